@@ -1,0 +1,196 @@
+"""What a run is told to do: typed, frozen, resolved in one order, all its problems at once.
+
+    defaults <- preset <- file <- flags
+
+Names are nanoGPT's where nanoGPT has the option. `config_file.py` reads presets and files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bardlet.errors import UsageError
+
+Value = str | int | float | bool
+
+
+def option(
+    default: Value, help: str, *, group: str = "", low: float | None = None,
+    high: float | None = None, choices: Sequence[Value] = (),
+) -> Any:  # fmt: skip
+    """A field of TrainConfig: its default, help text, and the values it may take."""
+    bounds = {"help": help, "group": group, "low": low, "high": high, "choices": tuple(choices)}
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Every option of a training run. The defaults are nanoGPT's (GPT-2 124M), device aside."""
+
+    out_dir: str = option("out", "folder of the run", group="input and output")
+    dataset: str = option("openwebtext", "name of a folder in data/, or a path to one")
+    init_from: str = option("scratch", "start anew, or continue", choices=("scratch", "resume"))
+    fresh: bool = option(False, "start anew over the run that is in out_dir")
+    eval_interval: int = option(2000, "iterations between evaluations", low=1)
+    eval_iters: int = option(200, "batches of a sampled loss estimate", low=1)
+    eval_full: bool = option(True, "validate on the whole split; false: on eval_iters batches")
+    eval_only: bool = option(False, "evaluate once and exit")
+    log_interval: int = option(1, "iterations between log lines", low=1)
+    always_save_checkpoint: bool = option(
+        True, "save after each evaluation; false: only when validation improves, and at the end"
+    )
+    wandb_log: bool = option(False, "log to Weights & Biases as well")
+    wandb_project: str = option("owt", "its project")
+    wandb_run_name: str = option("gpt2", "its run name")
+
+    batch_size: int = option(12, "sequences in one micro-batch", group="batches", low=1)
+    gradient_accumulation_steps: int = option(40, "micro-batches an iteration, all ranks", low=1)
+    block_size: int = option(1024, "context length in tokens", low=1)
+    seed: int = option(1337, "of initial weights, batches and dropout", low=0, high=2**63 - 1)
+
+    family: str = option(
+        "gpt2", "architecture of the model", group="model", choices=("gpt2", "llama")
+    )
+    n_layer: int = option(12, "blocks", low=1)
+    n_head: int = option(12, "attention heads", low=1)
+    n_embd: int = option(768, "width", low=1)
+    vocab_size: int = option(0, "tokens in the vocabulary; 0: the dataset's", low=0)
+    dropout: float = option(0.0, "probability of dropping an activation", low=0, high=0.99)
+    bias: bool = option(False, "gpt2: biases in linear layers and norms")
+    n_kv_head: int = option(0, "llama: key-value heads; 0: n_head", low=0)
+    head_dim: int = option(0, "llama: size of a head; 0: n_embd / n_head", low=0)
+    mlp_dim: int = option(0, "width of the MLP; 0: 4 n_embd for gpt2, 8/3 n_embd for llama", low=0)
+    qk_norm: bool = option(False, "llama: normalise queries and keys, as Qwen3")
+    rope_theta: float = option(10000.0, "llama: base of the rotary wavelengths", low=1)
+    tie_embeddings: bool = option(False, "llama: the head is the embedding (gpt2: always)")
+    norm_eps: float = option(1e-5, "epsilon of the norms", low=0, high=1)
+
+    optimizer: str = option(
+        "adamw", "muon: for the blocks' matrices, AdamW for the rest",
+        group="optimizer", choices=("adamw", "muon"),
+    )  # fmt: skip
+    learning_rate: float = option(6e-4, "peak rate of AdamW", low=0)
+    max_iters: int = option(600000, "iterations of the whole run", low=0)
+    weight_decay: float = option(0.1, "decoupled decay; with muon of the blocks' matrices", low=0)
+    beta1: float = option(0.9, "AdamW's decay of the mean gradient", low=0, high=0.9999999)
+    beta2: float = option(0.95, "AdamW's decay of the squared gradient", low=0, high=0.9999999)
+    muon_lr: float = option(0.02, "peak rate of Muon", low=0)
+    muon_momentum: float = option(0.95, "Muon's momentum", low=0, high=0.9999999)
+    grad_clip: float = option(1.0, "largest norm of the gradient; 0: never clip", low=0)
+
+    decay_lr: bool = option(True, "false: a constant rate", group="learning rate")
+    schedule: str = option("cosine", "shape of the decay", choices=("cosine", "trapezoid"))
+    warmup_iters: int = option(2000, "iterations of linear warmup", low=0)
+    lr_decay_iters: int = option(0, "iteration at which min_lr is reached; 0: max_iters", low=0)
+    min_lr: float = option(6e-5, "rate at the end of the decay", low=0)
+    cooldown_frac: float = option(0.5, "trapezoid: part of the run that decays", low=0, high=1)
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
+    dtype: str = option(
+        "auto", "number format of activations",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
+    compile: str = option(
+        "auto", "torch.compile; auto: where it pays back within the run",
+        choices=("auto", "true", "false"),
+    )  # fmt: skip
+    backend: str = option("auto", "of torch.distributed: auto, gloo, nccl")
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, object]]]) -> TrainConfig:
+    """Merge layers of options, later ones over earlier ones, into a checked configuration.
+
+    Each layer is where it came from, for messages, and names with values: text as on a command
+    line, or typed as in a file. Raises UsageError naming every problem of every layer at once.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for origin, layer in layers:
+        for name, value in layer.items():
+            try:
+                values[name] = coerce(name, value)
+            except ValueError as error:
+                problems.append(f"{origin}: {error}")
+    config = TrainConfig(**values)
+    problems += contradictions(config)
+    if problems:
+        raise UsageError("; ".join(problems), "`bardlet train --help` lists every option")
+    return config
+
+
+def coerce(name: str, value: object) -> Value:
+    """The value of option `name` in its type and bounds; ValueError says what is wrong with it."""
+    if name not in FIELDS:
+        near = difflib.get_close_matches(name, FIELDS, n=1)
+        raise ValueError(f"unknown option {name}" + (f", did you mean {near[0]}?" if near else ""))
+    kind, allowed = FIELDS[name].type, FIELDS[name].metadata
+    text = str(value).strip()
+    result: Value = text
+    if kind == "bool" or (name == "compile" and text.lower() != "auto"):
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in known:
+            raise ValueError(f"{name}={value} is not true or false")
+        result = known[text.lower()]
+    elif kind in ("int", "float"):
+        try:
+            number = math.nan if isinstance(value, bool) else float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (kind == "int" and number != int(number)):
+            raise ValueError(
+                f"{name}={value} is not {'an integer' if kind == 'int' else 'a number'}"
+            )
+        # 5e3 is a fine way to write an integer, and a long one must not pass through a float
+        result = number if kind == "float" else int(text if text.isdecimal() else number)
+    elif not text:
+        raise ValueError(f"{name} is empty")
+    if allowed["choices"] and result not in allowed["choices"]:
+        raise ValueError(f"{name}={value} is not one of {', '.join(map(str, allowed['choices']))}")
+    low, high = allowed["low"], allowed["high"]
+    if (low is not None and float(result) < low) or (high is not None and float(result) > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}={value} is out of range, it must be {bounds}")
+    return result
+
+
+def contradictions(c: TrainConfig) -> list[str]:
+    """What is wrong between options that are each right alone."""
+    problems = []
+    if c.n_embd % c.n_head and not c.head_dim:
+        problems.append(f"n_embd={c.n_embd} is not divisible by n_head={c.n_head}")
+    if c.min_lr > c.learning_rate and c.decay_lr:
+        problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
+    if c.fresh and c.init_from == "resume":
+        problems.append("fresh starts anew and resume continues: give one of them")
+    if c.family == "llama":
+        size = c.head_dim or c.n_embd // c.n_head
+        if size % 2 or not size:
+            problems.append(f"rotary positions need an even head size, this one is {size}")
+        if c.n_kv_head and c.n_head % c.n_kv_head:
+            problems.append(f"n_head={c.n_head} is not divisible by n_kv_head={c.n_kv_head}")
+        if c.bias:
+            problems.append("bias=True belongs to family gpt2, llama has none")
+    else:
+        llama_only = ("n_kv_head", "head_dim", "qk_norm", "tie_embeddings")
+        given = [name for name in llama_only if getattr(c, name)]
+        problems += [f"{name}={getattr(c, name)} belongs to family llama" for name in given]
+    return problems
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The resolved configuration as TOML, which `resolve` reads back to an equal one."""
+    lines = ["# every option of this run, resolved"]
+    for name, value in dataclasses.asdict(config).items():
+        # a JSON string is a TOML basic string, and so are its numbers
+        text = str(value).lower() if isinstance(value, bool) else json.dumps(value)
+        lines.append(f"{name} = {text}")
+    return "\n".join(lines) + "\n"

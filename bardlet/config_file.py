@@ -1,0 +1,101 @@
+"""Presets and configuration files as layers of options: TOML, and nanoGPT's `config/*.py`.
+
+A Python file is read from its syntax and never executed: nothing bardlet opens can run code.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bardlet.config import FIELDS, Value
+from bardlet.errors import UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """The presets that come with bardlet."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[str, object]]]:
+    """The option layers of a preset's name, or of a path to a .toml or nanoGPT .py file.
+
+    A TOML file's tables [cpu] and [gpu] hold what differs by machine; `machine` says which of the
+    two this one is, and is asked only where there is such a table.
+    """
+    known = name in preset_names()
+    path = PRESETS / f"{name}.toml" if known else Path(name)
+    if not known and path.suffix not in (".toml", ".py"):
+        near = difflib.get_close_matches(name, preset_names(), n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"no preset {name!r}",
+            f"{hint}Presets are {', '.join(preset_names())}; a file ends in .toml or .py",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".py":
+            return [(name, read_assignments(text, name))]
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is not a TOML file: {error}") from None
+    tables = {key: values.pop(key) for key in ("cpu", "gpu") if isinstance(values.get(key), dict)}
+    chosen = tables.get(machine(), {}) if tables else {}
+    return [(name, values), (name, chosen)]
+
+
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+}  # fmt: skip
+
+
+def read_assignments(text: str, name: str) -> dict[str, object]:
+    """The options that a nanoGPT config file assigns, read from its syntax and never executed.
+
+    Constants, + - * / // on numbers, and names assigned above are understood; a name that is no
+    option but is used by a later line is a helper and is left out. Raises UsageError with the
+    line where there is anything else.
+    """
+    values: dict[str, Any] = {}
+    used: set[str] = set()
+
+    def value_of(node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant) and isinstance(node.value, Value):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in values:
+            used.add(node.id)
+            return values[node.id]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value_of(node.operand)
+        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+            left, right = value_of(node.left), value_of(node.right)
+            if not isinstance(left, str) and not isinstance(right, str):
+                return ARITHMETIC[type(node.op)](left, right)
+        raise UsageError(
+            f"{name}, line {node.lineno}: {ast.unparse(node)!r} is not a constant or arithmetic",
+            "bardlet reads such a file without running it; write the value itself",
+        )
+
+    try:
+        for statement in ast.parse(text).body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=target)], value=value):
+                    values[target] = value_of(value)
+                case ast.Expr(value=ast.Constant()):
+                    pass  # a docstring
+                case _:
+                    line = f"{name}, line {statement.lineno}"
+                    raise UsageError(f"{line}: only lines like `batch_size = 12` are read")
+    except (SyntaxError, ZeroDivisionError, OverflowError, RecursionError, ValueError) as error:
+        raise UsageError(f"{name} cannot be read: {error}") from None
+    return {key: v for key, v in values.items() if key in FIELDS or key not in used}

@@ -1,0 +1,171 @@
+"""What moves the weights: parameter groups, AdamW, Muon, and learning rates as pure functions.
+
+AdamW (arXiv:1711.05101) takes everything with nanoGPT's groups, or, with `optimizer = "muon"`,
+only the embeddings, the head and the norms, while Muon takes the blocks' matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bardlet.config import TrainConfig
+from bardlet.model import GPT
+
+
+def learning_rate(config: TrainConfig, it: int) -> float:
+    """The learning rate of iteration `it`, counted from 0.
+
+    Both schedules rise linearly over `warmup_iters` and end at `min_lr` after `lr_decay_iters`
+    (0: max_iters). "cosine" falls along half a cosine from the end of the warmup, as nanoGPT;
+    "trapezoid" stays flat and falls linearly over the last `cooldown_frac` of the iterations.
+    """
+    peak, floor = config.learning_rate, config.min_lr
+    if not config.decay_lr:
+        return peak
+    end = config.lr_decay_iters or config.max_iters
+    if it < config.warmup_iters:
+        return peak * (it + 1) / (config.warmup_iters + 1)
+    if it >= end:
+        return floor
+    if config.schedule == "cosine":
+        done = (it - config.warmup_iters) / (end - config.warmup_iters)  # in [0, 1)
+        return floor + 0.5 * (1.0 + math.cos(math.pi * done)) * (peak - floor)
+    left = (end - it) / max(1.0, config.cooldown_frac * end)  # 1 where the cooldown begins
+    return floor + min(1.0, left) * (peak - floor)
+
+
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], scale: float) -> None:
+    """Set every group's rate to `scale` times its peak: all groups follow one schedule."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+
+
+def build_optimizers(
+    model: GPT, config: TrainConfig, device_type: str, matmul_dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model, each parameter in exactly one group.
+
+    AdamW decays what has two dimensions or more and leaves biases and norms alone, as nanoGPT.
+    With Muon, `weight_decay` belongs to the blocks' matrices and AdamW's part is not decayed.
+    `matmul_dtype` is what Muon multiplies in: bfloat16 where that is fast.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrices: list[tuple[Tensor, list[int]]] = []
+    if config.optimizer == "muon":
+        matrices = [
+            (p, matrix_rows(model, n, p))
+            for n, p in named
+            if p.dim() == 2 and n.startswith("transformer.h.")
+        ]
+    taken = {id(p) for p, _ in matrices}
+    rest = [p for _, p in named if id(p) not in taken]
+    groups = [
+        {
+            "params": [p for p in rest if p.dim() >= 2],
+            "weight_decay": 0.0 if matrices else config.weight_decay,
+        },
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=device_type in ("cpu", "cuda"),
+    )
+    for group in adamw.param_groups:
+        group["peak_lr"] = config.learning_rate
+    if not matrices:
+        return [adamw]
+    muon = Muon(matrices, config.muon_lr, config.muon_momentum, config.weight_decay, matmul_dtype)
+    return [adamw, muon]
+
+
+def matrix_rows(model: GPT, name: str, p: Tensor) -> list[int]:
+    """How many rows each matrix has that is stored in one parameter.
+
+    Queries, keys and values, and the gate beside what it gates, lie stacked in one parameter to
+    be multiplied at once; to orthogonalise an update they are matrices of their own.
+    """
+    if name.endswith("attn.c_attn.weight"):
+        D = model.config.head_size
+        return [model.config.n_head * D, model.config.kv_heads * D, model.config.kv_heads * D]
+    if name.endswith("mlp.c_fc.weight") and model.config.llama:
+        return [model.config.mlp_size, model.config.mlp_size]
+    return [p.size(0)]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is replaced by the nearest semi-orthogonal matrix.
+
+    Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks": Nesterov
+    momentum, five Newton-Schulz iterations, a step scaled by sqrt(rows / columns) where a matrix
+    is taller than wide, decoupled weight decay. Matrices of one shape are orthogonalised in one
+    batch: at the sizes of small models the call, not the arithmetic, is what costs.
+
+    `matrices` are 2-D parameters, each with the row counts of the matrices stacked in it.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[tuple[Tensor, list[int]]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        matmul_dtype: torch.dtype,
+    ) -> None:
+        defaults = {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__([p for p, _ in matrices], defaults)
+        self.rows = dict(matrices)
+        self.matmul_dtype = matmul_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
+        """Move every matrix by its orthogonalised momentum; `closure` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            grads = [p.grad for p in params]
+            buffers = [self.state[p]["momentum"] for p in params]
+            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+            updates = torch._foreach_lerp(grads, buffers, group["momentum"])
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            # batches of one shape: wide matrices as they are, tall ones turned and stepped further
+            batches: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+            for p, update in zip(params, updates, strict=True):
+                parts = zip(p.split(self.rows[p]), update.split(self.rows[p]), strict=True)
+                for target, part in parts:
+                    rows, columns = part.shape
+                    if rows > columns:
+                        step = (target.T, part.T, math.sqrt(rows / columns))
+                    else:
+                        step = (target, part, 1.0)
+                    batches[step[1].shape].append(step)
+            for steps in batches.values():
+                stacked = torch.stack([part for _, part, _ in steps]).to(self.matmul_dtype)
+                orthogonal = newton_schulz(stacked).to(params[0].dtype)  # (N, m, n)
+                for (target, _, scale), change in zip(steps, orthogonal, strict=True):
+                    target.add_(change, alpha=-group["lr"] * scale)
+
+
+def newton_schulz(x: Tensor, iterations: int = 5) -> Tensor:
+    """Bring the singular values of (N, m, n) matrices, m <= n, near one; same shape and dtype.
+
+    The quintic's coefficients are Muon's: steep at zero, and settling in about [0.7, 1.2] rather
+    than at one, which trains as well and takes fewer iterations.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)  # (N, m, n), spectral norm <= 1
+    for _ in range(iterations):
+        gram = x @ x.mT  # (N, m, m)
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # (N, m, m)
+        x = torch.baddbmm(x, poly, x, beta=a)  # (N, m, n)
+    return x
