@@ -167,6 +167,8 @@ def contradictions(c: TrainConfig) -> list[str]:
     problems = []
     if c.n_embd % c.n_head and not c.head_dim:
         problems.append(f"n_embd={c.n_embd} is not divisible by n_head={c.n_head}")
+    if not c.learning_rate:
+        problems.append("learning_rate=0 trains nothing")
     if c.min_lr > c.learning_rate and c.decay_lr:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
     if c.fresh and c.init_from == "resume":

@@ -7,16 +7,51 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import operator
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bardlet.config import FIELDS, Value
+from bardlet.config import FIELDS, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
 
 PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "shakespeare-char"
+
+
+def settings(
+    bases: Sequence[str], flags: Mapping[str, object], say: Callable[[str], None]
+) -> TrainConfig:
+    """The configuration that `bardlet train BASES... --flags` asks for.
+
+    A resumed run starts from its own config.toml, so that only what is to change need be said;
+    `bases` then serve to find its folder. With neither bases nor a run the default preset is it.
+    """
+    machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
+    if not bases:
+        bases = [DEFAULT_PRESET]
+        if flags.get("init_from") != "resume":
+            say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
+    layers = [layer for base in bases for layer in load_layers(base, machine)]
+    config = resolve([*layers, ("command line", flags)])
+    if config.init_from != "resume":
+        return config
+    saved = Path(config.out_dir) / "config.toml"
+    if not saved.is_file():
+        raise UsageError(f"no run to resume at {config.out_dir}", "Name it with --out_dir")
+    own = load_layers(str(saved), machine)
+    return resolve(
+        [*own, ("", {"fresh": False}), ("command line", {**flags, "init_from": "resume"})]
+    )
+
+
+def machine_kind(device: str) -> str:
+    """ "gpu" or "cpu"; torch is imported here, where a preset asks, and not to print help."""
+    from bardlet.device import machine_kind
+
+    return machine_kind(device)
 
 
 def preset_names() -> list[str]:

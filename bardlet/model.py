@@ -28,10 +28,8 @@ from torch.nn import functional as F
 class GPTConfig:
     """The shape of a model. Sizes left at 0 are derived; options of the other family are ignored.
 
-    `n_kv_head` 0 is as many as `n_head`; `head_dim` 0 is n_embd / n_head; `mlp_dim` 0 is 4 n_embd
-    for gpt2, and 8/3 n_embd rounded up to a multiple of 32 for llama, which has three matrices
-    where gpt2 has two. `bias` and learned positions belong to gpt2; `n_kv_head`, `head_dim`,
-    `qk_norm`, `rope_theta` and `tie_embeddings` to llama (gpt2 always ties its head).
+    `n_kv_head` 0 is n_head; `head_dim` 0 is n_embd / n_head; `mlp_dim` 0 is 4 n_embd for gpt2, and
+    8/3 n_embd rounded up to a multiple of 32 for llama, whose MLP has three matrices to gpt2's two.
     """
 
     family: Literal["gpt2", "llama"] = "gpt2"
@@ -94,6 +92,11 @@ class KVCache:
         self.k[layer, :, :, self.length : end] = k
         self.v[layer, :, :, self.length : end] = v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
+def norm(config: GPTConfig) -> nn.Module:
+    """The norm of the config's family over n_embd."""
+    return RMSNorm(config.n_embd, config.norm_eps) if config.llama else LayerNorm(config)
 
 
 class LayerNorm(nn.Module):
@@ -162,8 +165,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float) -> Tensor
 def plain_attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal attention of a sequence to itself, spelt out; all shapes are (B, H, T, D).
 
-    It is here for bfloat16 on CPUs, where forward and backward take 0.4 times as long as in
-    SDPA's fused kernel up to some hundred positions (docs/log.md); it keeps all T x T weights.
+    For bfloat16 on CPUs: 0.4 times SDPA's time up to some hundred positions (docs/log.md).
     """
     T, D = q.shape[2:]
     future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -227,11 +229,6 @@ class MLP(nn.Module):
         return F.dropout(self.c_proj(x), self.config.dropout, self.training)  # (B, T, C)
 
 
-def norm(config: GPTConfig) -> nn.Module:
-    """The norm of the config's family over n_embd."""
-    return RMSNorm(config.n_embd, config.norm_eps) if config.llama else LayerNorm(config)
-
-
 class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -273,9 +270,8 @@ class GPT(nn.Module):
         """Initialise every matrix from the global generator.
 
         gpt2: normal, 0.02, and residual projections smaller by sqrt(2 n_layer), as GPT-2.
-        llama: inputs keep their scale (1 / sqrt(fan in)), embeddings have unit scale, and the
-        projections into the residual stream and an untied head start at zero: each block begins
-        as the identity and the first loss is ln V exactly.
+        llama: normal, 1 / sqrt(fan in), an untied embedding 1; projections into the residual
+        stream and an untied head zero: blocks begin as the identity, the loss as ln V.
         """
         config = self.config
         for name, p in self.named_parameters():

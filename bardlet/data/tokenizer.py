@@ -23,8 +23,8 @@ class CharTokenizer:
         """`chars` are the alphabet's characters in the order of their ids, each once."""
         assert len(set(chars)) == len(chars)
         self.chars = chars
-        self.points = code_points(chars)  # (V,) uint32
-        # id by code point, -1 where unknown; short arrays: it ends at the largest code point
+        self.points = code_points(chars).astype("<u4")  # (V,)
+        # id by code point, -1 where unknown; it ends one past the largest code point of all
         self.ids = np.full(int(self.points.max(initial=0)) + 2, -1, dtype=np.int32)
         self.ids[self.points] = np.arange(len(chars), dtype=np.int32)
 
@@ -55,7 +55,11 @@ class CharTokenizer:
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
-        return self.points[np.asarray(ids, dtype=np.int64)].tobytes().decode("utf-32-le")
+        return (
+            self.points[np.asarray(ids, dtype=np.int64)]
+            .tobytes()
+            .decode("utf-32-le", "surrogatepass")
+        )
 
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by."""

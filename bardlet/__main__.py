@@ -1,0 +1,7 @@
+"""`python -m bardlet`, which is what torchrun starts."""
+
+import sys
+
+from bardlet.cli import main
+
+sys.exit(main())

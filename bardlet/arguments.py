@@ -1,0 +1,61 @@
+"""argparse as bardlet uses it: --n-layer is --n_layer, and a typing slip hears the nearest name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import NoReturn
+
+from bardlet.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors, and which leaves out what was not given."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"`{self.prog} --help` lists the options")
+
+
+def underscored(arg: str) -> str:
+    """--n-layer=4 as --n_layer=4: one spelling inside."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def parse(parser: Parser, args: list[str]) -> argparse.Namespace:
+    """Parse, naming every unknown option at once with the nearest one there is."""
+    known, unknown = split_unknown(parser, args)
+    if unknown:
+        names = [s[2:] for s in parser._option_string_actions if s.startswith("--")]
+        texts = []
+        for name in unknown:
+            near = difflib.get_close_matches(name, names, n=1)
+            texts.append(f"unknown option {name}" + (f", did you mean {near[0]}?" if near else ""))
+        parser.error("; ".join(texts))
+    return parser.parse_args(known)
+
+
+def split_unknown(parser: Parser, args: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without the options that the parser does not have, and those with values."""
+    known: list[str] = []
+    unknown: dict[str, str] = {}
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        name, equals, value = arg.partition("=")
+        if not arg.startswith("--") or name in parser._option_string_actions:
+            known.append(arg)
+        else:
+            follows = bool(rest) and not equals and not rest[0].startswith("--")
+            unknown[name[2:]] = rest.pop(0) if follows else value or "true"
+    return known, unknown

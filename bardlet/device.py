@@ -1,0 +1,196 @@
+"""The machine a process runs on: its device, number format, process settings and peak speed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+import bardlet
+from bardlet.errors import UsageError
+
+# Dense bfloat16 (float16 on the two that lack it) matrix FLOP/s from the makers' data sheets.
+PEAK_FLOPS = {
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "V100": 125e12, "T4": 65e12,
+}  # fmt: skip
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A device, the number format of activations on it, and why these two."""
+
+    device: torch.device
+    dtype: torch.dtype
+    why: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which matrix products run in `dtype`; weights stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def describe(self) -> str:
+        """One line: the device, the number format, and why."""
+        return f"device {self.device}, {str(self.dtype).removeprefix('torch.')} ({self.why})"
+
+    def peak_flops(self) -> float:
+        """Matrix FLOP/s this device can reach in `dtype`: from the table, else measured."""
+        if self.device.type == "cuda" and self.dtype != torch.float32:
+            name = torch.cuda.get_device_name(self.device)
+            for key, peak in PEAK_FLOPS.items():
+                if key in name:
+                    return peak
+        return measure_flops(self.device, self.dtype)
+
+
+def choose(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Machine:
+    """The machine to run on; "auto" takes cuda, then mps, then cpu, and bfloat16 where it is fast.
+
+    Raises UsageError where the device asked for is not there.
+    """
+    asked = device != "auto"
+    if not asked:
+        device = accelerator() or "cpu"
+    if device == "cuda":
+        device = f"cuda:{local_rank}"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"device={device} cannot be used: {first}", "Try --device=cpu, or leave it to `auto`"
+        ) from None
+    kind = chosen.type
+    if kind == "cuda":
+        name, fast = torch.cuda.get_device_name(chosen), torch.cuda.is_bf16_supported(False)
+        best = torch.bfloat16 if fast else torch.float16
+    else:
+        name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
+        best = torch.bfloat16 if kind == "cpu" and cpu_multiplies_bfloat16() else torch.float32
+    if dtype == "float16" and kind != "cuda":
+        raise UsageError(f"dtype=float16 needs a CUDA device, this is {kind}", "Use float32")
+    threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
+    how = "as asked" if asked else "the best one here"
+    return Machine(
+        device=chosen,
+        dtype=best if dtype == "auto" else DTYPES[dtype],
+        why=f"{name}{threads}; {how}",
+    )
+
+
+def accelerator() -> str | None:
+    """ "cuda" or "mps" where there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else None
+
+
+def machine_kind(device: str = "auto") -> str:
+    """ "gpu" or "cpu": which table of a preset applies."""
+    return "cpu" if device == "cpu" or (device == "auto" and not accelerator()) else "gpu"
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 products. Without them it is emulated, tens of times slower."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def tune_process() -> None:
+    """Settings of the whole process that make training faster and change no result."""
+    torch.set_flush_denormal(True)  # tiny second moments would run on the CPU's slow path
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        # By default glibc maps every large activation anew and returns it at once, so that each
+        # operation pays for page faults: a fifth to a third of a step (docs/log.md).
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing through mmap
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB of freed memory
+        libc.mallopt(-2, 1 << 26)  # M_TOP_PAD: grow by 64 MiB
+
+
+def measure_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The best FLOP/s of a few square matrix products, in about a tenth of a second on a CPU."""
+    size = 1024 if device.type == "cpu" else 4096
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def compile_pays(device_type: str, total_flops: float) -> bool:
+    """Whether torch.compile is likely to win back its own time within the run.
+
+    A rule on the run's arithmetic and not on a measurement, so that a resumed run decides alike.
+    """
+    if device_type == "cuda":
+        return total_flops > 60 * 1e14  # about a minute of a large GPU, several of a small one
+    if device_type == "cpu":
+        # measured: at most a tenth faster, for 15 to 40 s of compiling
+        return total_flops > 1800 * 1e11 and shutil.which("c++") is not None
+    return False
+
+
+def try_compile(model: torch.nn.Module, idx: torch.Tensor, machine: Machine) -> torch.nn.Module:
+    """The compiled model, tried forward and backward on idx (B, T); the model itself on failure."""
+    compiled = torch.compile(model)
+    try:
+        with machine.autocast():
+            _, loss = compiled(idx, idx)
+        loss.backward()
+    except Exception as error:  # whatever a compiler can raise, the run goes on without it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=2)
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+    return compiled  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ask whether SIGINT or SIGTERM has come; a second one raises KeyboardInterrupt at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def versions() -> dict[str, str]:
+    """What computes here, for the record in checkpoints and benchmarks."""
+    return {
+        "bardlet": bardlet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,93 @@
+"""Several processes as one: who this one is, and what they compute together.
+
+Started by `torchrun`, which says so in the environment. On a single process every function here
+does nothing, so the training loop has no second way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from bardlet.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The place of this process among all."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that logs and saves."""
+        return self.rank == 0
+
+    def sum(self, values: list[float], device: torch.device) -> list[float]:
+        """The sums over all processes, in float64 where the device has it."""
+        if self.world_size == 1:
+            return values
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        total = torch.tensor(values, dtype=wide, device=device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def here() -> Group:
+    """This process's place, from torchrun's environment."""
+    try:
+        return Group(
+            rank=int(os.environ.get("RANK", 0)),
+            local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+            world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        )
+    except ValueError as error:
+        raise UsageError(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}") from None
+
+
+@contextlib.contextmanager
+def joined(group: Group, backend: str, device: torch.device) -> Iterator[None]:
+    """Run the body as part of the process group; "auto" is nccl on CUDA and gloo elsewhere."""
+    if group.world_size == 1:
+        yield
+        return
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"backend={backend} cannot be used: {error}", "Try auto") from None
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn.Module:
+    """The model with its gradients averaged over the processes after a backward pass."""
+    if group.world_size == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def synced(model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """A context for a micro-batch's forward pass: only the last one's gradients are averaged."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()

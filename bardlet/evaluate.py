@@ -1,0 +1,87 @@
+"""Validation: the loss over a whole split, each token predicted once, with no randomness at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bardlet.data.dataset import Dataset
+from bardlet.data.loader import random_batches
+from bardlet.device import Machine
+from bardlet.distributed import Group
+from bardlet.model import GPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A loss and what it was measured on."""
+
+    loss: float  # nats per token
+    tokens: int  # predicted tokens
+    bits_per_byte: float  # of their UTF-8 text: comparable between tokenizers
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))  # above, a float64 overflows
+
+
+def evaluate(
+    model: GPT, dataset: Dataset, split: str, *, batch_size: int, machine: Machine, group: Group,
+    sampled: int = 0, seed: int = 0,
+) -> Score:  # fmt: skip
+    """The model's loss on a split: in windows of its context, non-overlapping, front to back.
+
+    The figure does not depend on batch_size or on the number of processes but for rounding.
+    `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
+    always the same ones for one seed.
+    """
+    T = model.config.block_size
+    batches: Iterable[tuple[Tensor, Tensor]]
+    if sampled:
+        stream = dataset.splits[split]
+        batches = random_batches(
+            stream, block_size=T, batch_size=batch_size, count=sampled, seed=seed
+        )
+    else:
+        batches = padded_batches(dataset.windows(split, T), T, batch_size)
+    token_bytes = torch.from_numpy(dataset.tokenizer.token_bytes())  # (V,)
+    nats, tokens, size = 0.0, 0, 0
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for i, (idx, targets) in enumerate(batches):
+            if i % group.world_size != group.rank:
+                continue
+            with machine.autocast():
+                _, loss = model(idx.to(machine.device), targets.to(machine.device))
+            assert loss is not None
+            counted = targets[targets >= 0]  # (predicted tokens,)
+            nats += loss.item() * len(counted)
+            tokens += len(counted)
+            size += int(token_bytes[counted].sum())
+    model.train(was_training)
+    nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
+    return Score(
+        loss=nats / total,
+        tokens=int(total),
+        bits_per_byte=nats / math.log(2) / total_bytes,
+    )
+
+
+def padded_batches(
+    windows: Iterator[np.ndarray], block_size: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (B, T) idx and targets; a short last window is filled up with target -1."""
+    while rows := list(islice(windows, batch_size)):
+        idx = torch.zeros(len(rows), block_size, dtype=torch.int64)  # (B, T)
+        targets = torch.full((len(rows), block_size), -1, dtype=torch.int64)  # (B, T)
+        for row, window in enumerate(rows):
+            idx[row, : len(window) - 1] = torch.from_numpy(window[:-1])
+            targets[row, : len(window) - 1] = torch.from_numpy(window[1:])
+        yield idx, targets

@@ -1,0 +1,132 @@
+"""`bardlet inspect` and `bardlet eval`: what a dataset, a run or a checkpoint is, and how good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bardlet.data.dataset import Dataset
+from bardlet.errors import DataError, UsageError
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
+    if (path / "manifest.json").is_file():
+        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
+    from bardlet import checkpoint
+
+    if (path / "model.safetensors").is_file():
+        return {"kind": "checkpoint", **checkpoint_facts(path)}
+    if (path / "checkpoints").is_dir():
+        named = {name: checkpoint.pointed(path, name) for name in ("best", "last")}
+        found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
+        return {"kind": "run", "path": str(path), **found}
+    raise DataError(
+        f"{path} is no dataset, run or checkpoint",
+        "Give the folder that prepare or train wrote, such as data/tinyshakespeare or out/demo",
+    )
+
+
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """What a checkpoint is: its model, how far it was trained, and how good it is."""
+    from bardlet import checkpoint
+
+    model, tokenizer, state = checkpoint.load(folder)
+    options = state.pop("config", {})
+    return {
+        "path": str(folder),
+        "parameters": model.num_params(),
+        "vocab_size": tokenizer.vocab_size,
+        "model": checkpoint.read_json(folder / "config.json"),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        **state,
+        "options": options,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """What `facts` found, for people."""
+    if found["kind"] == "dataset":
+        return describe_dataset(Dataset(Path(found["path"])))
+    if found["kind"] == "run":
+        parts = [f"run {found['path']}"]
+        parts += [f"{n}: {describe_checkpoint(found[n])}" for n in ("best", "last") if n in found]
+        return "\n".join(parts if len(parts) > 1 else [*parts, "no checkpoint yet"])
+    return describe_checkpoint(found)
+
+
+def describe_checkpoint(found: dict[str, Any]) -> str:
+    model = found["model"]
+    lines = [
+        f"checkpoint {found['path']}, {found['bytes'] / 1e6:.1f} MB",
+        f"  {model['family']} model of {found['parameters']:,} parameters: "
+        f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, "
+        f"context {model['block_size']}, vocabulary {found['vocab_size']}",
+        f"  after {found['iter']:,} iterations, {found['tokens']:,} tokens of "
+        f"{found['dataset']['name']}",
+    ]
+    if "eval" in found:
+        scores = found["eval"]
+        lines.append(
+            f"  train loss {scores['train_loss']:.4f}, val loss {scores['val_loss']:.4f}, "
+            f"{scores['bits_per_byte']:.4f} bits per byte"
+        )
+    return "\n".join(lines)
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """A dataset's manifest for people."""
+    manifest = dataset.manifest
+    characters = sum(split["characters"] for split in manifest["splits"].values())
+    alphabet = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
+    lines = [
+        f"dataset {dataset.folder}: {manifest['name']}",
+        f"  {characters:,} characters, vocabulary {dataset.vocab_size:,}: {alphabet}"
+        + ("..." if dataset.vocab_size > 200 else ""),
+    ]
+    for name, split in manifest["splits"].items():
+        lines.append(
+            f"  {name}: {split['tokens']:,} tokens, {split['bytes']:,} bytes, "
+            f"{split['bytes'] / split['tokens']:.2f} bytes per token, "
+            f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
+        )
+    for source in manifest["sources"]:
+        lines.append(f"  from {source['name']}, {source['bytes']:,} bytes, {source['sha256'][:12]}")
+    return "\n".join(lines + [f"  note: {note}" for note in manifest["notes"]])
+
+
+def eval_run(
+    run: Path, *, which: str, dataset: str | None, split: str, batch_size: int,
+    device_name: str, dtype: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The loss of a run's checkpoint on a whole split, as JSON values."""
+    from bardlet import checkpoint, device
+    from bardlet.data import dataset as datasets
+    from bardlet.data import tokenizer as tokenizers
+    from bardlet.distributed import Group
+    from bardlet.evaluate import evaluate
+
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} must be at least 1")
+    folder = checkpoint.find(run, which)
+    model, tokenizer, state = checkpoint.load(folder)
+    name = dataset or state.get("dataset", {}).get("name", "")
+    data = Dataset(datasets.find(name))
+    if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(tokenizer):
+        raise DataError(
+            f"{data.folder} was prepared with another tokenizer than {folder}",
+            "A loss compares on the same tokens only",
+        )
+    device.tune_process()
+    machine = device.choose(device_name, dtype)
+    model.to(machine.device)
+    score = evaluate(
+        model, data, split, batch_size=batch_size, machine=machine, group=Group()
+    )  # fmt: skip
+    return {
+        "checkpoint": str(folder), "dataset": name, "split": split, "loss": score.loss,
+        "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens, "iter": state.get("iter"), "device": str(machine.device),
+        "dtype": str(machine.dtype).removeprefix("torch."),
+    }  # fmt: skip

@@ -1,0 +1,146 @@
+"""What a run says: the console's lines and progress bar, metrics.jsonl, and a tracker if asked.
+
+Everything goes to stderr; stdout is for samples and results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from bardlet.config import TrainConfig
+from bardlet.errors import UsageError
+
+
+class Log:
+    """The log of one run, written by the main process and silent on the others."""
+
+    def __init__(self, config: TrainConfig, *, main: bool, start: int = 0) -> None:
+        """`start` is the iteration a resumed run goes on from: later lines are dropped."""
+        self.config, self.main = config, main
+        self.progress: Any = None
+        self.tracker: Any = None
+        self.file = None
+        if not main or config.eval_only:
+            return
+        path = Path(config.out_dir) / "metrics.jsonl"
+        keep = lines_until(path, start) if start else []
+        self.file = path.open("w", encoding="utf-8", buffering=1)
+        self.file.writelines(keep)
+        if config.wandb_log:
+            self.tracker = start_wandb(config)
+
+    def start_progress(self, start: int) -> None:
+        """Show a live bar with the time left, on a terminal only."""
+        if not self.main or not sys.stderr.isatty():
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self.progress = progress.Progress(
+            progress.TextColumn("iter {task.completed}/{task.total}"),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("loss {task.fields[loss]:.4f}"),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.progress.add_task(
+            "train", total=self.config.max_iters, completed=start, loss=math.nan
+        )
+        self.progress.start()
+
+    def say(self, line: str) -> None:
+        """Print a line for people."""
+        if self.progress is not None:
+            self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif self.main:
+            print(line, file=sys.stderr, flush=True)
+
+    def advance(self, it: int, loss: float) -> None:
+        """Move the bar to iteration `it`."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=it + 1, loss=loss)
+
+    def iteration(
+        self, it: int, *, loss: float, seconds: float, flops: float, peak_flops: float,
+        lr: float, grad_norm: float, tokens: int, tokens_seen: int,
+    ) -> None:  # fmt: skip
+        """Report one iteration: `tokens` were trained on in `seconds`, at `flops` an iteration.
+
+        MFU is a part of `peak_flops`, of all devices together; 0 is a peak that is not known.
+        """
+        mfu = flops / seconds / peak_flops if peak_flops else None
+        self.say(
+            f"iter {it}: loss {loss:.4f}, time {seconds * 1000:.2f}ms, "
+            f"mfu {f'{mfu:.2%}' if mfu is not None else 'unknown'}, lr {lr:.3e}, "
+            f"grad norm {grad_norm:.3f}, {tokens / seconds:,.0f} tok/s"
+        )
+        self.record(
+            type="iter", iter=it, loss=loss, lr=lr, grad_norm=grad_norm, time_ms=seconds * 1000,
+            mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,
+        )  # fmt: skip
+
+    def evaluation(self, it: int, *, train_loss: float, val_loss: float, **more: float) -> None:
+        """Report the losses on both splits after `it` iterations."""
+        self.say(f"step {it}: train loss {train_loss:.4f}, val loss {val_loss:.4f}")
+        self.record(type="eval", iter=it, train_loss=train_loss, val_loss=val_loss, **more)
+
+    def record(self, **entry: Any) -> None:
+        """Append one line to metrics.jsonl, on disk at once."""
+        if self.file is None:
+            return
+        # JSON has no NaN: a loss that is none is null
+        entry = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in entry.items()}
+        self.file.write(json.dumps(entry) + "\n")
+        if self.tracker is not None:
+            prefix = entry.pop("type")
+            step = entry.pop("iter")
+            self.tracker.log({f"{prefix}/{k}": v for k, v in entry.items()}, step=step)
+
+    def close(self) -> None:
+        """Take the bar away and close the file."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        if self.tracker is not None:
+            self.tracker.finish()
+
+
+def lines_until(path: Path, it: int) -> list[str]:
+    """The lines of a metrics file that belong to the first `it` iterations, whole ones only."""
+    kept = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            # iteration `it` is yet to come; the evaluation after `it` iterations has been
+            last = it if entry["type"] == "eval" else it - 1
+            if line.endswith("\n") and entry["iter"] <= last:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a kill cut short
+    return kept
+
+
+def start_wandb(config: TrainConfig) -> Any:
+    """A Weights & Biases run, as nanoGPT's wandb_log starts one."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UsageError("wandb_log=True needs wandb", "pip install 'bardlet[wandb]'") from None
+    from dataclasses import asdict
+
+    return wandb.init(
+        project=config.wandb_project, name=config.wandb_run_name, config=asdict(config)
+    )

@@ -1,0 +1,85 @@
+"""`bardlet sample`: a checkpoint and a prompt to text on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bardlet import checkpoint, device
+from bardlet.data.tokenizer import CharTokenizer
+from bardlet.errors import DataError, UsageError
+from bardlet.sample import check, generate
+
+SEPARATOR = "---------------"
+
+
+def write(
+    *, run: Path, which: str, start: str | None, num_samples: int, max_new_tokens: int,
+    temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Print samples from a run's checkpoint; one sample is streamed as it is written.
+
+    `start` is the prompt, FILE:path the prompt's file, None a new line where the alphabet has it.
+    """
+    check(num_samples, max_new_tokens, temperature, top_k, seed)
+    folder = checkpoint.find(run, which)
+    model, tokenizer, _ = checkpoint.load(folder)
+    machine = device.choose(device_name, dtype)
+    # weights in the number format of the products: half the bytes to read for every token
+    model.to(machine.device, machine.dtype)
+    text = prompt_text(start, tokenizer)
+    prompt = torch.from_numpy(tokenizer.encode(text).astype(np.int64)).to(machine.device)  # (P,)
+    if len(prompt) > model.config.block_size:
+        say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
+    streamed = num_samples == 1 and not as_json
+    if streamed:
+        print(text, end="", flush=True)
+    began = time.perf_counter()
+    columns = []
+    for chosen in generate(
+        model, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens,
+        temperature=temperature, top_k=top_k, seed=seed,
+    ):  # fmt: skip
+        columns.append(chosen.cpu().numpy())  # (B,)
+        if streamed:
+            print(tokenizer.decode(columns[-1]), end="", flush=True)
+    took = time.perf_counter() - began
+    ids = np.array(columns, dtype=np.int64).reshape(-1, num_samples).T  # (B, N)
+    texts = [text + tokenizer.decode(row) for row in ids]
+    rate = ids.size / took if took else 0.0
+    if as_json:
+        result = {
+            "checkpoint": str(folder), "prompt": text, "samples": texts, "seed": seed,
+            "temperature": temperature, "top_k": top_k, "new_tokens": int(ids.shape[1]),
+            "tokens_per_s": rate,
+        }  # fmt: skip
+        print(json.dumps(result))
+    elif streamed:
+        print(f"\n{SEPARATOR}")
+    else:
+        for sample in texts:
+            print(f"{sample}\n{SEPARATOR}")
+    sys.stdout.flush()
+    say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def prompt_text(start: str | None, tokenizer: CharTokenizer) -> str:
+    """The prompt that `start` asks for, in characters that the tokenizer has."""
+    if start is None:
+        return "\n" if "\n" in tokenizer.chars else tokenizer.chars[0]
+    if start.startswith("FILE:"):
+        path = Path(start.removeprefix("FILE:"))
+        try:
+            start = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the prompt {path}: {error}") from None
+    if not start:
+        raise UsageError("the prompt is empty", "Give at least one character to go on from")
+    return start
