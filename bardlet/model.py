@@ -70,9 +70,8 @@ class GPTConfig:
     @property
     def mlp_size(self) -> int:
         """F, the width inside the MLP."""
-        if self.mlp_dim:
-            return self.mlp_dim
-        return 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.llama else 4 * self.n_embd
+        gated = 32 * math.ceil(self.n_embd * 8 / 3 / 32)
+        return self.mlp_dim or (gated if self.llama else 4 * self.n_embd)
 
 
 class KVCache:
@@ -127,22 +126,21 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(config: GPTConfig) -> Tensor:
-    """Cosines and sines of every position's rotation angles: (2, block_size, D / 2), float32."""
+    """Cosines and signed sines of every position's angles: (2, block_size, D), float32."""
     D = config.head_size
     frequency = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     angle = torch.outer(torch.arange(config.block_size, dtype=torch.float32), frequency)
-    return torch.stack((angle.cos(), angle.sin()))
+    cos, sin = angle.cos(), angle.sin()  # (block_size, D / 2) each
+    return torch.stack((torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)))
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + D/2]) of (B, T, H, D) by their position's angles (2, T, D / 2).
+    """Turn the pairs (x[i], x[i + D/2]) of (B, T, H, D) by their position's angles (2, T, D).
 
-    Pairing halves, not neighbours, is what transformers' Llama does, so its weights need no
-    permutation.
+    Pairing halves, not neighbours, is what transformers' Llama does: its weights fit as they are.
     """
-    cos, sin = rotary.to(x.dtype).unsqueeze(2)  # (T, 1, D/2) each
-    a, b = x.chunk(2, dim=-1)  # (B, T, H, D/2) each
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    cos, sin = rotary.to(x.dtype).unsqueeze(2)  # (T, 1, D) each
+    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float) -> Tensor:
@@ -253,7 +251,6 @@ class GPT(nn.Module):
         wte = nn.Embedding(config.vocab_size, config.n_embd)
         parts: dict[str, nn.Module] = {"wte": wte}
         if config.llama:
-            # derived from the config, so not saved with the weights
             self.register_buffer("rotary", rotary_table(config), persistent=False)
         else:
             parts["wpe"] = nn.Embedding(config.block_size, config.n_embd)
@@ -299,14 +296,11 @@ class GPT(nn.Module):
         token. Without: logits (B, 1, V) of the last position only, and None. With a cache, idx
         continues what the cache holds; past and T together must fit block_size.
         """
-        T = idx.size(1)
-        past = cache.length if cache is not None else 0
+        T, past = idx.size(1), cache.length if cache is not None else 0
         assert past + T <= self.config.block_size, "longer than the context"
         x = self.transformer["wte"](idx)  # (B, T, C)
-        rotary = None
-        if self.config.llama:
-            rotary = self.rotary[:, past : past + T]  # (2, T, D/2)
-        else:
+        rotary = self.rotary[:, past : past + T] if self.config.llama else None  # (2, T, D)
+        if rotary is None:
             x = x + self.transformer["wpe"](torch.arange(past, past + T, device=idx.device))
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer["h"]:  # pyright: ignore[reportGeneralTypeIssues]

@@ -1,0 +1,69 @@
+"""What the tests share: a small corpus and dataset, and tiny models of both families."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Two tests at once, or a busy machine, must not make threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from bardlet.config import TrainConfig, resolve
+from bardlet.data.corpus import Corpus, Source
+from bardlet.data.prepare import prepare
+from bardlet.model import GPT, GPTConfig
+
+TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
+FAMILIES = {
+    "gpt2": {"family": "gpt2", "bias": True},
+    "llama": {"family": "llama", "qk_norm": True, "n_kv_head": 2},
+}
+
+
+def some_text(length: int, seed: int = 0) -> str:
+    """A text with something to learn: words over a small alphabet, drawn unevenly."""
+    generator = np.random.default_rng(seed)
+    words = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler"]
+    drawn = generator.choice(words, size=length, p=np.arange(1, 11) / 55)
+    return " ".join(drawn)[:length]
+
+
+@pytest.fixture
+def dataset_folder(tmp_path: Path) -> Path:
+    """A prepared dataset of 6,000 characters."""
+    text = some_text(6000)
+    source = Source(name="words.txt", bytes=len(text), sha256="0" * 64)
+    folder = tmp_path / "data" / "words"
+    prepare(Corpus(name="words", text=text, sources=(source,)), folder)
+    return folder
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family in turn."""
+    return request.param
+
+
+def tiny_model(family: str, *, vocab_size: int = 50, seed: int = 0, **changes: object) -> GPT:
+    """A small model whose every weight is random, zero-initialised ones too."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=vocab_size, **{**TINY, **FAMILIES[family], **changes}))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: object) -> TrainConfig:
+    """A run of a few iterations in float32, on the CPU."""
+    options = {
+        **TINY, **FAMILIES[family], "dataset": str(folder), "out_dir": str(out), "device": "cpu",
+        "dtype": "float32", "batch_size": 4, "gradient_accumulation_steps": 1, "max_iters": 8,
+        "eval_interval": 4, "eval_iters": 2, "warmup_iters": 2, "learning_rate": 1e-2,
+        "min_lr": 1e-3, "optimizer": "muon" if family == "llama" else "adamw",
+    }  # fmt: skip
+    return resolve([("test", {**options, **changes})])
