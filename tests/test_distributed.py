@@ -1,0 +1,56 @@
+"""Two processes under torchrun train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+
+from bardlet.distributed import Group, here
+from bardlet.errors import UsageError
+from bardlet.train import train
+
+
+def entries(out: Path, kind: str, key: str) -> list[float]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry[key] for line in lines if (entry := json.loads(line))["type"] == kind]
+
+
+@pytest.mark.parametrize(("processes", "micro", "steps"), [(2, 4, 2), (2, 2, 3), (3, 8, 1)])
+def test_processes_equal_one(
+    family: str, dataset_folder: Path, tmp_path: Path, processes: int, micro: int, steps: int
+) -> None:
+    options = {"batch_size": micro, "gradient_accumulation_steps": steps}
+    single = tiny_config(dataset_folder, tmp_path / "single", family, **options)
+    train(single)
+    arguments = [f"--{k}={v}" for k, v in vars(single).items() if k != "out_dir"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "-m", "bardlet", "train", *arguments]
+    done = subprocess.run(
+        [*command, f"--out_dir={tmp_path / 'many'}"], capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # equal but for the order of float32 sums
+    for kind, key in (("iter", "loss"), ("eval", "val_loss"), ("eval", "train_loss")):
+        expected = entries(tmp_path / "single", kind, key)
+        assert entries(tmp_path / "many", kind, key) == pytest.approx(expected, abs=2e-5)
+    assert done.stderr.count("step 8: ") == 1, "the main process alone logs"
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert here() == Group(rank=0, local_rank=0, world_size=1)
+    assert here().main
+
+
+def test_a_broken_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UsageError, match="must be numbers"):
+        here()

@@ -1,0 +1,91 @@
+"""Validation is one number: whatever the batch, the shards and the number of processes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from bardlet import device
+from bardlet.data.dataset import Dataset
+from bardlet.distributed import Group
+from bardlet.evaluate import Score, evaluate
+from bardlet.model import GPT
+
+
+def score(model: GPT, dataset: Dataset, batch_size: int = 3, **options: object) -> Score:
+    machine = device.choose("cpu", "float32")
+    return evaluate(
+        model, dataset, "val", batch_size=batch_size, machine=machine, group=Group(), **options
+    )
+
+
+@pytest.fixture
+def dataset(dataset_folder: Path) -> Dataset:
+    return Dataset(dataset_folder)
+
+
+def by_hand(model: GPT, dataset: Dataset) -> float:
+    """The mean loss with every token but the first predicted once, a window at a time."""
+    tokens = torch.from_numpy(dataset.splits["val"].read(0, 10**6))
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, 16):
+            window = tokens[start : start + 17][None]
+            logits, _ = model(window[:, :-1], window[:, 1:])
+            losses = torch.nn.functional.cross_entropy(
+                logits[0].double(), window[0, 1:], reduction="sum"
+            )
+            total += losses.item()
+    return total / (len(tokens) - 1)
+
+
+def test_whole_split_each_token_once(family: str, dataset: Dataset) -> None:
+    model = tiny_model(family, vocab_size=dataset.vocab_size).eval()
+    found = score(model, dataset)
+    assert found.tokens == len(dataset.splits["val"]) - 1 == 599  # not a multiple of 16
+    assert found.loss == pytest.approx(by_hand(model, dataset), abs=1e-6)
+
+
+def test_no_batch_size_changes_it(dataset: Dataset) -> None:
+    model = tiny_model("llama", vocab_size=dataset.vocab_size)
+    losses = [score(model, dataset, batch_size=b).loss for b in (1, 7, 64)]
+    assert max(losses) - min(losses) < 1e-6
+
+
+def test_no_dropout_and_the_mode_is_kept(dataset: Dataset) -> None:
+    model = tiny_model("llama", vocab_size=dataset.vocab_size, dropout=0.5)
+    model.train()
+    plain = tiny_model("llama", vocab_size=dataset.vocab_size)
+    assert score(model, dataset).loss == score(plain, dataset).loss
+    assert model.training
+
+
+def test_the_global_generator_is_left_alone(dataset: Dataset) -> None:
+    model = tiny_model("llama", vocab_size=dataset.vocab_size)
+    before = torch.get_rng_state()
+    score(model, dataset)
+    score(model, dataset, sampled=2, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_that_knows_nothing_scores_ln_of_the_vocabulary(dataset: Dataset) -> None:
+    model = tiny_model("llama", vocab_size=dataset.vocab_size)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    found = score(model, dataset)
+    uniform = math.log(dataset.vocab_size)
+    assert found.loss == pytest.approx(uniform, abs=1e-5)
+    assert found.perplexity == pytest.approx(dataset.vocab_size, rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(uniform / math.log(2), abs=1e-5)  # ASCII
+
+
+def test_sampled_estimate_is_repeatable_and_near_the_whole(dataset: Dataset) -> None:
+    model = tiny_model("llama", vocab_size=dataset.vocab_size)
+    sampled = score(model, dataset, batch_size=16, sampled=40, seed=1)
+    assert sampled == score(model, dataset, batch_size=16, sampled=40, seed=1)
+    assert sampled.loss != score(model, dataset, batch_size=16, sampled=40, seed=2).loss
+    assert sampled.tokens == 40 * 16 * 16
+    assert sampled.loss == pytest.approx(score(model, dataset).loss, rel=0.05)

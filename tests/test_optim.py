@@ -1,0 +1,152 @@
+"""Schedules against hand-made values, Muon against its definition, and the parameter groups."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from bardlet.config import TrainConfig, resolve
+from bardlet.optim import (
+    Muon,
+    build_optimizers,
+    learning_rate,
+    matrix_rows,
+    newton_schulz,
+    set_learning_rate,
+)
+
+
+def config(**options: object) -> TrainConfig:
+    base = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 10, "max_iters": 110}
+    return resolve([("test", {**base, **options})])
+
+
+def test_cosine_is_nanogpts() -> None:
+    c = config()
+    assert learning_rate(c, 0) == pytest.approx(1 / 11)
+    assert learning_rate(c, 9) == pytest.approx(10 / 11)
+    assert learning_rate(c, 10) == pytest.approx(1.0)
+    assert learning_rate(c, 60) == pytest.approx(0.55)  # half way: the middle of peak and floor
+    assert learning_rate(c, 35) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(c, 110) == learning_rate(c, 5000) == 0.1
+
+
+def test_cosine_ends_at_lr_decay_iters() -> None:
+    c = config(lr_decay_iters=60)
+    assert learning_rate(c, 35) == pytest.approx(0.55)
+    assert learning_rate(c, 60) == 0.1
+
+
+def test_trapezoid_is_flat_then_linear() -> None:
+    c = config(schedule="trapezoid", max_iters=100, cooldown_frac=0.4)
+    assert [learning_rate(c, it) for it in (10, 30, 60)] == [1.0] * 3
+    assert learning_rate(c, 80) == pytest.approx(0.55)
+    assert learning_rate(c, 99) == pytest.approx(0.1 + 0.9 / 40)
+    assert learning_rate(c, 100) == 0.1
+
+
+def test_trapezoid_without_cooldown_stays_up() -> None:
+    assert learning_rate(config(schedule="trapezoid", cooldown_frac=0.0), 109) == 1.0
+
+
+def test_constant_rate_has_no_warmup() -> None:
+    assert (
+        learning_rate(config(decay_lr=False), 0)
+        == learning_rate(config(decay_lr=False), 10**6)
+        == 1
+    )
+
+
+def test_newton_schulz_brings_singular_values_near_one() -> None:
+    x = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
+    before, after = torch.linalg.svdvals(x), torch.linalg.svdvals(newton_schulz(x))
+    assert before.max() / before.min() > 3
+    assert after.min() > 0.6 and after.max() < 1.3
+    # and keeps the singular vectors: x = U S V^T becomes U S' V^T
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    inner = u.mT @ newton_schulz(x) @ vh.mT
+    off_diagonal = inner - torch.diag_embed(inner.diagonal(dim1=1, dim2=2))
+    assert off_diagonal.abs().max() < 1e-4
+
+
+def reference_muon(p: torch.Tensor, grads: list[torch.Tensor], rows: list[int]) -> torch.Tensor:
+    """Muon one matrix at a time, as its authors describe it."""
+    lr, momentum, decay = 0.02, 0.9, 0.1
+    buffer, p = torch.zeros_like(p), p.clone()
+    for grad in grads:
+        buffer = momentum * buffer + (1 - momentum) * grad
+        update = momentum * buffer + (1 - momentum) * grad
+        p *= 1 - lr * decay
+        parts = []
+        for part in update.split(rows):
+            tall = part.size(0) > part.size(1)
+            step = newton_schulz((part.T if tall else part)[None])[0]
+            parts.append(
+                (step.T if tall else step) * math.sqrt(max(1, part.size(0) / part.size(1)))
+            )
+        p -= lr * torch.cat(parts)
+    return p
+
+
+def test_batched_muon_equals_one_matrix_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [((48, 16), [16, 16, 16]), ((16, 16), [16]), ((80, 16), [40, 40]), ((16, 40), [16])]
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s, _ in shapes]
+    grads = [[torch.randn(s, generator=generator) for _ in range(3)] for s, _ in shapes]
+    expected = [
+        reference_muon(p.detach(), g, rows)
+        for p, g, (_, rows) in zip(params, grads, shapes, strict=True)
+    ]
+    pairs = [(p, rows) for p, (_, rows) in zip(params, shapes, strict=True)]
+    muon = Muon(pairs, lr=0.02, momentum=0.9, weight_decay=0.1, matmul_dtype=torch.float32)
+    for step in range(3):
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g[step]
+        muon.step()
+    for p, e in zip(params, expected, strict=True):
+        torch.testing.assert_close(p.detach(), e, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_is_in_exactly_one_group(family: str, optimizer: str) -> None:
+    model = tiny_model(family)
+    built = build_optimizers(model, config(optimizer=optimizer), "cpu", torch.float32)
+    grouped = [id(p) for o in built for g in o.param_groups for p in g["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_adamw_groups_are_nanogpts() -> None:
+    model = tiny_model("gpt2")
+    (adamw,) = build_optimizers(model, config(weight_decay=0.3), "cpu", torch.float32)
+    decayed, kept = adamw.param_groups
+    assert {p.dim() for p in decayed["params"]} == {2} and decayed["weight_decay"] == 0.3
+    assert {p.dim() for p in kept["params"]} == {1} and kept["weight_decay"] == 0.0
+
+
+def test_muon_takes_the_blocks_matrices_only(family: str) -> None:
+    model = tiny_model(family)
+    adamw, muon = build_optimizers(model, config(optimizer="muon"), "cpu", torch.float32)
+    names = {id(p): n for n, p in model.named_parameters()}
+    taken = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    assert taken == {n for n, p in model.named_parameters() if ".h." in n and p.dim() == 2}
+    assert all(g["weight_decay"] == 0 for g in adamw.param_groups)
+
+
+def test_stacked_matrices_are_told_apart() -> None:
+    model = tiny_model("llama")  # 4 heads and 2 key-value heads of size 8; an MLP of 96
+    named = dict(model.named_parameters())
+    rows = {n: matrix_rows(model, n, p) for n, p in named.items() if ".h.0." in n}
+    assert rows["transformer.h.0.attn.c_attn.weight"] == [32, 16, 16]
+    assert rows["transformer.h.0.mlp.c_fc.weight"] == [96, 96]
+    assert rows["transformer.h.0.mlp.c_proj.weight"] == [32]
+
+
+def test_all_groups_follow_one_schedule() -> None:
+    model = tiny_model("llama")
+    c = config(optimizer="muon", muon_lr=0.5)
+    optimizers = build_optimizers(model, c, "cpu", torch.float32)
+    set_learning_rate(optimizers, 0.25)
+    assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.25, 0.25, 0.125]
