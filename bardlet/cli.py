@@ -151,10 +151,11 @@ def sample_command(parser: Parser, args: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
     given = parse(parser, args)
+    from bardlet.config_file import newest_run
     from bardlet.writing import write
 
     write(
-        run=given.run, which=given.checkpoint, start=getattr(given, "start", None),
+        run=Path(given.run or given.out_dir or newest_run(say)), which=given.checkpoint, start=getattr(given, "start", None),
         num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,
         temperature=given.temperature, top_k=given.top_k, seed=given.seed,
         device_name=given.device, dtype=given.dtype, as_json=given.json, say=say,
@@ -168,10 +169,11 @@ def eval_command(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
     given = parse(parser, args)
+    from bardlet.config_file import newest_run
     from bardlet.inspection import eval_run
 
     scores = eval_run(
-        given.run, which=given.checkpoint, dataset=getattr(given, "dataset", None),
+        Path(given.run or given.out_dir or newest_run(say)), which=given.checkpoint, dataset=getattr(given, "dataset", None),
         split=given.split, batch_size=given.batch_size, device_name=given.device,
         dtype=given.dtype,
     )  # fmt: skip
@@ -206,8 +208,10 @@ def demo_command(parser: Parser, args: list[str]) -> int:
 
 def add_run(parser: Parser) -> None:
     """The options that choose a trained model and the machine for it."""
-    parser.add_argument("run", nargs="?", type=Path, default=Path("out"), help="run or checkpoint")
-    parser.add_argument("--out_dir", dest="run", type=Path, help="nanoGPT's name for it")
+    parser.add_argument(
+        "run", nargs="?", default=None, help="run or checkpoint; default the newest"
+    )
+    parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it")
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")

@@ -27,14 +27,17 @@ def settings(
     """The configuration that `bardlet train BASES... --flags` asks for.
 
     A resumed run starts from its own config.toml, so that only what is to change need be said;
-    `bases` then serve to find its folder. With neither bases nor a run the default preset is it.
+    `bases` then serve to find its folder. Without bases it is the default preset, on the dataset
+    that was prepared last.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
+    layers = [layer for base in bases or [DEFAULT_PRESET] for layer in load_layers(base, machine)]
     if not bases:
-        bases = [DEFAULT_PRESET]
-        if flags.get("init_from") != "resume":
-            say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
-    layers = [layer for base in bases for layer in load_layers(base, machine)]
+        say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
+        newest = newest_folder(Path("data"), "manifest.json")
+        if "dataset" not in flags and newest is not None:
+            say(f"no dataset named: taking the newest one, {newest}")
+            flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
     config = resolve([*layers, ("command line", flags)])
     if config.init_from != "resume":
         return config
@@ -45,6 +48,21 @@ def settings(
     return resolve(
         [*own, ("", {"fresh": False}), ("command line", {**flags, "init_from": "resume"})]
     )
+
+
+def newest_folder(root: Path, file: str) -> Path | None:
+    """The folder in `root` whose `file` was written last, where there is one."""
+    found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parents[len(Path(file).parts) - 1] if found else None
+
+
+def newest_run(say: Callable[[str], None]) -> Path:
+    """The run in out/ that was saved last, for commands that were given none."""
+    newest = newest_folder(Path("out"), "checkpoints/last")
+    if newest is None:
+        raise UsageError("no run named, and none in out/", "Train one first: bardlet train demo")
+    say(f"no run named: taking the newest one, {newest}")
+    return newest
 
 
 def machine_kind(device: str) -> str:
