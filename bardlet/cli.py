@@ -154,10 +154,11 @@ def sample_command(parser: Parser, args: list[str]) -> int:
     from bardlet.config_file import newest_run
     from bardlet.writing import write
 
+    run = Path(given.run or given.out_dir or newest_run(say))
     write(
-        run=Path(given.run or given.out_dir or newest_run(say)), which=given.checkpoint, start=getattr(given, "start", None),
+        run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
         num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,
-        temperature=given.temperature, top_k=given.top_k, seed=given.seed,
+        temperature=given.temperature, top_k=given.top_k,
         device_name=given.device, dtype=given.dtype, as_json=given.json, say=say,
     )  # fmt: skip
     return 0
@@ -172,10 +173,10 @@ def eval_command(parser: Parser, args: list[str]) -> int:
     from bardlet.config_file import newest_run
     from bardlet.inspection import eval_run
 
+    run = Path(given.run or given.out_dir or newest_run(say))
     scores = eval_run(
-        Path(given.run or given.out_dir or newest_run(say)), which=given.checkpoint, dataset=getattr(given, "dataset", None),
-        split=given.split, batch_size=given.batch_size, device_name=given.device,
-        dtype=given.dtype,
+        run, which=given.checkpoint, dataset=getattr(given, "dataset", None), split=given.split,
+        batch_size=given.batch_size, device_name=given.device, dtype=given.dtype,
     )  # fmt: skip
     if given.json:
         print(json.dumps(scores))
