@@ -1,0 +1,183 @@
+"""The shape of the package: who imports whom, how long a module may be, what none may do."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bardlet
+
+PACKAGE = Path(bardlet.__file__).parent
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
+
+# A module imports modules of earlier rows only, and what BESIDE lets it import of its own row.
+LAYERS = (
+    ("", "errors"),
+    ("arguments", "config", "config_file", "device", "distributed"),
+    ("data", "data.plays", "data.corpus", "data.tokenizer", "data.dataset", "data.prepare",
+     "data.loader"),
+    ("model",),
+    ("optim", "evaluate", "checkpoint", "metrics", "sample"),
+    ("train", "writing", "inspection"),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)  # fmt: skip
+BESIDE = {
+    "errors": [],
+    "config_file": ["config", "device"],
+    "data.corpus": ["data.plays"],
+    "data.dataset": ["data.tokenizer"],
+    "data.prepare": ["data.corpus", "data.tokenizer", "data.dataset"],
+    "data.loader": ["data.dataset"],
+}
+# Where a row would allow more than the design does: these and no others of the package.
+ONLY = {
+    "model": [],
+    "sample": ["errors", "model"],
+    "demo": [],
+    "__main__": ["cli"],
+}
+LIGHT = ["", "errors", "arguments", "config", "config_file", "cli", "__main__", "demo"]
+BUDGETS = {
+    "model": 330, "train": 336, "sample": 300, "optim": 200, "evaluate": 120, "checkpoint": 250,
+    "config": 250, "config_file": 250, "device": 200, "distributed": 120, "metrics": 200,
+    "data.corpus": 250, "data.plays": 250, "data.tokenizer": 300, "data.prepare": 250,
+    "data.dataset": 200, "data.loader": 150, "cli": 250, "errors": 40,
+}  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    """ "data.loader" for bardlet/data/loader.py, "" for bardlet/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+each_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "__init__")
+
+
+def imports(nodes: Iterator[ast.AST]) -> set[str]:
+    """The full names of what these nodes import, `from a import b` as a.b where that is ours."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide where a name comes from"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                ours = full.removeprefix("bardlet.") in MODULES
+                found.add(full if ours else str(node.module))
+    return found
+
+
+def of_package(names: set[str]) -> set[str]:
+    return {n.removeprefix("bardlet").lstrip(".") for n in names if n.split(".")[0] == "bardlet"}
+
+
+def outside(names: set[str]) -> set[str]:
+    """Top-level packages that are neither bardlet nor Python's own."""
+    tops = {name.split(".")[0] for name in names}
+    return tops - {"bardlet"} - sys.stdlib_module_names
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """What runs when the module is imported: all but the bodies of functions."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
+
+
+def test_every_module_has_a_place_in_the_table() -> None:
+    placed = [name for row in LAYERS for name in row]
+    assert sorted(MODULES) == sorted(placed), "new modules are added to LAYERS"
+
+
+@each_module
+def test_a_module_imports_what_the_table_allows(name: str) -> None:
+    row = next(i for i, names in enumerate(LAYERS) if name in names)
+    earlier = {below for names in LAYERS[:row] for below in names}
+    allowed = set(ONLY[name]) if name in ONLY else earlier | set(BESIDE.get(name, []))
+    assert of_package(imports(ast.walk(TREES[name]))) - allowed == set()
+
+
+def test_training_knows_nothing_of_what_is_done_with_a_model() -> None:
+    used = of_package(imports(ast.walk(TREES["train"])))
+    assert used & {"sample", "writing", "demo", "inspection", "cli", "config_file"} == set()
+
+
+def test_the_model_needs_torch_alone() -> None:
+    used = imports(ast.walk(TREES["model"]))
+    assert outside(used) == {"torch"}
+    assert not any("distributed" in name or "optim" in name for name in used)
+
+
+@pytest.mark.parametrize("name", LIGHT, ids=lambda name: name or "__init__")
+def test_the_command_line_loads_nothing_heavy(name: str) -> None:
+    """At import, a light module imports light modules and Python's own, and so all of them do."""
+    used = imports(at_import(TREES[name]))
+    assert outside(used) == set()
+    assert of_package(used) <= set(LIGHT)
+
+
+def test_torch_distributed_and_its_launcher_are_named_in_one_module() -> None:
+    users = [n for n in MODULES if any("torch.distributed" in i for i in imported(n))]
+    assert users == ["distributed"]
+
+
+def imported(name: str) -> set[str]:
+    return imports(ast.walk(TREES[name]))
+
+
+@each_module
+def test_a_module_keeps_to_its_budget(name: str) -> None:
+    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= BUDGETS.get(name, 250)
+
+
+@each_module
+def test_a_module_says_what_it_is_for(name: str) -> None:
+    text = ast.get_docstring(TREES[name])
+    assert text
+    assert text.splitlines()[0].endswith((".", ":"))
+
+
+@each_module
+def test_no_module_can_run_what_it_reads(name: str) -> None:
+    forbidden = {"eval", "exec", "__import__"}
+    unsafe = {"pickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "runpy"}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Name):
+            assert node.id not in forbidden | unsafe
+        elif isinstance(node, ast.Attribute):
+            # model.eval() and torch.compile() are other things
+            assert (owner(node), node.attr) not in {("torch", "load"), ("torch", "save")}
+            assert node.attr not in {"load_module", "exec_module"}
+        elif isinstance(node, ast.keyword):
+            assert node.arg not in {"allow_pickle", "weights_only", "shell"}
+    assert not {full.split(".")[0] for full in imported(name)} & unsafe
+    assert "torch.serialization" not in imported(name)
+
+
+def owner(node: ast.Attribute) -> str:
+    return node.value.id if isinstance(node.value, ast.Name) else ""
+
+
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    if not CHANGELOG.is_file():
+        pytest.skip("no CHANGELOG.md yet")
+    headings = re.findall(r"^## \[?([^\]\s]+)", CHANGELOG.read_text(encoding="utf-8"), re.MULTILINE)
+    versions = [heading for heading in headings if heading[0].isdigit()]
+    assert headings[0] == "Unreleased" or headings[0] in versions
+    assert versions, "a version heading such as ## [0.1.0]"
+    assert bardlet.__version__ == versions[0]

@@ -1,0 +1,314 @@
+"""What a user can get wrong, end to end: one clear line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pytest import CaptureFixture, MonkeyPatch
+
+from bardlet import cli
+
+TEXT = "to be, or not to be: that is the question.\n" * 30
+CONFIG = """
+dataset = "plays"
+family = "llama"
+n_layer = 1
+n_head = 2
+n_embd = 8
+block_size = 16
+batch_size = 2
+gradient_accumulation_steps = 1
+max_iters = 2
+eval_interval = 2
+eval_iters = 1
+warmup_iters = 1
+device = "cpu"
+dtype = "float32"
+"""
+TRAIN = ["train", "tiny.toml"]
+RESUME = ["train", "--resume", "--out_dir=out/a", "--max_iters=4"]
+CHECKPOINT = Path("out/a/checkpoints/iter-00000002")
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/plays and the run out/a."""
+    folder = tmp_path_factory.mktemp("trained")
+    with MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("plays.txt").write_text(TEXT, encoding="utf-8")
+        Path("tiny.toml").write_text(CONFIG, encoding="utf-8")
+        assert cli.main(["prepare", "plays.txt"]) == 0
+        assert cli.main([*TRAIN, "--out_dir=out/a"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
+    """Every test runs in a copy of that folder."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(capfd: CaptureFixture[str]) -> Run:
+    """Run a command that has to fail with `code` and one line; return the line."""
+
+    def command(*args: str, code: int = 1) -> str:
+        capfd.readouterr()
+        given = cli.main(args)
+        out, err = capfd.readouterr()
+        assert (given, out) == (code, ""), err
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        assert err.splitlines()[-1].startswith("bardlet: ")
+        assert sum(line.startswith("bardlet: ") for line in err.splitlines()) == 1
+        return err.splitlines()[-1]
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"", "text.txt is empty"),
+        (b" \n\n", "text.txt is empty"),
+        (b"a", "text has 1 characters, too few to split"),
+    ],
+    ids=["nothing", "blank", "one character"],
+)
+def test_a_text_that_is_too_short_to_split(raw: bytes, problem: str, fails: Run) -> None:
+    Path("text.txt").write_bytes(raw)
+    assert problem in fails("prepare", "text.txt")
+    assert not Path("data/text").exists()
+
+
+def test_a_text_shorter_than_block_size(fails: Run) -> None:
+    Path("text.txt").write_bytes(b"to be\n")
+    assert cli.main(["prepare", "text.txt"]) == 0
+    line = fails(*TRAIN, "--dataset=text", "--out_dir=out/b")
+    assert "the train split of data/text has 5 tokens, block_size=16 needs at least 17" in line
+    assert not Path("out/b").exists()
+
+
+def test_a_split_that_just_holds_one_block_trains(capfd: CaptureFixture[str]) -> None:
+    Path("text.txt").write_bytes(b"to be or not to be\n"[:19])  # 17 for training, 2 for validation
+    assert cli.main(["prepare", "text.txt"]) == 0
+    assert cli.main([*TRAIN, "--dataset=text", "--out_dir=out/b"]) == 0
+
+
+def test_bytes_that_are_not_utf8(fails: Run) -> None:
+    Path("text.txt").write_bytes(b"caf\xe9, caf\xe9, caf\xe9\n")
+    line = fails("prepare", "text.txt")
+    for part in ("text.txt is not utf-8: byte 0xe9 at offset 3", "--encoding", "--errors replace"):
+        assert part in line
+    assert cli.main(["prepare", "text.txt", "--encoding=latin-1"]) == 0
+    assert "\u00e9" in Path("data/text/tokenizer.json").read_text(encoding="utf-8")
+    assert cli.main(["prepare", "text.txt", "--errors", "replace"]) == 0
+    assert "\ufffd" in Path("data/text/tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
+    Path("text.txt").write_bytes(b"a lone surrogate: \\ud800, and more text\n")
+    assert "surrogate" in fails("prepare", "text.txt", "--encoding=unicode_escape")
+    assert not Path("data/text").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "problem"),
+    [
+        (["prepare", "text.txt", "--encoding=utf-99"], 2, "unknown encoding 'utf-99'"),
+        (["prepare", "text.txt", "--errors=hope"], 2, "unknown error handler 'hope'"),
+        (["prepare", "none.txt"], 1, "'none.txt' is neither a file nor a folder"),
+        (["prepare", "plays.txt", "--tokenizer=bpe"], 2, "tokenizer=bpe is not known"),
+        (["prepare", "plays.txt", "--val_fraction=1"], 2, "val_fraction=1.0 must lie between"),
+        (["prepare", "plays.txt", "--shard_tokens=0"], 2, "shard_tokens=0 must be at least 1"),
+        (["prepare", "plays.txt", "--out", "out/a"], 1, "out/a is there and is no dataset"),
+        (["prepare", "plays.txt", "--out", "plays.txt/d"], 1, "plays.txt/d"),
+        ([*TRAIN, "--dataset=none"], 1, "no dataset at data/none"),
+        ([*TRAIN, "--out_dir=plays.txt"], 1, "cannot write to plays.txt"),
+        ([*TRAIN, "--out_dir=plays.txt/b"], 1, "cannot write to plays.txt/b"),
+        ([*TRAIN, "--out_dir=out/a"], 1, "out/a already holds a run. Go on with --resume"),
+        ([*TRAIN, "--n_embd=9"], 2, "n_embd=9 is not divisible by n_head=2"),
+        ([*RESUME, "--fresh"], 2, "fresh starts anew and resume continues"),
+        (["train", "--resume", "--out_dir=none"], 2, "no run to resume at none"),
+        (["train", "--resume", "--out_dir=out/a", "--n_embd=16"], 1, "n_embd=16, not 8"),
+        ([*TRAIN, "--device=tpu"], 2, "device=tpu cannot be used"),
+        ([*TRAIN, "--dtype=float16"], 2, "dtype=float16 needs a CUDA device"),
+        ([*TRAIN, "--vocab_size=3"], 2, "vocab_size=3 is below the dataset's"),
+        (["train", "none.toml"], 2, "cannot read none.toml: No such file"),
+        (["sample", "none"], 1, "no run at none. Train one"),
+        (["sample", "out/a", "--checkpoint=iter-7"], 1, "has no checkpoint 'iter-7'"),
+        (["sample", "out/a", "--start=to {be}"], 1, "character '{' at position 3 is not in"),
+        (["sample", "out/a", "--start="], 2, "the prompt is empty"),
+        (["sample", "out/a", "--start=FILE:none.txt"], 1, "cannot read the prompt none.txt"),
+        (["sample", "out/a", "--start=FILE:empty.txt"], 2, "the prompt is empty"),
+        (["sample", "out/a", "--temperature=-1"], 2, "temperature=-1.0 must be at least 0"),
+        (["sample", "out/a", "--temperature=nan"], 2, "temperature=nan must be"),
+        (["sample", "out/a", "--num_samples=0"], 2, "num_samples=0 must be at least 1"),
+        (["sample", "out/a", "--max_new_tokens=-1"], 2, "max_new_tokens=-1 must be at least 0"),
+        (["sample", "out/a", "--top_k=-1"], 2, "top_k=-1 must be at least 0"),
+        (["sample", "out/a", "--seed=-1"], 2, "seed=-1 must be from 0"),
+        (["sample", "out/a", "--dtype=int8"], 2, "dtype=int8"),
+        (["eval", "none"], 1, "no run at none"),
+        (["eval", "out/a", "--dataset=none"], 1, "no dataset at data/none"),
+        (["eval", "out/a", "--batch_size=0"], 2, "batch_size=0 must be at least 1"),
+        (["inspect", "none"], 1, "none is no dataset, run or checkpoint"),
+        (["inspect", "plays.txt"], 1, "plays.txt is no dataset, run or checkpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_has_its_line_and_code(
+    args: list[str], code: int, problem: str, fails: Run
+) -> None:
+    Path("empty.txt").touch()
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+    assert problem in fails(*args, code=code)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [*TRAIN, "--n_embd=1e12"],
+        [*TRAIN, "--batch_size=1e13"],
+        [*TRAIN, "--vocab_size=1e13"],
+        [*TRAIN, "--block_size=1e15"],
+    ],
+    ids=lambda args: args[-1],
+)
+def test_a_huge_size_is_refused_for_want_of_memory_or_text(args: list[str], fails: Run) -> None:
+    fails(*args)
+
+
+def test_a_huge_number_of_iterations_is_no_internal_error(capfd: CaptureFixture[str]) -> None:
+    options = ["--max_iters=1e308", "--compile=false", "--eval_only", "--out_dir=out/b"]
+    assert cli.main([*TRAIN, *options]) in (0, 2)
+    err = capfd.readouterr().err
+    assert "step 0: " in err or "max_iters=1e308 is out of range" in err
+
+
+@pytest.mark.parametrize("option", ["num_samples", "max_new_tokens"])
+def test_a_huge_number_of_samples_is_refused_at_once(option: str) -> None:
+    command = ["sample", "out/a", "--device=cpu", f"--{option}=100000000000"]
+    limited = f"ulimit -v {16 << 20}; exec {sys.executable} -m bardlet {' '.join(command)}"
+    done = subprocess.run(
+        ["bash", "-c", limited], capture_output=True, text=True, timeout=20,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) in {(1, ""), (2, "")}
+    assert option in done.stderr
+
+
+def test_greedy_sampling_needs_no_luck(capfd: CaptureFixture[str]) -> None:
+    texts = []
+    for seed in ("1", "2"):
+        capfd.readouterr()
+        assert cli.main(["sample", "out/a", "--temperature=0", f"--seed={seed}"]) == 0
+        texts.append(capfd.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(folder: Path, fails: Run) -> None:
+    Path("closed").mkdir(mode=0o500)
+    assert "Permission denied" in fails("prepare", "plays.txt", "--out", "closed/d")
+    assert "Permission denied" in fails(*TRAIN, "--out_dir=closed/b")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def clear(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+READ_BY_ALL = ("model.safetensors", "state.json", "config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize("damage", [cut, clear, Path.unlink])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(command, name) for command in ("sample", "eval", "inspect") for name in READ_BY_ALL]
+    + [("resume", name) for name in (*READ_BY_ALL, "optimizer.safetensors")],
+)
+def test_a_damaged_file_of_a_checkpoint_is_named(
+    command: str, name: str, damage: Callable[[Path], None], fails: Run
+) -> None:
+    damage(CHECKPOINT / name)
+    assert name in fails(*(RESUME if command == "resume" else [command, "out/a"]))
+
+
+@pytest.mark.parametrize("name", ["config.json", "state.json"])
+def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Run) -> None:
+    path = CHECKPOINT / name
+    document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 2}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    line = fails("sample", "out/a")
+    assert f"{name} has format 2, this bardlet reads up to 1" in line
+    assert "pip install -U bardlet" in line
+
+
+@pytest.mark.parametrize("command", ["inspect", "resume"])
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"format_version": 1}'])
+def test_a_state_without_its_entries_is_damaged(command: str, text: str, fails: Run) -> None:
+    (CHECKPOINT / "state.json").write_text(text, encoding="utf-8")
+    assert "state.json" in fails(*(RESUME if command == "resume" else [command, "out/a"]))
+
+
+def test_a_dataset_of_a_newer_format_is_named(fails: Run) -> None:
+    path = Path("data/plays/manifest.json")
+    document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 2}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    for args in ([*TRAIN, "--out_dir=out/b"], ["inspect", "data/plays"], ["eval", "out/a"]):
+        assert "manifest.json has format 2, this bardlet reads up to 1" in fails(*args)
+
+
+def test_nanogpts_folder_says_how_to_prepare_it_again(fails: Run) -> None:
+    Path("data/shakespeare_char").mkdir()
+    Path("data/shakespeare_char/train.bin").write_bytes(bytes(100))
+    line = fails(*TRAIN, "--dataset=shakespeare_char", "--out_dir=out/b")
+    assert "was written by nanoGPT and has no manifest" in line
+    assert "bardlet prepare data/shakespeare_char/input.txt --out data/shakespeare_char" in line
+
+
+def test_the_command_that_it_names_for_nanogpts_folder_works(fails: Run) -> None:
+    old = Path("data/shakespeare_char")
+    old.mkdir()
+    (old / "train.bin").write_bytes(bytes(100))
+    (old / "input.txt").write_text(TEXT, encoding="utf-8")
+    line = fails(*TRAIN, "--dataset=shakespeare_char", "--out_dir=out/b")
+    command = line.partition("bardlet prepare ")[2].split()
+    assert cli.main(["prepare", *command]) == 0
+
+
+def test_tokens_beyond_the_vocabulary_are_named(fails: Run) -> None:
+    path = Path("data/plays/train-00000.bin")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:32] + b"\xff\x7f" * ((len(raw) - 32) // 2))
+    assert "beyond the vocabulary" in fails(*TRAIN, "--out_dir=out/b")
+
+
+def test_a_run_on_other_tokens_is_not_resumed_or_measured(fails: Run) -> None:
+    Path("plays.txt").write_text(TEXT.replace("t", "z"), encoding="utf-8")
+    assert cli.main(["prepare", "plays.txt"]) == 0
+    assert "was trained on other tokens than data/plays has now" in fails(*RESUME)
+    assert "was prepared with another tokenizer" in fails("eval", "out/a")
+
+
+def test_a_fresh_start_over_a_run_is_possible_when_asked_for() -> None:
+    assert cli.main([*TRAIN, "--out_dir=out/a", "--fresh"]) == 0
+
+
+def test_a_refused_fresh_start_leaves_the_old_run(fails: Run) -> None:
+    fails(*TRAIN, "--out_dir=out/a", "--fresh", "--n_embd=1e12")
+    assert cli.main(["sample", "out/a", "--max_new_tokens=1"]) == 0

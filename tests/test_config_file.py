@@ -1,0 +1,242 @@
+"""Presets, TOML files and nanoGPT's Python files: what they say, and that none of them runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bardlet import config_file
+from bardlet.config import FIELDS, TrainConfig, resolve
+from bardlet.errors import UsageError
+from bardlet.model import GPT
+from bardlet.train import model_config
+
+NANOGPT_STYLE = '''"""a small model of characters,
+good for debugging on a laptop"""
+# train a miniature model
+
+out_dir = 'out-tiny'
+eval_interval = 250 # keep frequent because we'll overfit
+always_save_checkpoint = False
+dataset = 'tinyshakespeare'
+
+base = 16  # a helper, used below
+micro = base // 4
+gradient_accumulation_steps = 5 * 8
+batch_size = base - micro
+'''
+
+
+def read(folder: Path, text: str, name: str = "own.py") -> dict[str, object]:
+    """The options that a file of this text sets, checked."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    layers = config_file.load_layers(str(path), lambda: "cpu")
+    resolve(layers)
+    return {key: value for _, layer in layers for key, value in layer.items()}
+
+
+def test_a_nanogpt_file_is_read_with_arithmetic_comments_and_helpers(tmp_path: Path) -> None:
+    assert read(tmp_path, NANOGPT_STYLE) == {
+        "out_dir": "out-tiny",
+        "eval_interval": 250,
+        "always_save_checkpoint": False,
+        "dataset": "tinyshakespeare",
+        "gradient_accumulation_steps": 40,
+        "batch_size": 12,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("learning_rate = 1e-3 # with baby networks", 1e-3),
+        ("min_lr = -(-1e-4)", 1e-4),
+        ("max_iters = 600000 // 4 + 1", 150001),
+        ("max_iters = (2 - 1) * 3", 3),
+        ("dropout = 1 / 5", 0.2),
+        ("wandb_run_name = 'a # b'", "a # b"),
+        ("bias = True", True),
+    ],
+)
+def test_a_nanogpt_line_has_the_value_that_python_gives(
+    line: str, expected: object, tmp_path: Path
+) -> None:
+    assert list(read(tmp_path, line).values()) == [expected]
+
+
+def test_a_negative_number_is_read_and_its_bound_checked(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"own\.py: n_layer=-4 is out of range"):
+        read(tmp_path, "n_layer = -4")
+
+
+def test_a_helper_that_no_line_uses_is_an_unknown_option(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown option n_layr, did you mean n_layer\?"):
+        read(tmp_path, "n_layr = 4")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import time",
+        "from os import system",
+        "MARK",
+        "n_layer = MARK",
+        "n_layer = int('4')",
+        "n_layer = __import__('os').getpid()",
+        "n_layer = (4).real",
+        "n_layer = 10 ** 10 ** 10",
+        "n_layer = 1 << 10",
+        "n_layer = 7 % 4",
+        "n_layer = 'a' * 1000",
+        "n_layer = 'a' + 'b'",
+        "n_layer = -'a'",
+        "n_layer = ~4",
+        "n_layer = [4][0]",
+        "n_layer = 4 if 1 else 5",
+        "n_layer = (lambda: 4)()",
+        "n_layer = f'{4}'",
+        "n_layer = None",
+        "n_layer = 4j",
+        "n_layer = b'4'",
+        "n_layer = unknown_name",
+        "n_layer, = 2,",
+        "n_layer = n_head = 4",
+        "n_layer: int = 4",
+        "n_layer += 1",
+        "n_layer = (x := 4)",
+        "if True: n_layer = 4",
+        "def f(): pass",
+        "class A: n_layer = 4",
+        "exec('n_layer = 4')",
+        "n_layer = 4 / 0",
+        "n_layer = 1e308 * 10",
+        "n_layer = 4 4",
+        "n_layer = 4\0",
+        "n_layer = " + "-" * 100_000 + "1",
+        "n_layer = " + "(" * 5000 + "1" + ")" * 5000,
+        "n_layer = 1" + "0" * 5000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_anything_else_in_a_nanogpt_file_is_refused_and_never_executed(
+    statement: str, tmp_path: Path
+) -> None:
+    marker = tmp_path / "executed"
+    text = statement.replace("MARK", f"open({str(marker)!r}, 'w').write('x')")
+    with pytest.raises(UsageError, match=r"own\.py"):
+        read(tmp_path, f"n_head = 2\n{text}\n")
+    assert not marker.exists()
+
+
+def test_a_number_that_grows_by_squaring_is_refused_before_it_fills_memory(tmp_path: Path) -> None:
+    # thirty more such lines would take all memory there is
+    text = "size = 10\n" + "size = size * size\n" * 16 + "n_layer = 1\n"
+    with pytest.raises(UsageError, match="too large"):
+        read(tmp_path, text)
+
+
+def test_a_refused_line_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"own\.py, line 3: 'int\(4\)' is not a constant"):
+        read(tmp_path, "n_head = 2\n\nn_layer = int(4)\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("cpu", 2), ("gpu", 3)], ids=["a laptop", "a machine with a GPU"]
+)
+def test_the_table_of_this_machine_wins_over_the_rest_of_the_file(
+    kind: str, layers: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("n_layer = 1\n[cpu]\nn_layer = 2\n[gpu]\nn_layer = 3\n", encoding="utf-8")
+    assert resolve(config_file.load_layers(str(path), lambda: kind)).n_layer == layers
+
+
+def test_the_machine_is_only_asked_where_a_file_has_such_a_table(tmp_path: Path) -> None:
+    def asked() -> str:
+        raise AssertionError("torch would be imported")
+
+    path = tmp_path / "own.toml"
+    path.write_text("n_layer = 1\n", encoding="utf-8")
+    assert resolve(config_file.load_layers(str(path), asked)).n_layer == 1
+
+
+def test_the_table_follows_the_device_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[cpu]\nn_layer = 2\n[gpu]\nn_layer = 3\n", encoding="utf-8")
+    for device, layers in (("cpu", 2), ("cuda", 3)):
+        config = config_file.settings([str(path)], {"device": device}, lambda line: None)
+        assert config.n_layer == layers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["n_layer = ", "n_layer = 1" + "0" * 5000, "n_layer = " + "[" * 20_000, "n_layer = 1\n" * 2],
+    ids=["half a line", "5000 digits", "deeply nested", "twice"],
+)
+def test_a_damaged_toml_file_is_a_usage_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"own\.toml"):
+        read(tmp_path, text, "own.toml")
+
+
+def test_a_table_of_a_toml_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown option model"):
+        read(tmp_path, "[model]\nn_layer = 2\n", "own.toml")
+
+
+def test_files_that_cannot_be_read_are_usage_errors(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.py"
+    latin.write_bytes(b"wandb_project = '\xe9'\n")
+    for name in (str(tmp_path / "none.toml"), str(tmp_path / "none.py"), str(latin)):
+        with pytest.raises(UsageError, match=r"none\.|latin\.py"):
+            config_file.load_layers(name, lambda: "cpu")
+
+
+def test_a_mistyped_preset_gets_the_nearest_name() -> None:
+    with pytest.raises(UsageError) as error:
+        config_file.load_layers("shakespear-char", lambda: "cpu")
+    assert error.value.message == "no preset 'shakespear-char'"
+    assert error.value.hint.startswith("Did you mean shakespeare-char? Presets are demo, ")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", config_file.preset_names())
+def test_every_preset_builds_a_model(name: str, kind: str) -> None:
+    config = resolve(config_file.load_layers(name, lambda: kind))
+    with torch.device("meta"):
+        model = GPT(model_config(config, 65))
+    assert model.num_params() > 10_000
+    assert config.out_dir == f"out/{name}"
+    assert config.dataset == "tinyshakespeare"
+
+
+def test_the_classic_preset_is_the_seeds_recipe() -> None:
+    given = resolve(config_file.load_layers("shakespeare-char-classic", lambda: "gpu"))
+    expected = TrainConfig(
+        out_dir="out/shakespeare-char-classic", dataset="tinyshakespeare", family="gpt2",
+        n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, dropout=0.2,
+        gradient_accumulation_steps=1, optimizer="adamw", learning_rate=1e-3, min_lr=1e-4,
+        schedule="cosine", max_iters=5000, lr_decay_iters=5000, warmup_iters=100, beta2=0.99,
+        eval_interval=250, eval_iters=200, log_interval=10, always_save_checkpoint=False,
+    )  # fmt: skip
+    assert differences(given, expected) == {}
+
+
+def test_the_classic_cpu_preset_is_nanogpts_documented_one() -> None:
+    given = resolve(config_file.load_layers("shakespeare-char-classic-cpu", lambda: "cpu"))
+    expected = TrainConfig(
+        out_dir="out/shakespeare-char-classic-cpu", dataset="tinyshakespeare", family="gpt2",
+        n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, dropout=0.0,
+        gradient_accumulation_steps=1, optimizer="adamw", learning_rate=1e-3, min_lr=1e-4,
+        schedule="cosine", max_iters=2000, lr_decay_iters=2000, warmup_iters=100, beta2=0.99,
+        eval_interval=250, eval_iters=20, log_interval=10, always_save_checkpoint=False,
+        device="cpu", dtype="float32",
+    )  # fmt: skip
+    assert differences(given, expected) == {}
+
+
+def differences(a: TrainConfig, b: TrainConfig) -> dict[str, tuple[object, object]]:
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in FIELDS}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,150 @@
+"""Ctrl-C in each stage of a real process: one line, exit code 130, and nothing half done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+TEXT = "to be, or not to be: that is the question.\n" * 30
+CONFIG = """
+dataset = "plays"
+out_dir = "out/a"
+n_layer = 1
+n_head = 2
+n_embd = 8
+block_size = 64
+batch_size = 2
+gradient_accumulation_steps = 1
+max_iters = 200000
+eval_interval = 100000
+eval_iters = 1
+device = "cpu"
+dtype = "float32"
+"""
+TRAIN = ["train", "tiny.toml"]
+
+
+Start = Callable[..., "Command"]
+
+
+class Command:
+    """`bardlet ARGS` as a process of its own in `folder`."""
+
+    def __init__(self, folder: Path, *args: str, python: tuple[str, ...] = ("-u",)) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *python, "-m", "bardlet", *args], cwd=folder, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def wait_for(self, stream: IO[str], text: str) -> str:
+        """What the stream has up to and with `text`."""
+        seen = ""
+        while text not in seen:
+            char = stream.read(1)
+            assert char, f"{text!r} did not come: {seen}"
+            seen += char
+        return seen
+
+    def finish(self, *signals: int) -> tuple[int, str, str]:
+        """Send the signals; exit code, stdout and stderr of the rest."""
+        for number in signals:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts commands in tmp_path and leaves none behind."""
+    started: list[Command] = []
+
+    def command(*args: str, **options: tuple[str, ...]) -> Command:
+        started.append(Command(tmp_path, *args, **options))
+        return started[-1]
+
+    (tmp_path / "plays.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(CONFIG, encoding="utf-8")
+    yield command
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+def prepared(start: Start) -> None:
+    assert start("prepare", "plays.txt").finish()[0] == 0
+
+
+def test_while_prepare_reads_standard_input(start: Start, tmp_path: Path) -> None:
+    command = start("prepare", "-")
+    command.process.stdin.write(TEXT)
+    command.process.stdin.flush()
+    time.sleep(1.0)  # long enough to be reading; while it imports, the answer is the same
+    code, out, err = command.finish(signal.SIGINT)
+    assert (code, out, err) == (130, "", "bardlet: interrupted\n")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_training_saves_and_goes_on_with_resume(
+    number: signal.Signals, start: Start, tmp_path: Path
+) -> None:
+    prepared(start)
+    command = start(*TRAIN)
+    command.wait_for(command.process.stderr, "iter 3: ")
+    code, out, err = command.finish(number)
+    assert (code, out) == (130, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("stopped after ")
+    assert last.endswith("go on with --resume --out_dir=out/a")
+    assert "Traceback" not in err
+    done = int(last.split()[2])
+    more = f"--max_iters={done + 2}"
+    code, out, err = start("train", "--resume", "--out_dir=out/a", more).finish()
+    assert (code, out) == (0, "")
+    assert f"resuming out/a at iteration {done}" in err
+    assert f"iter {done + 1}: " in err
+    assert [p.name for p in (tmp_path / "out/a/checkpoints").glob(".*")] == []
+
+
+def test_a_second_time_in_training_ends_at_once(start: Start) -> None:
+    prepared(start)
+    # an iteration of a minute, and too few of them for torch.compile
+    command = start(*TRAIN, "--gradient_accumulation_steps=40000", "--max_iters=100")
+    command.wait_for(command.process.stderr, "tokens per iteration")
+    command.wait_for(command.process.stderr, "step 0: ")
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    code, out, err = command.finish(signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "bardlet: interrupted"
+    assert "Traceback" not in err
+
+
+def test_while_sampling(start: Start) -> None:
+    prepared(start)
+    assert start(*TRAIN, "--max_iters=1").finish()[0] == 0
+    command = start("sample", "out/a", "--num_samples=1", "--max_new_tokens=1000000")
+    command.wait_for(command.process.stdout, "\n")
+    time.sleep(0.2)
+    code, out, err = command.finish(signal.SIGINT)
+    assert (code, err) == (130, "bardlet: interrupted\n")
+    assert len(out) > 0
+
+
+def test_with_debug_the_place_is_shown(start: Start) -> None:
+    command = start("prepare", "-", "--debug")
+    time.sleep(1.0)
+    code, _, err = command.finish(signal.SIGINT)
+    assert code == 130
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "bardlet: interrupted"
