@@ -5,6 +5,8 @@ Everything goes to stderr; stdout is for samples and results.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import math
 import sys
@@ -133,14 +135,18 @@ def lines_until(path: Path, it: int) -> list[str]:
     return kept
 
 
+def check_tracker(config: TrainConfig) -> None:
+    """Raise UsageError where a tracker is asked for that is not installed."""
+    if config.wandb_log and importlib.util.find_spec("wandb") is None:
+        raise UsageError("wandb_log=True needs wandb", "Run pip install 'bardlet[wandb]'")
+
+
 def start_wandb(config: TrainConfig) -> Any:
     """A Weights & Biases run, as nanoGPT's wandb_log starts one."""
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UsageError("wandb_log=True needs wandb", "pip install 'bardlet[wandb]'") from None
-    from dataclasses import asdict
+    import wandb  # pyright: ignore[reportMissingImports]
 
     return wandb.init(
-        project=config.wandb_project, name=config.wandb_run_name, config=asdict(config)
+        project=config.wandb_project,
+        name=config.wandb_run_name,
+        config=dataclasses.asdict(config),
     )

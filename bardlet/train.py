@@ -28,7 +28,7 @@ from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
 from bardlet.evaluate import evaluate
-from bardlet.metrics import Log
+from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 
@@ -63,6 +63,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     # --- what is trained on
     dataset = Dataset(datasets.find(config.dataset))
     check_data(config, dataset)
+    check_tracker(config)
 
     # --- the model, new or as the last checkpoint left it
     out = Path(config.out_dir)

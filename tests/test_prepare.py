@@ -64,14 +64,16 @@ def test_the_hashes_in_the_manifest_are_those_of_the_bytes(tmp_path: Path) -> No
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(2, 500))
+@given(n=st.integers(2, 500), val_fraction=st.sampled_from([0.1, 0.1, 0.001, 0.999]))
 def test_the_border_is_nanogpts_and_no_side_is_empty(
-    n: int, tmp_path_factory: pytest.TempPathFactory
+    n: int, val_fraction: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    dataset = prepared(tmp_path_factory.mktemp("d") / "d", ("ab" * n)[:n])
+    folder = tmp_path_factory.mktemp("d") / "d"
+    dataset = prepared(folder, ("ab" * n)[:n], val_fraction=val_fraction)
     train, val = (len(dataset.splits[split]) for split in ("train", "val"))
     assert train + val == n
-    assert train == min(max(int(n * 0.9), 1), n - 1)
+    expected = int(n * 0.9) if val_fraction == 0.1 else int(n * (1 - val_fraction))
+    assert train == min(max(expected, 1), n - 1)
 
 
 @pytest.mark.skipif(not CANONICAL.is_file(), reason="the canonical file is not on this machine")
