@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from what the commands say of themselves; tests/test_docs.py keeps it current."""
+"""Writes docs/cli.md from the commands' own help; tests/test_docs.py keeps it current."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def document() -> str:
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             main([command, "--help"] if command else ["--help"])
-        parts.append(f"## bardlet {command}".rstrip() + f"\n\n```text\n{text.getvalue().rstrip()}\n```\n")
+        heading = f"## bardlet {command}".rstrip()
+        parts.append(f"{heading}\n\n```text\n{text.getvalue().rstrip()}\n```\n")
     return "\n".join(parts)
 
 

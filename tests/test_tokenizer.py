@@ -148,7 +148,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
 def test_another_kind_of_tokenizer_is_refused_and_not_called_damaged() -> None:
     document = json.loads(CharTokenizer.train("abc").to_json())
     document["model"] = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
-    with pytest.raises(DataError, match="^x is not a character tokenizer"):
+    with pytest.raises(DataError, match=r"^x is not a character tokenizer"):
         tokenizers.from_json(json.dumps(document), "x")
 
 
