@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
     warnings.showwarning = show_warning
+    # Read when torch loads. By default OpenMP's threads spin for each other so long that on a
+    # machine with other work a step takes tens of times its time (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return dispatch(args)
     except BardletError as error:
@@ -209,9 +212,7 @@ def demo_command(parser: Parser, args: list[str]) -> int:
 
 def add_run(parser: Parser) -> None:
     """The options that choose a trained model and the machine for it."""
-    parser.add_argument(
-        "run", nargs="?", default=None, help="run or checkpoint; default the newest"
-    )
+    parser.add_argument("run", nargs="?", default=None, help="run or checkpoint; else the newest")
     parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it")
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -242,9 +243,8 @@ def failed(message: str, code: int, debug: bool) -> int:
 def explain(error: Exception) -> str:
     """One line for an error that no part of bardlet expected."""
     first = (str(error).splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("out of memory", "not enough memory", "can't allocate")
-    ):
+    memory = ("out of memory", "not enough memory", "can't allocate")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in memory):
         return "out of memory. Lower --batch_size or --block_size, or take a smaller model"
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first}"

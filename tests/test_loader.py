@@ -90,7 +90,7 @@ def test_an_epoch_need_not_end_with_a_batch() -> None:
 
 
 def test_epochs_differ_in_offset_and_order() -> None:
-    batches = loader(size=10_000, block_size=50, batch_size=1)
+    batches = loader(size=10_001, block_size=50, batch_size=1)
     per_epoch = batches.windows_per_epoch
     epochs = [starts(batches, range(e * per_epoch, (e + 1) * per_epoch)) for e in range(20)]
     offsets = {min(begins) for begins in epochs}
