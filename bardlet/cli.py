@@ -93,10 +93,8 @@ def prepare_command(parser: Parser, args: list[str]) -> int:
     from bardlet.data.prepare import prepare
     from bardlet.inspection import describe_dataset
 
-    text = corpus.load(
-        given.source, file=getattr(given, "file", None), encoding=given.encoding,
-        errors=given.errors, say=say,
-    )  # fmt: skip
+    reading = {"encoding": given.encoding, "errors": given.errors, "say": say}
+    text = corpus.load(given.source, file=getattr(given, "file", None), **reading)
     for note in text.notes:
         say(note)
     out = getattr(given, "out", None) or Path("data") / text.name
