@@ -27,12 +27,14 @@ def settings(
     """The configuration that `bardlet train BASES... --flags` asks for.
 
     A resumed run starts from its own config.toml, so that only what is to change need be said;
-    `bases` then serve to find its folder. Without bases it is the default preset, on the dataset
-    that was prepared last.
+    `bases` or out_dir say which one, else it is the newest. Without bases a new run is the default
+    preset on the dataset that was prepared last.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
     layers = [layer for base in bases or [DEFAULT_PRESET] for layer in load_layers(base, machine)]
-    if not bases:
+    if not bases and flags.get("init_from") == "resume":
+        flags = {**flags, "out_dir": flags.get("out_dir") or str(newest_run(say))}
+    elif not bases:
         say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
         newest = newest_folder(Path("data"), "manifest.json")
         if "dataset" not in flags and newest is not None:
