@@ -64,7 +64,9 @@ def test_a_nanogpt_file_is_read_with_arithmetic_comments_and_helpers(tmp_path: P
 def test_a_nanogpt_line_has_the_value_that_python_gives(
     line: str, expected: object, tmp_path: Path
 ) -> None:
-    assert list(read(tmp_path, line).values()) == [expected]
+    (value,) = read(tmp_path, line).values()
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 def test_a_negative_number_is_read_and_its_bound_checked(tmp_path: Path) -> None:

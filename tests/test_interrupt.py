@@ -55,6 +55,11 @@ class Command:
             seen += char
         return seen
 
+    def feed(self) -> None:
+        """Write more to its standard input than a pipe holds: returns when it is being read."""
+        self.process.stdin.write(TEXT * 200)
+        self.process.stdin.flush()
+
     def finish(self, *signals: int) -> tuple[int, str, str]:
         """Send the signals; exit code, stdout and stderr of the rest."""
         for number in signals:
@@ -86,9 +91,7 @@ def prepared(start: Start) -> None:
 
 def test_while_prepare_reads_standard_input(start: Start, tmp_path: Path) -> None:
     command = start("prepare", "-")
-    command.process.stdin.write(TEXT)
-    command.process.stdin.flush()
-    time.sleep(1.0)  # long enough to be reading; while it imports, the answer is the same
+    command.feed()
     code, out, err = command.finish(signal.SIGINT)
     assert (code, out, err) == (130, "", "bardlet: interrupted\n")
     assert not (tmp_path / "data").exists()
@@ -143,7 +146,7 @@ def test_while_sampling(start: Start) -> None:
 
 def test_with_debug_the_place_is_shown(start: Start) -> None:
     command = start("prepare", "-", "--debug")
-    time.sleep(1.0)
+    command.feed()
     code, _, err = command.finish(signal.SIGINT)
     assert code == 130
     assert "Traceback" in err

@@ -44,7 +44,7 @@ class CharTokenizer:
         """The ids of `text`, (number of characters,) int32. DataError where one is unknown."""
         points = code_points(text)
         # everything beyond the table's end shares its last entry, which is unknown
-        ids = self.ids[np.minimum(points, len(self.ids) - 1)]
+        ids = self.ids[np.minimum(points, np.uint32(len(self.ids) - 1))]
         if ids.min(initial=0) < 0:
             at = int(np.argmin(ids))
             raise DataError(
