@@ -144,6 +144,9 @@ def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
         for name, p in own.items():
             p.copy_(weights[name])
     state = read_json(folder / "state.json")
+    missing = [key for key in ("iter", "tokens", "dataset", "scaler") if key not in state]
+    if missing:
+        raise damaged(folder / "state.json", f"it does not say {missing[0]}")
     if (folder / "eval.json").is_file():
         state["eval"] = read_json(folder / "eval.json")
     return model, tokenizers.load(folder / "tokenizer.json"), state

@@ -96,9 +96,9 @@ class TrainConfig:
         "auto", "number format of activations",
         choices=("auto", "float32", "bfloat16", "float16"),
     )  # fmt: skip
-    compile: str = option(
+    compile: str | bool = option(
         "auto", "torch.compile; auto: where it pays back within the run",
-        choices=("auto", "true", "false"),
+        choices=("auto", True, False),
     )  # fmt: skip
     backend: str = option("auto", "of torch.distributed: auto, gloo, nccl")
 
@@ -156,7 +156,8 @@ def coerce(name: str, value: object) -> Value:
     if allowed["choices"] and result not in allowed["choices"]:
         raise ValueError(f"{name}={value} is not one of {', '.join(map(str, allowed['choices']))}")
     low, high = allowed["low"], allowed["high"]
-    if (low is not None and float(result) < low) or (high is not None and float(result) > high):
+    below = low is not None and result < low  # only numbers have bounds
+    if below or (high is not None and result > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}={value} is out of range, it must be {bounds}")
     return result
@@ -193,6 +194,8 @@ def to_toml(config: TrainConfig) -> str:
     lines = ["# every option of this run, resolved"]
     for name, value in dataclasses.asdict(config).items():
         # a JSON string is a TOML basic string, and so are its numbers
-        text = str(value).lower() if isinstance(value, bool) else json.dumps(value)
-        lines.append(f"{name} = {text}")
+        text = (
+            str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
+        )
+        lines.append(f"{name} = {text}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"

@@ -31,25 +31,26 @@ def settings(
     preset on the dataset that was prepared last.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
-    layers = [layer for base in bases or [DEFAULT_PRESET] for layer in load_layers(base, machine)]
-    if not bases and flags.get("init_from") == "resume":
-        flags = {**flags, "out_dir": flags.get("out_dir") or str(newest_run(say))}
-    elif not bases:
-        say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
-        newest = newest_folder(Path("data"), "manifest.json")
-        if "dataset" not in flags and newest is not None:
-            say(f"no dataset named: taking the newest one, {newest}")
-            flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
-    config = resolve([*layers, ("command line", flags)])
-    if config.init_from != "resume":
-        return config
-    saved = Path(config.out_dir) / "config.toml"
+    if bases or flags.get("init_from") != "resume":
+        layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
+        if not bases:
+            say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
+            newest = newest_folder(Path("data"), "manifest.json")
+            if "dataset" not in flags and newest is not None:
+                say(f"no dataset named: taking the newest one, {newest}")
+                flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
+        config = resolve([*layers, ("command line", flags)])
+        if config.init_from != "resume":
+            return config
+        out = config.out_dir
+    else:
+        out = str(flags.get("out_dir") or newest_run(say))
+    saved = Path(out) / "config.toml"
     if not saved.is_file():
-        raise UsageError(f"no run to resume at {config.out_dir}", "Name it with --out_dir")
-    own = load_layers(str(saved), machine)
-    return resolve(
-        [*own, ("", {"fresh": False}), ("command line", {**flags, "init_from": "resume"})]
-    )
+        raise UsageError(f"no run to resume at {out}", "Name it with --out_dir")
+    # the folder may have been moved since, and how it was started is over
+    layers = [*load_layers(str(saved), machine), ("", {"fresh": False, "out_dir": out})]
+    return resolve([*layers, ("command line", {**flags, "init_from": "resume"})])
 
 
 def newest_folder(root: Path, file: str) -> Path | None:
@@ -101,7 +102,7 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
         values = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not a TOML file: {error}") from None
     tables = {key: values.pop(key) for key in ("cpu", "gpu") if isinstance(values.get(key), dict)}
     chosen = tables.get(machine(), {}) if tables else {}
@@ -131,11 +132,16 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
             used.add(node.id)
             return values[node.id]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -value_of(node.operand)
+            operand = value_of(node.operand)
+            if not isinstance(operand, str):
+                return -operand
         if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             left, right = value_of(node.left), value_of(node.right)
             if not isinstance(left, str) and not isinstance(right, str):
-                return ARITHMETIC[type(node.op)](left, right)
+                result = ARITHMETIC[type(node.op)](left, right)
+                if abs(result) <= 10**300:
+                    return result
+                raise UsageError(f"{name}, line {node.lineno}: the result is too large")
         raise UsageError(
             f"{name}, line {node.lineno}: {ast.unparse(node)!r} is not a constant or arithmetic",
             "bardlet reads such a file without running it; write the value itself",
@@ -151,6 +157,6 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
                 case _:
                     line = f"{name}, line {statement.lineno}"
                     raise UsageError(f"{line}: only lines like `batch_size = 12` are read")
-    except (SyntaxError, ZeroDivisionError, OverflowError, RecursionError, ValueError) as error:
+    except (SyntaxError, ArithmeticError, RecursionError, MemoryError, ValueError) as error:
         raise UsageError(f"{name} cannot be read: {error}") from None
     return {key: v for key, v in values.items() if key in FIELDS or key not in used}

@@ -62,6 +62,8 @@ def choose(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Ma
 
     Raises UsageError where the device asked for is not there.
     """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"dtype={dtype} is not known", f"Known are auto, {', '.join(DTYPES)}")
     asked = device != "auto"
     if not asked:
         device = accelerator() or "cpu"

@@ -75,8 +75,8 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
         model, _, state = checkpoint.load(folder)
         check_resume(config, model, state, dataset)
     else:
-        if group.main:
-            claim(out, config.fresh)
+        if group.main and not config.eval_only:
+            refuse_earlier_run(out, config.fresh)
         torch.manual_seed(config.seed)
         model = GPT(model_config(config, dataset.vocab_size))
     model.to(machine.device)
@@ -112,6 +112,8 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     forward = distributed.wrap(forward, group, machine.device)
     peak_flops = machine.peak_flops() * group.world_size if group.main else 0.0
 
+    if group.main and not resumed and not config.eval_only:
+        claim(out)
     log = Log(config, main=group.main, start=start)
     if group.main and not config.eval_only:
         checkpoint.write_text(out / "config.toml", to_toml(config))
@@ -288,14 +290,17 @@ def check_resume(config: TrainConfig, model: GPT, state: dict[str, Any], dataset
         )
 
 
-def claim(out: Path, fresh: bool) -> None:
-    """Make the folder of a new run, which must not hold an earlier one unless it is given up."""
-    have = [checkpoint.pointed(out, name) for name in ("last", "best")]
-    if any(have) and not fresh:
+def refuse_earlier_run(out: Path, fresh: bool) -> None:
+    """Raise where a new run's folder holds an earlier one that is not to be given up."""
+    if not fresh and any(checkpoint.pointed(out, name) for name in ("last", "best")):
         raise CheckpointError(
             f"{out} already holds a run",
             "Go on with --resume, start over with --fresh, or name another --out_dir",
         )
+
+
+def claim(out: Path) -> None:
+    """Make the folder of a new run, without what an earlier one left there."""
     try:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "checkpoints").mkdir(parents=True)

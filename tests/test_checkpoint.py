@@ -27,7 +27,7 @@ def saved(run: Path, it: int = 3, family: str = "llama", **state: object) -> tup
     model(idx, idx)[1].backward()
     for optimizer in optimizers:
         optimizer.step()
-    facts = {"tokens": 1, "scaler": {}, **state}
+    facts = {"tokens": 1, "scaler": {}, "dataset": {"name": "x", "hash": "0"}, **state}
     folder = checkpoint.save(run, it, model, optimizers, CharTokenizer(CHARS), facts)
     return folder, model, optimizers
 

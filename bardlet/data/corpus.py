@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,6 +150,9 @@ def decode(raw: bytes, name: str, encoding: str, errors: str) -> str:
             f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
             "or go on with --errors replace.",
         ) from None
+    if re.search("[\ud800-\udfff]", text):
+        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
+        raise DataError(problem, "Name the encoding it is really in with --encoding.")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 

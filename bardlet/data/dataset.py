@@ -66,8 +66,9 @@ PREPARE_AGAIN = "Run `bardlet prepare` again"
 class TokenStream:
     """Any number of shards as one sequence of tokens."""
 
-    def __init__(self, shards: list[np.ndarray]) -> None:
+    def __init__(self, shards: list[np.ndarray], vocab_size: int = 1 << 32) -> None:
         self.shards = shards
+        self.vocab_size = vocab_size
         self.ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -82,7 +83,12 @@ class TokenStream:
             part = self.shards[shard][offset : offset + count]
             parts.append(part.astype(np.int64))
             start, count, shard = start + len(part), count - len(part), shard + 1
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        if ids.max(initial=0) >= self.vocab_size:
+            raise DataError(
+                f"token {ids.max()} lies beyond the vocabulary of {self.vocab_size}", PREPARE_AGAIN
+            )
+        return ids
 
 
 class Dataset:
@@ -96,28 +102,27 @@ class Dataset:
             raise missing(folder)
         try:
             self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            version = self.manifest["format_version"]
+            if self.manifest["format_version"] > FORMAT_VERSION:
+                raise DataError(
+                    f"{path} has format {self.manifest['format_version']}, "
+                    f"this bardlet reads up to {FORMAT_VERSION}"
+                )
             shards = {s: self.manifest["splits"][s]["shards"] for s in SPLITS}
             files = {s: [folder / shard["file"] for shard in shards[s]] for s in SPLITS}
+            self.hash = self.manifest["hash"]  # the same however the tokens lie in shards
+            tokenizer_hash = self.manifest["tokenizer_hash"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
-        if version > FORMAT_VERSION:
-            raise DataError(
-                f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}"
-            )
-        self.splits = {s: TokenStream([map_shard(file) for file in files[s]]) for s in SPLITS}
         self.tokenizer = tokenizers.load(folder / "tokenizer.json")
-        if tokenizers.fingerprint(self.tokenizer) != self.manifest["tokenizer_hash"]:
+        if tokenizers.fingerprint(self.tokenizer) != tokenizer_hash:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
+        self.splits = {
+            s: TokenStream([map_shard(file) for file in files[s]], self.vocab_size) for s in SPLITS
+        }
 
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
-
-    @property
-    def hash(self) -> str:
-        """A hash of the tokens and the tokenizer, the same however they lie in shards."""
-        return self.manifest["hash"]
 
     def windows(self, split: str, block_size: int) -> Iterator[np.ndarray]:
         """The split once, front to back: (block_size + 1,) int64, each window's last token the
@@ -133,7 +138,7 @@ def missing(folder: Path) -> DataError:
     if (folder / "train.bin").is_file():
         return DataError(
             f"{folder} was written by nanoGPT and has no manifest",
-            f"Prepare its text again: bardlet prepare {folder / 'input.txt'} --out {folder}",
+            f"Prepare its text again: bardlet prepare {folder / 'input.txt'} --out {folder}_again",
         )
     return DataError(
         f"no dataset at {folder}",

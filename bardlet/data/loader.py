@@ -40,7 +40,7 @@ class Batches:
             stream, block_size, batch_size, seed,
         )  # fmt: skip
         self.mine = np.arange(rank, batch_size, world_size)  # this rank's places in a batch
-        # one window fewer than would fit leaves room for any offset below block_size
+        # one window fewer than would fit leaves room for the offset to reach every token
         self.windows_per_epoch = max(1, (len(stream) - 1) // block_size - 1)
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,8 @@ class Batches:
 
     def start_of(self, epoch: int, place: int) -> int:
         """Where in the stream window number `place` of an epoch begins."""
-        room = len(self.stream) - self.windows_per_epoch * self.block_size
-        offset, keys = shuffle_of(self.seed, epoch, min(self.block_size, room))
+        offsets = len(self.stream) - self.windows_per_epoch * self.block_size
+        offset, keys = shuffle_of(self.seed, epoch, offsets)
         return offset + permute(place, self.windows_per_epoch, keys) * self.block_size
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from bardlet.data.corpus import Corpus
 from bardlet.data.dataset import FORMAT_VERSION, Dataset, write_shard
 from bardlet.errors import DataError, UsageError
 
+OURS = re.compile(r"manifest\.json|tokenizer\.json|(train|val)-\d+\.bin")  # what may be replaced
+
 
 def prepare(
     corpus: Corpus, out: Path, *, tokenizer: str = "char", val_fraction: float = 0.1,
@@ -26,7 +29,8 @@ def prepare(
     """Write `corpus` as a dataset folder at `out` and return it opened.
 
     The text is split by position: its first 1 - val_fraction is for training, as in nanoGPT. An
-    earlier dataset at `out` is replaced; any other folder there is left alone with a DataError.
+    earlier dataset at `out` is replaced; a folder with anything else in it is left alone with a
+    DataError.
     """
     if tokenizer not in tokenizers.KINDS:
         raise UsageError(
@@ -40,10 +44,14 @@ def prepare(
         raise DataError(
             f"{corpus.name} has {len(corpus.text)} characters, too few to split", "Give more text"
         )
-    if out.exists() and not (out / "manifest.json").is_file() and (
-        not out.is_dir() or any(out.iterdir())
-    ):  # fmt: skip
-        raise DataError(f"{out} is there and is no dataset", "Name another folder with --out")
+    if out.exists():
+        names = sorted(p.name for p in out.iterdir()) if out.is_dir() else [out.name]
+        foreign = [name for name in names if not OURS.fullmatch(name)]
+        if foreign:
+            raise DataError(
+                f"{out} is there and is no dataset: it has {foreign[0]}",
+                "Name another folder with --out",
+            )
     # nanoGPT's int(n * 0.9) to the character, and never an empty side
     border = int(len(corpus.text) * (1 - val_fraction))
     border = min(max(border, 1), len(corpus.text) - 1)
