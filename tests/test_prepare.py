@@ -154,6 +154,14 @@ def test_a_folder_that_is_no_dataset_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text(encoding="utf-8") == "as well"
 
 
+def test_a_tokenizer_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "tokenizer.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match="is there and is no dataset"):
+        prepared(tmp_path / "d")
+    assert (tmp_path / "d" / "tokenizer.json").read_text(encoding="utf-8") == "mine"
+
+
 def fail(*args: object) -> None:
     raise OSError(28, "No space left on device")
 

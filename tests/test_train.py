@@ -23,6 +23,7 @@ from bardlet.config import TrainConfig
 from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
+from bardlet.evaluate import Score
 from bardlet.train import train
 
 # The first ten training losses of tiny_config's models on 6,000 characters. If a change to the
@@ -183,41 +184,59 @@ def test_accumulated_micro_batches_equal_one_large_batch(
     assert losses(small) == pytest.approx(losses(large), abs=2e-5)
 
 
-def test_best_and_last_are_kept(dataset_folder: Path, tmp_path: Path) -> None:
-    # far too high a rate after a good start: validation gets worse again
-    config = tiny_config(
-        dataset_folder, tmp_path / "run", "gpt2", max_iters=30, eval_interval=5,
-        learning_rate=0.3, min_lr=0.3, warmup_iters=10,
-    )  # fmt: skip
+def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let validation come out as these losses, evaluation by evaluation."""
+    given = iter(losses)
+
+    def evaluated(model: Any, dataset: Any, split: str, **options: Any) -> Score:
+        loss = next(given) if split == "val" else 1.0
+        return Score(loss=loss, tokens=10, bits_per_byte=loss)
+
+    monkeypatch.setattr(training, "evaluate", evaluated)
+
+
+def test_best_and_last_are_kept(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", eval_interval=2)
+    judged([4.0, 2.5, 2.25, 3.0, 2.75], monkeypatch)  # after 0, 2, 4, 6 and 8 iterations
     result = train(config)
-    scores = {entry["iter"]: entry["val_loss"] for entry in metrics(config, "eval")}
-    best = min((it for it in scores if it), key=lambda it: scores[it])
-    assert best != 30, "the run was meant to get worse"
     out = Path(config.out_dir)
-    assert checkpoint.pointed(out, "best").name == checkpoint.name_of(best)  # pyright: ignore
-    assert checkpoint.pointed(out, "last").name == checkpoint.name_of(30)  # pyright: ignore
+    assert checkpoint.find(out, "best").name == checkpoint.name_of(4)
+    assert checkpoint.find(out, "last").name == checkpoint.name_of(8)
     assert len(list((out / "checkpoints").glob("iter-*"))) == 2
-    assert result.best_val_loss == scores[best] and result.val_loss == scores[30]
+    assert (result.best_val_loss, result.val_loss) == (2.25, 2.75)
+    # each was saved before it was judged, and has its own losses
+    assert checkpoint.load(checkpoint.find(out, "best"))[2]["eval"]["val_loss"] == 2.25
+    assert checkpoint.load(checkpoint.find(out, "last"))[2]["eval"]["val_loss"] == 2.75
+
+
+def test_best_goes_on_after_a_resume(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"eval_interval": 2, "max_iters": 4}
+    judged([4.0, 2.5, 3.0], monkeypatch)
+    train(tiny_config(dataset_folder, tmp_path / "run", **options))
+    judged([2.75, 2.25], monkeypatch)
+    options |= {"max_iters": 8, "init_from": "resume"}
+    assert train(tiny_config(dataset_folder, tmp_path / "run", **options)).best_val_loss == 2.25
+    assert checkpoint.find(tmp_path / "run", "best").name == checkpoint.name_of(8)
 
 
 def test_without_always_save_only_improvements_and_the_end(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(
-        dataset_folder, tmp_path / "run", "gpt2", max_iters=30, eval_interval=5,
-        learning_rate=0.3, min_lr=0.3, warmup_iters=10, always_save_checkpoint=False,
+        dataset_folder, tmp_path / "run", max_iters=10, eval_interval=2,
+        always_save_checkpoint=False,
     )  # fmt: skip
+    judged([4.0, 2.5, 3.0, 2.25, 2.25, 2.75], monkeypatch)
     written = []
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *a: written.append(a[1]) or save(*a))
     train(config)
-    best, improvements = float("inf"), []
-    for entry in metrics(config, "eval")[1:]:
-        if entry["val_loss"] < best:
-            best = entry["val_loss"]
-            improvements.append(entry["iter"])
-    assert written == sorted({*improvements, 30})
-    assert 0 < len(improvements) < 6
+    assert written == [2, 6, 10]
+    assert checkpoint.find(Path(config.out_dir), "best").name == checkpoint.name_of(6)
 
 
 def test_eval_only_trains_and_writes_nothing(config: TrainConfig, family: str) -> None:
