@@ -124,7 +124,7 @@ def tune_process() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing through mmap
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB of freed memory
-        libc.mallopt(-2, 1 << 26)  # M_TOP_PAD: grow by 64 MiB
+        libc.mallopt(-2, 1 << 28)  # M_TOP_PAD: grow by 256 MiB
 
 
 def measure_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -312,6 +312,8 @@ def wants_compile(
     config: TrainConfig, machine: Machine, flops_per_iter: int, state: dict[str, Any]
 ) -> bool:
     """Whether to try torch.compile; a resumed run does as it did before, for equal rounding."""
+    if config.eval_only:  # evaluation runs the model as it is
+        return False
     if isinstance(config.compile, bool):
         return config.compile
     if "compiled" in state:

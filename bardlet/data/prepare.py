@@ -47,6 +47,8 @@ def prepare(
     if out.exists():
         names = sorted(p.name for p in out.iterdir()) if out.is_dir() else [out.name]
         foreign = [name for name in names if not OURS.fullmatch(name)]
+        if names and "manifest.json" not in names:
+            foreign = names
         if foreign:
             raise DataError(
                 f"{out} is there and is no dataset: it has {foreign[0]}",
