@@ -221,10 +221,21 @@ def test_logits_loss_and_gradients_equal_transformers(family: str, changes: dict
     torch.testing.assert_close(loss, their_loss, rtol=0, atol=1e-5)
     loss.backward()
     their_loss.backward()
-    # the embedding's gradient has a part from every other weight's, and one from the head if tied
+    # the embedding's gradient has a part from every other weight, and one from a tied head
     ours = model.transformer["wte"].weight.grad
     torch.testing.assert_close(ours, theirs.get_input_embeddings().weight.grad, rtol=0, atol=1e-5)
-    ours = model.transformer["h"][0].ln_1.weight.grad
-    layers = theirs.transformer.h if family == "gpt2" else theirs.model.layers
-    norm = layers[0].ln_1 if family == "gpt2" else layers[0].input_layernorm
-    torch.testing.assert_close(ours, norm.weight.grad, rtol=0, atol=1e-5)
+    if family == "gpt2":
+        gradients = dict(theirs.named_parameters())
+        for name, p in model.named_parameters():
+            expected = gradients[name].grad
+            conv1d = p.dim() == 2 and name.split(".")[-2] in ("c_attn", "c_proj", "c_fc")
+            expected = expected.T if conv1d else expected
+            torch.testing.assert_close(p.grad, expected, rtol=0, atol=1e-5)
+        return
+    for ours, layer in zip(model.transformer["h"], theirs.model.layers, strict=True):
+        pairs = [
+            (ours.ln_1, layer.input_layernorm), (ours.attn.c_proj, layer.self_attn.o_proj),
+            (ours.ln_2, layer.post_attention_layernorm), (ours.mlp.c_proj, layer.mlp.down_proj),
+        ]  # fmt: skip
+        for part, expected in pairs:
+            torch.testing.assert_close(part.weight.grad, expected.weight.grad, rtol=0, atol=1e-5)

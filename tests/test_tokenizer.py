@@ -158,3 +158,12 @@ def test_encoding_is_a_table_and_not_a_loop() -> None:
     ids = CharTokenizer.train(text).encode(text)
     assert ids.dtype == np.int32
     assert ids[:4].tolist() == ids[-4:].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "text", ["to be", "\u0411\u044b\u0442\u044c\n", "\u4e2d\u6587 \U0001f600e\u0301"]
+)
+def test_streamed_text_equals_text_decoded_at_once(text: str) -> None:
+    tokenizer = CharTokenizer.train(text)
+    ids = tokenizer.encode(text)
+    assert "".join(tokenizer.decode([i]) for i in ids) == tokenizer.decode(ids) == text
