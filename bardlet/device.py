@@ -158,7 +158,7 @@ def try_compile(model: torch.nn.Module, idx: torch.Tensor, machine: Machine) -> 
     compiled = torch.compile(model)
     try:
         with machine.autocast():
-            _, loss = compiled(idx, idx)
+            _, loss = compiled(idx, idx.clone())  # one tensor twice would compile for that only
         loss.backward()
     except Exception as error:  # whatever a compiler can raise, the run goes on without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -170,7 +170,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 def test_a_missing_dataset_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no dataset at") as error:
         Dataset(tmp_path / "plays")
-    assert "bardlet prepare plays" in error.value.hint
+    assert f"bardlet prepare TEXT --out {tmp_path / 'plays'}" in error.value.hint
 
 
 def test_nanogpts_folder_is_recognised(tmp_path: Path) -> None:

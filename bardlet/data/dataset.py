@@ -142,8 +142,8 @@ def missing(folder: Path) -> DataError:
         )
     return DataError(
         f"no dataset at {folder}",
-        f"Prepare one: bardlet prepare {folder.name} (a named corpus), or bardlet prepare "
-        f"TEXT_FILE --out {folder}",
+        f"Prepare one: bardlet prepare TEXT --out {folder}, where TEXT is a file, a folder or "
+        "tinyshakespeare",
     )
 
 
