@@ -1,0 +1,139 @@
+"""Tokens written in a second by untrained gpt2 models of three sizes, one text and ten at once.
+
+    python bench/sample_speed.py --peer PATH [--shapes 0.8M 10.7M 124M] [--repeats 3]
+
+Temperature 0.8, the 200 likeliest, a prompt of one token; the prompt's computation counts, imports
+and loading do not. bardlet: `bardlet sample --json` of 500 tokens, with its defaults. The peer: its
+own `GPT.generate` in float32; ten texts one after another, as its sample.py writes them, or as one
+batch. Where it is slow it writes fewer tokens, which flatters it: its cost grows with the text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import common
+from common import OURS, PEER, Column, Workspace
+
+NEW_TOKENS, TEXTS = 500, 10
+PEER_SAMPLE = """
+import json, sys, time, torch
+sys.path.insert(0, sys.argv[1])
+from model import GPT, GPTConfig
+torch.manual_seed(int(sys.argv[5]))
+model = GPT(GPTConfig(**json.loads(sys.argv[2]))).eval()
+texts, tokens = int(sys.argv[3]), int(sys.argv[4])
+idx = torch.zeros(texts, 1, dtype=torch.int64)
+with torch.no_grad():
+    began = time.perf_counter()
+    model.generate(idx, tokens, temperature=0.8, top_k=200)
+    took = time.perf_counter() - began
+print(json.dumps({"tokens_per_s": texts * tokens / took}))
+"""
+# a checkpoint of random weights, made outside of this process to leave it small
+MAKE = """
+import json, sys, torch
+from pathlib import Path
+from bardlet import checkpoint
+from bardlet.data.tokenizer import CharTokenizer
+from bardlet.model import GPT, GPTConfig
+torch.manual_seed(1337)
+shape = json.loads(sys.argv[2])
+# a new line to begin with, and letters enough below the code points that stand for no letter
+tokenizer = CharTokenizer("\\n" + "".join(map(chr, range(32, 31 + shape["vocab_size"]))))
+state = {"tokens": 0, "dataset": {}, "scaler": {}}
+out = Path(sys.argv[1])
+model = GPT(GPTConfig(family="gpt2", **shape))
+checkpoint.point(out, "last", checkpoint.save(out, 0, model, [], tokenizer, state))
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, and how many tokens the peer writes of it."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    vocab_size: int
+    bias: bool
+    peer_tokens: int
+    peer_tokens_batched: int  # in each of ten texts
+
+    @property
+    def model(self) -> str:
+        """The options of both sides' GPTConfig, as JSON."""
+        return json.dumps({k: v for k, v in vars(self).items() if not k.startswith("peer")})
+
+
+SHAPES = {
+    "0.8M": Shape(4, 4, 128, 64, 65, False, 500, 500),
+    "10.7M": Shape(6, 6, 384, 256, 65, False, 500, 200),
+    "124M": Shape(12, 12, 768, 1024, 50257, True, 100, 20),
+}
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
+    given = parser.parse_args()
+    columns = [
+        Column("tokens_per_s", "tokens/s", ",.1f", better="more"),
+        Column("tokens", "tokens a text", ",.0f"),
+    ]
+    runs, tables = [], []
+    with common.workspace(given) as work:
+        for name in given.shapes:
+            for case, contenders in cases(work, SHAPES[name], given.new_tokens).items():
+                found = common.interleaved(contenders, given.repeats, case=f"{name}, {case}")
+                runs += found
+                tables.append(common.comparison(found, columns))
+    common.finish(given, runs=runs, tables=tables)
+
+
+def cases(
+    work: Workspace, shape: Shape, most: int
+) -> dict[str, dict[str, Callable[[int], dict[str, Any]]]]:
+    """The two tables of a shape: one text, and ten."""
+    out = work.new("model")
+    common.timed([sys.executable, "-c", MAKE, out, shape.model], work.folder)
+
+    def peer(texts: int, tokens: int) -> Callable[[int], dict[str, Any]]:
+        tokens = min(tokens, most)
+        return lambda number: last_json(
+            [sys.executable, "-c", PEER_SAMPLE, work.peer, shape.model, texts, tokens,
+             common.SEED + number], work.folder, tokens,
+        )  # fmt: skip
+
+    def ours(texts: int) -> Callable[[int], dict[str, Any]]:
+        options = [f"--num_samples={texts}", f"--max_new_tokens={most}", "--device=cpu", "--json"]
+        return lambda number: last_json(
+            [sys.executable, "-m", "bardlet", "sample", out, *options,
+             f"--seed={common.SEED + number}"], work.folder, most,
+        )  # fmt: skip
+
+    return {
+        "one text": {PEER: peer(1, shape.peer_tokens), OURS: ours(1)},
+        "ten texts": {
+            f"{PEER}, one after another": peer(1, shape.peer_tokens),
+            f"{PEER}, a batch": peer(TEXTS, shape.peer_tokens_batched),
+            OURS: ours(TEXTS),
+        },
+    }
+
+
+def last_json(command: list[Any], folder: Path, tokens: int) -> dict[str, Any]:
+    """The speed that the command's JSON line tells."""
+    lines = [line for _, line in common.timed(command, folder).lines if line.startswith("{")]
+    return {"tokens_per_s": json.loads(lines[-1])["tokens_per_s"], "tokens": tokens}
+
+
+if __name__ == "__main__":
+    main()
