@@ -16,6 +16,7 @@ from bardlet.data.loader import random_batches
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.model import GPT
+from bardlet.native.training import NativeGPT, fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,13 @@ def evaluate(
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
+    score = NativeGPT(model, machine.dtype) if fits(model, training=False) else model
     with torch.no_grad():
         for i, (idx, targets) in enumerate(batches):
             if i % group.world_size != group.rank:
                 continue
             with machine.autocast():
-                _, loss = model(idx.to(machine.device), targets.to(machine.device))
+                _, loss = score(idx.to(machine.device), targets.to(machine.device))
             assert loss is not None
             counted = targets[targets >= 0]  # (predicted tokens,)
             nats += loss.item() * len(counted)

@@ -15,6 +15,12 @@ from torch import Tensor
 
 from bardlet.config import TrainConfig
 from bardlet.model import GPT
+from bardlet.native import muon
+
+Coefficients = Sequence[tuple[float, float, float]]
+# Muon's own: steep at zero, and settling in about [0.7, 1.2] rather than at one, which trains as
+# well and takes fewer iterations
+MUON: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:
@@ -156,15 +162,16 @@ class Muon(torch.optim.Optimizer):
                     target.add_(change, alpha=-group["lr"] * scale)
 
 
-def newton_schulz(x: Tensor, iterations: int = 5) -> Tensor:
+def newton_schulz(x: Tensor, coefficients: Coefficients = MUON) -> Tensor:
     """Bring the singular values of (N, m, n) matrices, m <= n, near one; same shape and dtype.
 
-    The quintic's coefficients are Muon's: steep at zero, and settling in about [0.7, 1.2] rather
-    than at one, which trains as well and takes fewer iterations.
+    Each iteration takes every singular value s to a s + b s^3 + c s^5.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)  # (N, m, n), spectral norm <= 1
-    for _ in range(iterations):
+    if muon.fits(x):
+        muon.newton_schulz(x, coefficients)
+        return x
+    for a, b, c in coefficients:
         gram = x @ x.mT  # (N, m, m)
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # (N, m, m)
         x = torch.baddbmm(x, poly, x, beta=a)  # (N, m, n)

@@ -11,46 +11,74 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bardlet import native
 from bardlet.errors import UsageError
 from bardlet.model import GPT, KVCache
+from bardlet.native.decoding import Decoder
 
 
 @torch.inference_mode()
 def generate(
     model: GPT, prompt: Tensor, *, num_samples: int = 1, max_new_tokens: int = 500,
     temperature: float = 0.8, top_k: int = 200, seed: int = 1337, use_cache: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Yield the next token of every sample, (num_samples,) int64, max_new_tokens times.
+    """Yield the next token of every sample, (num_samples,) int64 on CPU, max_new_tokens times.
 
-    prompt (P,) int64, at least one token, on the model's device. temperature 0 takes the likeliest
+    prompt (P,) int64, at least one token. temperature 0 takes the likeliest
     token; top_k 0 considers all. A text longer than the context goes on with its newest part: as
     often as the context is full, the oldest quarter is forgotten. Without the cache the context
-    is computed anew for every token, which gives the same text slowly.
+    is computed anew for every token, which gives the same text slowly. `dtype` is what the compiled
+    core keeps weights in; where it cannot run the model, the model is used as it is.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     assert len(prompt), "an empty prompt"
     model.eval()
-    config, device = model.config, prompt.device
-    dtype = model.lm_head.weight.dtype
-    uniform = uniform_numbers(num_samples, max_new_tokens, seed).to(device)  # (N, B)
-    tokens = prompt.repeat(num_samples, 1)  # (B, P) and growing
-    begin = 0  # where in tokens the context starts
-    cache = None
-    for step in range(max_new_tokens):
-        total = tokens.size(1)
-        if total - begin > config.block_size:
-            begin = total - max(1, config.block_size - config.block_size // 4)
-            cache = None
-        if not use_cache:
-            logits, _ = model(tokens[:, begin:])  # (B, 1, V)
-        elif cache is None:
-            cache = KVCache(config, num_samples, device, dtype)
-            logits, _ = model(tokens[:, begin:], cache=cache)  # (B, 1, V)
-        else:
-            logits, _ = model(tokens[:, -1:], cache=cache)  # (B, 1, V)
-        chosen = choose(logits[:, -1].float(), uniform[step], temperature, top_k)  # (B,)
-        tokens = torch.cat((tokens, chosen[:, None]), dim=1)  # (B, total + 1)
-        yield chosen
+    given, size = len(prompt), model.config.block_size
+    uniform = uniform_numbers(num_samples, max_new_tokens, seed)  # (N, B)
+    tokens = torch.empty(num_samples, given + max_new_tokens, dtype=torch.int64)  # (B, P + N)
+    tokens[:, :given] = prompt
+    compiled = use_cache and native.runs(model)
+    writer = Decoder(model, num_samples, dtype) if compiled else TorchDecoder(model, use_cache)
+    begin, total = 0, given  # where in tokens the context starts, and where the next one goes
+    end = given + max_new_tokens
+    while total < end:
+        if total - begin > size:
+            begin = total - max(1, size - size // 4)
+            writer.forget()
+        # as many at once as fit the context, few enough to be read as they come
+        after = min(end, begin + size + 1, total + (16 if compiled else 1))
+        writer.step(
+            tokens[:, begin:after], total - begin, uniform[total - given : after - given],
+            temperature, top_k,
+        )  # fmt: skip
+        yield from tokens[:, total:after].unbind(1)
+        total = after
+
+
+class TorchDecoder:
+    """Token steps through the model as it is, on any device; native.decoding.Decoder's twin."""
+
+    def __init__(self, model: GPT, use_cache: bool) -> None:
+        self.model, self.use_cache = model, use_cache
+        self.cache: KVCache | None = None
+
+    def forget(self) -> None:
+        """Empty the cache: the next step's context begins anew."""
+        self.cache = None
+
+    def step(
+        self, tokens: Tensor, known: int, uniform: Tensor, temperature: float, top_k: int
+    ) -> None:
+        """Write the next token of each row: tokens (B, known + 1) int64, uniform (1, B)."""
+        weight = self.model.lm_head.weight
+        if self.use_cache and self.cache is None:
+            self.cache = KVCache(self.model.config, len(tokens), weight.device, weight.dtype)
+        past = self.cache.length if self.cache else 0
+        idx = tokens[:, past:known].to(weight.device)  # (B, T)
+        logits, _ = self.model(idx, cache=self.cache)  # (B, 1, V)
+        uniform = uniform[0].to(weight.device)  # (B,)
+        tokens[:, known] = choose(logits[:, -1].float(), uniform, temperature, top_k).cpu()
 
 
 def check(num_samples: int, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> None:

@@ -30,6 +30,7 @@ from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
 from bardlet.evaluate import evaluate
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
+from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 
 
@@ -104,11 +105,14 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
 
     # --- how it runs on this machine
     forward: torch.nn.Module = model
-    if wants_compile(config, machine, flops_per_iter, state):
+    if wants_compile(config, model, machine, flops_per_iter, state):
         shape = (min(config.batch_size, len(batches.mine)), config.block_size)
         idx = torch.zeros(shape, dtype=torch.int64, device=machine.device)
         forward = device.try_compile(model, idx, machine)
     compiled = forward is not model
+    if not compiled and fits(model, training=True):
+        forward = NativeGPT(model, machine.dtype)
+    how = ", compiled core" if isinstance(forward, NativeGPT) else ", compiled" * compiled
     forward = distributed.wrap(forward, group, machine.device)
     peak_flops = machine.peak_flops() * group.world_size if group.main else 0.0
 
@@ -117,7 +121,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     log = Log(config, main=group.main, start=start)
     if group.main and not config.eval_only:
         checkpoint.write_text(out / "config.toml", to_toml(config))
-    log.say(machine.describe() + (", compiled" if compiled else ""))
+    log.say(machine.describe() + how)
     log.say(f"number of parameters: {model.num_params() / 1e6:.2f}M")
     epochs = config.max_iters * tokens_per_iter / len(dataset.splits["train"])
     log.say(
@@ -309,7 +313,7 @@ def claim(out: Path) -> None:
 
 
 def wants_compile(
-    config: TrainConfig, machine: Machine, flops_per_iter: int, state: dict[str, Any]
+    config: TrainConfig, model: GPT, machine: Machine, flops_per_iter: int, state: dict[str, Any]
 ) -> bool:
     """Whether to try torch.compile; a resumed run does as it did before, for equal rounding."""
     if config.eval_only:  # evaluation runs the model as it is
@@ -318,4 +322,5 @@ def wants_compile(
         return config.compile
     if "compiled" in state:
         return state["compiled"]
-    return device.compile_pays(machine.device.type, flops_per_iter * config.max_iters)
+    pays = device.compile_pays(machine.device.type, flops_per_iter * config.max_iters)
+    return pays and not fits(model, training=True)  # which is faster

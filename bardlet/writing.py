@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bardlet import checkpoint, device
+from bardlet import checkpoint, device, native
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.sample import check, generate
@@ -32,10 +32,11 @@ def write(
     folder = checkpoint.find(run, which)
     model, tokenizer, _ = checkpoint.load(folder)
     machine = device.choose(device_name, dtype)
-    # weights in the number format of the products: half the bytes to read for every token
-    model.to(machine.device, machine.dtype)
+    model.to(machine.device)
+    if not native.runs(model):  # which converts weights itself
+        model.to(machine.dtype)  # half the bytes to read for every token
     text = prompt_text(start, tokenizer)
-    prompt = torch.from_numpy(tokenizer.encode(text).astype(np.int64)).to(machine.device)  # (P,)
+    prompt = torch.from_numpy(tokenizer.encode(text).astype(np.int64))  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
     streamed = num_samples == 1 and not as_json
@@ -45,9 +46,9 @@ def write(
     columns = []
     for chosen in generate(
         model, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens,
-        temperature=temperature, top_k=top_k, seed=seed,
+        temperature=temperature, top_k=top_k, seed=seed, dtype=machine.dtype,
     ):  # fmt: skip
-        columns.append(chosen.cpu().numpy())  # (B,)
+        columns.append(chosen.numpy())  # (B,)
         if streamed:
             print(tokenizer.decode(columns[-1]), end="", flush=True)
     took = time.perf_counter() - began

@@ -1,0 +1,135 @@
+"""The compiled core: losses, gradients, Muon's iterations and token steps in C++, on CPUs.
+
+It computes what model.py, optim.py and sample.py compute; they stay the definition, and the tests
+hold the core to them. Installing compiles it where there is a C++ compiler and an x86-64 CPU
+(hatch_build.py); everything runs through torch without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bardlet.model import GPT, GPTConfig
+
+# the builds, best first, and what each must find in the CPU
+BUILDS = {
+    "avx512bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"),
+    "avx2": ("avx2", "fma3"),
+}
+UNIT = 32  # sizes are multiples of it: two of the widest registers
+
+# the core's tables of parameters, in the order of native/model.h
+OUTER = (
+    "transformer.wte.weight", "transformer.wpe.weight", "transformer.ln_f.weight",
+    "transformer.ln_f.bias", "lm_head.weight",
+)  # fmt: skip
+INNER = (
+    "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight",
+    "attn.c_proj.bias", "attn.q_norm.weight", "attn.k_norm.weight", "ln_2.weight", "ln_2.bias",
+    "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
+)  # fmt: skip
+
+
+class Shape(ctypes.Structure):
+    """The struct of that name in native/model.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in (
+            "llama", "layers", "heads", "kv_heads", "head", "width", "hidden", "vocab", "context",
+            "qk_norm",
+        )),
+        ("eps", ctypes.c_float),
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, config: GPTConfig) -> Shape:
+        return cls(
+            config.llama, config.n_layer, config.n_head, config.kv_heads, config.head_size,
+            config.n_embd, config.mlp_size, config.vocab_size, config.block_size,
+            config.llama and config.qk_norm, config.norm_eps,
+        )  # fmt: skip
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The best build that is there and that this CPU can run, or None.
+
+    BARDLET_CORE=0 in the environment goes without, to compare or to look for a fault.
+    """
+    if os.environ.get("BARDLET_CORE") == "0":
+        return None
+    has = torch.cpu.get_capabilities()
+    for build, needs in BUILDS.items():
+        path = Path(__file__).parent / f"core-{build}.so"
+        if path.exists() and all(has.get(feature) for feature in needs):
+            core = ctypes.CDLL(str(path))
+            core.bardlet_train.restype = ctypes.c_double
+            core.bardlet_orthogonalise.restype = ctypes.c_long
+            return core
+    return None
+
+
+def runs(model: GPT) -> bool:
+    """Whether the core can compute this model: on a CPU, in sizes it has registers for."""
+    config, weight = model.config, model.lm_head.weight
+    sizes = (config.n_embd, config.mlp_size, config.head_size)
+    return (
+        library() is not None
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and all(size % UNIT == 0 for size in sizes)
+        and config.head_size <= 1024
+    )
+
+
+def core() -> ctypes.CDLL:
+    found = library()
+    assert found is not None, "the core was not compiled, or not for this CPU"
+    return found
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def rotary(model: GPT) -> ctypes.c_void_p | None:
+    return pointer(model.rotary) if model.config.llama else None
+
+
+def slots(config: GPTConfig) -> Iterator[str]:
+    yield from OUTER
+    for layer in range(config.n_layer):
+        yield from (f"transformer.h.{layer}.{name}" for name in INNER)
+
+
+def table(tensors: Mapping[str, Tensor], config: GPTConfig) -> ctypes.Array[ctypes.c_void_p]:
+    """Where each of a model's tensors lies, float32; null for those that it has not."""
+    named = dict(tensors)
+    if config.tied:
+        named["lm_head.weight"] = named["transformer.wte.weight"]
+    found = [pointer(named[name]) if name in named else None for name in slots(config)]
+    return (ctypes.c_void_p * len(found))(*found)
+
+
+class Memory:
+    """A block that the core works in, grown as needed and aligned to a cache line."""
+
+    def __init__(self) -> None:
+        self.block = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, size: int) -> ctypes.c_void_p:
+        if len(self.block) < size + 64:
+            self.block = torch.empty(size + 64, dtype=torch.uint8)
+        start = self.block.data_ptr()
+        return ctypes.c_void_p(start + -start % 64)
+
+
+scratch = Memory()  # of calls that keep nothing

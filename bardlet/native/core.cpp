@@ -1,0 +1,70 @@
+// The C interface of bardlet's compiled core; bardlet/native/__init__.py is its only caller.
+#include <algorithm>
+#include "decode.h"
+#include "muon.h"
+#include "train.h"
+
+// Call run with a value of the element type that matrices shall have.
+template <class Run>
+auto in_format([[maybe_unused]] int bf16_products, Run run) {
+#ifdef __AVX512BF16__
+    if (bf16_products) return run(bf16{});
+#endif
+    return run(0.0f);
+}
+
+extern "C" {
+
+// Whether this build multiplies bfloat16.
+int bardlet_bf16() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Sum of losses over a batch (B, T); gradients of the mean over `counted` targets go to grads[0].
+// Without `memory`, returns how many bytes it must have. grads: per thread a table like params,
+// its arrays one block of grad_size floats that begins with the embedding's.
+double bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
+                     const float* rotary, const int64_t* idx, const int64_t* targets, int B, int T,
+                     float counted, int threads, int bf16_products, long grad_size, char* memory) {
+    Arena arena{memory};
+    std::vector<Params> gradients;
+    for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
+    auto run = [&](auto e) {
+        return train_step<decltype(e)>(*s, {params}, gradients.data(), rotary, idx, targets, B, T,
+                                       counted, threads, grads != nullptr, grad_size, arena);
+    };
+    const double loss = in_format(bf16_products, run);
+    return memory ? loss : (double)arena.used;
+}
+
+// Newton-Schulz on `count` matrices x (m, n), in place. Without `memory`: how many bytes it needs.
+long bardlet_orthogonalise(void* x, int count, int m, int n, const float* coefficients,
+                           int iterations, int threads, int bf16_products, char* memory) {
+    Arena arena{memory};
+    in_format(bf16_products, [&](auto e) {
+        orthogonalise((decltype(e)*)x, count, m, n, coefficients, iterations, threads, arena);
+        return 0;
+    });
+    return arena.used;
+}
+
+// Token steps; see Decoder. `packed` holds the weights and `memory` the caches between calls; with
+// steps 0 the weights are packed. Without `packed`, tells in `sizes` how many bytes each must have.
+void bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
+                    int bf16_products, char* packed, char* memory, long* sizes, int64_t* tokens,
+                    long stride, int past, int known, int steps, float temperature, int top_k,
+                    const float* uniform) {
+    Arena weight_arena{packed}, arena{memory};
+    in_format(bf16_products, [&](auto e) {
+        Decoder<decltype(e)> decoder(*s, {params}, rotary, B, threads, weight_arena, arena);
+        if (!packed) sizes[0] = weight_arena.used, sizes[1] = arena.used;
+        else if (!steps) decoder.pack();
+        else decoder.run(tokens, stride, past, known, steps, {temperature, top_k, uniform});
+        return 0;
+    });
+}
+}

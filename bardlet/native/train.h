@@ -1,0 +1,556 @@
+// Loss and gradients of a batch: each thread takes whole sequences through the model and back.
+//
+// The maths is bardlet/model.py's without dropout, line for line; matrices are multiplied in E and
+// summed in float, the residual stream, the norms, the softmaxes and all gradients of weights are
+// float. Threads meet only when weights are packed and when their gradients are added, always in
+// the same order, so equal calls on an equal number of threads give equal bits.
+#pragma once
+#include <algorithm>
+#include "model.h"
+
+constexpr int ROWS = 32;  // queries of one block of attention
+
+// Takes aligned pieces of one block of memory; with no block, counts what would be taken.
+struct Arena {
+    char* base;
+    size_t used = 0;
+    template <class E>
+    E* take(size_t n) {
+        E* piece = (E*)(base + used);
+        used +=
+            round_up(n * sizeof(E), 64) + 64;  // an odd line apart: caches dislike powers of two
+        return piece;
+    }
+};
+
+// Each matrix twice: packed to multiply activations forward, and gradients backward.
+template <class E>
+struct Packed {
+    E *forward, *back;
+};
+
+template <class E>
+struct Weights {
+    std::vector<Packed<E>> qkv, proj, fc, out;
+    Packed<E> head;
+    E* rows[64];  // per thread: one matrix converted to E, row by row
+
+    Weights(const Shape& s, int threads, Arena& arena, bool back)
+        : qkv(s.layers), proj(s.layers), fc(s.layers), out(s.layers) {
+        auto take = [&](long rows, long columns) {
+            const long n = round_up(rows, NR) * round_up(columns, NR);
+            return Packed<E>{arena.take<E>(n), back ? arena.take<E>(n) : nullptr};
+        };
+        for (int l = 0; l < s.layers; l++) {
+            qkv[l] = take(s.qkv(), s.width);
+            proj[l] = take(s.width, s.heads * s.head);
+            fc[l] = take(s.gated(), s.width);
+            out[l] = take(s.width, s.hidden);
+        }
+        head = take(s.vocab, s.width);
+        for (int t = 0; t < threads; t++)
+            rows[t] = arena.take<E>(NR * std::max({s.width, s.hidden, s.heads * s.head}));
+    }
+
+    // Pack w (rows, columns), a band of NR rows at a time.
+    static void pack(const float* w, int rows, int columns, Packed<E> to, E* band) {
+        for (int n = 0; n < rows; n += NR) {
+            for (int r = 0; r < NR; r++)
+                for (int i = 0; i < columns; i += W)
+                    store(band + r * columns + i,
+                          n + r < rows ? load(w + (long)(n + r) * columns + i) : all(0.0f));
+            pack_columns(band, columns, columns, NR, to.forward + (long)n * columns);
+            if (!to.back) continue;
+            for (int c = 0; c < columns; c += NR)  // this band's part of each panel of columns
+                pack_rows(band + c, columns, NR, NR,
+                          to.back + c * round_up(rows, NR) + (long)n * NR);
+        }
+    }
+
+    // Pack matrix `i` of all; returns false past the last.
+    bool pack_one(const Shape& s, Params p, int i, int thread) {
+        const int l = i / 4;
+        if (i == 4 * s.layers) pack(p[HEAD], s.vocab, s.width, head, rows[thread]);
+        if (l >= s.layers) return i <= 4 * s.layers;
+        if (i % 4 == 0) pack(p.at(l, QKV), s.qkv(), s.width, qkv[l], rows[thread]);
+        if (i % 4 == 1) pack(p.at(l, PROJ), s.width, s.heads * s.head, proj[l], rows[thread]);
+        if (i % 4 == 2) pack(p.at(l, FC), s.gated(), s.width, fc[l], rows[thread]);
+        if (i % 4 == 3) pack(p.at(l, OUT), s.width, s.hidden, out[l], rows[thread]);
+        return true;
+    }
+};
+
+// What one layer remembers of M tokens for its way back.
+template <class E>
+struct Layer {
+    float *x1, *x2;          // (M, C) the residual stream before attention and before the MLP
+    float *scale1, *scale2;  // (M) 1 / rms of each norm
+    float *mean1, *mean2;    // (M)
+    float* log_sums;         // (sequences, heads, T) of attention's softmax
+    E *a1, *qkv, *turned,
+        *o;          // normed input; queries, keys, values; rotated queries and keys; heads' output
+    E *a2, *fc, *h;  // normed input; before and after the activation
+};
+
+template <class E>
+class Worker {
+  public:
+    Worker(const Shape& s, int T, int sequences, bool grad, Arena& arena)
+        : s(s), T(T), grad(grad), layers(s.layers) {
+        const long M = (long)T * sequences, C = s.width, D = s.head, T32 = round_up(T, ROWS);
+        for (int l = 0; l < s.layers; l++) {
+            Layer<E>& a = layers[l];
+            if (l && !grad) {  // forward only: every layer in the same place
+                a = layers[0];
+                continue;
+            }
+            a.x1 = arena.take<float>(M * C), a.x2 = arena.take<float>(M * C);
+            a.scale1 = arena.take<float>(M), a.scale2 = arena.take<float>(M);
+            a.mean1 = arena.take<float>(M), a.mean2 = arena.take<float>(M);
+            a.log_sums = arena.take<float>(M * s.heads);
+            a.a1 = arena.take<E>(M * C), a.a2 = arena.take<E>(M * C);
+            a.qkv = arena.take<E>(M * s.qkv());
+            a.turned = s.llama ? arena.take<E>(M * s.rotated()) : nullptr;
+            a.o = arena.take<E>(M * s.heads * D);
+            a.fc = arena.take<E>(M * s.gated()), a.h = arena.take<E>(M * s.hidden);
+        }
+        x = arena.take<float>(M * C), scale = arena.take<float>(M), mean = arena.take<float>(M);
+        normed = arena.take<E>(M * C);
+        logits = arena.take<float>(M * s.padded_vocab());
+        d_logits = arena.take<E>(M * s.padded_vocab());
+        scores = arena.take<float>(ROWS * T32);
+        p = arena.take<E>(ROWS * T32);
+        keys = arena.take<E>(T32 * D), values = arena.take<E>(T32 * D);
+        if (!grad) return;
+        const long widest = std::max({(long)s.gated(), (long)s.qkv(), C, (long)s.padded_vocab()});
+        dx = arena.take<float>(M * C);
+        dx_e = arena.take<E>(M * C);
+        d_small = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
+        d_wide = arena.take<E>(M * widest), packed_dy = arena.take<E>(M * widest);
+        packed_x = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
+        ds = arena.take<E>(ROWS * T32), packed_p = arena.take<E>(ROWS * T32),
+        packed_ds = arena.take<E>(ROWS * T32);
+        value_columns = arena.take<E>(T32 * D), queries = arena.take<E>(T32 * D),
+        d_heads = arena.take<E>(T32 * D);
+        key_rows = arena.take<E>(T32 * D);
+        dk = arena.take<float>(T * D), dv = arena.take<float>(T * D);
+        row = arena.take<float>(D);
+    }
+
+    // Sum of the losses of B sequences (B, T); adds the gradients of loss / counted to g.
+    double sequences(const Weights<E>& w, Params p, Params g, const float* rotary,
+                     const int64_t* idx, const int64_t* targets, int B, float counted) {
+        const int M = B * T;
+        double loss = forward(w, p, rotary, idx, targets, B, counted);
+        if (grad) {
+            backward(w, p, g, rotary, B);
+            for (int m = 0; m < M; m++) {
+                add_row(g[WTE] + idx[m] * s.width, dx + (long)m * s.width, s.width);
+                if (g[WPE])
+                    add_row(g[WPE] + (long)(m % T) * s.width, dx + (long)m * s.width, s.width);
+            }
+        }
+        return loss;
+    }
+
+  private:
+    const Shape& s;
+    const int T;
+    const bool grad;
+    std::vector<Layer<E>> layers;
+    float *x, *scale, *mean, *logits, *scores, *dx, *dk, *dv, *row;
+    E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
+    E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
+
+    static void add_row(float* to, const float* from, int n) {
+        for (int i = 0; i < n; i += W) store(to + i, load(to + i) + load(from + i));
+    }
+
+    // y (M, N) = x (M, K) w^T + bias
+    static void linear(const E* x, const Packed<E>& w, const float* bias, int M, int N, int K,
+                       E* y) {
+        multiply(x, K, w.forward, M, N, K, [&](int m, int n, vec v) {
+            store(y + (long)m * N + n, bias ? v + load(bias + n) : v);
+        });
+    }
+
+    // y (M, C) = residual (M, C) + x (M, K) w^T + bias
+    static void linear_onto(const E* x, const Packed<E>& w, const float* bias,
+                            const float* residual, int M, int C, int K, float* y) {
+        multiply(x, K, w.forward, M, C, K, [&](int m, int n, vec v) {
+            v += load(residual + (long)m * C + n);
+            store(y + (long)m * C + n, bias ? v + load(bias + n) : v);
+        });
+    }
+
+    double forward(const Weights<E>& w, Params p, const float* rotary, const int64_t* idx,
+                   const int64_t* targets, int B, float counted) {
+        const int M = B * T, C = s.width, D = s.head, HD = s.heads * D;
+        float* first = layers[0].x1;
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < C; i += W) {
+                vec v = load(p[WTE] + idx[m] * C + i);
+                if (p[WPE]) v += load(p[WPE] + (long)(m % T) * C + i);
+                store(first + (long)m * C + i, v);
+            }
+        for (int l = 0; l < s.layers; l++) {
+            Layer<E>& a = layers[l];
+            float* next = l + 1 < s.layers ? layers[l + 1].x1 : x;
+            for (int m = 0; m < M; m++)
+                a.scale1[m] = norm_row(s, a.x1 + (long)m * C, p.at(l, LN1), p.at(l, LN1_B),
+                                       a.a1 + (long)m * C, a.mean1[m]);
+            linear(a.a1, w.qkv[l], p.at(l, QKV_B), M, s.qkv(), C, a.qkv);
+            if (s.llama) turn(p, l, rotary, M);
+            for (int b = 0; b < B; b++)
+                for (int h = 0; h < s.heads; h++) attend(a, b, h);
+            linear_onto(a.o, w.proj[l], p.at(l, PROJ_B), a.x1, M, C, HD, a.x2);
+            for (int m = 0; m < M; m++)
+                a.scale2[m] = norm_row(s, a.x2 + (long)m * C, p.at(l, LN2), p.at(l, LN2_B),
+                                       a.a2 + (long)m * C, a.mean2[m]);
+            linear(a.a2, w.fc[l], p.at(l, FC_B), M, s.gated(), C, a.fc);
+            for (int m = 0; m < M; m++)
+                for (int i = 0; i < s.hidden; i += W)
+                    store(a.h + (long)m * s.hidden + i,
+                          activate(s, a.fc + (long)m * s.gated() + i));
+            linear_onto(a.h, w.out[l], p.at(l, OUT_B), a.x2, M, C, s.hidden, next);
+        }
+        for (int m = 0; m < M; m++)
+            scale[m] =
+                norm_row(s, x + (long)m * C, p[LNF], p[LNF_B], normed + (long)m * C, mean[m]);
+        const int V = s.padded_vocab();
+        multiply(normed, C, w.head.forward, M, V, C,
+                 [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
+        double loss = 0;
+        for (int m = 0; m < M; m++)
+            loss += cross_entropy(logits + (long)m * V, targets[m], d_logits + (long)m * V,
+                                  1.0f / counted);
+        return loss;
+    }
+
+    // -log softmax(logits)[target], and its gradient times `weight`; nothing where target is -1.
+    double cross_entropy(float* logits, int64_t target, E* d_logits, float weight) {
+        const int V = s.padded_vocab();
+        if (target < 0) {
+            for (int i = 0; i < V; i += W) store(d_logits + i, all(0.0f));
+            return 0;
+        }
+        const float hit = logits[target];
+        for (int i = s.vocab; i < V; i++) logits[i] = -INFINITY;
+        vec top = all(-INFINITY), sum = all(0.0f);
+        for (int i = 0; i < V; i += W) top = greater(top, load(logits + i));
+        const float highest = greatest(top);
+        for (int i = 0; i < V; i += W) {
+            const vec e = exp(load(logits + i) - all(highest));
+            store(logits + i, e);
+            sum += e;
+        }
+        const float z = total(sum), share = weight / z;
+        if (grad) {
+            for (int i = 0; i < V; i += W) store(logits + i, load(logits + i) * all(share));
+            logits[target] -= weight;
+            for (int i = 0; i < V; i += W) store(d_logits + i, load(logits + i));
+        }
+        return std::log((double)z) + highest - hit;
+    }
+
+    const float* head_norm(Params p, int l, int h) const {  // of head h among queries and keys
+        return s.qk_norm ? p.at(l, h < s.heads ? QN : KN) : nullptr;
+    }
+
+    void turn(Params p, int l, const float* rotary, int M) {
+        const int D = s.head;
+        Layer<E>& a = layers[l];
+        for (int m = 0; m < M; m++)
+            for (int h = 0; h < s.heads + s.kv_heads; h++)
+                rotate_row(s, a.qkv + (long)m * s.qkv() + h * D, head_norm(p, l, h), rotary, m % T,
+                           a.turned + (long)m * s.rotated() + h * D);
+    }
+
+    // Where head h's queries, keys and values of sequence b begin, and how far apart rows are.
+    struct Heads {
+        const E *q, *k, *v;
+        long stride;  // of queries and keys; values have qkv()
+    };
+    Heads find(const Layer<E>& a, int b, int h) const {
+        const E* turned = s.llama ? a.turned : a.qkv;
+        const long stride = s.llama ? s.rotated() : s.qkv();
+        const int kv = h / (s.heads / s.kv_heads), D = s.head;
+        const E* at = turned + b * T * stride;
+        return {at + h * D, at + (s.heads + kv) * D,
+                a.qkv + (long)b * T * s.qkv() + (s.heads + s.kv_heads + kv) * D, stride};
+    }
+
+    // Causal attention of one head of one sequence, ROWS queries at a time.
+    void attend(Layer<E>& a, int b, int h) {
+        const int D = s.head, HD = s.heads * D;
+        const float scale = 1.0f / std::sqrt((float)D);
+        const Heads at = find(a, b, h);
+        float* log_sums = a.log_sums + ((long)b * s.heads + h) * T;
+        E* o = a.o + (long)b * T * HD + h * D;
+        pack_columns(at.k, at.stride, D, T, keys);
+        pack_rows(at.v, s.qkv(), T, D, values);
+        for (int first = 0; first < T; first += ROWS) {
+            const int seen = first + ROWS;
+            multiply(at.q + first * at.stride, at.stride, keys, ROWS, seen, D,
+                     [&](int m, int n, vec v) { store(scores + m * seen + n, v * all(scale)); });
+            for (int i = 0; i < ROWS; i++) {
+                float* row = scores + i * seen;
+                for (int j = first + i + 1; j < seen; j++) row[j] = -INFINITY;
+                vec top = all(-INFINITY), sum = all(0.0f);
+                for (int j = 0; j < seen; j += W) top = greater(top, load(row + j));
+                const vec highest = all(greatest(top));
+                for (int j = 0; j < seen; j += W) {
+                    const vec e = exp(load(row + j) - highest);
+                    store(row + j, e);
+                    sum += e;
+                }
+                const float z = total(sum);
+                log_sums[first + i] = highest[0] + std::log(z);
+                for (int j = 0; j < seen; j += W)
+                    store(p + i * seen + j, load(row + j) * all(1.0f / z));
+                for (int j = first + i + 1; j < seen; j++) p[i * seen + j] = E{};
+            }
+            gemm(p, (long)seen, (long)PAIR<E>, values, (long)T * NR, ROWS, D, seen / PAIR<E>,
+                 [&](int m, int n, vec v) { store(o + (long)(first + m) * HD + n, v); });
+        }
+    }
+
+    // d_wide's queries, keys and values of one key-value head of one sequence, from d_small = d o.
+    void attend_back(const Layer<E>& a, int b, int kv) {
+        const int D = s.head, HD = s.heads * D, group = s.heads / s.kv_heads;
+        const float scale = 1.0f / std::sqrt((float)D);
+        const Heads at = find(a, b, kv * group);
+        E* d_qkv = d_wide + (long)b * T * s.qkv();
+        pack_columns(at.k, at.stride, D, T, keys);
+        pack_rows(at.k, at.stride, T, D, key_rows);
+        pack_columns(at.v, s.qkv(), D, T, value_columns);
+        memset(dk, 0, sizeof(float) * T * D);
+        memset(dv, 0, sizeof(float) * T * D);
+        for (int h = kv * group; h < (kv + 1) * group; h++) {
+            const E* q = find(a, b, h).q;
+            const E* o = a.o + (long)b * T * HD + h * D;
+            const E* d_o = d_small + (long)b * T * HD + h * D;
+            const float* log_sums = a.log_sums + ((long)b * s.heads + h) * T;
+            pack_rows(q, at.stride, T, D, queries);
+            pack_rows(d_o, HD, T, D, d_heads);
+            for (int first = 0; first < T; first += ROWS) {
+                const int seen = first + ROWS;
+                multiply(q + first * at.stride, at.stride, keys, ROWS, seen, D,
+                         [&](int m, int n, vec v) {
+                             store(scores + m * seen + n,
+                                   exp(fma(v, all(scale), all(-log_sums[first + m]))));
+                         });
+                float inner[ROWS];  // d_o . o of each query
+                for (int i = 0; i < ROWS; i++) {
+                    vec sum = all(0.0f);
+                    for (int j = 0; j < D; j += W)
+                        sum = fma(load(o + (long)(first + i) * HD + j),
+                                  load(d_o + (long)(first + i) * HD + j), sum);
+                    inner[i] = total(sum);
+                    for (int j = first + i + 1; j < seen; j++) scores[i * seen + j] = 0;
+                }
+                multiply(d_o + (long)first * HD, HD, value_columns, ROWS, seen, D,
+                         [&](int m, int n, vec v) {
+                             const vec share = load(scores + m * seen + n);
+                             store(p + m * seen + n, share);
+                             store(ds + m * seen + n, share * (v - all(inner[m])) * all(scale));
+                         });
+                const int steps = ROWS / PAIR<E>;
+                pack_rows(p, seen, ROWS, seen, packed_p);
+                pack_rows(ds, seen, ROWS, seen, packed_ds);
+                E* dq = d_qkv + (long)first * s.qkv() + h * D;
+                gemm(ds, (long)seen, (long)PAIR<E>, key_rows, (long)T * NR, ROWS, D, seen / PAIR<E>,
+                     [&](int m, int n, vec v) { store(dq + (long)m * s.qkv() + n, v); });
+                auto onto = [&](float* sums) {
+                    return [=](int m, int n, vec v) {
+                        float* at = sums + m * (long)D + n;
+                        store(at, load(at) + v);
+                    };
+                };
+                multiply_transposed(packed_p, ROWS * NR, d_heads + first * NR, (long)T * NR, seen,
+                                    D, steps, onto(dv));
+                multiply_transposed(packed_ds, ROWS * NR, queries + first * NR, (long)T * NR, seen,
+                                    D, steps, onto(dk));
+            }
+        }
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < D; j += W) {
+                store(d_qkv + (long)t * s.qkv() + (s.heads + kv) * D + j, load(dk + t * D + j));
+                store(d_qkv + (long)t * s.qkv() + (s.heads + s.kv_heads + kv) * D + j,
+                      load(dv + t * D + j));
+            }
+    }
+
+    // One head's gradient before rotation and norm, in place, from the one after; adds to the
+    // norm's.
+    void turn_back(const E* x, const float* weight, float* d_weight, const float* rotary,
+                   int position, E* d) {
+        const int D = s.head, half = D / 2;
+        const float* cosines = rotary + (long)position * D;
+        const float* sines = rotary + ((long)s.context + position) * D + half;
+        for (int i = 0; i < half; i += W) {
+            const vec a = load(d + i), b = load(d + half + i), cos = load(cosines + i),
+                      sin = load(sines + i);
+            store(row + i, a * cos + b * sin);
+            store(row + half + i, b * cos - a * sin);
+        }
+        if (!weight) {
+            for (int i = 0; i < D; i += W) store(d + i, load(row + i));
+            return;
+        }
+        vec squares = all(0.0f), inner = all(0.0f);
+        for (int i = 0; i < D; i += W) squares = fma(load(x + i), load(x + i), squares);
+        const float scale = 1.0f / std::sqrt(total(squares) / D + s.eps);
+        for (int i = 0; i < D; i += W) {
+            const vec unit = load(x + i) * all(scale), dy = load(row + i);
+            store(d_weight + i, fma(dy, unit, load(d_weight + i)));
+            inner = fma(dy * load(weight + i), unit, inner);
+        }
+        const vec mean = all(total(inner) / D);
+        for (int i = 0; i < D; i += W) {
+            const vec unit = load(x + i) * all(scale);
+            store(d + i, all(scale) * (load(row + i) * load(weight + i) - unit * mean));
+        }
+    }
+
+    // dx += what reaches a norm's input from dy (M, C) at its output; adds to the weight's
+    // gradient.
+    void norm_back(const float* x, const float* scale, const float* mean, const E* dy,
+                   const float* weight, float* d_weight, float* d_bias, int M) {
+        const int C = s.width;
+        for (int m = 0; m < M; m++, x += C, dy += C) {
+            vec sum = all(0.0f), inner = all(0.0f);
+            const vec r = all(scale[m]), centre = all(mean[m]);
+            for (int i = 0; i < C; i += W) {
+                const vec unit = (load(x + i) - centre) * r, d = load(dy + i),
+                          t = d * load(weight + i);
+                store(d_weight + i, fma(d, unit, load(d_weight + i)));
+                if (d_bias) store(d_bias + i, load(d_bias + i) + d);
+                sum += t;
+                inner = fma(t, unit, inner);
+            }
+            const vec shift = all(s.llama ? 0.0f : total(sum) / C), slope = all(total(inner) / C);
+            float* to = dx + (long)m * C;
+            for (int i = 0; i < C; i += W) {
+                const vec unit = (load(x + i) - centre) * r, t = load(dy + i) * load(weight + i);
+                store(to + i, load(to + i) + r * (t - shift - unit * slope));
+            }
+        }
+    }
+
+    // d_w (N, K) += dy (M, N)^T x (M, K), and the bias's gradient; dy's rows are `stride` apart.
+    void weight_gradient(const E* dy, int stride, const E* x, int M, int N, int K, float* d_w,
+                         float* d_bias) {
+        pack_rows(dy, stride, M, stride, packed_dy);
+        pack_rows(x, K, M, K, packed_x);
+        multiply_transposed(packed_dy, (long)M * NR, packed_x, (long)M * NR, N, K, M / PAIR<E>,
+                            [&](int m, int n, vec v) {
+                                float* at = d_w + (long)m * K + n;
+                                store(at, load(at) + v);
+                            });
+        if (d_bias)
+            for (int m = 0; m < M; m++)
+                for (int n = 0; n < N; n += W)
+                    store(d_bias + n, load(d_bias + n) + load(dy + (long)m * stride + n));
+    }
+
+    // y (M, K) = dy (M, N) w
+    static void linear_back(const E* dy, const Packed<E>& w, int M, int N, int K, E* y) {
+        multiply(dy, N, w.back, M, K, N,
+                 [&](int m, int n, vec v) { store(y + (long)m * K + n, v); });
+    }
+
+    void round_dx(int M) {
+        for (long i = 0; i < (long)M * s.width; i += W) store(dx_e + i, load(dx + i));
+    }
+
+    void backward(const Weights<E>& w, Params p, Params g, const float* rotary, int B) {
+        const int M = B * T, C = s.width, D = s.head, HD = s.heads * D, F = s.hidden,
+                  V = s.padded_vocab();
+        weight_gradient(d_logits, V, normed, M, s.vocab, C, g[HEAD], nullptr);
+        linear_back(d_logits, w.head, M, V, C, dx_e);
+        memset(dx, 0, sizeof(float) * M * C);
+        norm_back(x, scale, mean, dx_e, p[LNF], g[LNF], g[LNF_B], M);
+        for (int l = s.layers - 1; l >= 0; l--) {
+            Layer<E>& a = layers[l];
+            round_dx(M);
+            weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
+            linear_back(dx_e, w.out[l], M, C, F, d_small);
+            for (int m = 0; m < M; m++)
+                for (int i = 0; i < F; i += W)
+                    activate_back(a.fc + (long)m * s.gated() + i, load(d_small + (long)m * F + i),
+                                  d_wide + (long)m * s.gated() + i);
+            weight_gradient(d_wide, s.gated(), a.a2, M, s.gated(), C, g.at(l, FC), g.at(l, FC_B));
+            linear_back(d_wide, w.fc[l], M, s.gated(), C, dx_e);
+            norm_back(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B), M);
+
+            round_dx(M);
+            weight_gradient(dx_e, C, a.o, M, C, HD, g.at(l, PROJ), g.at(l, PROJ_B));
+            linear_back(dx_e, w.proj[l], M, C, HD, d_small);
+            for (int b = 0; b < B; b++)
+                for (int kv = 0; kv < s.kv_heads; kv++) attend_back(a, b, kv);
+            if (s.llama)
+                for (int m = 0; m < M; m++)
+                    for (int h = 0; h < s.heads + s.kv_heads; h++) {
+                        const long at = (long)m * s.qkv() + h * D;
+                        float* d_norm = s.qk_norm ? g.at(l, h < s.heads ? QN : KN) : nullptr;
+                        turn_back(a.qkv + at, head_norm(p, l, h), d_norm, rotary, m % T,
+                                  d_wide + at);
+                    }
+            weight_gradient(d_wide, s.qkv(), a.a1, M, s.qkv(), C, g.at(l, QKV), g.at(l, QKV_B));
+            linear_back(d_wide, w.qkv[l], M, s.qkv(), C, dx_e);
+            norm_back(a.x1, a.scale1, a.mean1, dx_e, p.at(l, LN1), g.at(l, LN1), g.at(l, LN1_B), M);
+        }
+    }
+
+    // The gradient before the activation from the one after, W elements.
+    void activate_back(const E* x, vec d, E* d_x) {
+        const vec a = load(x), one = all(1.0f);
+        if (s.llama) {
+            const vec sigmoid = one / (one + exp(-a)), up = load(x + s.hidden);
+            store(d_x, d * up * sigmoid * fma(a, one - sigmoid, one));
+            store(d_x + s.hidden, d * a * sigmoid);
+            return;
+        }
+        const vec z = a * all(0.70710678f), bell = exp(-z * z);
+        store(d_x, d * fma(a * all(0.39894228f), bell, all(0.5f) * (one + erf(z, bell))));
+    }
+};
+
+constexpr int CHUNK_TOKENS = 512;  // tokens a thread takes through the model at once
+
+// Lay everything out in the arena and, if it has memory, compute; returns the sum of losses.
+template <class E>
+double train_step(const Shape& s, Params p, Params* gradients, const float* rotary,
+                  const int64_t* idx, const int64_t* targets, int B, int T, float counted,
+                  int threads, bool grad, long grad_size, Arena& arena) {
+    Weights<E> weights(s, threads, arena, grad);
+    const int per_thread = (B + threads - 1) / threads;
+    const int chunk = std::max(1, std::min(per_thread, CHUNK_TOKENS / T));
+    std::vector<Worker<E>> workers;
+    for (int t = 0; t < threads; t++) workers.emplace_back(s, T, chunk, grad, arena);
+    if (!arena.base) return 0;
+    std::vector<double> losses(threads);
+    std::atomic<int> next{0};
+    Barrier barrier(threads);
+    run_threads(threads, [&](int t) {
+        while (weights.pack_one(s, p, next.fetch_add(1), t)) {
+        }
+        if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);
+        barrier.wait();
+        const Share mine(B, t, threads);
+        for (long b = mine.first; b < mine.last; b += chunk)
+            losses[t] += workers[t].sequences(weights, p, grad ? gradients[t] : Params{}, rotary,
+                                              idx + b * T, targets + b * T,
+                                              (int)std::min((long)chunk, mine.last - b), counted);
+        if (!grad) return;
+        barrier.wait();
+        const Share part(grad_size, t, threads);
+        for (int other = 1; other < threads; other++)
+            for (long i = part.first; i < part.last; i++)
+                gradients[0][WTE][i] += gradients[other][WTE][i];
+    });
+    double loss = 0;
+    for (double each : losses) loss += each;
+    return loss;
+}

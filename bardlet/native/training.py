@@ -1,0 +1,91 @@
+"""A model's loss and gradients from the compiled core, as a module and an autograd function."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bardlet import native
+from bardlet.model import GPT
+
+
+def fits(model: GPT, *, training: bool) -> bool:
+    """Whether the core can compute this model's loss: it knows whole blocks of positions only, and
+    to train with, no dropout.
+    """
+    whole = model.config.block_size % native.UNIT == 0
+    return native.runs(model) and whole and not (training and model.config.dropout)
+
+
+class NativeGPT(nn.Module):
+    """A model called as it is with targets, but for the logits, which the core does not return.
+
+    `dtype` is what matrices are multiplied in, float32 or bfloat16; sums, the residual stream and
+    gradients of weights are float32. On bfloat16, results differ from torch's autocast by rounding.
+    """
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.bf16 = dtype == torch.bfloat16
+
+    def forward(self, idx: Tensor, targets: Tensor) -> tuple[None, Tensor]:
+        """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count)."""
+        params = dict(self.model.named_parameters())
+        if torch.is_grad_enabled():
+            return None, Loss.apply(self, idx, targets, *params.values())  # pyright: ignore
+        return None, self.compute(idx, targets, params, [])
+
+    def compute(
+        self,
+        idx: Tensor,
+        targets: Tensor,
+        params: Mapping[str, Tensor],
+        grads: list[dict[str, Tensor]],
+    ) -> Tensor:
+        """The mean loss; its gradients are left in grads[0], the others are the threads' own."""
+        config = self.model.config
+        B, T = idx.shape
+        counted = max(1, int((targets >= 0).sum()))
+        tables = [native.table(each, config) for each in grads]
+        arguments = (
+            ctypes.byref(native.Shape.of(config)),
+            native.table(params, config),
+            (ctypes.c_void_p * len(tables))(*map(ctypes.addressof, tables)) if tables else None,
+            native.rotary(self.model),
+            native.pointer(idx), native.pointer(targets), B, T, ctypes.c_float(counted),
+            len(tables) or torch.get_num_threads(), int(self.bf16),
+            ctypes.c_long(sum(p.numel() for p in params.values())),
+        )  # fmt: skip
+        train = native.core().bardlet_train
+        total = train(*arguments, native.scratch.of(int(train(*arguments, None))))
+        return torch.tensor(total / counted, dtype=torch.float32)
+
+
+class Loss(torch.autograd.Function):
+    """The core's loss; its gradients come with it, in one call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, *params: Tensor
+    ) -> Tensor:
+        named = dict(zip((n for n, _ in model.model.named_parameters()), params, strict=True))
+        sizes = [p.numel() for p in params]
+        grads = []
+        for _ in range(torch.get_num_threads()):
+            pieces = torch.empty(sum(sizes)).split(sizes)
+            views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
+            grads.append(dict(zip(named, views, strict=True)))
+        loss = model.compute(idx.contiguous(), targets.contiguous(), named, grads)
+        ctx.grads = list(grads[0].values())
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        if scale != 1:
+            torch._foreach_mul_(ctx.grads, scale.item())
+        return None, None, None, *ctx.grads

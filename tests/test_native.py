@@ -1,0 +1,283 @@
+"""The compiled core against the readable path: gradients, Muon's iterations, token steps."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bardlet import native, sample
+from bardlet.model import GPT, GPTConfig
+from bardlet.native import muon
+from bardlet.native.decoding import Decoder
+from bardlet.native.training import NativeGPT, fits
+from bardlet.optim import MUON, newton_schulz
+
+FOLDER = Path(native.__file__).parent
+LLAMA = GPTConfig(
+    family="llama", block_size=64, vocab_size=65, n_layer=2, n_head=2, n_embd=64, qk_norm=True
+)
+SHAPES = {
+    "llama": LLAMA,
+    "llama, grouped heads": dataclasses.replace(
+        LLAMA, n_head=4, n_kv_head=2, head_dim=32, n_embd=96, qk_norm=False, block_size=96
+    ),
+    "llama, tied": dataclasses.replace(LLAMA, tie_embeddings=True, mlp_dim=96, vocab_size=130),
+    "gpt2": GPTConfig(block_size=32, vocab_size=65, n_layer=2, n_head=2, n_embd=64),
+    "gpt2, biases": GPTConfig(
+        block_size=64, vocab_size=33, n_layer=3, n_head=3, n_embd=96, bias=True
+    ),
+}
+each_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+
+
+def usable() -> list[str]:
+    """The builds that were compiled and that this CPU can run."""
+    has = torch.cpu.get_capabilities()
+    return [
+        build for build, needs in native.BUILDS.items()
+        if (FOLDER / f"core-{build}.so").exists() and all(has.get(need) for need in needs)
+    ]  # fmt: skip
+
+
+def test_the_core_was_compiled_where_it_can_be() -> None:
+    if torch.cpu.get_capabilities().get("avx2") and shutil.which("c++"):
+        assert "avx2" in usable()
+
+
+@pytest.fixture(params=usable())
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    core = ctypes.CDLL(str(FOLDER / f"core-{request.param}.so"))
+    core.bardlet_train.restype = ctypes.c_double
+    core.bardlet_orthogonalise.restype = ctypes.c_long
+    monkeypatch.setattr(native, "library", lambda: core)
+    return request.param
+
+
+def formats(build: str) -> list[tuple[torch.dtype, float]]:
+    """Number formats of a build's products, with the relative error that each may make."""
+    return [(torch.float32, 1e-5)] + [(torch.bfloat16, 3e-2)] * (build == "avx512bf16")
+
+
+def random_model(config: GPTConfig) -> GPT:
+    """A model none of whose parameters is zero or one."""
+    torch.manual_seed(1)
+    model = GPT(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p) if p.dim() < 2 else 0.03 * torch.randn_like(p))
+    return model
+
+
+def batch(config: GPTConfig, size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(2)
+    idx = torch.randint(config.vocab_size, (size, config.block_size))
+    targets = torch.randint(config.vocab_size, (size, config.block_size))
+    targets[0, 3:9] = -1
+    return idx, targets
+
+
+def reference(model: GPT, idx: torch.Tensor, targets: torch.Tensor) -> float:
+    """The readable path's loss in float32; its gradients are left in the model."""
+    _, loss = model(idx, targets)
+    assert loss is not None
+    loss.backward()
+    return loss.item()
+
+
+@each_shape
+def test_loss_and_gradients_are_the_models(build: str, config: GPTConfig) -> None:
+    idx, targets = batch(config)
+    expected = random_model(config)
+    loss = reference(expected, idx, targets)
+    for dtype, tolerance in formats(build):
+        model = random_model(config)
+        assert fits(model, training=True)
+        core = NativeGPT(model, dtype)
+        _, got = core(idx, targets)
+        got.backward()
+        assert got.item() == pytest.approx(loss, rel=tolerance / 10)
+        for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            assert (p.grad - q.grad).norm() <= tolerance * q.grad.norm(), name
+        with torch.no_grad():
+            assert core(idx, targets)[1].item() == got.item()
+
+
+def test_threads_change_nothing_but_rounding(build: str) -> None:
+    idx, targets = batch(LLAMA, size=7)
+    before, results = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2, 3, 8, 2):
+            torch.set_num_threads(threads)
+            model = random_model(LLAMA)
+            _, loss = NativeGPT(model, torch.float32)(idx, targets)
+            loss.backward()
+            grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            if threads in results:
+                assert torch.equal(results[threads], grads)
+            results[threads] = grads
+    finally:
+        torch.set_num_threads(before)
+    for grads in results.values():
+        torch.testing.assert_close(grads, results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_micro_batches_add_up(build: str) -> None:
+    idx, targets = batch(LLAMA, size=4)
+    whole, parts = random_model(LLAMA), random_model(LLAMA)
+    _, loss = NativeGPT(whole, torch.float32)(idx, targets.clamp_min(0))
+    loss.backward()
+    core = NativeGPT(parts, torch.float32)
+    for half in (slice(0, 2), slice(2, 4)):
+        _, loss = core(idx[half], targets[half].clamp_min(0))
+        (loss * 0.5).backward()
+    for p, q in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_no_target_is_no_loss(build: str) -> None:
+    idx, targets = batch(LLAMA)
+    model = random_model(LLAMA)
+    _, loss = NativeGPT(model, torch.float32)(idx, torch.full_like(targets, -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_what_is_not_a_number_shows_in_the_loss(build: str) -> None:
+    idx, targets = batch(LLAMA)
+    for poison in (float("nan"), float("inf")):
+        for name in ("transformer.h.1.attn.c_attn.weight", "transformer.h.0.mlp.c_proj.weight"):
+            model = random_model(LLAMA)
+            dict(model.named_parameters())[name].data[3, 3] = poison
+            with torch.no_grad():
+                assert not NativeGPT(model, torch.float32)(idx, targets)[1].isfinite()
+
+
+def test_what_the_core_cannot_train_is_left_to_torch() -> None:
+    for config in (
+        dataclasses.replace(LLAMA, dropout=0.1),
+        dataclasses.replace(LLAMA, block_size=48),
+        dataclasses.replace(LLAMA, n_embd=48, n_head=3),
+    ):
+        assert not fits(GPT(config), training=True)
+    assert not fits(GPT(LLAMA).double(), training=True)
+
+
+def test_newton_schulz_iterates_alike(build: str) -> None:
+    torch.manual_seed(3)
+    for shape in ((3, 64, 64), (2, 32, 96), (1, 96, 352)):
+        x = torch.randn(shape)
+        x /= x.norm(dim=(1, 2), keepdim=True)
+        expected = x.double()
+        for a, b, c in MUON:
+            gram = expected @ expected.mT
+            expected = a * expected + (b * gram + c * gram @ gram) @ expected
+        for dtype, _ in formats(build):
+            got, torchs = x.to(dtype), x.to(dtype)
+            assert muon.fits(got)
+            muon.newton_schulz(got, MUON)
+            for a, b, c in MUON:
+                gram = torchs @ torchs.mT
+                torchs = a * torchs + (b * gram + c * gram @ gram) @ torchs
+            # the iterations magnify rounding, torch's as much as ours
+            allowed = 1.2 * (torchs.double() - expected).norm()
+            assert (got.double() - expected).norm() <= allowed + 1e-5 * expected.norm()
+
+
+def test_newton_schulz_of_odd_sizes_goes_through_torch() -> None:
+    x = torch.randn(2, 20, 30)
+    assert not muon.fits(x)
+    singular = torch.linalg.svdvals(newton_schulz(x))
+    assert singular.min() > 0.5 and singular.max() < 1.4
+
+
+def without_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
+@each_shape
+@pytest.mark.parametrize(
+    ("streams", "options"),
+    [(1, {"temperature": 0.0}), (3, {"top_k": 5}), (11, {"top_k": 0, "temperature": 1.3})],
+)
+def test_tokens_are_the_models(
+    build: str, config: GPTConfig, streams: int, options: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Beyond the context, so that it slides, and from a prompt longer than one block of rows."""
+    model = random_model(config)
+    prompt = torch.arange(min(25, config.block_size)) % config.vocab_size
+    settings = {"num_samples": streams, "max_new_tokens": config.block_size + 20, **options}
+    got = torch.stack(list(sample.generate(model, prompt, **settings)))
+    without_core(monkeypatch)
+    expected = torch.stack(list(sample.generate(model, prompt, **settings)))
+    assert got.shape == (config.block_size + 20, streams)
+    # one rounding in thousands may fall across the edge between two tokens; then texts part
+    assert (got == expected).float().mean() > 0.97
+
+
+def test_bfloat16_steps_stay_near(build: str) -> None:
+    if build != "avx512bf16":
+        pytest.skip("this build has no bfloat16")
+    model = random_model(LLAMA)
+    prompt = torch.arange(30)
+    tokens = torch.zeros(1, 31, dtype=torch.int64)
+    tokens[0, :30] = prompt
+    with torch.no_grad():
+        likely = model(prompt[None])[0].softmax(-1)[0, 0]
+    counts = torch.zeros(65)
+    decoder = Decoder(model, 1, torch.bfloat16)
+    for i in range(2000):
+        decoder.forget()
+        decoder.step(tokens, 30, torch.tensor([[(i + 0.5) / 2000]]), 1.0, 0)
+        counts[tokens[0, 30]] += 1
+    assert (counts / 2000 - likely).abs().max() < 0.005
+
+
+def test_the_last_token_can_be_drawn_and_excluded_ones_cannot(build: str) -> None:
+    model = random_model(LLAMA)
+    tokens = torch.zeros(1, 2, dtype=torch.int64)
+    with torch.no_grad():
+        logits = model(tokens[:, :1])[0][0, 0]
+    best = set(logits.topk(3).indices.tolist())
+    drawn = set()
+    decoder = Decoder(model, 1, torch.float32)
+    for u in (0.0, 0.2, 0.4, 0.6, 0.8, 1 - 2**-24):
+        decoder.forget()
+        decoder.step(tokens, 1, torch.tensor([[u]]), 1.0, 3)
+        drawn.add(int(tokens[0, 1]))
+    assert drawn <= best and len(drawn) >= 2
+
+
+def test_core_can_be_switched_off() -> None:
+    code = "from bardlet import native; print(native.library())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={"BARDLET_CORE": "0"}, capture_output=True, text=True
+    )
+    assert result.stdout == "None\n", result.stderr
+
+
+def test_logits_of_the_reference_are_causal_in_the_core_too(build: str) -> None:
+    """A later token changes no earlier loss: the core's masks are in the right place."""
+    idx, targets = batch(LLAMA, size=1)
+    targets[:, 40:] = -1
+    changed = idx.clone()
+    changed[:, 41:] = 0
+    core = NativeGPT(random_model(LLAMA), torch.float32)
+    with torch.no_grad():
+        assert core(idx, targets)[1] == core(changed, targets)[1]
+        assert core(idx, targets)[1].item() == pytest.approx(
+            F.cross_entropy(
+                core.model(idx, targets)[0][0, :40], targets[0, :40], ignore_index=-1
+            ).item(),
+            rel=1e-5,
+        )
