@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from bardlet import native, sample
 from bardlet.model import GPT, GPTConfig
-from bardlet.native import muon
 from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits
-from bardlet.optim import MUON, newton_schulz
+from bardlet.optim import Muon
 
 FOLDER = Path(native.__file__).parent
 LLAMA = GPTConfig(
@@ -56,7 +55,7 @@ def test_the_core_was_compiled_where_it_can_be() -> None:
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     core = ctypes.CDLL(str(FOLDER / f"core-{request.param}.so"))
     core.bardlet_train.restype = ctypes.c_double
-    core.bardlet_orthogonalise.restype = ctypes.c_long
+    core.bardlet_muon.restype = ctypes.c_long
     monkeypatch.setattr(native, "library", lambda: core)
     return request.param
 
@@ -172,32 +171,29 @@ def test_what_the_core_cannot_train_is_left_to_torch() -> None:
     assert not fits(GPT(LLAMA).double(), training=True)
 
 
-def test_newton_schulz_iterates_alike(build: str) -> None:
+@pytest.mark.parametrize("shape", [(64, 64), (32, 96), (352, 96)])
+def test_muon_steps_alike(
+    build: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(3)
-    for shape in ((3, 64, 64), (2, 32, 96), (1, 96, 352)):
-        x = torch.randn(shape)
-        x /= x.norm(dim=(1, 2), keepdim=True)
-        expected = x.double()
-        for a, b, c in MUON:
-            gram = expected @ expected.mT
-            expected = a * expected + (b * gram + c * gram @ gram) @ expected
-        for dtype, _ in formats(build):
-            got, torchs = x.to(dtype), x.to(dtype)
-            assert muon.fits(got)
-            muon.newton_schulz(got, MUON)
-            for a, b, c in MUON:
-                gram = torchs @ torchs.mT
-                torchs = a * torchs + (b * gram + c * gram @ gram) @ torchs
-            # the iterations magnify rounding, torch's as much as ours
-            allowed = 1.2 * (torchs.double() - expected).norm()
-            assert (got.double() - expected).norm() <= allowed + 1e-5 * expected.norm()
+    weight, *gradients = (torch.randn(shape) for _ in range(4))
 
+    def steps(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """What three steps add to the weight, and the momentum after them."""
+        p = torch.nn.Parameter(weight.clone())
+        optimizer = Muon([(p, [shape[0]])], 0.02, 0.95, 0.2, dtype)
+        for gradient in gradients:
+            p.grad = gradient.clone()
+            optimizer.step()
+        return p.detach() - weight, optimizer.state[p]["momentum"]
 
-def test_newton_schulz_of_odd_sizes_goes_through_torch() -> None:
-    x = torch.randn(2, 20, 30)
-    assert not muon.fits(x)
-    singular = torch.linalg.svdvals(newton_schulz(x))
-    assert singular.min() > 0.5 and singular.max() < 1.4
+    results = {dtype: steps(dtype) for dtype, _ in formats(build)}
+    without_core(monkeypatch)
+    for dtype, tolerance in formats(build):
+        (change, momentum), (expected, its_momentum) = results[dtype], steps(dtype)
+        # the iterations magnify rounding of the smallest singular values
+        assert (change - expected).norm() <= 2 * tolerance * expected.norm()
+        torch.testing.assert_close(momentum, its_momentum, rtol=1e-5, atol=1e-6)
 
 
 def without_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,12 +41,12 @@ double bardlet_train(const Shape* s, float* const* params, float* const* const* 
     return memory ? loss : (double)arena.used;
 }
 
-// Newton-Schulz on `count` matrices x (m, n), in place. Without `memory`: how many bytes it needs.
-long bardlet_orthogonalise(void* x, int count, int m, int n, const float* coefficients,
-                           int iterations, int threads, int bf16_products, char* memory) {
+// One step of Muon on `count` matrices; without `memory`, returns how many bytes it must have.
+long bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int threads,
+                  int bf16_products, char* memory) {
     Arena arena{memory};
     in_format(bf16_products, [&](auto e) {
-        orthogonalise((decltype(e)*)x, count, m, n, coefficients, iterations, threads, arena);
+        muon_step<decltype(e)>(matrices, count, *rule, threads, arena);
         return 0;
     });
     return arena.used;

@@ -1,61 +1,118 @@
-// Newton-Schulz iterations for Muon: bardlet/optim.py's newton_schulz, its products halved where
-// they are symmetric.
+// A step of Muon: bardlet/optim.py's, a matrix at a time, its products halved where symmetric.
 #pragma once
 #include <algorithm>
+#include <atomic>
+#include <cmath>
+#include "arena.h"
 #include "gemm.h"
 #include "threads.h"
 
+// bardlet/native/muon.py writes this struct: same order there.
+struct Matrix {  // (rows, columns) each
+    float *weight, *gradient, *momentum;
+    int32_t rows, columns;
+    long size() const { return (long)rows * columns; }
+};
+
+struct Rule {
+    float rate, momentum, decay;     // decay: what a step leaves of a weight
+    const float (*coefficients)[3];  // of each iteration
+    int32_t iterations;
+};
+
 template <class E>
-struct Orthogonaliser {
-    const int m, n;
-    E *gram, *poly, *columns, *rows, *squares;
-
-    template <class Arena>
-    Orthogonaliser(int m, int n, Arena& arena) : m(m), n(n) {
-        gram = arena.template take<E>(m * m), poly = arena.template take<E>(m * m);
-        columns = arena.template take<E>(m * n), rows = arena.template take<E>(m * n);
-        squares = arena.template take<E>(m * m);
+class Orthogonaliser {
+  public:
+    Orthogonaliser(long size, int side, Arena& arena) {
+        x = arena.take<E>(size), y = arena.take<E>(size), packed = arena.take<E>(size);
+        gram = arena.take<E>((long)side * side), poly = arena.take<E>((long)side * side);
+        squares = arena.take<E>((long)side * side);
     }
 
-    // y (m, m) = out(A packed), of which only the panels' upper part is computed, the rest
-    // mirrored.
-    template <class Out>
-    void symmetric(const E* a, int depth, const E* packed, E* y, Out out) {
-        for (int c = 0; c < m; c += NR) {
-            auto shifted = [&](int i, int j, vec v) { out(i, c + j, v); };
-            multiply(a, depth, packed + (long)c * depth, c + NR, NR, depth, shifted);
+    void step(const Matrix& w, const Rule& rule) {
+        vec squares = all(0.0f);
+        const vec keep = all(rule.momentum), take = all(1 - rule.momentum);
+        auto update = [&](long i) {  // Nesterov's: the gradient, moved on along the momentum
+            return fma(keep, load(w.momentum + i), take * load(w.gradient + i));
+        };
+        for (long i = 0; i < w.size(); i += W) {
+            store(w.momentum + i, update(i));
+            const vec u = update(i);
+            squares = fma(u, u, squares);
         }
-        for (int i = 0; i < m; i++)
-            for (int j = 0; j < i / NR * NR; j++) y[i * m + j] = y[j * m + i];
+        const vec scale = all(1.0f / std::max(1e-7f, std::sqrt(total(squares))));
+        for (long i = 0; i < w.size(); i += W) store(x + i, update(i) * scale);
+        for (int k = 0; k < rule.iterations; k++) iterate(w.rows, w.columns, rule.coefficients[k]);
+        const float tall = std::sqrt(std::max(1.0f, (float)w.rows / w.columns));
+        const vec rate = all(-rule.rate * tall), decay = all(rule.decay);
+        for (long i = 0; i < w.size(); i += W)
+            store(w.weight + i, fma(rate, load(x + i), decay * load(w.weight + i)));
     }
 
-    // One iteration, in place: x <- a x + (b G + c G G) x with G = x x^T.
-    void iterate(E* x, float a, float b, float c) {
-        pack_columns(x, n, n, m, columns);
-        symmetric(x, n, columns, gram, [&](int i, int j, vec v) { store(gram + i * m + j, v); });
-        pack_rows(gram, m, m, m, squares);
-        symmetric(gram, m, squares, poly, [&](int i, int j, vec v) {
-            store(poly + i * m + j, fma(all(c), v, all(b) * load(gram + i * m + j)));
-        });
-        pack_rows(x, n, m, n, rows);
-        multiply(poly, m, rows, m, n, m, [&](int i, int j, vec v) {
-            store(x + (long)i * n + j, fma(all(a), load(x + (long)i * n + j), v));
-        });
+  private:
+    E *x, *y, *packed, *gram, *poly, *squares;
+
+    // x <- a x + (b G + c G G) x with G = x x^T, or G = x^T x from the other side of a tall x.
+    void iterate(int rows, int columns, const float* abc) {
+        const vec a = all(abc[0]), b = all(abc[1]), c = all(abc[2]);
+        const bool tall = rows >= columns;  // a square one too: packing rows is cheaper
+        const int side = std::min(rows, columns), depth = std::max(rows, columns);
+        auto to_gram = [&](int i, int j, vec v) { store(gram + (long)i * side + j, v); };
+        if (tall) pack_rows(x, columns, rows, columns, packed);
+        else pack_columns(x, columns, columns, rows, packed);
+        upper(
+            gram, side,
+            [&](int panel, int above, auto out) {
+                const E* part = packed + (long)panel * depth;
+                const long size = (long)depth * NR;
+                if (tall)
+                    multiply_transposed(packed, size, part, size, above, NR, depth / PAIR<E>, out);
+                else multiply(x, columns, part, above, NR, depth, out);
+            },
+            to_gram);
+        pack_rows(gram, side, side, side, squares);
+        upper(
+            poly, side,
+            [&](int panel, int above, auto out) {
+                multiply(gram, side, squares + (long)panel * side, above, NR, side, out);
+            },
+            [&](int i, int j, vec v) {
+                store(poly + (long)i * side + j, fma(c, v, b * load(gram + (long)i * side + j)));
+            });
+        auto next = [&](int i, int j, vec v) {
+            store(y + (long)i * columns + j, fma(a, load(x + (long)i * columns + j), v));
+        };
+        pack_rows(tall ? poly : x, columns, side, columns, packed);
+        multiply(tall ? x : poly, side, packed, rows, columns, side, next);
+        std::swap(x, y);
+    }
+
+    // A symmetric y (side, side): product(panel, rows, out) for the rows down to each panel's own,
+    // handed on to `out` with the panel's column; the rest is mirrored.
+    template <class Product, class Out>
+    static void upper(E* y, int side, Product product, Out out) {
+        for (int panel = 0; panel < side; panel += NR)
+            product(panel, panel + NR, [&](int i, int j, vec v) { out(i, panel + j, v); });
+        for (int i = 0; i < side; i++)
+            for (int j = 0; j < i / NR * NR; j++) y[(long)i * side + j] = y[(long)j * side + i];
     }
 };
 
-// In place on `count` matrices x (m, n); coefficients (iterations, 3).
-template <class E, class Arena>
-void orthogonalise(E* x, int count, int m, int n, const float* coefficients, int iterations,
-                   int threads, Arena& arena) {
+// Step every matrix, the largest first, each on one thread.
+template <class E>
+void muon_step(const Matrix* matrices, int count, const Rule& rule, int threads, Arena& arena) {
+    std::vector<const Matrix*> order;
+    int side = 0;
+    for (int i = 0; i < count; i++) {
+        order.push_back(matrices + i);
+        side = std::max(side, std::min(matrices[i].rows, matrices[i].columns));
+    }
+    std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->size() > b->size(); });
     std::vector<Orthogonaliser<E>> workers;
-    for (int t = 0; t < threads; t++) workers.emplace_back(m, n, arena);
+    for (int t = 0; t < threads; t++) workers.emplace_back(order[0]->size(), side, arena);
     if (!arena.base) return;
     std::atomic<int> next{0};
-    run_threads(std::min(threads, count), [&](int t) {
-        for (int i; (i = next.fetch_add(1)) < count;)
-            for (int k = 0; k < iterations; k++)
-                workers[t].iterate(x + (long)i * m * n, coefficients[3 * k],
-                                   coefficients[3 * k + 1], coefficients[3 * k + 2]);
+    run_threads(threads, [&](int t) {
+        for (int i; (i = next.fetch_add(1)) < count;) workers[t].step(*order[i], rule);
     });
 }

@@ -1,4 +1,4 @@
-"""Muon's Newton-Schulz iterations in the compiled core."""
+"""A step of Muon in the compiled core."""
 
 from __future__ import annotations
 
@@ -10,22 +10,56 @@ from torch import Tensor
 
 from bardlet import native
 
-
-def fits(x: Tensor) -> bool:
-    """Whether the core can work on matrices (N, m, n) like these."""
-    formats = (torch.bfloat16, torch.float32)
-    on_cpu = x.device.type == "cpu" and x.dtype in formats and native.library() is not None
-    if not on_cpu or any(size % native.UNIT for size in x.shape[1:]):
-        return False
-    return x.dtype == torch.float32 or bool(native.core().bardlet_bf16())
+Coefficients = Sequence[tuple[float, float, float]]
 
 
-def newton_schulz(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> None:
-    """What optim.newton_schulz iterates, in place on contiguous x (N, m, n), m <= n."""
+class Matrix(ctypes.Structure):
+    """The struct of that name in native/muon.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "gradient", "momentum")),
+        *((name, ctypes.c_int32) for name in ("rows", "columns")),
+    )
+
+
+class Rule(ctypes.Structure):
+    """The struct of that name in native/muon.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("rate", "momentum", "decay")),
+        ("coefficients", ctypes.c_void_p),
+        ("iterations", ctypes.c_int32),
+    )
+
+
+def fits(weight: Tensor, rows: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether the core can step a parameter of stacked matrices, multiplying in `dtype`."""
+    return (
+        native.library() is not None
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and not any(size % native.UNIT for size in (weight.size(1), *rows))
+        and (dtype == torch.float32 or bool(native.core().bardlet_bf16()))
+    )
+
+
+def step(
+    matrices: Sequence[tuple[Tensor, Tensor, Tensor]], *, rate: float, momentum: float,
+    decay: float, coefficients: Coefficients, dtype: torch.dtype,
+) -> None:  # fmt: skip
+    """Move (weight, gradient, momentum) of each matrix, (m, n) float32 each, as optim.Muon does.
+
+    `decay` is what remains of a weight; products are taken in `dtype`.
+    """
+    items = (Matrix * len(matrices))(
+        *(Matrix(*(t.data_ptr() for t in each), *each[0].shape) for each in matrices)
+    )
     flat = [number for row in coefficients for number in row]
+    numbers = (ctypes.c_float * len(flat))(*flat)
+    rule = Rule(rate, momentum, decay, ctypes.addressof(numbers), len(coefficients))
     arguments = (
-        native.pointer(x), *x.shape, (ctypes.c_float * len(flat))(*flat), len(coefficients),
-        torch.get_num_threads(), int(x.dtype == torch.bfloat16),
+        items, len(items), ctypes.byref(rule), torch.get_num_threads(),
+        int(dtype == torch.bfloat16),
     )  # fmt: skip
-    orthogonalise = native.core().bardlet_orthogonalise
-    orthogonalise(*arguments, native.scratch.of(orthogonalise(*arguments, None)))
+    call = native.core().bardlet_muon
+    call(*arguments, native.scratch.of(call(*arguments, None)))

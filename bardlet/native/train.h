@@ -6,22 +6,10 @@
 // the same order, so equal calls on an equal number of threads give equal bits.
 #pragma once
 #include <algorithm>
+#include "arena.h"
 #include "model.h"
 
 constexpr int ROWS = 32;  // queries of one block of attention
-
-// Takes aligned pieces of one block of memory; with no block, counts what would be taken.
-struct Arena {
-    char* base;
-    size_t used = 0;
-    template <class E>
-    E* take(size_t n) {
-        E* piece = (E*)(base + used);
-        used +=
-            round_up(n * sizeof(E), 64) + 64;  // an odd line apart: caches dislike powers of two
-        return piece;
-    }
-};
 
 // Each matrix twice: packed to multiply activations forward, and gradients backward.
 template <class E>
