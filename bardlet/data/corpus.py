@@ -95,7 +95,7 @@ def load(
             parts.append("\n")  # so that no two texts run into one word
         parts.append(decode(raw, key, encoding, errors))
     text = "".join(parts)
-    if not text.strip():
+    if not text or text.isspace():
         given = name if source == "-" else file or source
         raise DataError(f"{given} is empty", "Give a source with some text in it.")
 
@@ -150,10 +150,11 @@ def decode(raw: bytes, name: str, encoding: str, errors: str) -> str:
             f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
             "or go on with --errors replace.",
         ) from None
-    if re.search("[\ud800-\udfff]", text):
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
         problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
         raise DataError(problem, "Name the encoding it is really in with --encoding.")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_path(source: str) -> tuple[str, dict[str, bytes]]:

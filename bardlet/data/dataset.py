@@ -28,15 +28,16 @@ MAGIC = b"BARDLET\0"
 
 def write_shard(path: Path, ids: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
     """Write token ids as one shard; return its entry in the manifest."""
-    body = ids.astype(dtype.newbyteorder("<")).tobytes()
+    body = np.ascontiguousarray(ids, dtype=dtype.newbyteorder("<")).data.cast("B")
     header = HEADER.pack(MAGIC, FORMAT_VERSION, dtype.itemsize, len(ids))
     with path.open("wb") as file:
         file.write(header)
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
-    digest = hashlib.sha256(header + body).hexdigest()
-    return {"file": path.name, "tokens": len(ids), "sha256": digest}
+    digest = hashlib.sha256(header)
+    digest.update(body)
+    return {"file": path.name, "tokens": len(ids), "sha256": digest.hexdigest()}
 
 
 def map_shard(path: Path) -> np.ndarray:

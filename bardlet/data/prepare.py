@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,18 @@ def write_split(
     """Write the shards of one split; return its entry in the manifest."""
     dtype = np.dtype("uint16" if encoder.vocab_size <= 1 << 16 else "uint32")
     ids = encoder.encode(text).astype(dtype)
-    shards = [
-        write_shard(folder / f"{split}-{i:05d}.bin", ids[start : start + shard_tokens], dtype)
-        for i, start in enumerate(range(0, len(ids), shard_tokens))
-    ]
+    with ThreadPoolExecutor(1) as beside:  # hashing and writing let other threads run
+        whole = beside.submit(hashlib.sha256, ids.data)
+        shards = [
+            write_shard(folder / f"{split}-{i:05d}.bin", ids[start : start + shard_tokens], dtype)
+            for i, start in enumerate(range(0, len(ids), shard_tokens))
+        ]
     return {
         "documents": 1,
         "characters": len(text),
-        "bytes": len(text.encode("utf-8", "surrogatepass")),
+        "bytes": len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")),
         "tokens": len(ids),
-        "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+        "sha256": whole.result().hexdigest(),
         "shards": shards,
     }
 

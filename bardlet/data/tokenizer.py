@@ -31,6 +31,10 @@ class CharTokenizer:
     @classmethod
     def train(cls, text: str, chunk: int = 1 << 22) -> CharTokenizer:
         """The tokenizer whose alphabet is the characters of `text`."""
+        if text.isascii():  # a byte each: strike out what is known, see what is left
+            raw = text.encode("ascii")
+            known = bytes(set(raw[:chunk]))
+            return cls("".join(map(chr, sorted({*known, *raw.translate(None, known)}))))
         seen = np.zeros(0x110000, dtype=bool)
         for start in range(0, len(text), chunk):
             seen[code_points(text[start : start + chunk])] = True
@@ -41,7 +45,12 @@ class CharTokenizer:
         return len(self.chars)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, (number of characters,) int32. DataError where one is unknown."""
+        """The ids of `text`, (number of characters,) of some integer type that holds them.
+
+        DataError where a character is unknown.
+        """
+        if text.isascii() and (raw := self.encode_bytes(text)) is not None:
+            return raw
         points = code_points(text)
         # everything beyond the table's end shares its last entry, which is unknown
         ids = self.ids[np.minimum(points, np.uint32(len(self.ids) - 1))]
@@ -52,6 +61,17 @@ class CharTokenizer:
                 f"Its {self.vocab_size} characters are {self.chars!r}",
             )
         return ids
+
+    def encode_bytes(self, text: str) -> np.ndarray | None:
+        """The ids of ASCII text as uint8, by one pass over its bytes; None where they do not do."""
+        unknown = 255
+        ids = self.ids[:128]
+        if ids.max(initial=0) >= unknown:
+            return None
+        table = np.full(256, unknown, dtype=np.uint8)
+        table[: len(ids)] = np.where(ids < 0, unknown, ids)
+        raw = text.encode("ascii").translate(table.tobytes())
+        return None if unknown in raw else np.frombuffer(raw, dtype=np.uint8)
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
