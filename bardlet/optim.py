@@ -147,9 +147,9 @@ class Muon(torch.optim.Optimizer):
             buffers = [self.state[p]["momentum"] for p in params]
             if all(muon.fits(p, self.rows[p], self.matmul_dtype) for p in params):
                 tensors = zip(params, grads, buffers, strict=True)
-                parts = [zip(*(t.split(self.rows[trio[0]]) for t in trio)) for trio in tensors]
+                split = [[t.split(self.rows[trio[0]]) for t in trio] for trio in tensors]
                 muon.step(
-                    [matrix for part in parts for matrix in part], rate=group["lr"],
+                    [m for parts in split for m in zip(*parts, strict=True)], rate=group["lr"],
                     momentum=group["momentum"], decay=1 - group["lr"] * group["weight_decay"],
                     coefficients=POLAR, dtype=self.matmul_dtype,
                 )  # fmt: skip

@@ -172,17 +172,15 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     with contextlib.closing(log), device.stop_signals() as asked_to_stop:
         while True:
             final = it >= config.max_iters
-            due = final or it % config.eval_interval == 0 or config.eval_only
+            due = final or (it > 0 and it % config.eval_interval == 0) or config.eval_only
             if due and not (it == start and "eval" in state and not config.eval_only):
                 # What is kept in any case is saved before evaluating can fail.
-                keep = not config.eval_only and (
-                    final or (config.always_save_checkpoint and it > 0)
-                )
+                keep = not config.eval_only and (final or config.always_save_checkpoint)
                 if keep:
                     save(it)
                 scores = losses()
                 log.evaluation(it, **scores)
-                improved = scores["val_loss"] < best and it > 0 and not config.eval_only
+                improved = scores["val_loss"] < best and not config.eval_only
                 if improved:
                     best = scores["val_loss"]
                     if not keep:

@@ -36,10 +36,10 @@ def test_processes_equal_one(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    # equal but for the order of float32 sums
+    # equal but for the order of float32 sums, which Muon magnifies
     for kind, key in (("iter", "loss"), ("eval", "val_loss"), ("eval", "train_loss")):
         expected = entries(tmp_path / "single", kind, key)
-        assert entries(tmp_path / "many", kind, key) == pytest.approx(expected, abs=2e-5)
+        assert entries(tmp_path / "many", kind, key) == pytest.approx(expected, abs=1e-4)
     assert done.stderr.count("step 8: ") == 1, "the main process alone logs"
 
 
