@@ -142,6 +142,59 @@ def test_micro_batches_add_up(build: str) -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_dropouts_gradients_are_those_of_its_own_masks(build: str) -> None:
+    """Along a random direction, against the difference of two losses under the same masks."""
+    config = dataclasses.replace(LLAMA, dropout=0.3)
+    idx, targets = batch(config)
+    model = random_model(config)
+    core = NativeGPT(model, torch.float32)
+
+    def loss(seed: int = 5) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return core(idx, targets)[1]
+
+    loss().backward()
+    params = list(model.parameters())
+    directions = [torch.randn_like(p) * p.std().clamp_min(0.1) for p in params]
+    slope = sum((p.grad * d).sum().item() for p, d in zip(params, directions, strict=True))
+    ends = []
+    with torch.no_grad():
+        for step in (2e-3, -2e-3):
+            torch._foreach_add_(params, directions, alpha=step)
+            ends.append(loss().item())
+            torch._foreach_add_(params, directions, alpha=-step)
+        assert slope == pytest.approx((ends[0] - ends[1]) / 4e-3, rel=0.02, abs=0.02)
+        assert loss().item() != loss(6).item()
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        assert loss().item() == pytest.approx(loss().item(), rel=1e-6)
+        torch.set_num_threads(before)
+        model.eval()
+        assert loss().item() == loss(6).item()
+
+
+def test_dropout_drops_as_many_as_torchs() -> None:
+    """A model that only embeds, and whose head is the identity, loses as many logits as torch's."""
+    if native.library() is None:
+        pytest.skip("the core was not compiled")
+    config = dataclasses.replace(LLAMA, dropout=0.25, vocab_size=64, n_layer=1)
+    model = GPT(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model.transformer["wte"].weight.fill_(1.0)
+        model.transformer["ln_f"].weight.fill_(1.0)
+        model.lm_head.weight.copy_(torch.eye(64))
+        idx, targets = (t.repeat(20, 1) for t in batch(config, size=8))
+        torch.manual_seed(1)
+        got = NativeGPT(model, torch.float32)(idx, targets)[1].item()
+        expected = model(idx, targets)[1].item()
+        model.eval()
+        undropped = model(idx, targets)[1].item()
+    assert got == pytest.approx(expected, abs=0.01)
+    assert abs(expected - undropped) > 0.1, "else this test would show nothing"
+
+
 def test_no_target_is_no_loss(build: str) -> None:
     idx, targets = batch(LLAMA)
     model = random_model(LLAMA)
@@ -163,7 +216,7 @@ def test_what_is_not_a_number_shows_in_the_loss(build: str) -> None:
 
 def test_what_the_core_cannot_train_is_left_to_torch() -> None:
     for config in (
-        dataclasses.replace(LLAMA, dropout=0.1),
+        dataclasses.replace(SHAPES["gpt2"], dropout=0.1),
         dataclasses.replace(LLAMA, block_size=48),
         dataclasses.replace(LLAMA, n_embd=48, n_head=3),
     ):

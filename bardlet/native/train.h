@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 #include "arena.h"
+#include "dropout.h"
 #include "model.h"
 
 constexpr int ROWS = 32;  // queries of one block of attention
@@ -80,11 +81,17 @@ struct Layer {
     E *a2, *fc, *h;  // normed input; before and after the activation
 };
 
+struct Batch {
+    const int64_t *idx, *targets;  // (B, T); a target of -1 does not count
+    int B, T;
+    float counted;  // targets that do
+};
+
 template <class E>
 class Worker {
   public:
-    Worker(const Shape& s, int T, int sequences, bool grad, Arena& arena)
-        : s(s), T(T), grad(grad), layers(s.layers) {
+    Worker(const Shape& s, int T, int sequences, bool grad, Dropout dropout, Arena& arena)
+        : s(s), T(T), grad(grad), dropout(dropout), layers(s.layers) {
         const long M = (long)T * sequences, C = s.width, D = s.head, T32 = round_up(T, ROWS);
         for (int l = 0; l < s.layers; l++) {
             Layer<E>& a = layers[l];
@@ -125,13 +132,17 @@ class Worker {
         row = arena.take<float>(D);
     }
 
-    // Sum of the losses of B sequences (B, T); adds the gradients of loss / counted to g.
+    // Sum of the losses of the batch's sequences [first, first + B); adds the gradients of the
+    // batch's mean loss to g.
     double sequences(const Weights<E>& w, Params p, Params g, const float* rotary,
-                     const int64_t* idx, const int64_t* targets, int B, float counted) {
+                     const Batch& batch, long first, int B) {
         const int M = B * T;
-        double loss = forward(w, p, rotary, idx, targets, B, counted);
+        const int64_t* idx = batch.idx + first * T;
+        first_row = first * T;
+        const double loss = forward(w, p, rotary, idx, batch.targets + first * T, B, batch.counted);
         if (grad) {
             backward(w, p, g, rotary, B);
+            if (dropout.rate) drop(EMBEDDING, dx, M);
             for (int m = 0; m < M; m++) {
                 add_row(g[WTE] + idx[m] * s.width, dx + (long)m * s.width, s.width);
                 if (g[WPE])
@@ -145,6 +156,8 @@ class Worker {
     const Shape& s;
     const int T;
     const bool grad;
+    const Dropout dropout;
+    long first_row = 0;  // of the batch's rows, the first that this chunk has
     std::vector<Layer<E>> layers;
     float *x, *scale, *mean, *logits, *scores, *dx, *dk, *dv, *row;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
@@ -162,13 +175,28 @@ class Worker {
         });
     }
 
-    // y (M, C) = residual (M, C) + x (M, K) w^T + bias
-    static void linear_onto(const E* x, const Packed<E>& w, const float* bias,
-                            const float* residual, int M, int C, int K, float* y) {
+    // y (M, C) = residual (M, C) + dropout(x (M, K) w^T + bias)
+    void linear_onto(int site, const E* x, const Packed<E>& w, const float* bias,
+                     const float* residual, int M, int C, int K, float* y) const {
         multiply(x, K, w.forward, M, C, K, [&](int m, int n, vec v) {
-            v += load(residual + (long)m * C + n);
-            store(y + (long)m * C + n, bias ? v + load(bias + n) : v);
+            if (bias) v += load(bias + n);
+            if (dropout.rate) v *= dropout.scale(site, first_row + m, n);
+            store(y + (long)m * C + n, v + load(residual + (long)m * C + n));
         });
+    }
+
+    // Dropout's sites: the embedding, and each layer's two outputs into the residual stream.
+    enum { EMBEDDING };
+    static int after_attention(int layer) { return 1 + 2 * layer; }
+    static int after_mlp(int layer) { return 2 + 2 * layer; }
+
+    template <class F>
+    void drop(int site, F* y, int M) const {
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < s.width; i += W) {
+                F* at = y + (long)m * s.width + i;
+                store(at, load(at) * dropout.scale(site, first_row + m, i));
+            }
     }
 
     double forward(const Weights<E>& w, Params p, const float* rotary, const int64_t* idx,
@@ -181,6 +209,7 @@ class Worker {
                 if (p[WPE]) v += load(p[WPE] + (long)(m % T) * C + i);
                 store(first + (long)m * C + i, v);
             }
+        if (dropout.rate) drop(EMBEDDING, first, M);
         for (int l = 0; l < s.layers; l++) {
             Layer<E>& a = layers[l];
             float* next = l + 1 < s.layers ? layers[l + 1].x1 : x;
@@ -191,7 +220,7 @@ class Worker {
             if (s.llama) turn(p, l, rotary, M);
             for (int b = 0; b < B; b++)
                 for (int h = 0; h < s.heads; h++) attend(a, b, h);
-            linear_onto(a.o, w.proj[l], p.at(l, PROJ_B), a.x1, M, C, HD, a.x2);
+            linear_onto(after_attention(l), a.o, w.proj[l], p.at(l, PROJ_B), a.x1, M, C, HD, a.x2);
             for (int m = 0; m < M; m++)
                 a.scale2[m] = norm_row(s, a.x2 + (long)m * C, p.at(l, LN2), p.at(l, LN2_B),
                                        a.a2 + (long)m * C, a.mean2[m]);
@@ -200,7 +229,7 @@ class Worker {
                 for (int i = 0; i < s.hidden; i += W)
                     store(a.h + (long)m * s.hidden + i,
                           activate(s, a.fc + (long)m * s.gated() + i));
-            linear_onto(a.h, w.out[l], p.at(l, OUT_B), a.x2, M, C, s.hidden, next);
+            linear_onto(after_mlp(l), a.h, w.out[l], p.at(l, OUT_B), a.x2, M, C, s.hidden, next);
         }
         for (int m = 0; m < M; m++)
             scale[m] =
@@ -448,8 +477,10 @@ class Worker {
                  [&](int m, int n, vec v) { store(y + (long)m * K + n, v); });
     }
 
-    void round_dx(int M) {
+    // The gradient of what a layer added to the residual stream at `site`, into dx_e.
+    void round_dx(int site, int M) {
         for (long i = 0; i < (long)M * s.width; i += W) store(dx_e + i, load(dx + i));
+        if (dropout.rate) drop(site, dx_e, M);
     }
 
     void backward(const Weights<E>& w, Params p, Params g, const float* rotary, int B) {
@@ -461,7 +492,7 @@ class Worker {
         norm_back(x, scale, mean, dx_e, p[LNF], g[LNF], g[LNF_B], M);
         for (int l = s.layers - 1; l >= 0; l--) {
             Layer<E>& a = layers[l];
-            round_dx(M);
+            round_dx(after_mlp(l), M);
             weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
             linear_back(dx_e, w.out[l], M, C, F, d_small);
             for (int m = 0; m < M; m++)
@@ -472,7 +503,7 @@ class Worker {
             linear_back(d_wide, w.fc[l], M, s.gated(), C, dx_e);
             norm_back(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B), M);
 
-            round_dx(M);
+            round_dx(after_attention(l), M);
             weight_gradient(dx_e, C, a.o, M, C, HD, g.at(l, PROJ), g.at(l, PROJ_B));
             linear_back(dx_e, w.proj[l], M, C, HD, d_small);
             for (int b = 0; b < B; b++)
@@ -510,13 +541,13 @@ constexpr int CHUNK_TOKENS = 512;  // tokens a thread takes through the model at
 // Lay everything out in the arena and, if it has memory, compute; returns the sum of losses.
 template <class E>
 double train_step(const Shape& s, Params p, Params* gradients, const float* rotary,
-                  const int64_t* idx, const int64_t* targets, int B, int T, float counted,
-                  int threads, bool grad, long grad_size, Arena& arena) {
+                  const Batch& batch, Dropout dropout, int threads, bool grad, long grad_size,
+                  Arena& arena) {
     Weights<E> weights(s, threads, arena, grad);
-    const int per_thread = (B + threads - 1) / threads;
-    const int chunk = std::max(1, std::min(per_thread, CHUNK_TOKENS / T));
+    const int per_thread = (batch.B + threads - 1) / threads;
+    const int chunk = std::max(1, std::min(per_thread, CHUNK_TOKENS / batch.T));
     std::vector<Worker<E>> workers;
-    for (int t = 0; t < threads; t++) workers.emplace_back(s, T, chunk, grad, arena);
+    for (int t = 0; t < threads; t++) workers.emplace_back(s, batch.T, chunk, grad, dropout, arena);
     if (!arena.base) return 0;
     std::vector<double> losses(threads);
     std::atomic<int> next{0};
@@ -526,11 +557,10 @@ double train_step(const Shape& s, Params p, Params* gradients, const float* rota
         }
         if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);
         barrier.wait();
-        const Share mine(B, t, threads);
+        const Share mine(batch.B, t, threads);
         for (long b = mine.first; b < mine.last; b += chunk)
             losses[t] += workers[t].sequences(weights, p, grad ? gradients[t] : Params{}, rotary,
-                                              idx + b * T, targets + b * T,
-                                              (int)std::min((long)chunk, mine.last - b), counted);
+                                              batch, b, (int)std::min((long)chunk, mine.last - b));
         if (!grad) return;
         barrier.wait();
         const Share part(grad_size, t, threads);

@@ -15,17 +15,19 @@ from bardlet.model import GPT
 
 def fits(model: GPT, *, training: bool) -> bool:
     """Whether the core can compute this model's loss: it knows whole blocks of positions only, and
-    to train with, no dropout.
+    to train with, no dropout inside attention, which is gpt2's.
     """
-    whole = model.config.block_size % native.UNIT == 0
-    return native.runs(model) and whole and not (training and model.config.dropout)
+    config = model.config
+    whole = config.block_size % native.UNIT == 0
+    return native.runs(model) and whole and not (training and config.dropout and not config.llama)
 
 
 class NativeGPT(nn.Module):
     """A model called as it is with targets, but for the logits, which the core does not return.
 
     `dtype` is what matrices are multiplied in, float32 or bfloat16; sums, the residual stream and
-    gradients of weights are float32. On bfloat16, results differ from torch's autocast by rounding.
+    gradients of weights are float32. In bfloat16, results differ from torch's autocast by rounding,
+    and dropout's masks are others than torch's.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
@@ -50,6 +52,9 @@ class NativeGPT(nn.Module):
         """The mean loss; its gradients are left in grads[0], the others are the threads' own."""
         config = self.model.config
         B, T = idx.shape
+        dropout = config.dropout if self.model.training else 0.0
+        # masks follow torch's generator, which the training loop seeds for every iteration
+        seed = int(torch.randint(1 << 31, ())) if dropout else 0
         counted = max(1, int((targets >= 0).sum()))
         tables = [native.table(each, config) for each in grads]
         arguments = (
@@ -58,6 +63,7 @@ class NativeGPT(nn.Module):
             (ctypes.c_void_p * len(tables))(*map(ctypes.addressof, tables)) if tables else None,
             native.rotary(self.model),
             native.pointer(idx), native.pointer(targets), B, T, ctypes.c_float(counted),
+            ctypes.c_float(dropout), seed,
             len(tables) or torch.get_num_threads(), int(self.bf16),
             ctypes.c_long(sum(p.numel() for p in params.values())),
         )  # fmt: skip
