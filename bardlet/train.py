@@ -110,11 +110,14 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
         idx = torch.zeros(shape, dtype=torch.int64, device=machine.device)
         forward = device.try_compile(model, idx, machine)
     compiled = forward is not model
+    core = None
     if not compiled and fits(model, training=True):
-        forward = NativeGPT(model, machine.dtype)
-    how = ", compiled core" if isinstance(forward, NativeGPT) else ", compiled" * compiled
+        core = forward = NativeGPT(model, machine.dtype)
+    how = ", compiled core" if core else ", compiled" if compiled else ""
     forward = distributed.wrap(forward, group, machine.device)
-    peak_flops = machine.peak_flops() * group.world_size if group.main else 0.0
+    peak_flops = 0.0
+    if group.main:
+        peak_flops = (core or machine).peak_flops() * group.world_size
 
     if group.main and not resumed and not config.eval_only:
         claim(out)

@@ -55,6 +55,7 @@ def test_the_core_was_compiled_where_it_can_be() -> None:
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     core = ctypes.CDLL(str(FOLDER / f"core-{request.param}.so"))
     core.bardlet_train.restype = ctypes.c_double
+    core.bardlet_peak.restype = ctypes.c_double
     core.bardlet_muon.restype = ctypes.c_long
     monkeypatch.setattr(native, "library", lambda: core)
     return request.param

@@ -71,6 +71,7 @@ def library() -> ctypes.CDLL | None:
         if path.exists() and all(has.get(feature) for feature in needs):
             core = ctypes.CDLL(str(path))
             core.bardlet_train.restype = ctypes.c_double
+            core.bardlet_peak.restype = ctypes.c_double
             core.bardlet_muon.restype = ctypes.c_long
             return core
     return None

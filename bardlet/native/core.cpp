@@ -1,5 +1,6 @@
 // The C interface of bardlet's compiled core; bardlet/native/__init__.py is its only caller.
 #include <algorithm>
+#include <chrono>
 #include "decode.h"
 #include "muon.h"
 #include "train.h"
@@ -22,6 +23,25 @@ int bardlet_bf16() {
 #else
     return 0;
 #endif
+}
+
+// FLOP/s of the innermost loop on data in the first cache: what this CPU can reach with it.
+double bardlet_peak(int threads, int bf16_products) {
+    return in_format(bf16_products, [&](auto e) {
+        using E = decltype(e);
+        constexpr int rows = 8 * MR, depth = 64, rounds = 20000;
+        std::atomic<float> used{0};
+        const auto began = std::chrono::steady_clock::now();
+        run_threads(threads, [&](int) {
+            alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
+            vec sums = all(0.0f);
+            for (int i = 0; i < rounds; i++)
+                multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
+            used = total(sums);
+        });
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+        return 2.0 * rows * NR * depth * rounds * threads / took.count();
+    });
 }
 
 // Sum of losses over a batch (B, T); gradients of the mean over `counted` targets go to grads[0].

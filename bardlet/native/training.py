@@ -42,6 +42,12 @@ class NativeGPT(nn.Module):
             return None, Loss.apply(self, idx, targets, *params.values())  # pyright: ignore
         return None, self.compute(idx, targets, params, [])
 
+    def peak_flops(self) -> float:
+        """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
+        second.
+        """
+        return native.core().bardlet_peak(torch.get_num_threads(), int(self.bf16))
+
     def compute(
         self,
         idx: Tensor,
