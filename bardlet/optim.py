@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,26 @@ POLAR = (
     (3.50557, -2.62665, 0.52573),
     (2.49012, -1.83428, 0.43684),
 )
+
+
+def plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of torch's optimizers without what it wraps around it for torch.compile.
+
+    The first call of a wrapped one imports the whole compiler: a second, more than training's first
+    steps take.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
+class Optimizer(torch.optim.Optimizer):
+    add_param_group = plain(torch.optim.Optimizer.add_param_group)
+    zero_grad = plain(torch.optim.Optimizer.zero_grad)
+    state_dict = plain(torch.optim.Optimizer.state_dict)
+    load_state_dict = plain(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(Optimizer, torch.optim.AdamW):
+    step = torch.no_grad()(plain(torch.optim.AdamW.step))
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:
@@ -82,7 +103,7 @@ def build_optimizers(
         },
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(
+    adamw = AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
@@ -110,7 +131,7 @@ def matrix_rows(model: GPT, name: str, p: Tensor) -> list[int]:
     return [p.size(0)]
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Momentum whose update is replaced by the nearest semi-orthogonal matrix.
 
     Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks": Nesterov

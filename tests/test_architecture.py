@@ -51,7 +51,7 @@ ONLY = {
 }
 LIGHT = ["", "errors", "arguments", "config", "config_file", "cli", "__main__", "demo"]
 BUDGETS = {
-    "model": 330, "train": 336, "sample": 300, "optim": 200, "evaluate": 120, "checkpoint": 250,
+    "model": 330, "train": 336, "sample": 300, "optim": 220, "evaluate": 120, "checkpoint": 250,
     "config": 250, "config_file": 250, "device": 200, "distributed": 120, "metrics": 200,
     "data.corpus": 250, "data.plays": 250, "data.tokenizer": 300, "data.prepare": 250,
     "data.dataset": 200, "data.loader": 150, "cli": 250, "errors": 40,

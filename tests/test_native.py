@@ -205,6 +205,14 @@ def test_no_target_is_no_loss(build: str) -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.parametrize("token", [-1, 65, 10**9])
+def test_a_token_outside_the_vocabulary_is_refused(build: str, token: int) -> None:
+    idx, targets = batch(LLAMA)
+    idx[2, 7] = token
+    with pytest.raises(IndexError, match=r"\[0, 65\)"):
+        NativeGPT(random_model(LLAMA), torch.float32)(idx, targets)
+
+
 def test_what_is_not_a_number_shows_in_the_loss(build: str) -> None:
     idx, targets = batch(LLAMA)
     for poison in (float("nan"), float("inf")):

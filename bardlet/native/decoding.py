@@ -49,6 +49,9 @@ class Decoder:
         steps = len(uniform)
         assert tokens.stride(1) == 1 and tokens.shape == (self.streams, known + steps)
         assert known > 0 and known + steps - 1 <= self.model.config.block_size
+        given = tokens[:, self.past : known]
+        if given.min() < 0 or given.max() >= self.model.config.vocab_size:
+            raise IndexError(f"token ids must be in [0, {self.model.config.vocab_size})")
         self.call(
             *self.blocks, None, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_long(tokens.stride(0)), self.past, known, steps, ctypes.c_float(temperature),

@@ -34,13 +34,20 @@ class NativeGPT(nn.Module):
         super().__init__()
         self.model = model
         self.bf16 = dtype == torch.bfloat16
+        self.named = dict(model.named_parameters())
 
     def forward(self, idx: Tensor, targets: Tensor) -> tuple[None, Tensor]:
-        """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count)."""
-        params = dict(self.model.named_parameters())
+        """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count).
+
+        IndexError where a token lies outside the vocabulary.
+        """
+        V = self.model.config.vocab_size
+        if idx.min() < 0 or max(idx.max(), targets.max()) >= V or targets.min() < -1:
+            raise IndexError(f"token ids must be in [0, {V})")
+        idx, targets = idx.contiguous(), targets.contiguous()
         if torch.is_grad_enabled():
-            return None, Loss.apply(self, idx, targets, *params.values())  # pyright: ignore
-        return None, self.compute(idx, targets, params, [])
+            return None, Loss.apply(self, idx, targets, *self.named.values())  # pyright: ignore
+        return None, self.compute(idx, targets, self.named, [])
 
     def peak_flops(self) -> float:
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
@@ -85,14 +92,14 @@ class Loss(torch.autograd.Function):
     def forward(
         ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, *params: Tensor
     ) -> Tensor:
-        named = dict(zip((n for n, _ in model.model.named_parameters()), params, strict=True))
+        named = dict(zip(model.named, params, strict=True))
         sizes = [p.numel() for p in params]
         grads = []
         for _ in range(torch.get_num_threads()):
             pieces = torch.empty(sum(sizes)).split(sizes)
             views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
             grads.append(dict(zip(named, views, strict=True)))
-        loss = model.compute(idx.contiguous(), targets.contiguous(), named, grads)
+        loss = model.compute(idx, targets, named, grads)
         ctx.grads = list(grads[0].values())
         return loss
 
