@@ -96,6 +96,11 @@ def core() -> ctypes.CDLL:
     return found
 
 
+def threads() -> int:
+    """How many threads the core may use: torch's number, up to what its tables hold."""
+    return min(torch.get_num_threads(), 64)
+
+
 def pointer(tensor: Tensor) -> ctypes.c_void_p:
     assert tensor.is_contiguous() and tensor.device.type == "cpu"
     return ctypes.c_void_p(tensor.data_ptr())

@@ -16,7 +16,7 @@ class Decoder:
 
     def __init__(self, model: GPT, streams: int, dtype: torch.dtype) -> None:
         self.model, self.streams = model, streams
-        self.threads = torch.get_num_threads()
+        self.threads = native.threads()
         self.shape = native.Shape.of(model.config)
         self.params = native.table(dict(model.named_parameters()), model.config)
         self.bf16 = int(dtype == torch.bfloat16)

@@ -58,7 +58,7 @@ def step(
     numbers = (ctypes.c_float * len(flat))(*flat)
     rule = Rule(rate, momentum, decay, ctypes.addressof(numbers), len(coefficients))
     arguments = (
-        items, len(items), ctypes.byref(rule), torch.get_num_threads(),
+        items, len(items), ctypes.byref(rule), native.threads(),
         int(dtype == torch.bfloat16),
     )  # fmt: skip
     call = native.core().bardlet_muon

@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from bardlet import native
 from bardlet.model import GPT
 
+MOST_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
+
 
 def fits(model: GPT, *, training: bool) -> bool:
     """Whether the core can compute this model's loss: it knows whole blocks of positions only, and
-    to train with, no dropout inside attention, which is gpt2's.
+    to train with, no dropout inside attention, which is gpt2's, and no model of a large machine's.
     """
     config = model.config
     whole = config.block_size % native.UNIT == 0
+    if training and native.threads() * model.num_params() > MOST_GRADIENTS:
+        return False
     return native.runs(model) and whole and not (training and config.dropout and not config.llama)
 
 
@@ -53,7 +57,7 @@ class NativeGPT(nn.Module):
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
         second.
         """
-        return native.core().bardlet_peak(torch.get_num_threads(), int(self.bf16))
+        return native.core().bardlet_peak(native.threads(), int(self.bf16))
 
     def compute(
         self,
@@ -77,7 +81,7 @@ class NativeGPT(nn.Module):
             native.rotary(self.model),
             native.pointer(idx), native.pointer(targets), B, T, ctypes.c_float(counted),
             ctypes.c_float(dropout), seed,
-            len(tables) or torch.get_num_threads(), int(self.bf16),
+            len(tables) or min(native.threads(), B), int(self.bf16),
             ctypes.c_long(sum(p.numel() for p in params.values())),
         )  # fmt: skip
         train = native.core().bardlet_train
@@ -95,7 +99,7 @@ class Loss(torch.autograd.Function):
         named = dict(zip(model.named, params, strict=True))
         sizes = [p.numel() for p in params]
         grads = []
-        for _ in range(torch.get_num_threads()):
+        for _ in range(min(native.threads(), len(idx))):
             pieces = torch.empty(sum(sizes)).split(sizes)
             views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
             grads.append(dict(zip(named, views, strict=True)))
