@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bardlet import native
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import random_batches
 from bardlet.device import Machine
@@ -67,6 +68,7 @@ def evaluate(
             nats += loss.item() * len(counted)
             tokens += len(counted)
             size += int(token_bytes[counted].sum())
+    native.scratch.release()  # a large vocabulary's is large
     model.train(was_training)
     nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
     return Score(

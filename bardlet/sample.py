@@ -28,8 +28,8 @@ def generate(
     prompt (P,) int64, at least one token. temperature 0 takes the likeliest
     token; top_k 0 considers all. A text longer than the context goes on with its newest part: as
     often as the context is full, the oldest quarter is forgotten. Without the cache the context
-    is computed anew for every token, which gives the same text slowly. `dtype` is what the compiled
-    core keeps weights in; where it cannot run the model, the model is used as it is.
+    is computed anew for every token by the model as it is: the same text, slowly, in float32.
+    `dtype` is what the compiled core keeps weights in, where it can run the model.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     assert len(prompt), "an empty prompt"

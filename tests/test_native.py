@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import shutil
 import subprocess
@@ -53,10 +52,7 @@ def test_the_core_was_compiled_where_it_can_be() -> None:
 
 @pytest.fixture(params=usable())
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    core = ctypes.CDLL(str(FOLDER / f"core-{request.param}.so"))
-    core.bardlet_train.restype = ctypes.c_double
-    core.bardlet_peak.restype = ctypes.c_double
-    core.bardlet_muon.restype = ctypes.c_long
+    core = native.load(FOLDER / f"core-{request.param}.so")
     monkeypatch.setattr(native, "library", lambda: core)
     return request.param
 
@@ -211,6 +207,44 @@ def test_a_token_outside_the_vocabulary_is_refused(build: str, token: int) -> No
     idx[2, 7] = token
     with pytest.raises(IndexError, match=r"\[0, 65\)"):
         NativeGPT(random_model(LLAMA), torch.float32)(idx, targets)
+
+
+def test_shapes_that_do_not_fit_are_refused(build: str) -> None:
+    idx, targets = batch(LLAMA)
+    core = NativeGPT(random_model(LLAMA), torch.float32)
+    for wrong in (
+        (idx[:, :40], targets[:, :40]),
+        (idx.repeat(1, 2), targets.repeat(1, 2)),
+        (idx, targets[:3]),
+        (idx.int(), targets),
+    ):
+        with pytest.raises(ValueError, match="fit"):
+            core(*wrong)
+
+
+def test_backward_goes_once(build: str) -> None:
+    idx, targets = batch(LLAMA)
+    _, loss = NativeGPT(random_model(LLAMA), torch.float32)(idx, targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
+def test_muon_without_gradients_does_nothing(build: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    Muon([(weight, [64])], 0.02, 0.95, 0.2, torch.float32).step()
+    assert torch.equal(weight, torch.ones(64, 64))
+
+
+def test_a_core_of_other_sources_is_not_loaded(build: str, tmp_path: Path) -> None:
+    for path in FOLDER.iterdir():
+        if path.suffix in (".h", ".cpp", ".so"):
+            shutil.copy(path, tmp_path)
+    native.load(tmp_path / f"core-{build}.so")
+    with (tmp_path / "train.h").open("a") as file:
+        file.write("// changed\n")
+    with pytest.raises(OSError, match="another version"):
+        native.load(tmp_path / f"core-{build}.so")
 
 
 def test_what_is_not_a_number_shows_in_the_loss(build: str) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -69,12 +72,31 @@ def library() -> ctypes.CDLL | None:
     for build, needs in BUILDS.items():
         path = Path(__file__).parent / f"core-{build}.so"
         if path.exists() and all(has.get(feature) for feature in needs):
-            core = ctypes.CDLL(str(path))
-            core.bardlet_train.restype = ctypes.c_double
-            core.bardlet_peak.restype = ctypes.c_double
-            core.bardlet_muon.restype = ctypes.c_long
-            return core
+            try:
+                return load(path)
+            except OSError as error:  # compiled elsewhere, or from an earlier version
+                warnings.warn(f"going on without the compiled core: {error}", stacklevel=2)
     return None
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Open one build. OSError where it cannot be loaded or comes from other sources than these."""
+    core = ctypes.CDLL(str(path))
+    core.bardlet_source.restype = ctypes.c_char_p
+    if core.bardlet_source().decode() != source_hash(path.parent):
+        raise OSError(f"{path.name} is of another version; install bardlet again to compile it")
+    core.bardlet_train.restype = ctypes.c_double
+    core.bardlet_peak.restype = ctypes.c_double
+    core.bardlet_muon.restype = ctypes.c_long
+    return core
+
+
+def source_hash(folder: Path) -> str:
+    """What hatch_build.py compiles into the core of these sources."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.h"), *folder.glob("*.cpp")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def runs(model: GPT) -> bool:
@@ -82,11 +104,12 @@ def runs(model: GPT) -> bool:
     config, weight = model.config, model.lm_head.weight
     sizes = (config.n_embd, config.mlp_size, config.head_size)
     return (
-        library() is not None
-        and weight.device.type == "cpu"
+        weight.device.type == "cpu"
+        and library() is not None
         and weight.dtype == torch.float32
         and all(size % UNIT == 0 for size in sizes)
         and config.head_size <= 1024
+        and config.n_head % config.kv_heads == 0
     )
 
 
@@ -125,15 +148,20 @@ def table(tensors: Mapping[str, Tensor], config: GPTConfig) -> ctypes.Array[ctyp
     return (ctypes.c_void_p * len(found))(*found)
 
 
-class Memory:
-    """A block that the core works in, grown as needed and aligned to a cache line."""
+class Memory(threading.local):
+    """A block that the core works in, one for each thread of Python, grown as needed and aligned
+    to a cache line.
+    """
 
     def __init__(self) -> None:
-        self.block = torch.empty(0, dtype=torch.uint8)
+        self.release()
+
+    def release(self) -> None:
+        self.block = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def of(self, size: int) -> ctypes.c_void_p:
         if len(self.block) < size + 64:
-            self.block = torch.empty(size + 64, dtype=torch.uint8)
+            self.block = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
         start = self.block.data_ptr()
         return ctypes.c_void_p(start + -start % 64)
 

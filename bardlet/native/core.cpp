@@ -1,4 +1,4 @@
-// The C interface of bardlet's compiled core; bardlet/native/__init__.py is its only caller.
+// The C interface of bardlet's compiled core; the modules of bardlet/native/ are its only callers.
 #include <algorithm>
 #include <chrono>
 #include "decode.h"
@@ -15,6 +15,9 @@ auto in_format([[maybe_unused]] int bf16_products, Run run) {
 }
 
 extern "C" {
+
+// A hash of the sources that this was compiled from: what loads it compares.
+const char* bardlet_source() { return BARDLET_SOURCE; }
 
 // Whether this build multiplies bfloat16.
 int bardlet_bf16() {

@@ -12,14 +12,17 @@ from bardlet.model import GPT
 
 
 class Decoder:
-    """Token steps of `streams` texts at once; weights are read in `dtype`, float32 or bfloat16."""
+    """Token steps of `streams` texts at once; matrices are read in `dtype`, float32 or bfloat16.
+
+    They are copied when this is made; the model must not change or move while it decodes.
+    """
 
     def __init__(self, model: GPT, streams: int, dtype: torch.dtype) -> None:
         self.model, self.streams = model, streams
         self.threads = native.threads()
         self.shape = native.Shape.of(model.config)
         self.params = native.table(dict(model.named_parameters()), model.config)
-        self.bf16 = int(dtype == torch.bfloat16)
+        self.bf16 = int(dtype == torch.bfloat16 and native.core().bardlet_bf16())
         self.packed, self.memory = native.Memory(), native.Memory()
         self.past = 0  # positions whose keys and values are cached
         sizes = (ctypes.c_long * 2)()
@@ -31,7 +34,7 @@ class Decoder:
         native.core().bardlet_decode(
             ctypes.byref(self.shape), self.params, native.rotary(self.model), self.streams,
             self.threads, self.bf16, packed, memory, sizes,
-            *(what or (None, 0, 0, 0, 0, 0, 0, None)),
+            *(what or (None, 0, 0, 0, 0, ctypes.c_float(), 0, None)),
         )  # fmt: skip
 
     def forget(self) -> None:
@@ -55,6 +58,6 @@ class Decoder:
         self.call(
             *self.blocks, None, ctypes.c_void_p(tokens.data_ptr()),
             ctypes.c_long(tokens.stride(0)), self.past, known, steps, ctypes.c_float(temperature),
-            top_k, native.pointer(uniform),
+            min(top_k, self.model.config.vocab_size), native.pointer(uniform),
         )  # fmt: skip
         self.past = known + steps - 1

@@ -101,6 +101,7 @@ class Orthogonaliser {
 // Step every matrix, the largest first, each on one thread.
 template <class E>
 void muon_step(const Matrix* matrices, int count, const Rule& rule, int threads, Arena& arena) {
+    if (!count) return;
     std::vector<const Matrix*> order;
     int side = 0;
     for (int i = 0; i < count; i++) {

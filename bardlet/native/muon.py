@@ -35,8 +35,8 @@ class Rule(ctypes.Structure):
 def fits(weight: Tensor, rows: Sequence[int], dtype: torch.dtype) -> bool:
     """Whether the core can step a parameter of stacked matrices, multiplying in `dtype`."""
     return (
-        native.library() is not None
-        and weight.device.type == "cpu"
+        weight.device.type == "cpu"
+        and native.library() is not None
         and weight.dtype == torch.float32
         and not any(size % native.UNIT for size in (weight.size(1), *rows))
         and (dtype == torch.float32 or bool(native.core().bardlet_bf16()))
@@ -52,7 +52,7 @@ def step(
     `decay` is what remains of a weight; products are taken in `dtype`.
     """
     items = (Matrix * len(matrices))(
-        *(Matrix(*(t.data_ptr() for t in each), *each[0].shape) for each in matrices)
+        *(Matrix(*map(native.pointer, each), *each[0].shape) for each in matrices)
     )
     flat = [number for row in coefficients for number in row]
     numbers = (ctypes.c_float * len(flat))(*flat)

@@ -1,9 +1,10 @@
 // Loss and gradients of a batch: each thread takes whole sequences through the model and back.
 //
-// The maths is bardlet/model.py's without dropout, line for line; matrices are multiplied in E and
-// summed in float, the residual stream, the norms, the softmaxes and all gradients of weights are
-// float. Threads meet only when weights are packed and when their gradients are added, always in
-// the same order, so equal calls on an equal number of threads give equal bits.
+// The maths is bardlet/model.py's, line for line, dropout inside attention left out; matrices are
+// multiplied in E and summed in float, the residual stream, the norms, the softmaxes and all
+// gradients of weights are float. Threads meet only when weights are packed and when their
+// gradients are added, always in the same order, so equal calls on an equal number of threads give
+// equal bits.
 #pragma once
 #include <algorithm>
 #include "arena.h"
@@ -73,7 +74,7 @@ struct Weights {
 template <class E>
 struct Layer {
     float *x1, *x2;          // (M, C) the residual stream before attention and before the MLP
-    float *scale1, *scale2;  // (M) 1 / rms of each norm
+    float *scale1, *scale2;  // (M) 1 / rms or 1 / sd of each norm
     float *mean1, *mean2;    // (M)
     float* log_sums;         // (sequences, heads, T) of attention's softmax
     E *a1, *qkv, *turned,
@@ -112,7 +113,7 @@ class Worker {
         x = arena.take<float>(M * C), scale = arena.take<float>(M), mean = arena.take<float>(M);
         normed = arena.take<E>(M * C);
         logits = arena.take<float>(M * s.padded_vocab());
-        d_logits = arena.take<E>(M * s.padded_vocab());
+        d_logits = grad ? arena.take<E>(M * s.padded_vocab()) : nullptr;
         scores = arena.take<float>(ROWS * T32);
         p = arena.take<E>(ROWS * T32);
         keys = arena.take<E>(T32 * D), values = arena.take<E>(T32 * D);
@@ -121,7 +122,8 @@ class Worker {
         dx = arena.take<float>(M * C);
         dx_e = arena.take<E>(M * C);
         d_small = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
-        d_wide = arena.take<E>(M * widest), packed_dy = arena.take<E>(M * widest);
+        d_wide = arena.take<E>(M * std::max(s.gated(), s.qkv())),
+        packed_dy = arena.take<E>(M * widest);
         packed_x = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
         ds = arena.take<E>(ROWS * T32), packed_p = arena.take<E>(ROWS * T32),
         packed_ds = arena.take<E>(ROWS * T32);
@@ -248,7 +250,7 @@ class Worker {
     double cross_entropy(float* logits, int64_t target, E* d_logits, float weight) {
         const int V = s.padded_vocab();
         if (target < 0) {
-            for (int i = 0; i < V; i += W) store(d_logits + i, all(0.0f));
+            for (int i = 0; grad && i < V; i += W) store(d_logits + i, all(0.0f));
             return 0;
         }
         const float hit = logits[target];

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bardlet import native
 from bardlet.model import GPT
@@ -29,7 +30,7 @@ def fits(model: GPT, *, training: bool) -> bool:
 class NativeGPT(nn.Module):
     """A model called as it is with targets, but for the logits, which the core does not return.
 
-    `dtype` is what matrices are multiplied in, float32 or bfloat16; sums, the residual stream and
+    `dtype` is what matrices are multiplied in: bfloat16 where the build can, else float32; sums, the residual stream and
     gradients of weights are float32. In bfloat16, results differ from torch's autocast by rounding,
     and dropout's masks are others than torch's.
     """
@@ -37,14 +38,22 @@ class NativeGPT(nn.Module):
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
-        self.bf16 = dtype == torch.bfloat16
+        self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.named = dict(model.named_parameters())
 
     def forward(self, idx: Tensor, targets: Tensor) -> tuple[None, Tensor]:
         """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count).
 
-        IndexError where a token lies outside the vocabulary.
+        int64 both, T a multiple of 32 and at most block_size. IndexError where a token lies outside
+        the vocabulary, ValueError for other shapes.
         """
+        T = idx.size(-1)
+        if idx.shape != targets.shape or idx.dim() != 2 or T % native.UNIT:
+            raise ValueError(
+                f"idx {tuple(idx.shape)} and targets {tuple(targets.shape)} do not fit"
+            )
+        if self.model.config.block_size < T or {idx.dtype, targets.dtype} != {torch.int64}:
+            raise ValueError(f"{T} positions of {idx.dtype} do not fit the model")
         V = self.model.config.vocab_size
         if idx.min() < 0 or max(idx.max(), targets.max()) >= V or targets.min() < -1:
             raise IndexError(f"token ids must be in [0, {V})")
@@ -108,7 +117,11 @@ class Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        grads, ctx.grads = ctx.grads, None  # handed over: the caller's, to change
+        if grads is None:
+            raise RuntimeError("the compiled core's loss goes backward only once")
         if scale != 1:
-            torch._foreach_mul_(ctx.grads, scale.item())
-        return None, None, None, *ctx.grads
+            torch._foreach_mul_(grads, scale.item())
+        return None, None, None, *grads
