@@ -30,9 +30,9 @@ def fits(model: GPT, *, training: bool) -> bool:
 class NativeGPT(nn.Module):
     """A model called as it is with targets, but for the logits, which the core does not return.
 
-    `dtype` is what matrices are multiplied in: bfloat16 where the build can, else float32; sums, the residual stream and
-    gradients of weights are float32. In bfloat16, results differ from torch's autocast by rounding,
-    and dropout's masks are others than torch's.
+    `dtype` is what matrices are multiplied in: bfloat16 where the build can, else float32. Sums,
+    the residual stream and gradients of weights are float32. In bfloat16, results differ from
+    torch's autocast by rounding; dropout's masks are others than torch's.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
