@@ -208,12 +208,19 @@ class Decoder {
             sum += e;
         }
         const vec share = all(1.0f / total(sum));
-        for (int i = 0; i < D; i += W) {
-            vec mixed = all(0.0f);
-            for (int j = 0; j < seen; j++)
-                mixed = fma(all(scores[j]), load(v + (long)j * D + i), mixed);
-            store(y + i, mixed * share);
-        }
+        int i = 0;
+        for (; i + 4 * W <= D; i += 4 * W) mix<4>(v + i, scores, seen, share, y + i);
+        for (; i < D; i += W) mix<1>(v + i, scores, seen, share, y + i);
+    }
+
+    // R registers of the values' sum, weighted by scores[0, seen) * share.
+    template <int R>
+    void mix(const E* v, const float* scores, int seen, vec share, E* y) const {
+        vec sums[R];
+        for (int r = 0; r < R; r++) sums[r] = all(0.0f);
+        for (int j = 0; j < seen; j++, v += s.head)
+            for (int r = 0; r < R; r++) sums[r] = fma(all(scores[j]), load(v + r * W), sums[r]);
+        for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
     }
 
     // Logits of each stream's newest row, this thread's share of the vocabulary, into `logits`.
