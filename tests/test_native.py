@@ -170,10 +170,8 @@ def test_dropouts_gradients_are_those_of_its_own_masks(build: str) -> None:
         assert loss().item() == loss(6).item()
 
 
-def test_dropout_drops_as_many_as_torchs() -> None:
+def test_dropout_drops_as_many_as_torchs(build: str) -> None:
     """A model that only embeds, and whose head is the identity, loses as many logits as torch's."""
-    if native.library() is None:
-        pytest.skip("the core was not compiled")
     config = dataclasses.replace(LLAMA, dropout=0.25, vocab_size=64, n_layer=1)
     model = GPT(config)
     with torch.no_grad():
@@ -317,9 +315,8 @@ def test_tokens_are_the_models(
     assert (got == expected).float().mean() > 0.97
 
 
-def test_bfloat16_steps_stay_near(build: str) -> None:
-    if build != "avx512bf16":
-        pytest.skip("this build has no bfloat16")
+def test_steps_in_the_builds_narrowest_format_stay_near(build: str) -> None:
+    dtype, _ = formats(build)[-1]
     model = random_model(LLAMA)
     prompt = torch.arange(30)
     tokens = torch.zeros(1, 31, dtype=torch.int64)
@@ -327,7 +324,7 @@ def test_bfloat16_steps_stay_near(build: str) -> None:
     with torch.no_grad():
         likely = model(prompt[None])[0].softmax(-1)[0, 0]
     counts = torch.zeros(65)
-    decoder = Decoder(model, 1, torch.bfloat16)
+    decoder = Decoder(model, 1, dtype)
     for i in range(2000):
         decoder.forget()
         decoder.step(tokens, 30, torch.tensor([[(i + 0.5) / 2000]]), 1.0, 0)
