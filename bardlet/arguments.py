@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from typing import NoReturn
 
 from bardlet.errors import UsageError
@@ -59,3 +60,18 @@ def split_unknown(parser: Parser, args: list[str]) -> tuple[list[str], dict[str,
             follows = bool(rest) and not equals and not rest[0].startswith("--")
             unknown[name[2:]] = rest.pop(0) if follows else value or "true"
     return known, unknown
+
+
+def add_run(parser: Parser) -> None:
+    """The options that choose a trained model and the machine for it."""
+    parser.add_argument("run", nargs="?", default=None, help="run or checkpoint; else the newest")
+    parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it")
+    parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+
+
+def say(line: str) -> None:
+    """Print a line for people on stderr."""
+    print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,8 @@ import io
 import os
 from pathlib import Path
 
-from bardlet.cli import COMMANDS, main
+from bardlet.cli import main
+from bardlet.commands import COMMANDS
 
 
 def document() -> str:

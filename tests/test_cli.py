@@ -15,6 +15,7 @@ from pytest import CaptureFixture, MonkeyPatch
 
 import bardlet
 from bardlet import cli
+from bardlet.commands import COMMANDS
 from bardlet.errors import CheckpointError
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(60))
@@ -96,7 +97,7 @@ def test_help_and_usage_errors_do_not_wait_for_torch(args: list[str]) -> None:
 def test_help_lists_the_commands_and_exits_with_0() -> None:
     done = python("-m", "bardlet", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"  {name}" in done.stdout for name in cli.COMMANDS)
+    assert all(f"  {name}" in done.stdout for name in COMMANDS)
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
@@ -155,7 +156,7 @@ def test_an_error_is_one_line_and_a_traceback_only_with_debug(
     def fail(*args: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "demo_command", fail)
+    monkeypatch.setattr("bardlet.commands.demo.run", fail)
     ran = run("demo", *(["--debug"] if debug else []))
     assert (ran.code, ran.out) == (code, "")
     assert line in ran.err.splitlines()[-1]

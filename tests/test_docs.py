@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bardlet import config_file
-from bardlet.cli import COMMANDS, main
+from bardlet.cli import main
+from bardlet.commands import COMMANDS
 from bardlet.config import FIELDS
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,31 @@
+"""The commands, a module for each: its `run` adds options to a parser, parses, works and prints."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+
+from bardlet.arguments import Parser
+from bardlet.errors import UsageError
+
+COMMANDS = {
+    "demo": "prepare Shakespeare, train a small GPT on it and sample, in about a minute",
+    "prepare": "turn text into a dataset folder",
+    "train": "train a model, or go on training one",
+    "sample": "write text with a trained model",
+    "eval": "measure a model's loss on a whole split",
+    "inspect": "describe a dataset, a run or a checkpoint",
+}
+
+
+def call(args: Sequence[str]) -> int:
+    """Run the command that `args` begin with; return its exit code."""
+    name, *rest = args
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Commands are {', '.join(COMMANDS)}"
+        raise UsageError(f"no command {name!r}", hint)
+    parser = Parser(prog=f"bardlet {name}", description=COMMANDS[name])
+    command = importlib.import_module(f"bardlet.commands.{name.replace('-', '_')}")
+    return command.run(parser, rest)

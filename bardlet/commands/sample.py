@@ -1,0 +1,31 @@
+"""`bardlet sample`: text out of a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bardlet.arguments import Parser, add_run, parse, say
+from bardlet.config_file import newest_run
+
+
+def run(parser: Parser, args: list[str]) -> int:
+    add_run(parser)
+    parser.add_argument("--start", help="text to go on from, or FILE:path; default a new line")
+    parser.add_argument("--num_samples", type=int, default=10, help="texts to write")
+    parser.add_argument("--max_new_tokens", type=int, default=500, help="tokens in each")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    parser.add_argument(
+        "--top_k", type=int, default=200, help="likeliest tokens drawn from; 0: all"
+    )
+    parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
+    given = parse(parser, args)
+    from bardlet.writing import write
+
+    run = Path(given.run or given.out_dir or newest_run(say))
+    write(
+        run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
+        num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature, top_k=given.top_k,
+        device_name=given.device, dtype=given.dtype, as_json=given.json, say=say,
+    )  # fmt: skip
+    return 0

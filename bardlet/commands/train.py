@@ -1,0 +1,47 @@
+"""`bardlet train`: the options of a run, resolved and handed to the training loop."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from bardlet import config, config_file
+from bardlet.arguments import Parser, say, split_unknown
+from bardlet.config import TrainConfig
+
+
+def run(parser: Parser, args: list[str]) -> int:
+    settings = parse_settings(parser, args)
+    from bardlet.train import train
+
+    result = train(settings)
+    if result.stopped:
+        return 130
+    if os.environ.get("RANK", "0") == "0":
+        say(f"best val loss {result.best_val_loss:.4f}; training took {result.train_s:.1f} s")
+        if not settings.eval_only:
+            say(f"write text with it: bardlet sample {settings.out_dir}")
+    return 0
+
+
+def parse_settings(parser: Parser, args: list[str]) -> TrainConfig:
+    """The run that presets, files and flags ask for; every option of a run is a flag."""
+    parser.usage = f"{parser.prog} [PRESET | FILE.toml | FILE.py ...] [--option=value ...]"
+    parser.epilog = "presets: " + ", ".join(config_file.preset_names())
+    parser.add_argument("base", nargs="*", default=[], help="presets or files, later ones win")
+    parser.add_argument("--resume", action="store_true", help="short for --init_from=resume")
+    group: Any = parser
+    for name, field in config.FIELDS.items():
+        if field.metadata["group"]:
+            group = parser.add_argument_group(field.metadata["group"])
+        text = f"{field.metadata['help']} (default {field.default})".replace("%", "%%")
+        bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}
+        choices = "{" + ",".join(map(str, field.metadata["choices"])).lower() + "}"
+        metavar = choices if field.metadata["choices"] else field.type.split(" ")[0].upper()
+        group.add_argument(f"--{name}", metavar=metavar, help=text, **bare)
+    known, unknown = split_unknown(parser, args)
+    flags = vars(parser.parse_args(known))
+    bases = flags.pop("base")
+    if flags.pop("resume", False):
+        flags["init_from"] = "resume"
+    return config_file.settings(bases, {**flags, **unknown}, say)
