@@ -115,12 +115,9 @@ def test_z_score_is_numpys() -> None:
 def test_spikes_are_skipped_alike_after_a_resume(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "SPIKE", 0.5)  # so that noise has some
+    monkeypatch.setattr(guards, "SPIKE", -1.0)  # what does not fall is one
     monkeypatch.setattr(guards, "MOST_SKIPPED", 2)
-    options = {
-        "skip_spikes": True, "max_iters": 24, "eval_interval": 100, "learning_rate": 1e-5,
-        "min_lr": 1e-5, "muon_lr": 1e-5,
-    }  # fmt: skip
+    options = {"skip_spikes": True, "max_iters": 24, "eval_interval": 100}
     whole = tiny_config(dataset_folder, tmp_path / "whole", **options)
     train(whole)
     assert [e["event"] for e in metrics(whole, "event")].count("skipped") >= 2
