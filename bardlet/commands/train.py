@@ -11,7 +11,7 @@ from bardlet.config import TrainConfig
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    settings = parse_settings(parser, args)
+    settings, _ = parse_settings(parser, args)
     from bardlet.train import train
 
     result = train(settings)
@@ -24,8 +24,12 @@ def run(parser: Parser, args: list[str]) -> int:
     return 0
 
 
-def parse_settings(parser: Parser, args: list[str]) -> TrainConfig:
-    """The run that presets, files and flags ask for; every option of a run is a flag."""
+def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The run that presets, files and flags ask for; every option of a run is a flag.
+
+    What else the parser has comes back beside it.
+    """
+    others = {action.dest for action in parser._actions}
     parser.usage = f"{parser.prog} [PRESET | FILE.toml | FILE.py ...] [--option=value ...]"
     parser.epilog = "presets: " + ", ".join(config_file.preset_names())
     parser.add_argument("base", nargs="*", default=[], help="presets or files, later ones win")
@@ -44,4 +48,5 @@ def parse_settings(parser: Parser, args: list[str]) -> TrainConfig:
     bases = flags.pop("base")
     if flags.pop("resume", False):
         flags["init_from"] = "resume"
-    return config_file.settings(bases, {**flags, **unknown}, say)
+    rest = {name: flags.pop(name) for name in others & flags.keys()}
+    return config_file.settings(bases, {**flags, **unknown}, say), rest
