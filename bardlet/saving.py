@@ -119,7 +119,7 @@ class Saver:
             runs.prune(self.run, 1)
         free = free_bytes(self.run)
         if free < self.size:
-            raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free on the disk")
+            raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
 
     def finish(self, folder: Path) -> None:
         """The part of saving that waits for the disk, in a thread of its own."""
