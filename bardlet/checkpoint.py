@@ -37,7 +37,7 @@ def name_of(it: int) -> str:
 
 def save(
     run: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
 ) -> Path:  # fmt: skip
     """Write the state after `it` iterations as a checkpoint of `run`; return its folder.
 
@@ -125,7 +125,7 @@ def find(path: Path, which: str = "best") -> Path:
     return folder
 
 
-def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
+def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
     """The model on the CPU, its tokenizer, and state.json with eval.json of a checkpoint.
 
     Raises CheckpointError where a file is missing, damaged, or of a newer format.
