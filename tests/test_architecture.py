@@ -19,7 +19,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 LAYERS = (
     ("", "errors"),
     ("arguments", "config", "config_file", "device", "distributed"),
-    ("data", "data.plays", "data.corpus"),
+    ("data", "data.fetch", "data.plays", "data.corpus"),
     ("data.pieces", "data.tokenizer_json"),
     ("data.char", "data.byte", "data.bpe", "data.foreign"),
     ("data.tokenizer",),
@@ -38,7 +38,8 @@ LAYERS = (
 BESIDE = {
     "errors": [],
     "config_file": ["config", "device"],
-    "data.corpus": ["data.plays"],
+    "data.plays": ["data.fetch"],
+    "data.corpus": ["data.fetch", "data.plays"],
     "data.foreign": ["data.bpe"],
     "data.prepare": ["data.dataset"],
     "data.loader": ["data.dataset"],
