@@ -25,6 +25,7 @@ LAYERS = (
     ("data.tokenizer",),
     ("data.pretrained", "data.bpe_training"),
     ("data.vocabulary",),
+    ("data.comparison",),
     ("data.dataset", "data.prepare", "data.loader"),
     ("model",),
     ("native",),
@@ -33,7 +34,7 @@ LAYERS = (
     ("train", "writing", "inspection"),
     ("demo", "commands"),
     ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
-     "commands.inspect"),
+     "commands.tokenizer", "commands.inspect"),
     ("cli",),
     ("__main__",),
 )  # fmt: skip

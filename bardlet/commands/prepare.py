@@ -7,24 +7,22 @@ from pathlib import Path
 
 from bardlet.arguments import Parser, parse, say
 
+TOKENIZER = (
+    "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json or a folder with one, "
+    "a tiktoken encoding, or OWNER/NAME on the hub"
+)
+VOCAB_SIZE = (
+    "bpe: how many tokens, by default as many as fit the text; char: at most so many, the rarest "
+    "share <unk>"
+)
+
 
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("source", help="named corpus (tinyshakespeare), file, folder, or - ")
     parser.add_argument("--out", type=Path, help="dataset folder; default data/<name>")
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
-    parser.add_argument(
-        "--tokenizer",
-        default="char",
-        help="char (default), byte, gpt2, bpe (trained on "
-        "the text), a tokenizer.json, a tiktoken encoding or OWNER/NAME on the hub",
-    )
-    parser.add_argument(
-        "--vocab_size",
-        type=int,
-        default=0,
-        help="of bpe, default by the size of "
-        "the text; at most so many of char, the rarest share <unk>",
-    )
+    parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
+    parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")

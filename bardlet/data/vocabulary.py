@@ -33,26 +33,33 @@ def choose(
         )
     if name == "char":
         return CharTokenizer.train(text, limit=vocab_size)
-    if name == "byte":
-        return ByteTokenizer()
-    if name in ("gpt2", "r50k_base"):
-        return from_json(pretrained.gpt2(say), "GPT-2's vocabulary")
     if name == "bpe":
         size = vocab_size or bpe_training.suggested_size(len(text))
         found = from_json(bpe_training.train(text, size), "the trained vocabulary")
         if found.vocab_size < size:
             say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: nothing more repeats")
         return found
-    return elsewhere(name)
+    return existing(name, say)
 
 
-def elsewhere(name: str) -> Tokenizer:
-    """The tokenizer of a path, a tiktoken encoding or a model on the hub."""
+def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Tokenizer:
+    """The tokenizer of `name` where that is not made for a text; errors as in `choose`."""
+    if name == "byte":
+        return ByteTokenizer()
+    if name in ("gpt2", "r50k_base"):
+        return from_json(pretrained.gpt2(say), "GPT-2's vocabulary")
     path = Path(name)
     if path.is_dir():
-        return load(path / "tokenizer.json")
+        of_run = sorted(path.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
+        return load(of_run[-1] if of_run else path / "tokenizer.json")
     if path.is_file():
         return load(path)
+    if name in ("char", "bpe"):
+        raise UsageError(
+            f"{name} is made for a text",
+            f"Make one with `bardlet tokenizer train TEXT --tokenizer {name}`, or give the folder "
+            "of a dataset",
+        )
     if name in pretrained.ENCODINGS:
         return from_json(pretrained.encoding(name), name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
