@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "eval": "measure a model's loss on a whole split",
     "verify-resume": "prove here that a killed run ends as if it had not been",
+    "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
 }
 
