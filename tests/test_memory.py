@@ -13,6 +13,7 @@ import torch
 from conftest import tiny_config
 from test_train import losses, metrics, tensors
 
+from bardlet import cli
 from bardlet.errors import TrainingError
 from bardlet.memory import Pieces, ran_out
 from bardlet.model import GPT
@@ -91,6 +92,21 @@ def test_other_errors_are_their_own() -> None:
     with pytest.raises(RuntimeError) as real:
         torch.empty(1 << 60)
     assert ran_out(real.value) and not ran_out(RuntimeError("shapes"))
+
+
+def test_sampling_goes_on_with_half_as_many_at_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    train(tiny_config(dataset_folder, tmp_path / "run"))
+    command = ["sample", str(tmp_path / "run"), "--num_samples=7", "--max_new_tokens=40"]
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    plain = capsys.readouterr().out
+    scarce(monkeypatch, 3, training=False)
+    with pytest.warns(UserWarning, match="out of memory: going on with 3 at once"):
+        assert cli.main(command) == 0
+    assert capsys.readouterr().out == plain and plain.count("---------------\n") == 7
 
 
 LIMITED = """
