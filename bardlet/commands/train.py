@@ -43,10 +43,20 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         choices = "{" + ",".join(map(str, field.metadata["choices"])).lower() + "}"
         metavar = choices if field.metadata["choices"] else field.type.split(" ")[0].upper()
         group.add_argument(f"--{name}", metavar=metavar, help=text, **bare)
-    known, unknown = split_unknown(parser, args)
+    known, unknown = split_unknown(parser, spelt_out(args))
     flags = vars(parser.parse_args(known))
     bases = flags.pop("base")
     if flags.pop("resume", False):
         flags["init_from"] = "resume"
     rest = {name: flags.pop(name) for name in others & flags.keys()}
     return config_file.settings(bases, {**flags, **unknown}, say), rest
+
+
+def spelt_out(args: list[str]) -> list[str]:
+    """The arguments with `--fresh` as `--fresh=true`, so that it does not swallow a preset."""
+    flags = {f"--{name}" for name, field in config.FIELDS.items() if field.type == "bool"}
+    follows = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg in flags and after.lower() not in config.TRUTH else arg
+        for arg, after in zip(args, follows, strict=True)
+    ]
