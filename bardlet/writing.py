@@ -15,6 +15,7 @@ from bardlet import checkpoint, device, native, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.sample import check, generate
+from bardlet.untrusted import read_text
 
 SEPARATOR = "---------------"
 
@@ -78,7 +79,7 @@ def prompt_text(start: str | None, tokenizer: CharTokenizer) -> str:
     if start.startswith("FILE:"):
         path = Path(start.removeprefix("FILE:"))
         try:
-            start = path.read_text(encoding="utf-8")
+            start = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the prompt {path}: {error}") from None
     if not start:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bardlet.errors import DataError
+from bardlet.untrusted import parse_json, read_text
 
 KINDS = ("char",)
 
@@ -122,7 +123,7 @@ def code_points(text: str) -> np.ndarray:
 def from_json(text: str, name: str) -> CharTokenizer:
     """The tokenizer that a `tokenizer.json` describes; `name` says which one, for messages."""
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         model, split = document["model"], document["pre_tokenizer"]
         if model["type"] != "WordLevel" or split["pattern"] != {"Regex": "[\\s\\S]"}:
             raise DataError(f"{name} is not a character tokenizer", "That is the only kind so far")
@@ -137,9 +138,12 @@ def from_json(text: str, name: str) -> CharTokenizer:
 def load(path: Path) -> CharTokenizer:
     """Read a `tokenizer.json`."""
     try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
+        tokenizer = from_json(read_text(path, inside=path.parent), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
+    if not tokenizer.chars or any("\ud800" <= c <= "\udfff" for c in tokenizer.chars):
+        raise DataError(f"{path} is damaged: a token is no character, or there is none")
+    return tokenizer
 
 
 def fingerprint(tokenizer: CharTokenizer) -> str:
