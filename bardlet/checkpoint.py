@@ -109,9 +109,7 @@ def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
     """
     runs.verify(folder, *(name for name in FILES if name != OPTIMIZER))
     model = weights.untrained(folder)
-    saved = weights.read_tensors(folder / "model.safetensors")
-    for name, p in model.named_parameters():  # tied ones once
-        p.data = saved.pop(name).to(p.dtype)  # no second copy of all of them
+    weights.load_into(model, folder / "model.safetensors")
     state = read_json(folder / "state.json")
     scores = runs.scores_of(folder)
     if scores is not None:

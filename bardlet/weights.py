@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
         names = [f"transformer.h.{i}.{inner}" if inner != name else name for i in layers]
         shapes |= dict.fromkeys(names, tuple(p.shape))
     return shapes
+
+
+def load_into(model: GPT, path: Path) -> None:
+    """Give a model the weights of a file; warn where some are no numbers, as after divergence."""
+    saved = read_tensors(path)
+    strange = [name for name, value in saved.items() if not value.isfinite().all()]
+    if strange:
+        warnings.warn(f"{path}: {strange[0]} has values that are not finite", stacklevel=2)
+    for name, p in model.named_parameters():  # tied ones once
+        p.data = saved.pop(name).to(p.dtype)  # no second copy of all of them
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 from bardlet import checkpoint, device, native, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
+from bardlet.model import GPT
 from bardlet.sample import check, generate
 from bardlet.untrusted import read_text
 
@@ -32,6 +34,7 @@ def write(
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     folder = runs.find(run, which)
     model, tokenizer, _ = checkpoint.load(folder)
+    without_padding(model, tokenizer.vocab_size)
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
@@ -70,6 +73,20 @@ def write(
             print(f"{sample}\n{SEPARATOR}")
     sys.stdout.flush()
     say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def without_padding(model: GPT, vocab_size: int) -> None:
+    """Take from a model the tokens at the end of its vocabulary that stand for no text.
+
+    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
+    """
+    if vocab_size == model.config.vocab_size:
+        return
+    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
+    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
+    model.lm_head.weight = head
+    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
 
 
 def prompt_text(start: str | None, tokenizer: CharTokenizer) -> str:
