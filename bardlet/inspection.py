@@ -91,7 +91,7 @@ def describe_dataset(dataset: Dataset) -> str:
     for name, split in manifest["splits"].items():
         lines.append(
             f"  {name}: {split['tokens']:,} tokens, {split['bytes']:,} bytes, "
-            f"{split['bytes'] / split['tokens']:.2f} bytes per token, "
+            f"{split['bytes'] / max(1, split['tokens']):.2f} bytes per token, "
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
     for source in manifest["sources"]:
