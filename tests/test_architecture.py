@@ -19,7 +19,8 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 LAYERS = (
     ("", "errors"),
     ("files", "schema", "terminal", "untrusted"),
-    ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals"),
+    ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals",
+     "history", "doctor"),
     ("data", "data.fetch", "data.plays", "data.corpus"),
     ("data.pieces", "data.patterns", "data.tokenizer_json"),
     ("data.char", "data.byte", "data.bpe", "data.foreign"),
@@ -37,13 +38,14 @@ LAYERS = (
     ("train", "writing", "inspection", "verification"),
     ("demo", "commands"),
     ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
-     "commands.tokenizer", "commands.inspect", "commands.verify_resume"),
+     "commands.tokenizer", "commands.inspect", "commands.verify_resume", "commands.doctor"),
     ("cli",),
     ("__main__",),
 )  # fmt: skip
 BESIDE = {
     "errors": [],
     "config_file": ["config", "device", "runs"],
+    "doctor": ["history"],
     "commands.verify_resume": ["commands.train"],
     "data.plays": ["data.fetch"],
     "data.corpus": ["data.fetch", "data.plays"],

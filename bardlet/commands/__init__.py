@@ -18,6 +18,7 @@ COMMANDS = {
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
+    "doctor": "say what is wrong with a run",
 }
 
 

@@ -1,0 +1,40 @@
+"""`bardlet doctor`: what is wrong with a run, by its metrics. Exits 1 where something is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bardlet.arguments import Parser, parse, say
+from bardlet.config_file import newest_run
+
+
+def run(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("run", nargs="?", default=None, help="a run's folder; else the newest")
+    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+    parser.epilog = "exit code: 0 healthy, 1 with findings"
+    given = parse(parser, args)
+    from bardlet import doctor, history
+
+    path = Path(given.run or newest_run(say))
+    past = history.read(path)
+    findings = doctor.diagnose(past)
+    lines = len(past.iters)
+    if given.json:
+        print(json.dumps({
+            "run": str(path), "healthy": not findings, "judged": doctor.long(past),
+            "lines": lines, "findings": doctor.as_json(findings),
+        }))  # fmt: skip
+        return 1 if findings else 0
+    for found in findings:
+        since = "" if found.iter is None else f" since iteration {found.iter:,}"
+        print(f"{found.illness}{since}: {found.evidence}")
+        print(f"  {found.suggestion}")
+    if not findings:
+        few = (
+            ""
+            if doctor.long(past)
+            else f"; too few to judge its curves by, {doctor.LEAST} are needed"
+        )
+        print(f"{path} is healthy: nothing found in {lines:,} lines of iterations{few}")
+    return 1 if findings else 0

@@ -1,0 +1,242 @@
+"""What ails a run: each illness one function of its history.
+
+It returns a Finding, with the numbers it was seen by and one option to change, or None. The
+thresholds lie between healthy and ill runs that were made (docs/log.md, "The doctor").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from bardlet.history import History
+
+LEAST = 20  # lines of iterations, before a curve is judged
+RISE = 0.5  # nats that a chunk's loss rises above the first line's: healthy runs never did by 0.1
+LEARNT = (
+    0.2  # of the first loss: what single tokens' frequencies are worth, 4.17 to 3.3 by character
+)
+SPIKES = 0.01  # of all iterations
+OVERFIT = 0.05  # nats above the best validation loss: whole-split losses differ by 0.02 by chance
+HALF_LIFE = 15.4  # repetitions after which a token teaches 1/e of a new one (arXiv:2305.16264)
+PER_ID = (
+    50  # training tokens for each of the vocabulary; by Zipf's law half of it is met under 10 times
+)
+EXPLOSION = 10.0  # times the gradient's norm before; healthy runs stay within 4
+CLIP = 1.0  # the usual grad_clip: a norm below it harms nothing
+SLOWER = 1.5  # times; on a machine of one's own, parts of a run differ by less than 1.2
+WAITING = 0.3  # of an iteration's time
+IDLE = 0.4  # MFU below which a device is said to idle; kept busy, small models reach it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """An illness, since when, how it shows, and what to change."""
+
+    illness: str
+    iter: int | None  # None: the whole run
+    evidence: str
+    suggestion: str  # names the option
+
+
+def diagnose(history: History) -> list[Finding]:
+    """All findings, the gravest first; empty for a healthy run."""
+    return [found for illness in ILLNESSES if (found := illness(history)) is not None]
+
+
+def long(history: History) -> bool:
+    """Whether there is enough of a run to judge its curves."""
+    return len(history.iters) >= LEAST
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(found) for found in findings]
+
+
+def diverged(history: History) -> Finding | None:
+    """The loss is no number any more, or ends above where it began."""
+    advice = "Lower --learning_rate (with muon, --muon_lr too), or raise --warmup_iters"
+    for event in history.named("nonfinite"):
+        return Finding(
+            illness="diverged", iter=event["iter"], suggestion=advice,
+            evidence=f"loss {event.get('loss')}, gradient norm {event.get('grad_norm')}: "
+            "no finite numbers",
+        )  # fmt: skip
+    for line in history.iters:
+        if line.get("loss") is None:
+            return Finding(
+                illness="diverged", iter=line["iter"], suggestion=advice,
+                evidence="the loss is no finite number",
+            )  # fmt: skip
+    if not long(history):
+        return None
+    first, last = history.fall()
+    if last <= first + 2 * RISE:
+        return None
+    means = [(it, fmean(values)) for it, values in history.chunks("loss")]
+    since = next((it for it, mean in means if mean > first + RISE), means[-1][0])
+    return Finding(
+        illness="diverged", iter=since, suggestion=advice,
+        evidence=f"the loss began at {first:.2f} and ends at {last:.2f}",
+    )  # fmt: skip
+
+
+def rate_too_high(history: History) -> Finding | None:
+    """The loss leapt above its start, though it came back, or it spikes again and again."""
+    advice = "Lower --learning_rate to a third (with muon, --muon_lr too)"
+    spikes = history.named("spike", "skipped")
+    if diverged(history) or not long(history):
+        return None
+    if len(spikes) > SPIKES * (history.iters[-1]["iter"] + 1):
+        return Finding(
+            illness="learning rate too high", iter=spikes[0]["iter"], suggestion=advice,
+            evidence=f"{len(spikes)} spikes of the loss in {history.iters[-1]['iter'] + 1:,} "
+            "iterations",
+        )  # fmt: skip
+    first, last = history.fall()
+    it, worst = max(
+        ((it, fmean(values)) for it, values in history.chunks("loss")), key=lambda part: part[1]
+    )
+    if worst <= first + RISE:
+        return None
+    return Finding(
+        illness="learning rate too high", iter=it, suggestion=advice,
+        evidence=f"the loss rose from {first:.2f} to {worst:.2f} before it fell to {last:.2f}",
+    )  # fmt: skip
+
+
+def rate_too_low(history: History) -> Finding | None:
+    """A model trained from scratch has hardly learnt more than how frequent each token is."""
+    rates = [line["lr"] for line in history.iters if line.get("lr") is not None]
+    warm = next((i for i, rate in enumerate(rates) if rate >= 0.99 * max(rates)), 0)
+    if not long(history) or len(history.iters) - warm < LEAST:
+        return None
+    first, last = history.fall()
+    scratch = first > 0.8 * math.log(history.start.get("vocab_size", 2))
+    high = rate_too_high(history) or diverged(history)
+    if high or not scratch or first - last >= LEARNT * first:
+        return None
+    return Finding(
+        illness="learning rate too low", iter=None,
+        evidence=f"the loss fell from {first:.3f} to {last:.3f} only, in "
+        f"{history.iters[-1]['iter'] + 1:,} iterations at a rate of up to {max(rates):.1e}",
+        suggestion="Raise --learning_rate tenfold (with muon, --muon_lr too)",
+    )  # fmt: skip
+
+
+def gradient_exploding(history: History) -> Finding | None:
+    """The gradient's norm grew many times over, and not for a batch or two."""
+    least = math.inf
+    for it, values in history.chunks("grad_norm"):
+        norm = median(values)
+        if norm > max(EXPLOSION * least, CLIP):
+            return Finding(
+                illness="gradient norm exploding", iter=it,
+                evidence=f"it rose from {least:.2f} to {norm:.3g}",
+                suggestion="Set --grad_clip=1, or lower --learning_rate where that is set",
+            )  # fmt: skip
+        least = min(least, norm)
+    return None
+
+
+def overfitting(history: History) -> Finding | None:
+    """Validation gets worse while training gets better."""
+    evals = [line for line in history.evals if line.get("val_loss") is not None]
+    if len(evals) < 2:
+        return None
+    best, last = min(evals, key=lambda line: line["val_loss"]), evals[-1]
+    gained = best["train_loss"] - last["train_loss"]
+    if last["val_loss"] - best["val_loss"] < OVERFIT or gained <= 0:
+        return None
+    return Finding(
+        illness="overfitting", iter=best["iter"],
+        evidence=f"since then validation rose from {best['val_loss']:.3f} to "
+        f"{last['val_loss']:.3f}, while train fell from {best['train_loss']:.3f} to "
+        f"{last['train_loss']:.3f}",
+        suggestion=f"Use the checkpoint `best`; train to --max_iters={max(1, best['iter'])}, or "
+        "with --dropout=0.2",
+    )  # fmt: skip
+
+
+def data_repeated(history: History) -> Finding | None:
+    """The same tokens were read so often that another time teaches little."""
+    tokens, seen = history.start.get("train_tokens"), [line.get("tokens") for line in history.iters]
+    if not tokens or not seen or seen[-1] is None:
+        return None
+    epochs = seen[-1] / tokens
+    worth = math.exp(-(epochs - 1) / HALF_LIFE)  # of a token read again, measured in new ones
+    if worth >= 0.5:
+        return None
+    most = math.floor(1 + HALF_LIFE * math.log(2))
+    return Finding(
+        illness=f"data repeated {epochs:.0f} times", iter=None,
+        evidence=f"{seen[-1]:,} tokens were read from {tokens:,}; to read them once more is worth "
+        f"about {worth:.0%} of as much new text",
+        suggestion=f"Prepare more text, or lower --max_iters to {most} epochs: "
+        f"{int(most / epochs * (history.iters[-1]['iter'] + 1)):,}",
+    )  # fmt: skip
+
+
+def vocabulary_too_large(history: History) -> Finding | None:
+    """There are too few tokens to learn from for so many different ones."""
+    tokens, vocab = history.start.get("train_tokens"), history.start.get("vocab_size")
+    if not tokens or not vocab or tokens / vocab >= PER_ID:
+        return None
+    return Finding(
+        illness="vocabulary too large for the data", iter=None,
+        evidence=f"{tokens:,} training tokens for a vocabulary of {vocab:,}: "
+        f"{tokens / vocab:.1f} for each, where {PER_ID} are little",
+        suggestion=f"Prepare more text, or a --dataset with fewer kinds of token than "
+        f"{max(2, tokens // PER_ID):,}",
+    )  # fmt: skip
+
+
+def throughput_dropped(history: History) -> Finding | None:
+    """The last quarter of the iterations took longer than those before."""
+    lines = [line for line in history.iters if line.get("time_ms")]
+    if len(lines) < LEAST:
+        return None
+    split = len(lines) * 3 // 4
+    before = median(line["time_ms"] for line in lines[:split])
+    after = median(line["time_ms"] for line in lines[split:])
+    if after < SLOWER * before:
+        return None
+    since = lines[split]["iter"]
+    for it, values in reversed(history.chunks("time_ms")):
+        if it < since and median(values) < SLOWER * before:
+            break
+        since = min(since, it)
+    return Finding(
+        illness="throughput dropped", iter=since,
+        evidence=f"{before:.1f} ms an iteration, then {after:.1f} ms",
+        suggestion="See what else runs on this machine and whether it is hot; "
+        "--batch_size=auto measures anew",
+    )  # fmt: skip
+
+
+def device_idle(history: History) -> Finding | None:
+    """The device waits for its batches."""
+    lines = [line for line in history.iters[1:] if line.get("data_ms") and line.get("time_ms")]
+    if len(lines) < LEAST // 2:
+        return None
+    share = median(line["data_ms"] / line["time_ms"] for line in lines)
+    known = [line["mfu"] for line in lines if line.get("mfu") is not None]
+    if share < WAITING or (known and median(known) > IDLE):
+        return None
+    device = "GPU" if history.start.get("device") == "cuda" else "device"
+    mfu = f", MFU {median(known):.1%}" if known else ""
+    return Finding(
+        illness=f"{device} idle", iter=None,
+        evidence=f"{share:.0%} of an iteration is waiting for its batch{mfu}",
+        suggestion="Give a --dataset on a local, faster disk",
+    )  # fmt: skip
+
+
+ILLNESSES: tuple[Callable[[History], Finding | None], ...] = (
+    diverged, rate_too_high, rate_too_low, gradient_exploding, overfitting, data_repeated,
+    vocabulary_too_large, throughput_dropped, device_idle,
+)  # fmt: skip
