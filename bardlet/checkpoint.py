@@ -33,7 +33,7 @@ FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state
 
 def save(
     run: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
 ) -> Path:  # fmt: skip
     """Write the state after `it` iterations as a checkpoint of `run`; return its folder.
 
@@ -48,7 +48,7 @@ def save(
 
 def write(
     folder: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the files of what becomes the checkpoint `folder`, to where the system puts them first.
 
@@ -102,7 +102,7 @@ def size_bytes(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     return parameters + moments + (1 << 20)
 
 
-def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
+def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
     """The model on the CPU, its tokenizer, and state.json with eval.json of a checkpoint.
 
     Raises CheckpointError where a file is missing, damaged, or of a newer format.

@@ -14,7 +14,7 @@ import torch
 
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.metrics import Log
 from bardlet.model import GPT
@@ -29,7 +29,7 @@ class Saver:
 
     def __init__(
         self, config: TrainConfig, log: Log, model: GPT,
-        optimizers: Sequence[torch.optim.Optimizer], tokenizer: CharTokenizer, *, main: bool,
+        optimizers: Sequence[torch.optim.Optimizer], tokenizer: Tokenizer, *, main: bool,
     ) -> None:  # fmt: skip
         """Only the `main` process saves; on the others nothing is done."""
         self.config, self.log, self.main = config, log, main
@@ -119,10 +119,7 @@ class Saver:
             runs.prune(self.run, 1)
         free = free_bytes(self.run)
         if free < self.size:
-            raise CheckpointError(
-                f"{self.run}: a checkpoint takes {megabytes(self.size)}, "
-                f"and {megabytes(free)} are free on its disk"
-            )
+            raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
 
     def finish(self, folder: Path) -> None:
         """The part of saving that waits for the disk, in a thread of its own."""

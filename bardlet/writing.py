@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bardlet import checkpoint, device, native, runs
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
+from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.sample import check, generate
 from bardlet.untrusted import read_text
@@ -46,17 +48,21 @@ def write(
     streamed = num_samples == 1 and not as_json
     if streamed:
         print(text, end="", flush=True)
+    stream = tokenizer.stream()
     began = time.perf_counter()
-    columns = []
-    for chosen in generate(
-        model, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens,
-        temperature=temperature, top_k=top_k, seed=seed, dtype=machine.dtype,
-    ):  # fmt: skip
-        columns.append(chosen.numpy())  # (B,)
-        if streamed:
-            print(tokenizer.decode(columns[-1]), end="", flush=True)
+    draw = functools.partial(
+        generate, model, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_k=top_k, seed=seed, dtype=machine.dtype,
+    )  # fmt: skip
+    if streamed:
+        tokens = []
+        for chosen in draw():
+            tokens.append(chosen.item())
+            print(stream.feed(tokens[-1:]), end="", flush=True)
+        ids = np.array([tokens], dtype=np.int64)  # (1, N)
+    else:
+        ids = Pieces(num_samples).fit(functools.partial(drawn, draw, num_samples))  # (B, N)
     took = time.perf_counter() - began
-    ids = np.array(columns, dtype=np.int64).reshape(-1, num_samples).T  # (B, N)
     texts = [text + tokenizer.decode(row) for row in ids]
     rate = ids.size / took if took else 0.0
     if as_json:
@@ -67,12 +73,22 @@ def write(
         }  # fmt: skip
         print(json.dumps(result))
     elif streamed:
-        print(f"\n{SEPARATOR}")
+        print(f"{stream.end()}\n{SEPARATOR}")
     else:
         for sample in texts:
             print(f"{sample}\n{SEPARATOR}")
     sys.stdout.flush()
     say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def drawn(draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, size: int) -> np.ndarray:
+    """The new tokens of all samples, (num_samples, N) int64, drawn `size` samples at once."""
+    parts = []
+    for first in range(0, num_samples, size):
+        count = min(size, num_samples - first)
+        columns = [chosen.numpy() for chosen in draw(num_samples=count, first=first)]
+        parts.append(np.array(columns, dtype=np.int64).reshape(-1, count).T)
+    return np.concatenate(parts)
 
 
 def without_padding(model: GPT, vocab_size: int) -> None:
@@ -89,10 +105,10 @@ def without_padding(model: GPT, vocab_size: int) -> None:
     model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
 
 
-def prompt_text(start: str | None, tokenizer: CharTokenizer) -> str:
-    """The prompt that `start` asks for, in characters that the tokenizer has."""
+def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
+    """The prompt that `start` asks for, one that the tokenizer has ids for."""
     if start is None:
-        return "\n" if "\n" in tokenizer.chars else tokenizer.chars[0]
+        return "\n" if b"\n" in tokenizer.tokens() else tokenizer.decode([0])
     if start.startswith("FILE:"):
         path = Path(start.removeprefix("FILE:"))
         try:

@@ -107,6 +107,13 @@ def test_flags_after_and_before_a_preset_are_read_alike(monkeypatch: MonkeyPatch
     assert before.max_iters == 7
 
 
+def test_a_bare_boolean_leaves_the_preset_alone(monkeypatch: MonkeyPatch) -> None:
+    for args in (["--fresh", "demo"], ["--fresh", "True", "demo"], ["--fresh=1", "demo"]):
+        given = through_cli(monkeypatch, *args, "--out_dir=out/nowhere")
+        assert (given.fresh, given.n_layer) == (True, 4)
+    assert through_cli(monkeypatch, "--fresh", "false", "demo").fresh is False
+
+
 def test_a_boolean_option_without_a_value_is_true(monkeypatch: MonkeyPatch) -> None:
     assert through_cli(monkeypatch, "shakespeare-char-classic-cpu", "--bias").bias is True
 
@@ -217,7 +224,7 @@ def option_values() -> st.SearchStrategy[dict[str, object]]:
     """Legal values of some options. No subnormal floats: training turns them off process-wide."""
     rate = st.floats(1e-12, 1e6, allow_subnormal=False)
     text = st.text(
-        st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
     ).filter(lambda s: s == s.strip() != "")  # fmt: skip
     return st.fixed_dictionaries(
         {},

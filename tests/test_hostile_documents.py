@@ -13,9 +13,16 @@ from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
 from bardlet import checkpoint, cli, runs, untrusted
 from bardlet.config_file import LARGEST
+from bardlet.data import tokenizer_json
 from bardlet.metrics import lines_until
 
 pytestmark = pytest.mark.usefixtures("sent")
+
+
+@pytest.fixture(autouse=True)
+def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer may be larger than other documents; a test need not write that much."""
+    monkeypatch.setattr(tokenizer_json, "MAX_FILE_BYTES", untrusted.LARGEST)
 
 
 def edited(path: Path, change: Callable[[str], str]) -> None:
