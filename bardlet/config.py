@@ -111,7 +111,7 @@ class TrainConfig:
         choices=("auto", True, False),
     )  # fmt: skip
     deterministic: bool = option(False, "bit for bit on a GPU too, slower; a CPU always is")
-    backend: str = option("auto", "of torch.distributed: auto, gloo, nccl")
+    backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}

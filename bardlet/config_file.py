@@ -21,7 +21,8 @@ from bardlet.untrusted import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "shakespeare-char"
-LARGEST = 1 << 20  # bytes of a file of options
+LARGEST = 1 << 17  # bytes of a file of options
+LONGEST = 4096  # characters of a line; Python's TOML takes time quadratic in a key's dots
 
 
 def settings(
@@ -122,6 +123,8 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
         )
     try:
         text = read_text(path, most=LARGEST)
+        if max(map(len, text.splitlines()), default=0) > LONGEST:
+            raise UsageError(f"{name} has a line of more than {LONGEST:,} characters")
         if path.suffix == ".py":
             return [(name, read_assignments(text, name))]
         values = tomllib.loads(text)

@@ -77,6 +77,8 @@ def choose(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Ma
         device = f"cuda:{local_rank}"
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda", "mps"):  # meta, for one, computes nothing
+            raise RuntimeError(f"{chosen.type} is not one of cpu, cuda, mps")
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]

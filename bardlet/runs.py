@@ -66,12 +66,13 @@ def point(run: Path, name: str, folder: Path) -> None:
 
 def pointed(run: Path, name: str) -> Path | None:
     """The checkpoint folder that `best` or `last` of a run names, where there is one."""
+    kept = checkpoints(run)
     try:
         text = read_text(run / "checkpoints" / name, inside=run, most=schema.LONGEST).strip()
     except (OSError, ValueError):
         return None
     folder = run / "checkpoints" / text
-    return folder if folder in checkpoints(run) else None
+    return folder if folder in kept else None
 
 
 def find(path: Path, which: str = "best") -> Path:

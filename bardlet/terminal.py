@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # All controls but tab and new line, C1 too, and what makes text appear in another order than it
@@ -33,6 +33,10 @@ class Shown:
     def write(self, text: str) -> int:
         self.beneath.write(shown(text, self.beneath))
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.beneath, name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
@@ -11,11 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from pytest import CaptureFixture, MonkeyPatch
 
+from bardlet import cli
 from bardlet.config import TrainConfig, resolve
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
 from bardlet.model import GPT, GPTConfig
+from bardlet.train import train
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
 FAMILIES = {
@@ -67,3 +73,52 @@ def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: objec
         "min_lr": 1e-3, "optimizer": "muon" if family == "llama" else "adamw",
     }  # fmt: skip
     return resolve([("test", {**options, **changes})])
+
+
+# what someone sent, for the tests of hostile input: a dataset, and a run of two iterations
+DATA, RUN = Path("data/words"), Path("out/a")
+CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
+RESUME = ["train", "--resume", f"--out_dir={RUN}", "--max_iters=3"]
+READERS = {
+    "sample": ["sample", str(RUN), "--max_new_tokens=1"], "eval": ["eval", str(RUN)],
+    "inspect": ["inspect", str(RUN)], "resume": RESUME,
+}  # fmt: skip
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `sent` copies; the compiled core can compute its model."""
+    folder = tmp_path_factory.mktemp("original")
+    with MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        source = Source(name="words.txt", bytes=6000, sha256="0" * 64)
+        prepare(Corpus(name="words", text=some_text(6000), sources=(source,)), DATA)
+        shape = {"n_embd": 64, "n_head": 2, "n_kv_head": 1, "block_size": 32, "max_iters": 2}
+        train(tiny_config(DATA, RUN, "llama", **shape))
+    return folder
+
+
+@pytest.fixture
+def sent(original: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
+    """A copy of the dataset DATA and the run RUN, in the folder that the test then runs in."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capfd: CaptureFixture[str]) -> Refused:
+    """Run a command that has to refuse what it reads, at once and in one line; return the line."""
+
+    def command(*args: str) -> str:
+        capfd.readouterr()
+        began = time.monotonic()
+        code = cli.main(args)
+        out, err = capfd.readouterr()
+        assert (code in (1, 2), out) == (True, ""), err
+        assert "Traceback" not in err and "internal error" not in err, err
+        assert time.monotonic() - began < 20
+        return err.splitlines()[-1]
+
+    return command

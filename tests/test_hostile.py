@@ -9,70 +9,19 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import some_text, tiny_config
-from pytest import CaptureFixture, MonkeyPatch
+from conftest import CHECKPOINT, DATA, READERS, RESUME, Refused
+from pytest import MonkeyPatch
 
 from bardlet import checkpoint, cli, runs, weights
-from bardlet.data.corpus import Corpus, Source
-from bardlet.data.prepare import prepare
-from bardlet.train import train
 
-DATA, RUN = Path("data/words"), Path("out/a")
-CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
-RESUME = ["train", "--resume", f"--out_dir={RUN}", "--max_iters=3"]
-READERS = {
-    "sample": ["sample", str(RUN), "--max_new_tokens=1"], "eval": ["eval", str(RUN)],
-    "inspect": ["inspect", str(RUN)], "resume": RESUME,
-}  # fmt: skip
-every_reader = pytest.mark.parametrize("reader", READERS)
-Refused = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset and a run of two iterations, which the compiled core can compute."""
-    folder = tmp_path_factory.mktemp("sent")
-    with MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        source = Source(name="words.txt", bytes=6000, sha256="0" * 64)
-        prepare(Corpus(name="words", text=some_text(6000), sources=(source,)), DATA)
-        shape = {"n_embd": 64, "n_head": 2, "n_kv_head": 1, "block_size": 32, "max_iters": 2}
-        train(tiny_config(DATA, RUN, "llama", **shape))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def folder(trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
-    """Every test runs in a copy of that folder."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def refused(capfd: CaptureFixture[str]) -> Refused:
-    """Run a command that has to refuse what it reads, at once and in one line; return the line."""
-
-    def command(*args: str) -> str:
-        capfd.readouterr()
-        began = time.monotonic()
-        code = cli.main(args)
-        out, err = capfd.readouterr()
-        assert (code in (1, 2), out) == (True, ""), err
-        assert "Traceback" not in err and "internal error" not in err, err
-        assert time.monotonic() - began < 20
-        return err.splitlines()[-1]
-
-    return command
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 class Bomb:
@@ -187,9 +136,7 @@ LIES = {
     "overflowing shape": lambda h: h[NORM].update(shape=[1 << 32, 1 << 32, 64]),
     "empty shape of huge sides": lambda h: h[NORM].update(shape=[1 << 62, 0], data_offsets=[0, 0]),
     "one name less": lambda h: h.pop(NORM),
-    "one name more": lambda h: h.update(
-        more={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    ),
+    "one name more": lambda h: h.update({"a": {**h[NORM], "shape": [0], "data_offsets": [0, 0]}}),
     "no tensors": lambda h: h.clear(),
     "a deep shape": lambda h: h[NORM].update(shape=[[[64]]]),
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
+import errno
 import hashlib
 import os
 import re
@@ -203,8 +204,9 @@ def read_file(path: Path) -> bytes:
 
 
 def unreadable(path: Path | str, error: OSError) -> DataError:
-    reason = error.strerror or error
-    return DataError(f"cannot read {path}: {reason}", "Check the path and its permissions.")
+    special = error.errno == errno.EINVAL
+    hint = "Check the path and its permissions" if not special else "To read a pipe, give - for it"
+    return DataError(f"cannot read {path}: {error.strerror or error}", f"{hint}.")
 
 
 def read_stdin() -> bytes:

@@ -106,7 +106,10 @@ def load(path: Path) -> Tokenizer:
         text = read_text(path, inside=path.parent, most=tokenizer_json.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
-    return from_json(text, str(path))
+    tokenizer = from_json(text, str(path))
+    if not tokenizer.vocab_size:
+        raise DataError(f"{path} is damaged: it has no tokens")
+    return tokenizer
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
