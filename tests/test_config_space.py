@@ -52,12 +52,12 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "device": st.sampled_from(["auto", "cpu"]),
     "dtype": st.sampled_from(["auto", "float32", "bfloat16"]),  # float16 is for GPUs
     # far from where two iterations diverge, which is no matter of validity
-    "learning_rate": st.floats(1e-9, 1e-2),
-    "muon_lr": st.floats(0, 0.1),
-    "min_lr": st.floats(0, 1e-2),
-    "weight_decay": st.floats(0, 1),
-    "norm_eps": st.floats(1e-12, 1e-2),
-    "rope_theta": st.floats(1, 1e9),
+    "learning_rate": st.floats(1e-9, 1e-2, allow_subnormal=False),
+    "muon_lr": st.floats(0, 0.1, allow_subnormal=False),
+    "min_lr": st.floats(0, 1e-2, allow_subnormal=False),
+    "weight_decay": st.floats(0, 1, allow_subnormal=False),
+    "norm_eps": st.floats(1e-12, 1e-2, allow_subnormal=False),
+    "rope_theta": st.floats(1, 1e9, allow_subnormal=False),
 }
 PLACES = {"out_dir", "dataset"}  # given by the test
 EXAMPLES = {"max_examples": 30, "deadline": None, "derandomize": True}
@@ -211,11 +211,13 @@ def beyond(name: str) -> st.SearchStrategy[str]:
         if known["high"] is not None:
             anything |= st.integers(min_value=int(known["high"]) + 1).map(str)
     if field.type == "float":
-        anything |= st.floats(max_value=known["low"], exclude_max=True, allow_nan=False).map(str)
+        anything |= st.floats(
+            max_value=known["low"], exclude_max=True, allow_nan=False, allow_subnormal=False
+        ).map(str)
         if known["high"] is not None:
-            anything |= st.floats(min_value=known["high"], exclude_min=True, allow_nan=False).map(
-                str
-            )
+            anything |= st.floats(
+                min_value=known["high"], exclude_min=True, allow_nan=False, allow_subnormal=False
+            ).map(str)
     return anything
 
 
