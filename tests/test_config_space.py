@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import shutil
 import tempfile
 import warnings
@@ -122,7 +123,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: MonkeyPatch) -> Iterator[None]:
-    """Neither measure the machine nor compile for it; leave the process as it was."""
+    """Neither measure the machine nor wait for its disk nor compile; leave the process as it was."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(device, "measure_flops", lambda *_: 1e9)
     monkeypatch.setattr(device, "try_compile", lambda model, *_: model)
     yield
