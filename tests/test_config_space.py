@@ -123,7 +123,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: MonkeyPatch) -> Iterator[None]:
-    """Neither measure the machine nor wait for its disk nor compile; leave the process as it was."""
+    """Do not measure the machine, wait for its disk or compile; leave the process as it was."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(device, "measure_flops", lambda *_: 1e9)
     monkeypatch.setattr(device, "try_compile", lambda model, *_: model)
