@@ -70,6 +70,9 @@ class TrainConfig:
     rope_theta: float = option(10000.0, "llama: base of the rotary wavelengths", low=1)
     tie_embeddings: bool = option(False, "llama: the head is the embedding (gpt2: always)")
     norm_eps: float = option(1e-5, "epsilon of the norms", low=0, high=1)
+    gelu_approximate: str = option(
+        "none", "gpt2: tanh is what OpenAI's weights were trained with", choices=("none", "tanh")
+    )
 
     optimizer: str = option(
         "adamw", "muon: for the blocks' matrices, AdamW for the rest",
