@@ -1,0 +1,89 @@
+"""`bardlet export`: a checkpoint in another program's format, which proves itself before it is there.
+
+Each format is a module with `write`, which fills a folder, and `verify`, which has the other
+program read it. The folder is built under a temporary name and gets its own when both are done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from bardlet import checkpoint
+from bardlet.errors import CheckpointError, UsageError
+from bardlet.interop.comparison import Comparison, Trained
+
+FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt"}
+
+
+class Format(Protocol):
+    """What the module of a format has."""
+
+    DTYPES: tuple[str, ...]  # the number formats of its weights, the default first
+
+    def write(self, trained: Trained, folder: Path, dtype: str) -> None:
+        """Fill an empty folder."""
+        ...
+
+    def verify(self, trained: Trained, folder: Path, dtype: str) -> Comparison | str:
+        """How the other program's results compare, or why that was not tried.
+
+        Raises BardletError where it cannot even read the folder.
+        """
+        ...
+
+
+def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
+    """The module of a format, and the number format to write in, checked."""
+    if name not in FORMATS:
+        raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
+    module: Any = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
+    dtype = dtype or module.DTYPES[0]
+    if dtype not in module.DTYPES:
+        raise UsageError(f"{name} has no dtype {dtype!r}", f"Allowed: {', '.join(module.DTYPES)}")
+    return module, dtype
+
+
+def read(run: Path, which: str) -> Trained:
+    """The checkpoint that is to be exported."""
+    folder = checkpoint.find(run, which)
+    model, tokenizer, state = checkpoint.load(folder)
+    name = (folder.parent.parent if folder.parent.name == "checkpoints" else folder).resolve().name
+    return Trained(name=name, model=model.float().eval(), tokenizer=tokenizer, state=state)
+
+
+def export(
+    run: Path, out: Path, *, form: str, dtype: str | None, which: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write a checkpoint of `run` into the new folder `out`; return what there is to say of it.
+
+    Raises BardletError children, and leaves nothing behind, where it cannot be written or the
+    other program does not compute the same with it.
+    """
+    module, dtype = format_of(form, dtype)
+    if out.exists():
+        raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
+    trained = read(run, which)
+    building = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        module.write(trained, building, dtype)
+        checked = module.verify(trained, building, dtype)
+        if isinstance(checked, Comparison):
+            checked.check()
+        for file in sorted(building.rglob("*")):
+            checkpoint.flush(file)
+        building.rename(out)
+        checkpoint.flush(out.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error}") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    say(str(checked) if isinstance(checked, Comparison) else f"not compared: {checked}")
+    proof = vars(checked) if isinstance(checked, Comparison) else {"not_compared": checked}
+    files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*"))}
+    return {"out": str(out), "format": form, "dtype": dtype, **proof, "files": files}
