@@ -1,38 +1,34 @@
-"""Checkpoint folders: all that a model is, safetensors and JSON only, whole on disk or not there.
+"""One checkpoint folder: all that a model is, safetensors and JSON only, checked when it is read.
 
-    out/<run>/checkpoints/iter-00002000/  model.safetensors  config.json  tokenizer.json
-                                          optimizer.safetensors  state.json  eval.json
-    out/<run>/checkpoints/best            the name of one of them; so does `last`
+    iter-00002000/  model.safetensors  config.json  tokenizer.json  optimizer.safetensors
+                    state.json  checksums.json  eval.json
 
-A folder is written under a temporary name, flushed and renamed; then `last` or `best` is moved to
-it, then what neither names is removed. A kill between any two of these leaves a run that loads.
+A folder is built under a temporary name, flushed, sealed with the checksums of its files, and
+renamed: under its own name it is whole. runs.py says which of a run's checkpoints is meant.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from bardlet import runs
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import CheckpointError
+from bardlet.files import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT, GPTConfig
+from bardlet.runs import damaged, read_json
 
-FORMAT_VERSION = 1
-
-
-def name_of(it: int) -> str:
-    """The folder's name for the state after `it` iterations."""
-    return f"iter-{it:08d}"
+OPTIMIZER = "optimizer.safetensors"
+FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
 
 
 def save(
@@ -44,85 +40,66 @@ def save(
     `state` is what else a resumed run needs, JSON values only. Raises CheckpointError where the
     disk does not take it, leaving what was there before.
     """
-    folder = run / "checkpoints" / name_of(it)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    config = {"format_version": FORMAT_VERSION, **dataclasses.asdict(model.config)}
+    folder = run / "checkpoints" / runs.name_of(it)
+    write(folder, it, model, optimizers, tokenizer, state)
+    finish(folder)
+    return folder
+
+
+def write(
+    folder: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
+    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the files of what becomes the checkpoint `folder`, to where the system puts them first.
+
+    What takes long, waiting for the disk, is left to `finish`, which need not be done at once.
+    """
+    building = temporary(folder)
     weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
+    version = {"format_version": runs.FORMAT_VERSION}
     try:
-        building.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
         save_file(weights, building / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizers), building / "optimizer.safetensors")
-        flush(building / "model.safetensors")
-        flush(building / "optimizer.safetensors")
-        write_json(building / "config.json", config)
+        save_file(optimizer_tensors(model, optimizers), building / OPTIMIZER)
+        write_json(building / "config.json", {**version, **dataclasses.asdict(model.config)})
         write_text(building / "tokenizer.json", tokenizer.to_json())
-        write_json(building / "state.json", {"format_version": FORMAT_VERSION, "iter": it, **state})
-        shutil.rmtree(folder, ignore_errors=True)
+        write_json(building / "state.json", {**version, "iter": it, **state})
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise not_saved(folder, error) from None
+
+
+def finish(folder: Path) -> None:
+    """Make the checkpoint `folder` of what `write` left: on disk, sealed, under its own name."""
+    building = temporary(folder)
+    try:
+        for name in FILES:
+            flush(building / name)
+        runs.seal(building, FILES)
+        remove(folder)  # one that was damaged, and reached again
         building.rename(folder)
         flush(folder.parent)
-    except (OSError, SafetensorError) as error:
-        need = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
-        raise CheckpointError(
-            f"cannot save {folder}: {error}",
-            f"A checkpoint takes about {need / 1e6:.0f} MB; the ones before it are untouched",
-        ) from None
+    except OSError as error:
+        raise not_saved(folder, error) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
-def point(run: Path, name: str, folder: Path) -> None:
-    """Let `name` ("best" or "last") be the checkpoint `folder`, in one step."""
-    write_text(run / "checkpoints" / name, folder.name + "\n")
+def not_saved(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot save {folder}: {error}", "The ones before it are untouched")
 
 
-def conclude(run: Path, it: int, scores: dict[str, float], best: bool) -> None:
-    """Add its losses to the checkpoint after `it` iterations, and let `best` name it if it is."""
-    folder = run / "checkpoints" / name_of(it)
-    if best:
-        point(run, "best", folder)
-    # last, because its presence tells a resumed run that this evaluation is done
-    write_json(folder / "eval.json", scores)
-    prune(run)
-
-
-def prune(run: Path) -> None:
-    """Remove the checkpoints that neither `best` nor `last` names, and what a kill left behind."""
-    root = run / "checkpoints"
-    keep = {pointed(run, name) for name in ("best", "last")}
-    for folder in root.iterdir():
-        if folder.is_dir() and folder not in keep and folder.name.lstrip(".").startswith("iter-"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def pointed(run: Path, name: str) -> Path | None:
-    """The checkpoint folder that `best` or `last` of a run names, where there is one."""
-    try:
-        text = (run / "checkpoints" / name).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    folder = run / "checkpoints" / Path(text).name
-    return folder if text and folder.is_dir() else None
-
-
-def find(path: Path, which: str = "best") -> Path:
-    """The checkpoint folder of a run's folder or of a checkpoint's own.
-
-    `which` is "best" (the last one where validation never improved), "last" or a folder's name.
-    """
-    if (path / "model.safetensors").is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")
-    named = path / "checkpoints" / which
-    folder = named if named.is_dir() else pointed(path, which)
-    if folder is None and which == "best":
-        folder = pointed(path, "last")
-    if folder is None:
-        kept = sorted(p.name for p in (path / "checkpoints").glob("iter-*"))
-        have = f"It has {', '.join(kept)}" if kept else "Train first: bardlet train"
-        raise CheckpointError(f"{path} has no checkpoint {which!r}", have)
-    return folder
+def size_bytes(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """About what a checkpoint takes on disk: the weights, and two or one numbers for each."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    moments = sum(
+        p.numel() * p.element_size() * (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    )
+    return weights + moments + (1 << 20)
 
 
 def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
@@ -130,6 +107,7 @@ def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
 
     Raises CheckpointError where a file is missing, damaged, or of a newer format.
     """
+    runs.verify(folder, *(name for name in FILES if name != OPTIMIZER))
     config = read_json(folder / "config.json")
     known = {f.name for f in dataclasses.fields(GPTConfig)}
     try:
@@ -140,15 +118,15 @@ def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
     own = dict(model.named_parameters())  # tied ones once
     if {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in own.items()}:
         raise damaged(folder / "model.safetensors", "its tensors do not fit config.json")
-    with torch.no_grad():
-        for name, p in own.items():
-            p.copy_(weights[name])
+    for name, p in own.items():
+        p.data = weights.pop(name).to(p.dtype)  # no second copy of all of them
     state = read_json(folder / "state.json")
     missing = [key for key in ("iter", "tokens", "dataset", "scaler") if key not in state]
     if missing:
         raise damaged(folder / "state.json", f"it does not say {missing[0]}")
-    if (folder / "eval.json").is_file():
-        state["eval"] = read_json(folder / "eval.json")
+    scores = runs.scores_of(folder)
+    if scores is not None:
+        state["eval"] = scores
     return model, tokenizers.load(folder / "tokenizer.json"), state
 
 
@@ -169,7 +147,8 @@ def load_optimizers(
     folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:  # fmt: skip
     """Put a checkpoint's optimizer state into freshly built optimizers."""
-    path = folder / "optimizer.safetensors"
+    path = folder / OPTIMIZER
+    runs.verify(folder, OPTIMIZER)
     names = {p: n for n, p in model.named_parameters()}
     saved: dict[str, dict[str, Tensor]] = {}
     for key, value in read_tensors(path).items():
@@ -188,56 +167,9 @@ def load_optimizers(
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            # copied, since what safetensors returns is the mapped file
+            return {name: file.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a checkpoint, its format checked."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document.get("format_version", 1)
-    except (OSError, ValueError, AttributeError) as error:
-        raise damaged(path, error) from None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
-            "A newer bardlet wrote it: upgrade with pip install -U bardlet",
-        )
-    return document
-
-
-def damaged(path: Path, why: object) -> CheckpointError:
-    """What to say of a file that cannot be used."""
-    first = (str(why).splitlines() or [""])[0]
-    return CheckpointError(
-        f"{path} is missing or damaged: {first}", "`--checkpoint last` or `best` may name another"
-    )
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, wait until it is on disk, and rename it."""
-    building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        building.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
-        flush(building)
-        building.replace(path)
-    finally:
-        building.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files where the system has that, is on disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

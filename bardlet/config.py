@@ -45,6 +45,15 @@ class TrainConfig:
     always_save_checkpoint: bool = option(
         True, "save after each evaluation; false: only when validation improves, and at the end"
     )
+    save_interval: int = option(0, "iterations between saves; 0: at evaluations only", low=0)
+    save_minutes: float = option(10.0, "minutes after which a save is due; 0: never", low=0)
+    keep_checkpoints: int = option(2, "newest checkpoints kept, beside the best", low=1)
+    save_failure: str = option(
+        "continue", "when a checkpoint cannot be saved: train on, or stop",
+        choices=("continue", "stop"),
+    )  # fmt: skip
+    patience: int = option(0, "evaluations without progress to stop after; 0: never", low=0)
+    skip_spikes: bool = option(False, "take no step where the loss spikes; false: only log it")
     wandb_log: bool = option(False, "log to Weights & Biases as well")
     wandb_project: str = option("owt", "its project")
     wandb_run_name: str = option("gpt2", "its run name")
@@ -103,6 +112,7 @@ class TrainConfig:
         "auto", "torch.compile; auto: where it pays back within the run",
         choices=("auto", True, False),
     )  # fmt: skip
+    deterministic: bool = option(False, "bit for bit on a GPU too, slower; a CPU always is")
     backend: str = option("auto", "of torch.distributed: auto, gloo, nccl")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bardlet import runs
 from bardlet.config import FIELDS, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
 
@@ -26,31 +27,53 @@ def settings(
 ) -> TrainConfig:
     """The configuration that `bardlet train BASES... --flags` asks for.
 
-    A resumed run starts from its own config.toml, so that only what is to change need be said;
-    `bases` or out_dir say which one, else it is the newest. Without bases a new run is the default
-    preset on the dataset that was prepared last.
+    A run that is there already starts from its own options, so that only what is to change need be
+    said: with `init_from=resume`, of the newest run if none is named, and where out_dir alone is
+    given. Without bases a new run is the default preset on the dataset that was prepared last.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
-    if bases or flags.get("init_from") != "resume":
-        layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
-        if not bases:
-            say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
-            newest = newest_folder(Path("data"), "manifest.json")
-            if "dataset" not in flags and newest is not None:
-                say(f"no dataset named: taking the newest one, {newest}")
-                flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
-        config = resolve([*layers, ("command line", flags)])
-        if config.init_from != "resume":
-            return config
-        out = config.out_dir
-    else:
+    resume = flags.get("init_from") == "resume"
+    if not bases and (resume or "out_dir" in flags):
         out = str(flags.get("out_dir") or newest_run(say))
-    saved = Path(out) / "config.toml"
-    if not saved.is_file():
-        raise UsageError(f"no run to resume at {out}", "Name it with --out_dir")
-    # the folder may have been moved since, and how it was started is over
-    layers = [*load_layers(str(saved), machine), ("", {"fresh": False, "out_dir": out})]
-    return resolve([*layers, ("command line", {**flags, "init_from": "resume"})])
+        own = options_of(Path(out), machine)
+        if own:
+            return resolve([*own, ("command line", flags)])
+        if resume:
+            raise no_run(out)
+    layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
+    if not bases:
+        say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
+        newest = newest_folder(Path("data"), "manifest.json")
+        if "dataset" not in flags and newest is not None:
+            say(f"no dataset named: taking the newest one, {newest}")
+            flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
+    config = resolve([*layers, ("command line", flags)])
+    if config.init_from != "resume":
+        return config
+    own = options_of(Path(config.out_dir), machine)
+    if not own:
+        raise no_run(config.out_dir)
+    return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
+
+
+def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping[str, object]]]:
+    """The option layers of a run that is there: its newest checkpoint's, which has a checksum, or
+    config.toml's while there is none. Empty where there is no run.
+    """
+    saved = run / "config.toml"
+    options = runs.saved_options(run)
+    if options is not None:
+        own: list[tuple[str, Mapping[str, object]]] = [(str(run), options)]
+    elif saved.is_file():
+        own = [*load_layers(str(saved), machine)]
+    else:
+        return []
+    # the folder may have been moved since, and how the run was started is over
+    return [*own, ("", {"fresh": False, "init_from": "scratch", "out_dir": str(run)})]
+
+
+def no_run(out: str) -> UsageError:
+    return UsageError(f"no run to resume at {out}", "Name it with --out_dir")
 
 
 def newest_folder(root: Path, file: str) -> Path | None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import shutil
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +40,14 @@ class Machine:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def facts(self) -> dict[str, str | int]:
+        """What of it decides how results are rounded."""
+        return {
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
 
     def describe(self) -> str:
         """One line: the device, the number format, and why."""
@@ -113,8 +119,14 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def tune_process() -> None:
-    """Settings of the whole process that make training faster and change no result."""
+def tune_process(deterministic: bool = False) -> None:
+    """Settings of the whole process that make training faster and change no result.
+
+    `deterministic` gives that up where a GPU would sum in an order that differs from run to run.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)  # tiny second moments would run on the CPU's slow path
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
@@ -167,26 +179,6 @@ def try_compile(model: torch.nn.Module, idx: torch.Tensor, machine: Machine) -> 
     finally:
         model.zero_grad(set_to_none=True)
     return compiled  # pyright: ignore[reportReturnType]
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ask whether SIGINT or SIGTERM has come; a second one raises KeyboardInterrupt at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def versions() -> dict[str, str]:

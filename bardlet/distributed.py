@@ -40,6 +40,13 @@ class Group:
         dist.all_reduce(total)
         return total.tolist()
 
+    def agree(self, value: int) -> int:
+        """The main process's value, on all of them."""
+        device = torch.device(
+            "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
+        )
+        return round(self.sum([float(value) if self.main else 0.0], device)[0])
+
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.world_size > 1:

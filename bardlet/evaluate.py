@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,6 +17,7 @@ from bardlet.data.dataset import Dataset
 from bardlet.data.loader import random_batches
 from bardlet.device import Machine
 from bardlet.distributed import Group
+from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
 
@@ -33,15 +35,20 @@ class Score:
         return math.exp(min(self.loss, 700.0))  # above, a float64 overflows
 
 
+class Abandoned(Exception):  # noqa: N818
+    """The evaluation was given up half way, as asked."""
+
+
 def evaluate(
     model: GPT, dataset: Dataset, split: str, *, batch_size: int, machine: Machine, group: Group,
-    sampled: int = 0, seed: int = 0,
+    sampled: int = 0, seed: int = 0, stop: Callable[[], bool] = lambda: False,
 ) -> Score:  # fmt: skip
     """The model's loss on a split: in windows of its context, non-overlapping, front to back.
 
     The figure does not depend on batch_size or on the number of processes but for rounding.
     `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
-    always the same ones for one seed.
+    always the same ones for one seed. Where memory runs out, a batch is scored in halves.
+    Raises Abandoned when `stop` says so and no other process waits for this one.
     """
     T = model.config.block_size
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -57,25 +64,41 @@ def evaluate(
     was_training = model.training
     model.eval()
     score = NativeGPT(model, machine.dtype) if fits(model, training=False) else model
-    with torch.no_grad():
+    alone = group.world_size == 1
+    pieces = Pieces(batch_size, alone=alone)
+    try:
         for i, (idx, targets) in enumerate(batches):
             if i % group.world_size != group.rank:
                 continue
-            with machine.autocast():
-                _, loss = score(idx.to(machine.device), targets.to(machine.device))
-            assert loss is not None
+            if alone and stop():
+                raise Abandoned
+            scored = functools.partial(summed, score, machine, idx, targets)
+            nats += pieces.fit(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)
-            nats += loss.item() * len(counted)
             tokens += len(counted)
             size += int(token_bytes[counted].sum())
-    native.scratch.release()  # a large vocabulary's is large
-    model.train(was_training)
+    finally:
+        native.scratch.release()  # a large vocabulary's is large
+        model.train(was_training)
     nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
     return Score(
         loss=nats / total,
         tokens=int(total),
         bits_per_byte=nats / math.log(2) / total_bytes,
     )
+
+
+@torch.no_grad()
+def summed(
+    score: torch.nn.Module, machine: Machine, idx: Tensor, targets: Tensor, size: int
+) -> float:  # fmt: skip
+    """The losses of all tokens of a batch together, computed `size` windows at a time."""
+    total = 0.0
+    for x, y in zip(idx.split(size), targets.split(size), strict=True):
+        with machine.autocast():
+            _, loss = score(x.to(machine.device), y.to(machine.device))
+        total += loss.item() * int((y >= 0).sum())
+    return total
 
 
 def padded_batches(

@@ -14,12 +14,12 @@ def facts(path: Path) -> dict[str, Any]:
     """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
     if (path / "manifest.json").is_file():
         return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
-    from bardlet import checkpoint
+    from bardlet import runs
 
     if (path / "model.safetensors").is_file():
         return {"kind": "checkpoint", **checkpoint_facts(path)}
     if (path / "checkpoints").is_dir():
-        named = {name: checkpoint.pointed(path, name) for name in ("best", "last")}
+        named = {name: runs.pointed(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
         return {"kind": "run", "path": str(path), **found}
     raise DataError(
@@ -30,7 +30,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
     """What a checkpoint is: its model, how far it was trained, and how good it is."""
-    from bardlet import checkpoint
+    from bardlet import checkpoint, runs
 
     model, tokenizer, state = checkpoint.load(folder)
     options = state.pop("config", {})
@@ -38,7 +38,7 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "parameters": model.num_params(),
         "vocab_size": tokenizer.vocab_size,
-        "model": checkpoint.read_json(folder / "config.json"),
+        "model": runs.read_json(folder / "config.json"),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         **state,
         "options": options,
@@ -101,7 +101,7 @@ def eval_run(
     device_name: str, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint on a whole split, as JSON values."""
-    from bardlet import checkpoint, device
+    from bardlet import checkpoint, device, runs
     from bardlet.data import dataset as datasets
     from bardlet.data import tokenizer as tokenizers
     from bardlet.distributed import Group
@@ -109,7 +109,7 @@ def eval_run(
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
-    folder = checkpoint.find(run, which)
+    folder = runs.find(run, which)
     model, tokenizer, state = checkpoint.load(folder)
     name = dataset or state.get("dataset", {}).get("name", "")
     data = Dataset(datasets.find(name))

@@ -5,6 +5,7 @@ Everything goes to stderr; stdout is for samples and results.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
+from bardlet.files import write_text
 
 
 class Log:
@@ -29,9 +31,8 @@ class Log:
         if not main or config.eval_only:
             return
         path = Path(config.out_dir) / "metrics.jsonl"
-        keep = lines_until(path, start) if start else []
-        self.file = path.open("w", encoding="utf-8", buffering=1)
-        self.file.writelines(keep)
+        write_text(path, "".join(lines_until(path, start) if start else []))
+        self.file = path.open("a", encoding="utf-8", newline="\n")
         if config.wandb_log:
             self.tracker = start_wandb(config)
 
@@ -69,11 +70,12 @@ class Log:
             self.progress.update(self.task, completed=it + 1, loss=loss)
 
     def iteration(
-        self, it: int, *, loss: float, seconds: float, flops: float, peak_flops: float,
-        lr: float, grad_norm: float, tokens: int, tokens_seen: int,
+        self, it: int, *, loss: float, seconds: float, waiting: float, flops: float,
+        peak_flops: float, lr: float, grad_norm: float, tokens: int, tokens_seen: int,
     ) -> None:  # fmt: skip
         """Report one iteration: `tokens` were trained on in `seconds`, at `flops` an iteration.
 
+        `waiting` is the part of the seconds in which the batch was fetched.
         MFU is a part of `peak_flops`, of all devices together; 0 is a peak that is not known.
         """
         mfu = flops / seconds / peak_flops if peak_flops else None
@@ -84,7 +86,7 @@ class Log:
         )
         self.record(
             type="iter", iter=it, loss=loss, lr=lr, grad_norm=grad_norm, time_ms=seconds * 1000,
-            mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,
+            data_ms=waiting * 1000, mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,
         )  # fmt: skip
 
     def evaluation(self, it: int, *, train_loss: float, val_loss: float, **more: float) -> None:
@@ -93,12 +95,19 @@ class Log:
         self.record(type="eval", iter=it, train_loss=train_loss, val_loss=val_loss, **more)
 
     def record(self, **entry: Any) -> None:
-        """Append one line to metrics.jsonl, on disk at once."""
+        """Append one line to metrics.jsonl, at once. A full disk costs lines, not the run."""
         if self.file is None:
             return
         # JSON has no NaN: a loss that is none is null
         entry = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in entry.items()}
-        self.file.write(json.dumps(entry) + "\n")
+        try:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+        except OSError as error:
+            self.say(
+                f"warning: {self.file.name}: {error.strerror}; its lines are lost from here on"
+            )
+            self.stop_writing()
         if self.tracker is not None:
             prefix = entry.pop("type")
             step = entry.pop("iter")
@@ -109,11 +118,16 @@ class Log:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        self.stop_writing()
         if self.tracker is not None:
             self.tracker.finish()
+
+    def stop_writing(self) -> None:
+        """Close metrics.jsonl, whatever the disk says to what is still to be written."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.close()
+            self.file = None
 
 
 def lines_until(path: Path, it: int) -> list[str]:

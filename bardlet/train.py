@@ -11,27 +11,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from bardlet import checkpoint, device, distributed
+from bardlet import checkpoint, device, distributed, preflight, runs, saving
 from bardlet.config import TrainConfig, to_toml
 from bardlet.data import dataset as datasets
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Batches, dropout_seed
 from bardlet.device import Machine
 from bardlet.distributed import Group
-from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
-from bardlet.evaluate import evaluate
+from bardlet.errors import UsageError
+from bardlet.evaluate import Abandoned, evaluate
+from bardlet.files import write_text
+from bardlet.guards import Guards
+from bardlet.memory import Pieces
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
+from bardlet.saving import Saver
+from bardlet.signals import stop_signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +58,13 @@ def train(config: TrainConfig) -> Result:
     do not allow it.
     """
     group = distributed.here()
-    device.tune_process()
+    device.tune_process(config.deterministic)
     machine = device.choose(config.device, config.dtype, group.local_rank)
-    with distributed.joined(group, config.backend, machine.device):
+    writes = group.main and not config.eval_only
+    with (
+        distributed.joined(group, config.backend, machine.device),
+        runs.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
+    ):
         return run(config, group, machine)
 
 
@@ -63,25 +72,23 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     """Train inside the process group."""
     # --- what is trained on
     dataset = Dataset(datasets.find(config.dataset))
-    check_data(config, dataset)
+    preflight.check_data(config, dataset)
     check_tracker(config)
 
     # --- the model, new or as the last checkpoint left it
     out = Path(config.out_dir)
-    resumed = config.init_from == "resume"
+    start = group.agree(preflight.start_of(config) if group.main else 0)
+    resumed = start >= 0
     state: dict[str, Any] = {}
-    folder = out / "checkpoints"
+    changed: list[str] = []
+    folder = out / "checkpoints" / runs.name_of(start)
     if resumed:
-        folder = checkpoint.find(out, "last")
         model, _, state = checkpoint.load(folder)
-        check_resume(config, model, state, dataset)
+        changed = preflight.check_resume(config, model, state, dataset)
     else:
-        if group.main and not config.eval_only:
-            refuse_earlier_run(out, config.fresh)
         torch.manual_seed(config.seed)
         model = GPT(model_config(config, dataset.vocab_size))
     model.to(machine.device)
-    start = int(state.get("iter", 0))
     scores: dict[str, float] = state.get("eval", {})
     best = min(state.get("best_val_loss") or math.inf, scores.get("val_loss", math.inf))
 
@@ -114,16 +121,25 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     if not compiled and fits(model, training=True):
         core = forward = NativeGPT(model, machine.dtype)
     how = ", compiled core" if core else ", compiled" if compiled else ""
+    computes = {**machine.facts(), "core": core is not None, "compiled": compiled}
+    changed += preflight.moved(state.get("computes", {}), computes)
     forward = distributed.wrap(forward, group, machine.device)
+    pieces = Pieces(config.batch_size, alone=group.world_size == 1)
     peak_flops = 0.0
     if group.main:
         peak_flops = (core or machine).peak_flops() * group.world_size
 
-    if group.main and not resumed and not config.eval_only:
-        claim(out)
-    log = Log(config, main=group.main, start=start)
-    if group.main and not config.eval_only:
-        checkpoint.write_text(out / "config.toml", to_toml(config))
+    # --- what is written of it
+    writes = group.main and not config.eval_only
+    if writes:
+        saving.check_room(config, checkpoint.size_bytes(model, optimizers))
+        if not resumed:
+            preflight.claim(out)
+        write_text(out / "config.toml", to_toml(config))
+    log = Log(config, main=group.main, start=max(start, 0))
+    saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
+    saver.newest = start
+    guards = Guards(config, log, {**state.get("guards", {}), **scores})
     log.say(machine.describe() + how)
     log.say(f"number of parameters: {model.num_params() / 1e6:.2f}M")
     epochs = config.max_iters * tokens_per_iter / len(dataset.splits["train"])
@@ -133,29 +149,32 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     )
     if resumed:
         log.say(f"resuming {out} at iteration {start}")
+    if changed:
+        log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
+    log.record(
+        type="start", iter=max(start, 0), params=model.num_params(), max_iters=config.max_iters,
+        vocab_size=dataset.vocab_size, train_tokens=len(dataset.splits["train"]),
+        tokens_per_iter=tokens_per_iter, **computes,
+    )  # fmt: skip
 
-    def save(it: int) -> None:
-        """Save the state after `it` iterations as the run's last checkpoint."""
-        if not group.main or (resumed and it == start):  # which it was loaded from
-            return
-        log.say(f"saving checkpoint to {out}")
-        facts = {
+    def facts() -> dict[str, Any]:
+        """What else than tensors makes the state after `it` iterations."""
+        return {
             "tokens": it * tokens_per_iter,
             "best_val_loss": best if math.isfinite(best) else None,
-            "compiled": compiled,
+            "guards": guards.state(),
+            "computes": computes,
             "dataset": {"name": config.dataset, "hash": dataset.hash},
             "scaler": scaler.state_dict(),
             "config": dataclasses.asdict(config),
             "versions": device.versions(),
         }
-        saved = checkpoint.save(out, it, model, optimizers, dataset.tokenizer, facts)
-        checkpoint.point(out, "last", saved)
 
     def losses() -> dict[str, float]:
         """The sampled estimate on train, and validation: the whole split unless told otherwise."""
         options: dict[str, Any] = {
             "batch_size": config.batch_size, "machine": machine, "group": group,
-            "seed": config.seed,
+            "seed": config.seed, "stop": asked_to_stop,
         }  # fmt: skip
         val_batches = 0 if config.eval_full else config.eval_iters
         on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
@@ -166,87 +185,91 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
             "bits_per_byte": on_val.bits_per_byte,
         }
 
+    def gradients(size: int) -> float:
+        """Leave the batch's mean gradient in the model, computed `size` sequences at a time."""
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(dropout_seed(config.seed, it, group.rank))
+        mean_loss = torch.zeros((), device=machine.device)
+        for first in range(0, len(idx), size):
+            x, y = idx[first : first + size], targets[first : first + size]
+            last = first + size >= len(idx)
+            with machine.autocast(), distributed.synced(forward, last):
+                _, loss = forward(x, y)
+            loss = loss * (len(x) / sequences)  # weighted by its sequences
+            mean_loss += loss.detach()
+            # DDP takes the mean over the processes, and this is a part of the whole
+            scaler.scale(loss * group.world_size).backward()
+        return mean_loss.item()
+
     # --- the loop
-    train_s, interval = 0.0, []  # seconds of each iteration since the last log line
+    train_s, interval, waits = 0.0, [], []  # seconds of each iteration since the last log line
     stopped = False
-    it = start
+    it = max(start, 0)
     model.train()
-    log.start_progress(start)
-    with contextlib.closing(log), device.stop_signals() as asked_to_stop:
+    log.start_progress(it)
+    with contextlib.closing(log), saver, stop_signals() as asked_to_stop:
         while True:
-            final = it >= config.max_iters
-            due = final or (it > 0 and it % config.eval_interval == 0) or config.eval_only
+            final = it >= config.max_iters or config.eval_only or guards.exhausted
+            due = final or (it > 0 and it % config.eval_interval == 0)
             if due and not (it == start and "eval" in state and not config.eval_only):
                 # What is kept in any case is saved before evaluating can fail.
-                keep = not config.eval_only and (final or config.always_save_checkpoint)
-                if keep:
-                    save(it)
-                scores = losses()
+                if final or config.always_save_checkpoint:
+                    saver.save(it, facts())
+                try:
+                    scores = losses()
+                except Abandoned:
+                    stopped = True
+                    saver.save(it, facts(), must=True)
+                    break
                 log.evaluation(it, **scores)
-                improved = scores["val_loss"] < best and not config.eval_only
-                if improved:
-                    best = scores["val_loss"]
-                    if not keep:
-                        save(it)
-                if group.main and (keep or improved):
-                    checkpoint.conclude(out, it, scores, improved)
-            if final or config.eval_only:
+                improved = scores["val_loss"] < best
+                best = min(best, scores["val_loss"])
+                scores["since_best"] = guards.judge(it, improved)
+                final = final or guards.exhausted
+                saver.conclude(it, facts(), scores, best=improved, keep=final)
+            if final:
                 break
+            if saver.due(it):
+                saver.save(it, facts())
 
-            # forward and backward, a micro-batch at a time, each weighted by its sequences
+            # forward and backward, and the true mean loss over all micro-batches and processes
             began = time.perf_counter()
             lr = learning_rate(config, it)
             set_learning_rate(optimizers, lr / config.learning_rate)
-            torch.manual_seed(dropout_seed(config.seed, it, group.rank))
             idx, targets = (t.to(machine.device, non_blocking=True) for t in batches.batch(it))
-            mean_loss = torch.zeros((), device=machine.device)
-            for first in range(0, len(idx), config.batch_size):
-                x, y = (t[first : first + config.batch_size] for t in (idx, targets))
-                last = first + config.batch_size >= len(idx)
-                with machine.autocast(), distributed.synced(forward, last):
-                    _, loss = forward(x, y)
-                loss = loss * (len(x) / sequences)
-                mean_loss += loss.detach()
-                # DDP takes the mean over the processes, and this is a part of the whole
-                scaler.scale(loss * group.world_size).backward()
+            waits.append(time.perf_counter() - began)
+            loss_now, stops = group.sum([pieces.fit(gradients), asked_to_stop()], machine.device)
 
-            # the true mean loss over all micro-batches and processes
-            loss_now, stops = group.sum([mean_loss.item(), asked_to_stop()], machine.device)
-            if not math.isfinite(loss_now):
-                raise TrainingError(
-                    f"the loss is {loss_now} at iteration {it}, before its step",
-                    f"Lower learning_rate or raise warmup_iters; {out} keeps its last checkpoint",
-                )
-
-            # the gradient's norm, and a step of every optimizer
+            # the gradient's norm, and a step of every optimizer unless something is wrong
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-            logged = it % config.log_interval == 0
-            grad_norm = torch.tensor(math.nan)
-            if logged or config.grad_clip:
-                limit = config.grad_clip or math.inf
-                grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-            for optimizer in optimizers:
-                scaler.step(optimizer)
-                optimizer.zero_grad(set_to_none=True)
-            scaler.update()
+            limit = config.grad_clip or math.inf
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item()
+            guards.stop_if_not_finite(it, loss_now, 0.0 if scaler.is_enabled() else grad_norm)
+            if guards.may_step(it, loss_now):
+                for optimizer in optimizers:
+                    scaler.step(optimizer)
+                scaler.update()
+            model.zero_grad(set_to_none=True)
 
             interval.append(time.perf_counter() - began)
             train_s += interval[-1]
-            if logged:
+            if it % config.log_interval == 0:
                 log.iteration(
-                    it, loss=loss_now, seconds=sum(interval) / len(interval), flops=flops_per_iter,
-                    peak_flops=peak_flops, lr=lr, grad_norm=grad_norm.item(),
+                    it, loss=loss_now, seconds=fmean(interval), waiting=fmean(waits), lr=lr,
+                    flops=flops_per_iter, peak_flops=peak_flops, grad_norm=grad_norm,
                     tokens=tokens_per_iter, tokens_seen=(it + 1) * tokens_per_iter,
                 )  # fmt: skip
                 interval.clear()
+                waits.clear()
             log.advance(it, loss_now)
             it += 1
             if stops and it < config.max_iters:
                 stopped = True
-                save(it)
-                log.say(f"stopped after {it} iterations; go on with --resume --out_dir={out}")
+                saver.save(it, facts(), must=True)
                 break
+    if stopped:
+        log.say(f"stopped after {it} iterations; go on with --resume --out_dir={out}")
     group.wait()
     return Result(
         out_dir=config.out_dir, iter=it, val_loss=scores.get("val_loss", math.nan),
@@ -260,59 +283,6 @@ def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
 
 
-def check_data(config: TrainConfig, dataset: Dataset) -> None:
-    """Raise where the dataset is too small for the configuration, or its vocabulary too large."""
-    for split, least in (("train", config.block_size + 1), ("val", 2)):
-        tokens = len(dataset.splits[split])
-        if split == "val" and not config.eval_full:
-            least = config.block_size + 1
-        if tokens < least:
-            raise DataError(
-                f"the {split} split of {dataset.folder} has {tokens} tokens, "
-                f"block_size={config.block_size} needs at least {least}",
-                "Lower block_size or prepare more text",
-            )
-    if config.vocab_size and config.vocab_size < dataset.vocab_size:
-        raise UsageError(
-            f"vocab_size={config.vocab_size} is below the dataset's {dataset.vocab_size}"
-        )
-
-
-def check_resume(config: TrainConfig, model: GPT, state: dict[str, Any], dataset: Dataset) -> None:
-    """Raise where a checkpoint cannot go on under `config`."""
-    wanted = dataclasses.asdict(model_config(config, model.config.vocab_size))
-    have = dataclasses.asdict(model.config)
-    differ = [f"{k}={v}, not {have[k]}" for k, v in wanted.items() if v != have[k]]
-    if differ:
-        raise CheckpointError(
-            f"{config.out_dir} holds another model than asked for: {'; '.join(differ)}",
-            "Leave these options out, or start anew in another out_dir",
-        )
-    if state.get("dataset", {}).get("hash") != dataset.hash:
-        raise CheckpointError(
-            f"{config.out_dir} was trained on other tokens than {dataset.folder} has now",
-            "Prepare the same text again, or start anew in another out_dir",
-        )
-
-
-def refuse_earlier_run(out: Path, fresh: bool) -> None:
-    """Raise where a new run's folder holds an earlier one that is not to be given up."""
-    if not fresh and any(checkpoint.pointed(out, name) for name in ("last", "best")):
-        raise CheckpointError(
-            f"{out} already holds a run",
-            "Go on with --resume, start over with --fresh, or name another --out_dir",
-        )
-
-
-def claim(out: Path) -> None:
-    """Make the folder of a new run, without what an earlier one left there."""
-    try:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "checkpoints").mkdir(parents=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {out}: {error.strerror}") from None
-
-
 def wants_compile(
     config: TrainConfig, model: GPT, machine: Machine, flops_per_iter: int, state: dict[str, Any]
 ) -> bool:
@@ -321,7 +291,8 @@ def wants_compile(
         return False
     if isinstance(config.compile, bool):
         return config.compile
-    if "compiled" in state:
-        return state["compiled"]
+    before = state.get("computes", state)  # format 1 had it outside
+    if "compiled" in before:
+        return before["compiled"]
     pays = device.compile_pays(machine.device.type, flops_per_iter * config.max_iters)
     return pays and not fits(model, training=True)  # which is faster

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bardlet import checkpoint, device, native
+from bardlet import checkpoint, device, native, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.sample import check, generate
@@ -29,7 +29,7 @@ def write(
     `start` is the prompt, FILE:path the prompt's file, None a new line where the alphabet has it.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
-    folder = checkpoint.find(run, which)
+    folder = runs.find(run, which)
     model, tokenizer, _ = checkpoint.load(folder)
     machine = device.choose(device_name, dtype)
     model.to(machine.device)

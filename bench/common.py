@@ -238,9 +238,9 @@ def peer_model(out: Path) -> GPT:
 
 def our_model(out: Path) -> GPT:
     """The weights at the end of a run of ours."""
-    from bardlet import checkpoint
+    from bardlet import checkpoint, runs
 
-    return checkpoint.load(checkpoint.find(out, "last"))[0]
+    return checkpoint.load(runs.find(out, "last"))[0]
 
 
 def our_train_seconds(process: Process) -> float:

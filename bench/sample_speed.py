@@ -39,7 +39,7 @@ print(json.dumps({"tokens_per_s": texts * tokens / took}))
 MAKE = """
 import json, sys, torch
 from pathlib import Path
-from bardlet import checkpoint
+from bardlet import checkpoint, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.model import GPT, GPTConfig
 torch.manual_seed(1337)
@@ -49,7 +49,7 @@ tokenizer = CharTokenizer("\\n" + "".join(map(chr, range(32, 31 + shape["vocab_s
 state = {"tokens": 0, "dataset": {}, "scaler": {}}
 out = Path(sys.argv[1])
 model = GPT(GPTConfig(family="gpt2", **shape))
-checkpoint.point(out, "last", checkpoint.save(out, 0, model, [], tokenizer, state))
+runs.point(out, "last", checkpoint.save(out, 0, model, [], tokenizer, state))
 """
 
 

@@ -18,13 +18,16 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 # A module imports modules of earlier rows only, and what BESIDE lets it import of its own row.
 LAYERS = (
     ("", "errors"),
-    ("arguments", "config", "config_file", "device", "distributed"),
+    ("files",),
+    ("arguments", "config", "runs", "config_file", "device", "distributed", "memory",
+     "signals"),
     ("data", "data.plays", "data.corpus", "data.tokenizer", "data.dataset", "data.prepare",
      "data.loader"),
     ("model",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
     ("optim", "evaluate", "checkpoint", "metrics", "sample"),
+    ("preflight", "guards", "saving"),
     ("train", "writing", "inspection"),
     ("demo", "commands"),
     ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
@@ -34,7 +37,7 @@ LAYERS = (
 )  # fmt: skip
 BESIDE = {
     "errors": [],
-    "config_file": ["config", "device"],
+    "config_file": ["config", "device", "runs"],
     "data.corpus": ["data.plays"],
     "data.dataset": ["data.tokenizer"],
     "data.prepare": ["data.corpus", "data.tokenizer", "data.dataset"],
@@ -68,7 +71,8 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-LIGHT = ["", "errors", "arguments", "config", "config_file", "cli", "__main__", "demo",
+LIGHT = ["", "errors", "files", "arguments", "config", "runs", "config_file", "cli",
+         "__main__", "demo",
          *(name for name in MODULES if name.split(".")[0] == "commands")]  # fmt: skip
 each_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "__init__")
 

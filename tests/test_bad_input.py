@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli
+from bardlet import checkpoint, cli, runs
+from bardlet.files import sha256
 
 TEXT = "to be, or not to be: that is the question.\n" * 30
 CONFIG = """
@@ -137,7 +138,11 @@ def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
         ([*TRAIN, "--dataset=none"], 1, "no dataset at data/none"),
         ([*TRAIN, "--out_dir=plays.txt"], 1, "cannot write to plays.txt"),
         ([*TRAIN, "--out_dir=plays.txt/b"], 1, "cannot write to plays.txt/b"),
-        ([*TRAIN, "--out_dir=out/a"], 1, "out/a already holds a run. Go on with --resume"),
+        (
+            [*TRAIN, "--out_dir=out/a"],
+            1,
+            "out/a already holds a run, finished after 2 iterations. Train it on with --resume",
+        ),
         ([*TRAIN, "--n_embd=9"], 2, "n_embd=9 is not divisible by n_head=2"),
         ([*RESUME, "--fresh"], 2, "fresh starts anew and resume continues"),
         (["train", "--resume", "--out_dir=none"], 2, "no run to resume at none"),
@@ -248,13 +253,15 @@ def test_a_damaged_file_of_a_checkpoint_is_named(
     assert name in fails(*(RESUME if command == "resume" else [command, "out/a"]))
 
 
-@pytest.mark.parametrize("name", ["config.json", "state.json"])
+@pytest.mark.parametrize("name", ["checksums.json", "config.json", "state.json"])
 def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Run) -> None:
     path = CHECKPOINT / name
-    document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 2}
+    document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 3}
     path.write_text(json.dumps(document), encoding="utf-8")
+    if name != "checksums.json":  # else its checksum tells first
+        runs.seal(CHECKPOINT, checkpoint.FILES)
     line = fails("sample", "out/a")
-    assert f"{name} has format 2, this bardlet reads up to 1" in line
+    assert f"{name} has format 3, this bardlet reads up to 2" in line
     assert "pip install -U bardlet" in line
 
 
@@ -295,6 +302,11 @@ def test_tokens_beyond_the_vocabulary_are_named(fails: Run) -> None:
     path = Path("data/plays/train-00000.bin")
     raw = path.read_bytes()
     path.write_bytes(raw[:32] + b"\xff\x7f" * ((len(raw) - 32) // 2))
+    assert "its sha256 is not the one in the manifest" in fails(*TRAIN, "--out_dir=out/b")
+    manifest = Path("data/plays/manifest.json")
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    document["splits"]["train"]["shards"][0]["sha256"] = sha256(path)
+    manifest.write_text(json.dumps(document), encoding="utf-8")
     assert "beyond the vocabulary" in fails(*TRAIN, "--out_dir=out/b")
 
 

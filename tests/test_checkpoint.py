@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_config, tiny_model
 
-from bardlet import checkpoint
+from bardlet import checkpoint, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
@@ -41,6 +41,7 @@ def test_a_checkpoint_holds_all_of_it(family: str, tmp_path: Path) -> None:
         "tokenizer.json",
         "optimizer.safetensors",
         "state.json",
+        "checksums.json",
     }
     assert {file.name for file in folder.iterdir()} == names
     loaded, tokenizer, state = checkpoint.load(folder)
@@ -68,53 +69,68 @@ def test_a_loaded_model_computes_the_same(family: str, tmp_path: Path) -> None:
 
 def test_find_takes_best_then_last_then_names(tmp_path: Path) -> None:
     one, two = saved(tmp_path, 1)[0], saved(tmp_path, 2)[0]
-    checkpoint.point(tmp_path, "last", two)
-    assert checkpoint.find(tmp_path) == two
-    checkpoint.point(tmp_path, "best", one)
-    assert checkpoint.find(tmp_path) == one
-    assert checkpoint.find(tmp_path, "last") == two
-    assert checkpoint.find(tmp_path, "iter-00000002") == two
-    assert checkpoint.find(two) == two
+    runs.point(tmp_path, "last", two)
+    assert runs.find(tmp_path) == two
+    runs.point(tmp_path, "best", one)
+    assert runs.find(tmp_path) == one
+    assert runs.find(tmp_path, "last") == two
+    assert runs.find(tmp_path, "iter-00000002") == two
+    assert runs.find(two) == two
 
 
 def test_find_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run at"):
-        checkpoint.find(tmp_path / "nothing")
-    checkpoint.point(tmp_path, "last", saved(tmp_path, 1)[0])
+        runs.find(tmp_path / "nothing")
+    runs.point(tmp_path, "last", saved(tmp_path, 1)[0])
     with pytest.raises(CheckpointError, match="iter-00000001"):
-        checkpoint.find(tmp_path, "iter-00000009")
+        runs.find(tmp_path, "iter-00000009")
 
 
 def test_prune_keeps_best_and_last(tmp_path: Path) -> None:
     folders = [saved(tmp_path, it)[0] for it in (1, 2, 3)]
     (tmp_path / "checkpoints" / ".iter-00000004.99.tmp").mkdir()  # what a kill leaves behind
-    checkpoint.point(tmp_path, "best", folders[0])
-    checkpoint.point(tmp_path, "last", folders[2])
-    checkpoint.prune(tmp_path)
+    runs.point(tmp_path, "best", folders[0])
+    runs.point(tmp_path, "last", folders[2])
+    runs.prune(tmp_path, keep=1)
+    runs.sweep(tmp_path)
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"best", "last", "iter-00000001", "iter-00000003"}
 
 
-def test_conclude_records_the_losses_and_moves_best(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_up_to_last(tmp_path: Path) -> None:
+    folders = [saved(tmp_path, it)[0] for it in (1, 2, 3, 4, 5)]
+    runs.point(tmp_path, "best", folders[0])
+    runs.point(tmp_path, "last", folders[3])  # 5 was found damaged, and the run went on from 4
+    runs.prune(tmp_path, keep=2)
+    assert [runs.iter_of(folder) for folder in runs.checkpoints(tmp_path)] == [1, 3, 4]
+
+
+def test_conclude_records_the_losses(tmp_path: Path) -> None:
     folder = saved(tmp_path, 2)[0]
-    checkpoint.point(tmp_path, "last", folder)
-    checkpoint.conclude(tmp_path, 2, {"val_loss": 1.25}, best=True)
-    assert checkpoint.pointed(tmp_path, "best") == folder
+    runs.point(tmp_path, "last", folder)
+    runs.conclude(folder, {"val_loss": 1.25})
     assert checkpoint.load(folder)[2]["eval"] == {"val_loss": 1.25}
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"]
-)
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
-def test_damaged_files_are_named(tmp_path: Path, name: str, damage: str) -> None:
-    folder, model, optimizers = saved(tmp_path)
-    file = folder / name
-    if damage == "gone":
+def damage(file: Path, how: str) -> None:
+    """Harm a file as disks and people do: cut it short, empty it, remove it, flip one bit."""
+    content = bytearray(file.read_bytes())
+    if how == "gone":
         file.unlink()
+    elif how == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 if damage == "cut" else 0])
-    with pytest.raises(CheckpointError, match=f"{name} is missing or damaged"):
+        file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+
+
+@pytest.mark.parametrize("name", [*checkpoint.FILES, "checksums.json"])
+@pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
+def test_damaged_files_are_named(tmp_path: Path, name: str, how: str) -> None:
+    folder, model, optimizers = saved(tmp_path)
+    damage(folder / name, how)
+    named = "" if (name, how) == ("checksums.json", "flipped") else name  # which may accuse another
+    with pytest.raises(CheckpointError, match=f"{named} is missing or damaged"):
         checkpoint.load(folder)
         checkpoint.load_optimizers(folder, model, optimizers)
 
@@ -123,6 +139,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)[0]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "n_embd": 64}), encoding="utf-8")
+    runs.seal(folder, checkpoint.FILES)
     with pytest.raises(CheckpointError, match="do not fit"):
         checkpoint.load(folder)
 
@@ -132,7 +149,8 @@ def test_a_newer_format_is_refused(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path)[0]
     document = json.loads((folder / name).read_text(encoding="utf-8"))
     (folder / name).write_text(json.dumps({**document, "format_version": 99}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="format 99, this bardlet reads up to 1"):
+    runs.seal(folder, checkpoint.FILES)
+    with pytest.raises(CheckpointError, match="format 99, this bardlet reads up to 2"):
         checkpoint.load(folder)
 
 
@@ -140,7 +158,7 @@ def test_a_failed_save_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved(tmp_path, 1)[0]
-    checkpoint.point(tmp_path, "last", folder)
+    runs.point(tmp_path, "last", folder)
 
     def no_space(*args: object) -> None:
         raise OSError(28, "No space left on device")
@@ -149,4 +167,4 @@ def test_a_failed_save_leaves_what_was_there(
     with pytest.raises(CheckpointError, match="No space left on device"):
         saved(tmp_path, 2)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last", "iter-00000001"}
-    checkpoint.load(checkpoint.find(tmp_path))
+    checkpoint.load(runs.find(tmp_path))

@@ -15,8 +15,8 @@ from bardlet.errors import UsageError
 from bardlet.metrics import Log, check_tracker, lines_until
 
 STEP = {
-    "loss": 1.5, "seconds": 0.1, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3, "grad_norm": 0.5,
-    "tokens": 100, "tokens_seen": 200,
+    "loss": 1.5, "seconds": 0.1, "waiting": 0.002, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3,
+    "grad_norm": 0.5, "tokens": 100, "tokens_seen": 200,
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_an_iteration_is_one_line_on_the_console_and_in_the_file(
     )
     assert json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8")) == {
         "type": "iter", "iter": 7, "loss": 1.5, "lr": 1e-3, "grad_norm": 0.5, "time_ms": 100.0,
-        "mfu": 0.1, "tokens_per_s": 1000.0, "tokens": 200,
+        "data_ms": 2.0, "mfu": 0.1, "tokens_per_s": 1000.0, "tokens": 200,
     }  # fmt: skip
 
 

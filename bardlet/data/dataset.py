@@ -19,11 +19,13 @@ import numpy as np
 
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import DataError
+from bardlet.files import sha256
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
 HEADER = struct.Struct("<8sIIQ8x")  # magic, version, bytes per token, tokens
 MAGIC = b"BARDLET\0"
+VERIFIED_BYTES = 1 << 30  # read and hashed within a second
 
 
 def write_shard(path: Path, ids: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
@@ -124,6 +126,21 @@ class Dataset:
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
+
+    def verify(self) -> None:
+        """Raise DataError where a shard is not as it was written.
+
+        Datasets of more than VERIFIED_BYTES are taken as they are: reading them takes minutes.
+        """
+        entries = [entry for split in SPLITS for entry in self.manifest["splits"][split]["shards"]]
+        paths = [self.folder / entry["file"] for entry in entries]
+        if sum(path.stat().st_size for path in paths) > VERIFIED_BYTES:
+            return
+        for path, entry in zip(paths, entries, strict=True):
+            if sha256(path) != entry.get("sha256"):
+                raise DataError(
+                    f"{path} is damaged: its sha256 is not the one in the manifest", PREPARE_AGAIN
+                )
 
     def windows(self, split: str, block_size: int) -> Iterator[np.ndarray]:
         """The split once, front to back: (block_size + 1,) int64, each window's last token the

@@ -1,0 +1,56 @@
+"""Files that are whole or not there: a temporary name, the bytes on disk, and then the name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def temporary(path: Path) -> Path:
+    """The name under which this process builds `path`, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, wait until it is on disk, and give it its name in one step."""
+    building = temporary(path)
+    try:
+        building.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
+        flush(building)
+        building.replace(path)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file in one step."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files where the system has that, is on disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder so that a kill half way leaves nothing under its name."""
+    doomed = temporary(folder)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

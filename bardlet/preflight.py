@@ -1,0 +1,134 @@
+"""What is settled before a run's first step: its data, its folder, and where it goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bardlet import runs
+from bardlet.config import FIELDS, TrainConfig
+from bardlet.data.dataset import Dataset
+from bardlet.errors import CheckpointError, DataError, UsageError
+from bardlet.model import GPT, GPTConfig
+
+# what may change between the parts of a run without changing what it computes
+FREE = {
+    "out_dir", "dataset", "init_from", "fresh", "eval_only", "eval_interval", "log_interval",
+    "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
+    "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size",
+}  # fmt: skip
+# what a checkpoint's tensors have the shape of
+FIXED = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {"optimizer"}
+
+
+def check_data(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise where the dataset is damaged or too small, or its vocabulary too large."""
+    dataset.verify()
+    for split, least in (("train", config.block_size + 1), ("val", 2)):
+        tokens = len(dataset.splits[split])
+        if split == "val" and not config.eval_full:
+            least = config.block_size + 1
+        if tokens < least:
+            raise DataError(
+                f"the {split} split of {dataset.folder} has {tokens} tokens, "
+                f"block_size={config.block_size} needs at least {least}",
+                "Lower block_size or prepare more text",
+            )
+    if config.vocab_size and config.vocab_size < dataset.vocab_size:
+        raise UsageError(
+            f"vocab_size={config.vocab_size} is below the dataset's {dataset.vocab_size}"
+        )
+
+
+def start_of(config: TrainConfig) -> int:
+    """The iterations of the checkpoint that a run goes on from, or -1 where it begins.
+
+    An unfinished run in out_dir is continued, unless `fresh` starts over. The newest checkpoint
+    counts that is as it was written. CheckpointError where a finished run would be overwritten.
+    """
+    run = Path(config.out_dir)
+    wanted = config.init_from == "resume"
+    if config.fresh or (config.eval_only and not wanted):
+        return -1
+    if not runs.checkpoints(run):
+        if wanted:
+            runs.find(run, "last")  # which says what is missing
+        return -1
+    folder = newest_sound(run)
+    state = runs.read_json(folder / "state.json")
+    if not wanted and runs.finished(folder):
+        raise CheckpointError(
+            f"{run} already holds a run, finished after {state['iter']} iterations",
+            "Train it on with --resume --max_iters=MORE, start over with --fresh, or name another "
+            "--out_dir",
+        )
+    return runs.iter_of(folder)
+
+
+def newest_sound(run: Path) -> Path:
+    """The newest checkpoint of a run whose files are as they were written; warns of others."""
+    problems = []
+    for folder in reversed(runs.checkpoints(run)):
+        try:
+            runs.verify(folder)
+            runs.read_json(folder / "state.json")
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        for error in problems:
+            warnings.warn(f"{error.message}: going on from {folder.name}", stacklevel=2)
+        return folder
+    raise problems[0]
+
+
+def check_resume(
+    config: TrainConfig, model: GPT, state: Mapping[str, Any], dataset: Dataset
+) -> list[str]:
+    """Raise where a checkpoint cannot go on under `config`; return what else has changed.
+
+    Each entry names an option that moves the results from those of an undisturbed run.
+    """
+    before: Mapping[str, Any] = state.get("config", {})
+    have = {**before, **dataclasses.asdict(model.config)}
+    differ = [
+        f"{name}={getattr(config, name)}, not {have[name]}"
+        for name in FIELDS
+        if name in FIXED and name in have and getattr(config, name) != have[name]
+    ]
+    if config.vocab_size not in (0, model.config.vocab_size):
+        differ.append(f"vocab_size={config.vocab_size}, not {model.config.vocab_size}")
+    if differ:
+        raise CheckpointError(
+            f"{config.out_dir} holds another model than asked for: {'; '.join(differ)}",
+            "Leave these options out, or start anew with --fresh or in another out_dir",
+        )
+    if state.get("dataset", {}).get("hash") != dataset.hash:
+        raise CheckpointError(
+            f"{config.out_dir} was trained on other tokens than {dataset.folder} has now",
+            "Prepare the same text again, or start anew in another out_dir",
+        )
+    return [
+        f"{name}={getattr(config, name)}, was {before[name]}"
+        for name in FIELDS
+        if name in before and name not in FREE | FIXED and getattr(config, name) != before[name]
+    ]
+
+
+def moved(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What of the machine differs from the one that saved a checkpoint: results may be rounded
+    elsewhere.
+    """
+    return [f"{k}={v}, was {before[k]}" for k, v in here.items() if before.get(k, v) != v]
+
+
+def claim(run: Path) -> None:
+    """Make the folder of a new run, without what an earlier one left there."""
+    try:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        (run / "checkpoints").mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {run}: {error.strerror}") from None

@@ -1,0 +1,225 @@
+"""A run's folder: which checkpoints it has, which one is meant, who may write there.
+
+    out/<run>/checkpoints/iter-00002000/   one state of the run (checkpoint.py)
+    out/<run>/checkpoints/best, last       the name of one of them
+    out/<run>/.lock                        held by the process that trains in it
+
+Only names and JSON are read here, so that the command line need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bardlet.errors import CheckpointError
+from bardlet.files import flush, remove, sha256, write_json, write_text
+
+CHECKSUMS, EVAL = "checksums.json", "eval.json"
+FORMAT_VERSION = 2
+FIRST_WITH_CHECKSUMS = 2
+
+
+def name_of(it: int) -> str:
+    """The name of the checkpoint after `it` iterations."""
+    return f"iter-{it:08d}"
+
+
+def iter_of(folder: Path) -> int:
+    """How many iterations the checkpoint `folder` is of, by its name."""
+    return int(folder.name.removeprefix("iter-"))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, the oldest first."""
+    found = (run / "checkpoints").glob("iter-*")
+    return sorted((p for p in found if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
+
+
+def point(run: Path, name: str, folder: Path) -> None:
+    """Let `name` ("best" or "last") be the checkpoint `folder`, in one step."""
+    write_text(run / "checkpoints" / name, folder.name + "\n")
+
+
+def pointed(run: Path, name: str) -> Path | None:
+    """The checkpoint folder that `best` or `last` of a run names, where there is one."""
+    try:
+        text = (run / "checkpoints" / name).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    folder = run / "checkpoints" / text
+    return folder if folder in checkpoints(run) else None
+
+
+def find(path: Path, which: str = "best") -> Path:
+    """The checkpoint folder of a run's folder or of a checkpoint's own.
+
+    `which` is "best" (the last one where validation never improved), "last" or a folder's name.
+    """
+    if (path / "model.safetensors").is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")
+    kept = checkpoints(path)
+    named = path / "checkpoints" / which
+    folder = named if named in kept else pointed(path, which)
+    if folder is None and which in ("best", "last") and kept:
+        folder = pointed(path, "last") or kept[-1]
+    if folder is None:
+        have = f"It has {', '.join(p.name for p in kept)}" if kept else "Train first: bardlet train"
+        raise CheckpointError(f"{path} has no checkpoint {which!r}", have)
+    return folder
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all checkpoints but `best`, `last` and the `keep` newest up to `last`.
+
+    One that is newer than `last` was found damaged when the run was resumed.
+    """
+    best, last = pointed(run, "best"), pointed(run, "last")
+    kept = [p for p in checkpoints(run) if last is None or iter_of(p) <= iter_of(last)]
+    for folder in checkpoints(run):
+        if folder not in (best, last, *kept[-keep:]):
+            remove(folder)
+
+
+def sweep(run: Path) -> None:
+    """Remove what a kill left half written. Only the lock's owner may."""
+    for left in (*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")):
+        remove(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def seal(folder: Path, names: list[str]) -> None:
+    """Write checksums.json of a checkpoint: the size and sha256 of each of these files."""
+    files = {name: fingerprint(folder / name) for name in names}
+    write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
+    flush(folder)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def sealed(folder: Path) -> dict[str, Any]:
+    """What checksums.json says of each file of a checkpoint. CheckpointError without it."""
+    files = read_json(folder / CHECKSUMS).get("files")
+    if not isinstance(files, dict) or not all(isinstance(f, dict) for f in files.values()):
+        raise damaged(folder / CHECKSUMS, "it names no files")
+    return files
+
+
+def verify(folder: Path, *names: str) -> None:
+    """Raise CheckpointError where a file of a checkpoint, of all or `names`, is not as written.
+
+    A checkpoint of format 1 has no checksums: it is taken as it is.
+    """
+    if not (folder / CHECKSUMS).exists() and version_of(folder) < FIRST_WITH_CHECKSUMS:
+        return
+    files = sealed(folder)
+    for name in names or list(files):
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise damaged(path, "there is no such file")
+        if path.stat().st_size != files.get(name, {}).get("bytes"):  # EVAL may not be in it yet
+            raise damaged(path, f"{path.stat().st_size} bytes are not what was written")
+        if sha256(path) != files[name].get("sha256"):
+            raise damaged(path, "its sha256 is not that of what was written")
+
+
+def version_of(folder: Path) -> int:
+    return read_json(folder / "config.json")["format_version"]
+
+
+def conclude(folder: Path, scores: Mapping[str, float]) -> None:
+    """Add its losses to a checkpoint. Their checksum says that they are whole."""
+    write_json(folder / EVAL, dict(scores))
+    files = sealed(folder)
+    files[EVAL] = fingerprint(folder / EVAL)
+    write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
+
+
+def scores_of(folder: Path) -> dict[str, float] | None:
+    """The losses of a checkpoint, where it was evaluated."""
+    try:
+        verify(folder, EVAL)
+        scores = read_json(folder / EVAL)
+    except CheckpointError:
+        return None
+    return {name: value for name, value in scores.items() if name != "format_version"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file of a checkpoint, its format checked."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document.setdefault("format_version", 1)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise damaged(path, error) from None
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
+            "A newer bardlet wrote it: upgrade with pip install -U bardlet",
+        )
+    return document
+
+
+def damaged(path: Path, why: object) -> CheckpointError:
+    """What to say of a file that cannot be used."""
+    first = (str(why).splitlines() or [""])[0]
+    return CheckpointError(
+        f"{path} is missing or damaged: {first}", "`--checkpoint last` or `best` may name another"
+    )
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run ended with this checkpoint: it is of the last iteration, or of the last
+    evaluation that early stopping waits for, and its losses are known.
+    """
+    state, scores = read_json(folder / "state.json"), scores_of(folder)
+    options = state.get("config", {})
+    patience = options.get("patience", 0)
+    return scores is not None and (
+        state["iter"] >= options.get("max_iters", math.inf)
+        or 0 < patience <= scores.get("since_best", 0)
+    )
+
+
+def saved_options(run: Path) -> Mapping[str, Any] | None:
+    """The options of a run as its newest checkpoint that can be read has them."""
+    for folder in reversed(checkpoints(run)):
+        with contextlib.suppress(CheckpointError):
+            verify(folder, "state.json")
+            options = read_json(folder / "state.json").get("config")
+            if isinstance(options, dict):
+                return options
+    return None
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run's folder: a second process is refused while this one lives, and no longer."""
+    from filelock import FileLock, Timeout
+
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"another process is training in {run}",
+            "Wait for it, stop it, or name another --out_dir",
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {run}: {error.strerror}") from None
+    try:
+        sweep(run)
+        yield
+    finally:
+        if [path.name for path in run.iterdir()] == [".lock"]:  # nothing came of the run
+            (run / ".lock").unlink()
+            run.rmdir()
+        lock.release()

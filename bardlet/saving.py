@@ -1,0 +1,176 @@
+"""When a run is saved, and that training neither waits for the disk nor loses what is there."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bardlet import checkpoint, runs
+from bardlet.config import TrainConfig
+from bardlet.data.tokenizer import CharTokenizer
+from bardlet.errors import CheckpointError, TrainingError
+from bardlet.metrics import Log
+from bardlet.model import GPT
+
+
+class Saver:
+    """Saves a run's checkpoints, one at a time: written in the loop, brought to disk beside it.
+
+    Once a checkpoint has its name, `last` is moved to it and what is not kept is removed. Where
+    the disk does not take one, the run goes on with those it has, or stops (`save_failure`).
+    """
+
+    def __init__(
+        self, config: TrainConfig, log: Log, model: GPT,
+        optimizers: Sequence[torch.optim.Optimizer], tokenizer: CharTokenizer, *, main: bool,
+    ) -> None:  # fmt: skip
+        """Only the `main` process saves; on the others nothing is done."""
+        self.config, self.log, self.main = config, log, main
+        self.model, self.optimizers, self.tokenizer = model, optimizers, tokenizer
+        self.run = Path(config.out_dir)
+        self.size = checkpoint.size_bytes(model, optimizers)
+        self.newest = -1  # iterations of the newest checkpoint, or of the one being saved
+        self.began = time.monotonic()  # of the time since a checkpoint
+        self.thread: threading.Thread | None = None
+        self.failure: CheckpointError | None = None
+
+    def due(self, it: int) -> bool:
+        """Whether to save after `it` iterations for the time that has passed, or their number."""
+        every, minutes = self.config.save_interval, self.config.save_minutes
+        late = bool(minutes) and time.monotonic() - self.began > minutes * 60
+        return it > 0 and (late or bool(every and it % every == 0))
+
+    def save(self, it: int, facts: dict[str, Any], *, must: bool = False) -> None:
+        """Save the state after `it` iterations, unless it is the newest one saved.
+
+        `must` is for the last chance: it waits for the disk, and raises where it fails.
+        """
+        if not self.main:
+            return
+        self.wait()
+        if it != self.newest:
+            self.log.say(f"saving checkpoint to {self.run}")
+            self.newest = it
+            try:
+                self.make_room()
+                folder = self.run / "checkpoints" / runs.name_of(it)
+                checkpoint.write(
+                    folder, it, self.model, self.optimizers, self.tokenizer, facts
+                )  # fmt: skip
+                self.began = time.monotonic()
+                # a daemon, for the second signal that is not to wait for a disk
+                self.thread = threading.Thread(target=self.finish, args=[folder], daemon=True)
+                self.thread.start()
+            except CheckpointError as error:
+                self.failure = error
+        if must:
+            self.wait(must=True)
+
+    def conclude(
+        self, it: int, facts: dict[str, Any], scores: dict[str, float], *, best: bool, keep: bool
+    ) -> None:  # fmt: skip
+        """Add its losses to the checkpoint after `it` iterations, and let `best` name it if it is.
+
+        `keep` is for the run's end: it is saved in any case, and must be.
+        """
+        if not self.main:
+            return
+        if best or keep:
+            self.save(it, facts, must=keep)
+        self.wait()
+        folder = self.run / "checkpoints" / runs.name_of(it)
+        if it != self.newest or not folder.is_dir():  # it was not wanted, or not to be saved
+            return
+        try:
+            if best:
+                runs.point(self.run, "best", folder)
+            # last, because its presence tells a resumed run that this evaluation is done
+            runs.conclude(folder, scores)
+            runs.prune(self.run, self.config.keep_checkpoints)
+        except OSError as error:
+            self.failure = checkpoint.not_saved(folder, error)
+            self.wait()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Let a save that is under way be done, but for the second signal, which waits for none."""
+        if self.thread is not None and kind is not KeyboardInterrupt:
+            self.thread.join()
+
+    def make_room(self) -> None:
+        """Raise CheckpointError where the disk has no room for one more checkpoint."""
+        if free_bytes(self.run) < self.size:
+            runs.prune(self.run, 1)
+        free = free_bytes(self.run)
+        if free < self.size:
+            raise CheckpointError(
+                f"{self.run}: a checkpoint takes {megabytes(self.size)}, "
+                f"and {megabytes(free)} are free on its disk"
+            )
+
+    def finish(self, folder: Path) -> None:
+        """The part of saving that waits for the disk, in a thread of its own."""
+        try:
+            checkpoint.finish(folder)
+            runs.point(self.run, "last", folder)
+            runs.prune(self.run, self.config.keep_checkpoints)
+        except CheckpointError as error:
+            self.failure = error
+        except OSError as error:
+            self.failure = checkpoint.not_saved(folder, error)
+
+    def wait(self, *, must: bool = False) -> None:
+        """Return when what was written is on disk; report a failure, or raise it."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        error, self.failure = self.failure, None
+        if error is None:
+            return
+        failed, self.newest = self.newest, -1
+        last = runs.pointed(self.run, "last")
+        kept = f"{self.run} keeps {last.name}" if last else "nothing was saved so far"
+        hint = f"{megabytes(self.size)} are needed; {kept}"
+        if must or self.config.save_failure == "stop":
+            raise TrainingError(error.message, hint)
+        self.began = time.monotonic()  # the next try by time is as far off as ever
+        self.log.say(f"warning: {error.message}. {hint}. Training goes on")
+        self.log.record(type="event", event="disk", iter=failed, needed_bytes=self.size)
+
+
+def check_room(config: TrainConfig, size: int) -> None:
+    """Raise TrainingError where the disk cannot hold the checkpoints that a run keeps.
+
+    `size` is that of one in bytes. What the run's folder has already is counted as room.
+    """
+    run = Path(config.out_dir)
+    count = config.keep_checkpoints + 2  # `best`, and the one being written
+    have = sum(f.stat().st_size for f in (run / "checkpoints").rglob("*") if f.is_file())
+    free = free_bytes(run) + have
+    if free < count * size:
+        raise TrainingError(
+            f"{run} needs {megabytes(count * size)} for {count} checkpoints, "
+            f"and {megabytes(free)} are free on its disk",
+            "Free some, lower keep_checkpoints, or name an --out_dir on another disk",
+        )
+
+
+def free_bytes(path: Path) -> float:
+    """What the disk of `path` has free for this user; infinite where the system does not say."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return math.inf
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB"
