@@ -33,7 +33,7 @@ FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state
 
 def save(
     run: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
 ) -> Path:  # fmt: skip
     """Write the state after `it` iterations as a checkpoint of `run`; return its folder.
 
@@ -102,7 +102,7 @@ def size_bytes(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     return weights + moments + (1 << 20)
 
 
-def load(folder: Path) -> tuple[GPT, tokenizers.CharTokenizer, dict[str, Any]]:
+def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
     """The model on the CPU, its tokenizer, and state.json with eval.json of a checkpoint.
 
     Raises CheckpointError where a file is missing, damaged, or of a newer format.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.data.dataset import Dataset
+from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
 
@@ -79,11 +80,13 @@ def describe_dataset(dataset: Dataset) -> str:
     """A dataset's manifest for people."""
     manifest = dataset.manifest
     characters = sum(split["characters"] for split in manifest["splits"].values())
-    alphabet = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
+    about = dataset.tokenizer.kind
+    if isinstance(dataset.tokenizer, CharTokenizer):
+        about = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
+        about += "..." * (dataset.vocab_size > 200)
     lines = [
         f"dataset {dataset.folder}: {manifest['name']}",
-        f"  {characters:,} characters, vocabulary {dataset.vocab_size:,}: {alphabet}"
-        + ("..." if dataset.vocab_size > 200 else ""),
+        f"  {characters:,} characters, vocabulary {dataset.vocab_size:,}: {about}",
     ]
     for name, split in manifest["splits"].items():
         lines.append(

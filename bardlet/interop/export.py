@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from bardlet import checkpoint
+from bardlet import checkpoint, runs
 from bardlet.errors import CheckpointError, UsageError
+from bardlet.files import flush, temporary
 from bardlet.interop.comparison import Comparison, Trained
 
 FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt"}
@@ -49,7 +50,7 @@ def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
 
 def read(run: Path, which: str) -> Trained:
     """The checkpoint that is to be exported."""
-    folder = checkpoint.find(run, which)
+    folder = runs.find(run, which)
     model, tokenizer, state = checkpoint.load(folder)
     name = (folder.parent.parent if folder.parent.name == "checkpoints" else folder).resolve().name
     return Trained(name=name, model=model.float().eval(), tokenizer=tokenizer, state=state)
@@ -67,7 +68,7 @@ def export(
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
     trained = read(run, which)
-    building = out.with_name(f".{out.name}.tmp")
+    building = temporary(out)
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
@@ -76,9 +77,9 @@ def export(
         if isinstance(checked, Comparison):
             checked.check()
         for file in sorted(building.rglob("*")):
-            checkpoint.flush(file)
+            flush(file)
         building.rename(out)
-        checkpoint.flush(out.parent)
+        flush(out.parent)
     except OSError as error:
         raise CheckpointError(f"cannot write {out}: {error}") from None
     finally:

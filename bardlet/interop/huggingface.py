@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from bardlet.checkpoint import write_json, write_text
 from bardlet.errors import CheckpointError
+from bardlet.files import write_json, write_text
 from bardlet.interop import families
 from bardlet.interop.comparison import Comparison, Trained, compare
 from bardlet.interop.extras import has, need

@@ -1,0 +1,34 @@
+"""The byte tokenizer: a token for every byte of UTF-8, and one that ends a text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from bardlet.data.pieces import ALPHABET, END_OF_TEXT, Pieces, utf8
+from bardlet.data.tokenizer_json import byte_level
+
+
+class ByteTokenizer(Pieces):
+    """Any text in any script with 257 tokens: id 0 to 255 is the byte, 256 the end of a text."""
+
+    kind = "byte"
+    end_of_text = 256
+
+    def __init__(self) -> None:
+        self.pieces = [bytes([byte]) for byte in range(256)] + [END_OF_TEXT.encode()]
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (number of bytes,) uint8."""
+        return np.frombuffer(utf8(text), dtype=np.uint8)
+
+    def to_json(self) -> str:
+        """`tokenizer.json`: byte-level BPE without a merge."""
+        vocab = {char: byte for byte, char in enumerate(ALPHABET)}
+        document = byte_level(vocab, [], None, {END_OF_TEXT: self.end_of_text})
+        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+    def identity(self) -> str:
+        """What the tokenizer does, as a text that equal tokenizers share."""
+        return self.to_json()

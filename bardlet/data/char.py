@@ -1,0 +1,153 @@
+"""The character tokenizer: a token for every character of the text that it was made for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from bardlet.data.pieces import Pieces
+from bardlet.errors import DataError
+
+UNKNOWN = "<unk>"
+PATTERN = {"Regex": "[\\s\\S]"}  # every character a word of its own, new lines and spaces too
+
+
+class CharTokenizer(Pieces):
+    """One token per character (Unicode code point), ids in sorted order from 0, as nanoGPT's.
+
+    With `unknown` there is one more, the last, that stands for all other characters.
+    """
+
+    kind = "char"
+    end_of_text = None
+
+    def __init__(self, chars: str, *, unknown: bool = False) -> None:
+        """`chars` are the alphabet's characters in the order of their ids, each once."""
+        assert len(set(chars)) == len(chars)
+        self.chars = chars
+        self.unknown = unknown
+        self.points = code_points(chars).astype("<u4")  # (V,)
+        self.pieces = [char.encode("utf-8", "surrogatepass") for char in chars]
+        self.pieces += [UNKNOWN.encode()] * unknown
+        # id by code point, -1 where unknown; it ends one past the largest code point of all
+        other = len(chars) if unknown else -1
+        self.ids = np.full(int(self.points.max(initial=0)) + 2, other, dtype=np.int32)
+        self.ids[self.points] = np.arange(len(chars), dtype=np.int32)
+
+    @classmethod
+    def train(cls, text: str, chunk: int = 1 << 22, *, unknown: bool = False) -> CharTokenizer:
+        """The tokenizer whose alphabet is the characters of `text`."""
+        if text.isascii():  # a byte each: strike out what is known, see what is left
+            raw = text.encode("ascii")
+            known = bytes(set(raw[:chunk]))
+            chars = "".join(map(chr, sorted({*known, *raw.translate(None, known)})))
+            return cls(chars, unknown=unknown)
+        seen = np.zeros(0x110000, dtype=bool)
+        for start in range(0, len(text), chunk):
+            seen[code_points(text[start : start + chunk])] = True
+        return cls("".join(map(chr, np.flatnonzero(seen))), unknown=unknown)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (number of characters,) of some integer type that holds them.
+
+        DataError where a character is unknown and no token stands for that.
+        """
+        if text.isascii() and (raw := self.encode_bytes(text)) is not None:
+            return raw
+        points = code_points(text)
+        # everything beyond the table's end shares its last entry, which is unknown
+        ids = self.ids[np.minimum(points, np.uint32(len(self.ids) - 1))]
+        if ids.min(initial=0) < 0:
+            raise self.unseen(text, ids)
+        return ids
+
+    def encode_bytes(self, text: str) -> np.ndarray | None:
+        """The ids of ASCII text as uint8, by one pass over its bytes; None where they do not do."""
+        unknown = 255
+        ids = self.ids[:128]
+        if ids.max(initial=0) >= unknown:
+            return None
+        table = np.full(256, unknown, dtype=np.uint8)
+        table[: len(ids)] = np.where(ids < 0, unknown, ids)
+        raw = text.encode("ascii").translate(table.tobytes())
+        return None if unknown in raw else np.frombuffer(raw, dtype=np.uint8)
+
+    def unseen(self, text: str, ids: np.ndarray) -> DataError:
+        """What to say of the characters of `text` that have no id."""
+        places = np.flatnonzero(ids < 0)
+        counts = Counter(text[at] for at in places[:10_000])
+        message = (
+            f"character {text[places[0]]!r} at position {places[0]} is not in the model's alphabet"
+        )
+        if len(places) > 1:
+            few = ", ".join(f"{char!r} {n} times" for char, n in counts.most_common(8))
+            message += f"; {len(places):,} characters are not, of them {few}"
+        shown = self.chars if len(self.chars) <= 200 else self.chars[:200] + "..."
+        return DataError(message, f"Its {len(self.chars)} characters are {shown!r}")
+
+    def decode(self, ids: np.ndarray | list[int]) -> str:
+        """The text of token ids, each in [0, vocab_size)."""
+        if self.unknown:
+            return super().decode(ids)
+        return (
+            self.points[np.asarray(ids, dtype=np.int64)]
+            .tobytes()
+            .decode("utf-32-le", "surrogatepass")
+        )
+
+    def to_json(self) -> str:
+        """`tokenizer.json` in the format of Hugging Face's tokenizers library."""
+        vocab = {char: i for i, char in enumerate(self.chars)}
+        document = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": PATTERN,
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {**vocab, UNKNOWN: len(vocab)} if self.unknown else vocab,
+                "unk_token": UNKNOWN,  # the format wants a name, with or without such a token
+            },
+        }
+        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+    def identity(self) -> str:
+        """What the tokenizer does, as a text that equal tokenizers share."""
+        return self.to_json()
+
+
+def is_char(document: dict[str, Any]) -> bool:
+    """Whether a `tokenizer.json` describes a character tokenizer."""
+    split = document.get("pre_tokenizer")
+    of_words = document["model"].get("type") == "WordLevel"
+    return of_words and isinstance(split, dict) and split.get("pattern") == PATTERN
+
+
+def from_document(document: dict[str, Any]) -> CharTokenizer:
+    """The tokenizer of a document that `is_char`; ValueError where it cannot be one."""
+    by_id = sorted(document["model"]["vocab"].items(), key=lambda item: item[1])
+    unknown = bool(by_id) and by_id[-1][0] == UNKNOWN
+    chars = [char for char, _ in by_id[: len(by_id) - unknown]]
+    if [i for _, i in by_id] != list(range(len(by_id))) or any(len(char) != 1 for char in chars):
+        raise ValueError("ids are not 0..V-1, each of one character")
+    return CharTokenizer("".join(chars), unknown=unknown)
+
+
+def code_points(text: str) -> np.ndarray:
+    """The Unicode code points of `text`, (number of characters,) uint32 or smaller."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    # surrogates can stand alone in text decoded with errors="surrogateescape"
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -1,0 +1,87 @@
+"""What tokenizers share whose tokens are bytes: joining them, and doing so while they arrive.
+
+A token may end within a character, as in every byte-level vocabulary, so text is decoded from the
+bytes of all tokens and never from one token alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+import numpy as np
+
+from bardlet.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for it, and ours
+
+
+def byte_alphabet() -> str:
+    """The 256 printable characters that stand for bytes in GPT-2's vocabulary and its successors.
+
+    Printable bytes of Latin-1 stand for themselves, the others are counted up from U+0100.
+    """
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in shown else next(others)) for byte in range(256))
+
+
+ALPHABET = byte_alphabet()
+BYTE_OF = {char: byte for byte, char in enumerate(ALPHABET)}
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of `text`; DataError where it has half a surrogate pair, which is no character."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"position {error.start} of the text is a lone surrogate, which is no character",
+            "Decode the text with the encoding that it is really in",
+        ) from None
+
+
+class Stream:
+    """Text out of tokens as they arrive; a character comes when its last byte has come."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The characters that `ids` complete."""
+        return self.utf8.decode(b"".join([self.pieces[i] for i in ids]))
+
+    def end(self) -> str:
+        """What is left when no more tokens come: U+FFFD for a character that was cut short."""
+        return self.utf8.decode(b"", final=True)
+
+
+class Pieces:
+    """The half of a tokenizer that turns ids into text, for tokens that are bytes.
+
+    What `stream` gives, put together, is what `decode` gives: bytes that are no UTF-8 become U+FFFD
+    in both.
+    """
+
+    pieces: list[bytes]  # the bytes of every token, by id
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces)
+
+    def decode(self, ids: np.ndarray | list[int]) -> str:
+        """The text of token ids, each in [0, vocab_size)."""
+        return b"".join([self.pieces[i] for i in ids]).decode("utf-8", "replace")
+
+    def stream(self) -> Stream:
+        """A decoder for tokens that come a few at a time."""
+        return Stream(self.pieces)
+
+    def tokens(self) -> list[bytes]:
+        """The bytes of every token, by id; none for an id that has no token."""
+        return self.pieces
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 length of every token, (V,) int64: what bits per byte divide by."""
+        return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))

@@ -1,0 +1,186 @@
+"""The file format `tokenizer.json` of Hugging Face's tokenizers library: written, checked, opened.
+
+A file may come from anywhere, and the library trusts what it reads: ids that need gigabytes,
+patterns that take forever and replacements that blow a text up are refused before it sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bardlet.errors import DataError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_FILE_BYTES = 256 << 20  # the largest in use, of 262,144 tokens, has 33 MB
+MAX_ID = 1 << 22
+MAX_GROWTH = 64  # of a text by the replacements in a normalizer, pre-tokenizer or decoder
+MAX_PATTERN = 4096
+MAX_ENDLESS = 6  # repetitions without end in one alternative; possessive ones count twice
+MODELS = ("BPE", "WordLevel", "WordPiece", "Unigram")
+
+
+def byte_level(
+    vocab: dict[str, int], merges: list[tuple[str, str]], pattern: str | None,
+    special: dict[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """A byte-level BPE in the format of Hugging Face's tokenizers library.
+
+    Tokens are spelt in `ALPHABET`, merges in order of rank. `pattern` splits text into words that
+    no token spans, None does not; `special` are tokens that no text is encoded to, with their ids.
+    """
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    bare = {**level, "use_regex": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": content, **flags, "special": True}
+            for content, i in special.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bare]} if pattern else bare,
+        "post_processor": None,
+        "decoder": {**level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(pair) for pair in merges],
+        },
+    }
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """The document in `text`, checked; DataError with the `name` of the file where it is wrong."""
+    try:
+        document = json.loads(text, object_pairs_hook=unique)
+        if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+            raise ValueError("it has no model")
+        check_ids(document)
+        for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            check_steps(document.get(key))
+    except RecursionError:
+        raise DataError(f"{name} is damaged: it is nested too deep") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{name} is damaged: {error}") from None
+    return document
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; ValueError where a key comes twice, which readers differ on."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice in one object")
+    return found
+
+
+def check_ids(document: dict[str, Any]) -> None:
+    """Raises ValueError or TypeError unless tokens and ids belong together one to one."""
+    model = document["model"]
+    if model.get("type", "BPE") not in MODELS:
+        raise ValueError(f"{model['type']!r} is none of the models {', '.join(MODELS)}")
+    vocab = model["vocab"]
+    if model.get("type") == "Unigram":
+        vocab = unique([(piece, i) for i, (piece, _) in enumerate(vocab)])
+    if not isinstance(vocab, dict):
+        raise ValueError("its vocabulary is no object")
+    ids = dict(vocab)
+    for token in document.get("added_tokens") or []:
+        content = token["content"]
+        if not isinstance(content, str) or not content:
+            raise ValueError("an added token is no text")
+        if ids.setdefault(content, token["id"]) != token["id"]:
+            raise ValueError(f"{content!r} has two ids")
+    if not all(type(i) is int and 0 <= i < MAX_ID for i in ids.values()):
+        raise ValueError(f"an id is no number from 0 to {MAX_ID - 1:,}")
+    if len(set(ids.values())) != len(ids):
+        raise ValueError("two tokens share an id")
+
+
+def check_steps(step: Any) -> None:
+    """Raises ValueError where a step of the pipeline has a pattern or a replacement to refuse."""
+    growth = 1
+    for node in nodes(step):
+        if isinstance(node.get("Regex"), str):
+            check_pattern(node["Regex"])
+        grown = node.get("content") or node.get("prepend")
+        if isinstance(grown, str):
+            growth *= max(1, len(grown))
+    if growth > MAX_GROWTH:
+        raise ValueError(f"its replacements make a text up to {growth:,} times as long")
+
+
+def nodes(step: Any) -> Iterator[dict[str, Any]]:
+    """Every object in and below `step`."""
+    if isinstance(step, dict):
+        yield step
+        step = list(step.values())
+    if isinstance(step, list):
+        for child in step:
+            yield from nodes(child)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises ValueError for a pattern that may take time exponential in the text.
+
+    The library's matcher backtracks, so what can match in several ways must not be repeated, as in
+    (a+)+ and (a|aa)*, nor stand in a row without end. The patterns of published vocabularies pass.
+    """
+    shown = repr(pattern if len(pattern) <= 80 else pattern[:80] + "...")
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"the pattern {shown} has {len(pattern):,} characters")
+    if re.search(r"\\[1-9gk]", pattern.replace(r"\\", "")):
+        raise ValueError(f"the pattern {shown} refers to another part of itself")
+    # what is one character: properties and codes, other escapes, classes from the inside out
+    bare = re.sub(r"\\[pPx]\{[^}]*\}|\\.", "x", pattern, flags=re.DOTALL)
+    while (fewer := re.sub(r"\[\^?\]?[^\[\]]*\]", "x", bare)) != bare:
+        bare = fewer
+    endless = re.compile(r"[*+]|\{\d+,\}")
+    several = re.compile(r"[*+?|]|\{\d+,\d*\}")
+    group = re.compile(r"\((?:\?(?:[:=!>]|<[=!]|[a-z-]+:?))?([^()?][^()]*|)\)([*+{]?)")
+    while found := group.search(bare):
+        inside, repeated = several.search(found[1]), found[2]
+        if inside and repeated:
+            raise ValueError(f"the pattern {shown} repeats what can match in several ways")
+        rest = "x+" if endless.search(found[1]) else "x?" if inside else "x"
+        bare = bare[: found.start()] + rest + bare[found.end(1) + 1 :]
+    if "(" in bare or ")" in bare:
+        raise ValueError(f"the pattern {shown} is not one of a vocabulary")
+    if any(len(endless.findall(part)) > MAX_ENDLESS for part in re.split(r"\|", bare)):
+        raise ValueError(f"the pattern {shown} has too many repetitions in a row")
+
+
+def open_with_library(text: str, name: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a checked document; it neither cuts, pads nor adds tokens."""
+    import tokenizers
+
+    try:
+        opened = tokenizers.Tokenizer.from_str(text)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library's panics are no Exceptions
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{name} is damaged: {reason}") from None
+    opened.no_truncation()
+    opened.no_padding()
+    opened.encode_special_tokens = True  # "<|endoftext|>" in a text is a text
+    return opened
