@@ -48,7 +48,7 @@ def save(
 
 def write(
     folder: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.CharTokenizer, state: dict[str, Any],
+    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the files of what becomes the checkpoint `folder`, to where the system puts them first.
 

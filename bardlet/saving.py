@@ -14,7 +14,7 @@ import torch
 
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.metrics import Log
 from bardlet.model import GPT
@@ -29,7 +29,7 @@ class Saver:
 
     def __init__(
         self, config: TrainConfig, log: Log, model: GPT,
-        optimizers: Sequence[torch.optim.Optimizer], tokenizer: CharTokenizer, *, main: bool,
+        optimizers: Sequence[torch.optim.Optimizer], tokenizer: Tokenizer, *, main: bool,
     ) -> None:  # fmt: skip
         """Only the `main` process saves; on the others nothing is done."""
         self.config, self.log, self.main = config, log, main

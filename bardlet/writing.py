@@ -11,13 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-<<<<<<< HEAD
 from bardlet import checkpoint, device, native, runs
-from bardlet.data.tokenizer import CharTokenizer
-=======
-from bardlet import checkpoint, device, native
 from bardlet.data.tokenizer import Tokenizer
->>>>>>> 1955a630de49551d412b846de34f83a4a3cb7b93
 from bardlet.errors import DataError, UsageError
 from bardlet.sample import check, generate
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "eval": "measure a model's loss on a whole split",
     "inspect": "describe a dataset, a run or a checkpoint",
+    "export": "write a trained model for transformers or nanoGPT",
 }
 
 

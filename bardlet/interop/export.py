@@ -1,4 +1,4 @@
-"""`bardlet export`: a checkpoint in another program's format, which proves itself before it is there.
+"""A checkpoint in another program's format, which that program has read before it is there.
 
 Each format is a module with `write`, which fills a folder, and `verify`, which has the other
 program read it. The folder is built under a temporary name and gets its own when both are done.
@@ -42,10 +42,10 @@ def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
     if name not in FORMATS:
         raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
     module: Any = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
-    dtype = dtype or module.DTYPES[0]
-    if dtype not in module.DTYPES:
-        raise UsageError(f"{name} has no dtype {dtype!r}", f"Allowed: {', '.join(module.DTYPES)}")
-    return module, dtype
+    chosen: str = dtype or module.DTYPES[0]
+    if chosen not in module.DTYPES:
+        raise UsageError(f"{name} has no dtype {chosen!r}", f"Allowed: {', '.join(module.DTYPES)}")
+    return module, chosen
 
 
 def read(run: Path, which: str) -> Trained:

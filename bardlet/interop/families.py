@@ -182,9 +182,7 @@ def listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def biased(
-    config: GPTConfig, weights: Mapping[str, Tensor]
-) -> tuple[GPTConfig, dict[str, Tensor]]:
+def biased(config: GPTConfig, weights: Mapping[str, Tensor]) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The same function with zeros where gpt2's biases are left out, which others do not know."""
     if config.llama or config.bias:
         return config, dict(weights)
