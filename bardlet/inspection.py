@@ -80,7 +80,7 @@ def describe_dataset(dataset: Dataset) -> str:
     """A dataset's manifest for people."""
     manifest = dataset.manifest
     characters = sum(split["characters"] for split in manifest["splits"].values())
-    about = dataset.tokenizer.kind
+    about = manifest["tokenizer"]
     if isinstance(dataset.tokenizer, CharTokenizer):
         about = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
         about += "..." * (dataset.vocab_size > 200)

@@ -8,17 +8,17 @@ import os
 from pathlib import Path
 
 from bardlet.cli import main
-from bardlet.commands import COMMANDS
+from bardlet.commands import COMMANDS, tokenizer
 
 
 def document() -> str:
     """The page: every command's --help."""
     os.environ["COLUMNS"] = "100"
     parts = ["# Commands\n", "Written by `make docs` from the commands' own help.\n"]
-    for command in ("", *COMMANDS):
+    for command in ("", *COMMANDS, *(f"tokenizer {action}" for action in tokenizer.ACTIONS)):
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-            main([command, "--help"] if command else ["--help"])
+            main([*command.split(), "--help"])
         heading = f"## bardlet {command}".rstrip()
         parts.append(f"{heading}\n\n```text\n{text.getvalue().rstrip()}\n```\n")
     return "\n".join(parts)

@@ -130,7 +130,7 @@ def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
         (["prepare", "text.txt", "--encoding=utf-99"], 2, "unknown encoding 'utf-99'"),
         (["prepare", "text.txt", "--errors=hope"], 2, "unknown error handler 'hope'"),
         (["prepare", "none.txt"], 1, "'none.txt' is neither a file nor a folder"),
-        (["prepare", "plays.txt", "--tokenizer=bpe"], 2, "tokenizer=bpe is not known"),
+        (["prepare", "plays.txt", "--tokenizer=bpf"], 2, "tokenizer=bpf is not known"),
         (["prepare", "plays.txt", "--val_fraction=1"], 2, "val_fraction=1.0 must lie between"),
         (["prepare", "plays.txt", "--shard_tokens=0"], 2, "shard_tokens=0 must be at least 1"),
         (["prepare", "plays.txt", "--out", "out/a"], 1, "out/a is there and is no dataset"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model, or go on training one",
     "sample": "write text with a trained model",
     "eval": "measure a model's loss on a whole split",
+    "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
     "export": "write a trained model for transformers or nanoGPT",
 }

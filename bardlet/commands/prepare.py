@@ -7,12 +7,22 @@ from pathlib import Path
 
 from bardlet.arguments import Parser, parse, say
 
+TOKENIZER = (
+    "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json or a folder with one, "
+    "a tiktoken encoding, or OWNER/NAME on the hub"
+)
+VOCAB_SIZE = (
+    "bpe: how many tokens, by default as many as fit the text; char: at most so many, the rarest "
+    "share <unk>"
+)
+
 
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("source", help="named corpus (tinyshakespeare), file, folder, or - ")
     parser.add_argument("--out", type=Path, help="dataset folder; default data/<name>")
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
-    parser.add_argument("--tokenizer", default="char", help="char: a token per character")
+    parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
+    parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
@@ -29,8 +39,8 @@ def run(parser: Parser, args: list[str]) -> int:
         say(note)
     out = getattr(given, "out", None) or Path("data") / text.name
     dataset = prepare(
-        text, out, tokenizer=given.tokenizer, val_fraction=given.val_fraction,
-        shard_tokens=given.shard_tokens,
+        text, out, tokenizer=given.tokenizer, vocab_size=given.vocab_size,
+        val_fraction=given.val_fraction, shard_tokens=given.shard_tokens, say=say,
     )  # fmt: skip
     print(json.dumps(dataset.manifest) if given.json else describe_dataset(dataset))
     return 0

@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from bardlet.data.patterns import CL100K, GPT2, O200K, parts
 from bardlet.data.pieces import BYTE_OF, END_OF_TEXT, Pieces, utf8
-from bardlet.data.tokenizer_json import open_with_library
+from bardlet.data.tokenizer_json import attempt, open_with_library
+
+FAST = 1 << 16  # characters from which on the quick library is worth the tenth of a second it takes
+RENEW_BYTES = 1 << 29  # of text, after which its cache of words, which only grows, is thrown away
+PROBE = (  # words that patterns split differently
+    "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL na\u00efve \ufb01x\u00a0x\u00b2 "
+    "<|endoftext|> \u0928\u092e\u0938\u094d\u0924\u0947 \u4e16\u754c\uff0c\u4f60\u597d\u3002 "
+    "\U0001f468\u200d\U0001f469 e\u0301\u200b  "
+)
 
 # What published vocabularies call the token between texts, the likeliest first.
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "<|begin_of_text|>", "</s>", "<eos>", "[SEP]")
@@ -46,15 +55,64 @@ class LibraryTokenizer(Pieces):
         model = {k: v for k, v in self.document["model"].items() if v not in (None, False, "")}
         if "merges" in model:  # two spellings of the same
             model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-        steps = [self.document.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
-        whole = {"model": model, "added": self.added, "steps": steps}
+        if isinstance(model["vocab"], dict):  # which may have the added tokens, or not
+            model["vocab"] = {**model["vocab"], **self.added}
+        whole = {"type": "BPE", **model, "added": self.added, "steps": self.steps()}
         return json.dumps(whole, sort_keys=True)
+
+    def steps(self) -> Any:
+        """What is done before and after the model."""
+        return [self.document.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
 
 
 class BPETokenizer(LibraryTokenizer):
     """Byte-level BPE: every token is a string of bytes, and there is no text without ids."""
 
     kind = "bpe"
+    done = 0  # bytes that the quick library has encoded since it was opened
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (T,) uint32; names of special tokens in it are plain text."""
+        if not self.pattern:
+            return super().encode(text)
+        raw = utf8(text)
+        if len(text) >= FAST and self.quick is not None:
+            self.done += len(raw)
+            if self.done > RENEW_BYTES:
+                self.done, self.quick = len(raw), open_quick(self.document)
+            return self.quick.encode(raw)
+        encoded = self.library.encode_batch_fast(list(parts(text)), add_special_tokens=False)
+        return np.array([i for part in encoded for i in part.ids], dtype=np.uint32)
+
+    def steps(self) -> Any:
+        """The pattern, where that is all: the same in every spelling of the file."""
+        return self.pattern or super().steps()
+
+    @cached_property
+    def pattern(self) -> str | None:
+        """Which of the patterns above splits a text into words, if that is all that is done."""
+        splits = self.document.get("pre_tokenizer") or {}
+        steps = splits.get("pretokenizers", [splits])
+        level = steps[-1]
+        changed = self.document.get("normalizer") or level.get("add_prefix_space", True)
+        special = all(token.get("special") for token in self.document.get("added_tokens") or [])
+        if changed or not special or level.get("type") != "ByteLevel" or len(steps) > 2:
+            return None
+        if len(steps) == 1:
+            return GPT2 if level.get("use_regex", True) else None
+        kind = (steps[0].get("type"), steps[0].get("behavior"), steps[0].get("invert", False))
+        pattern = (steps[0].get("pattern") or {}).get("Regex")
+        plain = kind == ("Split", "Isolated", False) and not level.get("use_regex", True)
+        return pattern if plain and pattern in (GPT2, CL100K, O200K) else None
+
+    @cached_property
+    def quick(self) -> Any:
+        """The quick library's encoder, if it is there and gives the same ids; else None."""
+        quick = open_quick(self.document)
+        same = quick is not None and np.array_equal(
+            quick.encode(PROBE.encode()), self.library.encode(PROBE, add_special_tokens=False).ids
+        )
+        return quick if same else None
 
     @cached_property
     def pieces(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -65,6 +123,18 @@ class BPETokenizer(LibraryTokenizer):
             spelt = token not in self.added and all(char in BYTE_OF for char in token)
             pieces[i] = bytes(BYTE_OF[c] for c in token) if spelt else token.encode("utf-8")
         return pieces
+
+
+def open_quick(document: dict[str, Any]) -> Any:
+    """gigatoken's encoder of a document without its special tokens, or None without gigatoken."""
+    try:
+        from gigatoken.gigatoken_rs import load_hf_json  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    try:
+        return attempt(load_hf_json, json.dumps({**document, "added_tokens": []}).encode())
+    except ValueError:  # a vocabulary that it does not know how to run
+        return None
 
 
 def is_byte_level(document: dict[str, Any]) -> bool:

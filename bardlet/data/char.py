@@ -38,17 +38,26 @@ class CharTokenizer(Pieces):
         self.ids[self.points] = np.arange(len(chars), dtype=np.int32)
 
     @classmethod
-    def train(cls, text: str, chunk: int = 1 << 22, *, unknown: bool = False) -> CharTokenizer:
-        """The tokenizer whose alphabet is the characters of `text`."""
-        if text.isascii():  # a byte each: strike out what is known, see what is left
+    def train(cls, text: str, chunk: int = 1 << 22, *, limit: int = 0) -> CharTokenizer:
+        """The tokenizer whose alphabet is the characters of `text`.
+
+        With `limit` it has that many tokens at most: where there are more characters, the rarest
+        have one token together.
+        """
+        if text.isascii() and not limit:  # a byte each: strike out what is known, see what is left
             raw = text.encode("ascii")
             known = bytes(set(raw[:chunk]))
-            chars = "".join(map(chr, sorted({*known, *raw.translate(None, known)})))
-            return cls(chars, unknown=unknown)
-        seen = np.zeros(0x110000, dtype=bool)
+            return cls("".join(map(chr, sorted({*known, *raw.translate(None, known)}))))
+        counts = np.zeros(0x110000, dtype=np.int64)
         for start in range(0, len(text), chunk):
-            seen[code_points(text[start : start + chunk])] = True
-        return cls("".join(map(chr, np.flatnonzero(seen))), unknown=unknown)
+            part = np.bincount(code_points(text[start : start + chunk]))
+            counts[: len(part)] += part
+        seen = np.flatnonzero(counts)
+        left_out = bool(limit) and len(seen) > limit
+        if left_out:
+            commonest = np.argsort(-counts[seen], kind="stable")[: max(limit - 1, 0)]
+            seen = np.sort(seen[commonest])
+        return cls("".join(map(chr, seen)), unknown=left_out)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (number of characters,) of some integer type that holds them.

@@ -30,6 +30,11 @@ ALPHABET = byte_alphabet()
 BYTE_OF = {char: byte for byte, char in enumerate(ALPHABET)}
 
 
+def spell(token: bytes) -> str:
+    """A token's bytes in the characters that stand for them."""
+    return "".join([ALPHABET[byte] for byte in token])
+
+
 def utf8(text: str) -> bytes:
     """The bytes of `text`; DataError where it has half a surrogate pair, which is no character."""
     try:

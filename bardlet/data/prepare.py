@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 import bardlet
 from bardlet.data import tokenizer as tokenizers
+from bardlet.data import vocabulary
 from bardlet.data.corpus import Corpus
 from bardlet.data.dataset import FORMAT_VERSION, Dataset, write_shard
 from bardlet.errors import DataError, UsageError
@@ -24,19 +26,16 @@ OURS = re.compile(r"manifest\.json|tokenizer\.json|(train|val)-\d+\.bin")  # wha
 
 
 def prepare(
-    corpus: Corpus, out: Path, *, tokenizer: str = "char", val_fraction: float = 0.1,
-    shard_tokens: int = 100_000_000,
+    corpus: Corpus, out: Path, *, tokenizer: str = "char", vocab_size: int = 0,
+    val_fraction: float = 0.1, shard_tokens: int = 100_000_000,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Dataset:  # fmt: skip
     """Write `corpus` as a dataset folder at `out` and return it opened.
 
     The text is split by position: its first 1 - val_fraction is for training, as in nanoGPT. An
     earlier dataset at `out` is replaced; a folder with anything else in it is left alone with a
-    DataError.
+    DataError. `tokenizer` and `vocab_size` are as in `vocabulary.choose`; `say` receives progress.
     """
-    if tokenizer not in tokenizers.KINDS:
-        raise UsageError(
-            f"tokenizer={tokenizer} is not known", f"Known are {', '.join(tokenizers.KINDS)}"
-        )
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction} must lie between 0 and 1")
     if shard_tokens < 1:
@@ -59,7 +58,11 @@ def prepare(
     border = int(len(corpus.text) * (1 - val_fraction))
     border = min(max(border, 1), len(corpus.text) - 1)
     texts = {"train": corpus.text[:border], "val": corpus.text[border:]}
-    encoder = tokenizers.CharTokenizer.train(corpus.text)
+    # an alphabet needs every character; what a trained vocabulary merges, val must not decide
+    seen = texts["train"] if tokenizer == "bpe" else corpus.text
+    encoder = vocabulary.choose(tokenizer, seen, vocab_size=vocab_size, say=say)
+    corpus = dataclasses.replace(corpus, notes=corpus.notes + losses(encoder, corpus.text))
+    kind = tokenizer if tokenizer in vocabulary.OURS else encoder.kind
     building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(building, ignore_errors=True)
@@ -68,7 +71,7 @@ def prepare(
             split: write_split(building, split, text, encoder, shard_tokens)
             for split, text in texts.items()
         }
-        manifest = describe(corpus, encoder, splits, val_fraction)
+        manifest = {**describe(corpus, encoder, splits, val_fraction), "tokenizer": kind}
         write_text(building / "tokenizer.json", encoder.to_json())
         write_text(building / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         if out.exists():
@@ -79,6 +82,18 @@ def prepare(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Dataset(out)
+
+
+def losses(encoder: tokenizers.Tokenizer, text: str) -> tuple[str, ...]:
+    """A remark where the beginning of `text` does not survive encoding, with the first place."""
+    given = text[:100_000]
+    found = encoder.decode(encoder.encode(given))
+    if found == given:
+        return ()
+    differ = (i for i, (a, b) in enumerate(zip(given, found, strict=False)) if a != b)
+    at = next(differ, min(len(given), len(found)))
+    around = slice(max(at - 10, 0), at + 20)
+    return (f"the tokenizer does not keep the text: {given[around]!r} is {found[around]!r} to it",)
 
 
 def write_split(
@@ -114,7 +129,7 @@ def describe(
         "name": corpus.name,
         "bardlet": bardlet.__version__,
         "hash": hashlib.sha256(" ".join(identity).encode()).hexdigest(),
-        "tokenizer": "char",
+        "tokenizer": encoder.kind,
         "tokenizer_hash": tokenizer_hash,
         "vocab_size": encoder.vocab_size,
         "split": {"by": "position", "val_fraction": val_fraction},

@@ -22,9 +22,6 @@ __all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "fingerprint
            "load"]  # fmt: skip
 
 
-KINDS = ("char",)
-
-
 class Stream(Protocol):
     """Text out of tokens as they arrive, never a part of a character."""
 

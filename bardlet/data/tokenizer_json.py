@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bardlet.errors import DataError
@@ -174,13 +174,21 @@ def open_with_library(text: str, name: str) -> tokenizers.Tokenizer:
     import tokenizers
 
     try:
-        opened = tokenizers.Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library's panics are no Exceptions
-        reason = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{name} is damaged: {reason}") from None
+        opened = attempt(tokenizers.Tokenizer.from_str, text)
+    except ValueError as error:
+        raise DataError(f"{name} is damaged: {error}") from None
     opened.no_truncation()
     opened.no_padding()
     opened.encode_special_tokens = True  # "<|endoftext|>" in a text is a text
     return opened
+
+
+def attempt(read: Callable[[Any], Any], document: str | bytes) -> Any:
+    """What a library reads from `document`; ValueError with its reason where it refuses."""
+    try:
+        return read(document)
+    except BaseException as error:
+        # a panic of the library's, which is no Exception, is its way to say that a file is wrong
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from None

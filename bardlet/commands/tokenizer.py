@@ -1,0 +1,121 @@
+"""`bardlet tokenizer`: make a tokenizer, compare some, and see what one does to a text."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bardlet.arguments import Parser, parse, say
+from bardlet.errors import DataError, UsageError
+
+ACTIONS = {
+    "train": "make a tokenizer for a text and write its tokenizer.json",
+    "encode": "print the ids of a text",
+    "decode": "print the text of ids",
+    "compare": "measure tokenizers on your own text, and recommend one",
+}
+WHICH = (
+    "byte, gpt2, a tokenizer.json, a folder of a dataset, run or checkpoint, a tiktoken encoding, "
+    "or OWNER/NAME on the hub"
+)
+
+
+def run(parser: Parser, args: list[str]) -> int:
+    rows = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
+    parser.usage = f"{parser.prog} {'|'.join(ACTIONS)} [options]"
+    parser.epilog = rows
+    if not args or args[0] not in ACTIONS:
+        parser.parse_known_args(args)  # --help
+        given = f"{args[0]!r} is none of" if args else "say which of"
+        raise UsageError(f"{given} {', '.join(ACTIONS)}", f"`{parser.prog} --help` lists them")
+    action = Parser(prog=f"{parser.prog} {args[0]}", description=ACTIONS[args[0]])
+    action.add_argument("--json", action="store_true", default=False, help="machine-readable")
+    return {"train": train, "encode": encode, "decode": decode, "compare": compare}[args[0]](
+        action, args[1:]
+    )
+
+
+def train(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("source", help="named corpus (tinyshakespeare), file, folder, or -")
+    parser.add_argument("--out", type=Path, default=Path("tokenizer.json"), help="file to write")
+    parser.add_argument("--tokenizer", choices=("bpe", "char"), default="bpe", help="default bpe")
+    parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
+    given = parse(parser, args)
+    from bardlet.data import corpus, vocabulary
+    from bardlet.data.prepare import write_text
+
+    text = corpus.load(given.source, say=say).text
+    made = vocabulary.choose(given.tokenizer, text, vocab_size=given.vocab_size, say=say)
+    partial = given.out.with_name(f".{given.out.name}.{os.getpid()}")
+    try:
+        write_text(partial, made.to_json())
+        partial.replace(given.out)
+    except OSError as error:
+        raise DataError(f"cannot write {given.out}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    result = {"tokenizer": str(given.out), "kind": made.kind, "vocab_size": made.vocab_size}
+    line = f"{given.out}: {made.kind}, {made.vocab_size:,} tokens"
+    print(json.dumps(result) if given.json else line)
+    return 0
+
+
+def encode(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("text", nargs="*", default=[], help="default: standard input")
+    parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
+    given = parse(parser, args)
+    from bardlet.data import vocabulary
+
+    found = vocabulary.existing(given.tokenizer, say)
+    ids = found.encode(" ".join(given.text) if given.text else standard_input()).tolist()
+    if given.json:
+        pieces = found.tokens()
+        tokens = [pieces[i].decode("utf-8", "backslashreplace") for i in ids]
+        print(json.dumps({"ids": ids, "tokens": tokens}))
+    else:
+        print(*ids)
+    return 0
+
+
+def decode(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("ids", nargs="*", default=[], help="default: standard input")
+    parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
+    given = parse(parser, args)
+    from bardlet.data import vocabulary
+
+    found = vocabulary.existing(given.tokenizer, say)
+    words = given.ids or standard_input().replace(",", " ").split()
+    if wrong := [w for w in words if not w.isdecimal() or int(w[:20]) >= found.vocab_size]:
+        raise UsageError(
+            f"{wrong[0]!r} is no id", f"Ids are numbers from 0 to {found.vocab_size - 1:,}"
+        )
+    text = found.decode([int(word) for word in words])
+    print(json.dumps({"text": text}) if given.json else text)
+    return 0
+
+
+def compare(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("source", nargs="+", help="named corpus, file, folder or -; a row for each")
+    parser.add_argument(
+        "--tokenizers", default="char,byte,bpe,gpt2",
+        help="with commas between: char, bpe, or what `bardlet tokenizer encode` takes",
+    )  # fmt: skip
+    parser.add_argument("--vocab_size", type=int, default=0, help="of bpe; default: as fits")
+    given = parse(parser, args)
+    from bardlet.data import comparison, corpus
+
+    texts = {source: corpus.load(source, say=say).text for source in given.source}
+    names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
+    found = comparison.compare(names, texts, vocab_size=given.vocab_size, say=say)
+    print(json.dumps(found) if given.json else comparison.table(found))
+    return 0
+
+
+def standard_input() -> str:
+    """The text on standard input; DataError where it is no UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8: {error.reason}") from None

