@@ -22,8 +22,12 @@ from bardlet.files import write_text
 class Log:
     """The log of one run, written by the main process and silent on the others."""
 
-    def __init__(self, config: TrainConfig, *, main: bool, start: int = 0) -> None:
-        """`start` is the iteration a resumed run goes on from: later lines are dropped."""
+    def __init__(
+        self, config: TrainConfig, *, main: bool, start: int = 0, evaluated: bool = True
+    ) -> None:
+        """`start` is the iteration a resumed run goes on from: later lines are dropped, and that of
+        the evaluation after `start` iterations where it is to be done again.
+        """
         self.config, self.main = config, main
         self.progress: Any = None
         self.tracker: Any = None
@@ -31,7 +35,7 @@ class Log:
         if not main or config.eval_only:
             return
         path = Path(config.out_dir) / "metrics.jsonl"
-        write_text(path, "".join(lines_until(path, start) if start else []))
+        write_text(path, "".join(lines_until(path, start, evaluated) if start else []))
         self.file = path.open("a", encoding="utf-8", newline="\n")
         if config.wandb_log:
             self.tracker = start_wandb(config)
@@ -130,8 +134,11 @@ class Log:
             self.file = None
 
 
-def lines_until(path: Path, it: int) -> list[str]:
-    """The lines of a metrics file that belong to the first `it` iterations, whole ones only."""
+def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:
+    """The lines of a metrics file that belong to the first `it` iterations, whole ones only.
+
+    `evaluated`: the evaluation after them is one.
+    """
     kept = []
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -141,7 +148,7 @@ def lines_until(path: Path, it: int) -> list[str]:
         try:
             entry = json.loads(line)
             # iteration `it` is yet to come; the evaluation after `it` iterations has been
-            last = it if entry["type"] == "eval" else it - 1
+            last = it if entry["type"] == "eval" and evaluated else it - 1
             if line.endswith("\n") and entry["iter"] <= last:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):

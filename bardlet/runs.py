@@ -40,6 +40,14 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((p for p in found if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
 
 
+def newest(run: Path) -> Path:
+    """The checkpoint after the most iterations. CheckpointError where there is none."""
+    found = checkpoints(run)
+    if not found:
+        raise CheckpointError(f"{run} has no checkpoint", "Train first: bardlet train")
+    return found[-1]
+
+
 def point(run: Path, name: str, folder: Path) -> None:
     """Let `name` ("best" or "last") be the checkpoint `folder`, in one step."""
     write_text(run / "checkpoints" / name, folder.name + "\n")

@@ -41,6 +41,13 @@ class Saver:
         self.thread: threading.Thread | None = None
         self.failure: CheckpointError | None = None
 
+    def go_on(self, it: int) -> None:
+        """Begin where the checkpoint after `it` iterations is, as if it had just been saved."""
+        self.newest = it
+        if self.main:
+            runs.point(self.run, "last", self.run / "checkpoints" / runs.name_of(it))
+            runs.prune(self.run, self.config.keep_checkpoints)
+
     def due(self, it: int) -> bool:
         """Whether to save after `it` iterations for the time that has passed, or their number."""
         every, minutes = self.config.save_interval, self.config.save_minutes
@@ -91,9 +98,9 @@ class Saver:
         try:
             if best:
                 runs.point(self.run, "best", folder)
+            runs.prune(self.run, self.config.keep_checkpoints)
             # last, because its presence tells a resumed run that this evaluation is done
             runs.conclude(folder, scores)
-            runs.prune(self.run, self.config.keep_checkpoints)
         except OSError as error:
             self.failure = checkpoint.not_saved(folder, error)
             self.wait()

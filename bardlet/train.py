@@ -136,9 +136,8 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
         if not resumed:
             preflight.claim(out)
         write_text(out / "config.toml", to_toml(config))
-    log = Log(config, main=group.main, start=max(start, 0))
+    log = Log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
-    saver.newest = start
     guards = Guards(config, log, {**state.get("guards", {}), **scores})
     log.say(machine.describe() + how)
     log.say(f"number of parameters: {model.num_params() / 1e6:.2f}M")
@@ -148,6 +147,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
         f"{epochs:.2f} epochs"
     )
     if resumed:
+        saver.go_on(start)
         log.say(f"resuming {out} at iteration {start}")
     if changed:
         log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
