@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import Dataset, is_dataset
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
 
 def facts(path: Path) -> dict[str, Any]:
     """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
-    if (path / "manifest.json").is_file():
-        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
     from bardlet import runs
 
-    if (path / "model.safetensors").is_file():
+    if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
         return {"kind": "checkpoint", **checkpoint_facts(path)}
+    if is_dataset(path):
+        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
     if (path / "checkpoints").is_dir():
         named = {name: runs.pointed(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
@@ -79,19 +79,23 @@ def describe_checkpoint(found: dict[str, Any]) -> str:
 def describe_dataset(dataset: Dataset) -> str:
     """A dataset's manifest for people."""
     manifest = dataset.manifest
-    characters = sum(split["characters"] for split in manifest["splits"].values())
+    counts = [split.get("characters") for split in manifest["splits"].values()]
+    characters = "" if None in counts else f"{sum(counts):,} characters, "
     about = manifest["tokenizer"]
     if isinstance(dataset.tokenizer, CharTokenizer):
         about = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
         about += "..." * (dataset.vocab_size > 200)
     lines = [
         f"dataset {dataset.folder}: {manifest['name']}",
-        f"  {characters:,} characters, vocabulary {dataset.vocab_size:,}: {about}",
+        f"  {characters}vocabulary {dataset.vocab_size:,}: {about}",
     ]
     for name, split in manifest["splits"].items():
+        sizes = ""
+        if "bytes" in split:  # of nanoGPT's it is not known where they are large
+            per_token = split["bytes"] / max(1, split["tokens"])
+            sizes = f"{split['bytes']:,} bytes, {per_token:.2f} bytes per token, "
         lines.append(
-            f"  {name}: {split['tokens']:,} tokens, {split['bytes']:,} bytes, "
-            f"{split['bytes'] / split['tokens']:.2f} bytes per token, "
+            f"  {name}: {split['tokens']:,} tokens, {sizes}"
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
     for source in manifest["sources"]:

@@ -69,6 +69,7 @@ LLAMA = {  # and qwen3, which has the norms of queries and keys
 }
 HEAD = "lm_head.weight"
 EMBEDDING = "transformer.wte.weight"
+LARGEST, MOST_LAYERS = 1 << 24, 1000  # beyond any model, and little enough to be counted with
 # transformers keeps these matrices of GPT-2 turned, as the layers that OpenAI called Conv1D
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
@@ -78,6 +79,29 @@ def architecture(config: GPTConfig) -> Literal["gpt2", "llama", "qwen3"]:
     if not config.llama:
         return "gpt2"
     return "qwen3" if config.qk_norm else "llama"
+
+
+def contradictions(config: GPTConfig) -> list[str]:
+    """What no model can be of a configuration that comes from a file."""
+    sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+    derived = ("n_kv_head", "head_dim", "mlp_dim")
+    problems = [
+        f"{name}={getattr(config, name)!r} cannot be"
+        for name in (*sizes, *derived)
+        if type(getattr(config, name)) is not int
+        or not (name in sizes) <= getattr(config, name) <= LARGEST
+    ]
+    if problems:
+        return problems
+    if config.n_layer > MOST_LAYERS:
+        problems.append(f"n_layer={config.n_layer} is above {MOST_LAYERS}")
+    if config.n_embd % config.n_head and not config.head_dim:
+        problems.append(f"n_embd={config.n_embd} is not divisible by n_head={config.n_head}")
+    if config.n_head % config.kv_heads:
+        problems.append(f"n_head={config.n_head} is not divisible by n_kv_head={config.kv_heads}")
+    if config.llama and config.head_size % 2:
+        problems.append(f"rotary positions need an even head size, not {config.head_size}")
+    return problems
 
 
 def shapes(config: GPTConfig) -> dict[str, torch.Size]:
@@ -137,18 +161,32 @@ def join(
 ) -> dict[str, Tensor]:
     """Our float32 tensors of the other program's, every one of which must have its place.
 
-    A head that is there although it is tied must equal the embedding. `source` is what they were
-    read from. Raises CheckpointError naming the tensors that are missing, left over or of a shape
-    that the configuration does not have.
+    `source` is what they were read from. Raises CheckpointError as `fitting` does.
     """
     wanted = {name: shape for name, _, _, shape in expected(config, column)}
-    have = dict(theirs)
-    if config.tied:
-        embedding, head = names(config, EMBEDDING, column)[0], have.pop(HEAD_OF[column], None)
-        if head is not None and not same(head, have.get(embedding)):
-            raise CheckpointError(
-                f"{source}: {HEAD_OF[column]} differs from {embedding}, and config says it is tied"
-            )
+    embedding = names(config, EMBEDDING, column)[0]
+    tied = (HEAD_OF[column], embedding) if config.tied else None
+    found = fitting(wanted, theirs, tied=tied, source=source)
+    weights: dict[str, list[Tensor]] = {}
+    for name, ours, _, _ in expected(config, column):
+        piece = found[name].T if turned(config, ours, column) else found[name]
+        weights.setdefault(ours, []).append(piece.float())
+    return {ours: torch.cat(pieces) for ours, pieces in weights.items()}
+
+
+def fitting(
+    wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], *,
+    tied: tuple[str, str] | None, source: object,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors of a file, which must be those that a model has, of floating point.
+
+    The first name of `tied` may be there as well, as long as it equals the second. Raises
+    CheckpointError naming the tensors that are missing, left over or of another shape.
+    """
+    have = dict(found)
+    head = have.pop(tied[0], None) if tied else None
+    if tied and head is not None and not same(head, have.get(tied[1])):
+        raise CheckpointError(f"{source}: {tied[0]} differs from {tied[1]}, which it is tied to")
     wrong = {
         "missing": [name for name in wanted if name not in have],
         "unknown": [name for name in have if name not in wanted],
@@ -159,14 +197,12 @@ def join(
         ],
         "not of floating point": [n for n, t in have.items() if not t.is_floating_point()],
     }
-    found = [f"{what}: {listed(tensors)}" for what, tensors in wrong.items() if tensors]
-    if found:
-        raise CheckpointError(f"the tensors of {source} do not fit its config; {'; '.join(found)}")
-    weights: dict[str, list[Tensor]] = {}
-    for name, ours, _, _ in expected(config, column):
-        piece = have[name].T if turned(config, ours, column) else have[name]
-        weights.setdefault(ours, []).append(piece.float())
-    return {ours: torch.cat(pieces) for ours, pieces in weights.items()}
+    problems = [f"{what}: {listed(tensors)}" for what, tensors in wrong.items() if tensors]
+    if problems:
+        raise CheckpointError(
+            f"the tensors of {source} do not fit its config; {'; '.join(problems)}"
+        )
+    return have
 
 
 HEAD_OF: dict[Column, str] = {"hf": "lm_head.weight", "gguf": "output.weight"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.families import architecture
+from bardlet.interop.families import LARGEST, architecture, contradictions
 from bardlet.model import GPTConfig
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -48,7 +48,6 @@ FIXED: dict[str, dict[str, Any]] = {
     "qwen3": {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
 }  # fmt: skip
 GELU = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-MOST_LAYERS, LARGEST = 1000, 1 << 24  # beyond any model, and little enough to be counted with
 
 
 def to_hf(config: GPTConfig) -> dict[str, Any]:
@@ -136,22 +135,4 @@ def rope(document: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
         problems.append(f"rope_theta={theta!r} cannot be")
     else:
         values["rope_theta"] = float(theta)
-    return problems
-
-
-def contradictions(config: GPTConfig) -> list[str]:
-    """What is wrong between values that are each right alone."""
-    problems = []
-    sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
-    problems += [f"{name}=0 cannot be" for name in sizes if not getattr(config, name)]
-    if problems:
-        return problems
-    if config.n_layer > MOST_LAYERS:
-        problems.append(f"n_layer={config.n_layer} is above {MOST_LAYERS}")
-    if config.n_embd % config.n_head and not config.head_dim:
-        problems.append(f"n_embd={config.n_embd} is not divisible by n_head={config.n_head}")
-    if config.n_head % config.kv_heads:
-        problems.append(f"n_head={config.n_head} is not divisible by n_kv_head={config.kv_heads}")
-    if config.llama and config.head_size % 2:
-        problems.append(f"rotary positions need an even head size, not {config.head_size}")
     return problems

@@ -1,0 +1,204 @@
+"""In: the model and tokenizer that a name stands for, of whichever program it is.
+
+A source is a run or checkpoint of bardlet, a folder of transformers' (config.json, safetensors,
+tokenizer.json), nanoGPT's ckpt.pt or the folder with it, or the name of a model on the hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bardlet import checkpoint, runs
+from bardlet.data import nanogpt as nanogpt_data
+from bardlet.data import tokenizer as tokenizers
+from bardlet.data import vocabulary
+from bardlet.data.tokenizer import Tokenizer
+from bardlet.errors import CheckpointError, DataError, UsageError
+from bardlet.interop import families, hf_config, nanogpt
+from bardlet.interop.comparison import Trained
+from bardlet.interop.extras import need
+from bardlet.model import GPT, GPTConfig
+
+HUB_NAMES = {name: f"openai-community/{name}"
+             for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
+GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
+INDEX = "model.safetensors.index.json"
+
+
+def load(source: str) -> Trained:
+    """The model, on the CPU in float32, and the tokenizer of a source.
+
+    Raises UsageError where there is no such source, CheckpointError or DataError where its files
+    are damaged, do not fit each other, or are of an architecture that is not known.
+    """
+    path = Path(source)
+    if path.is_dir() and ((path / "checkpoints").is_dir() or (path / "state.json").is_file()):
+        model, tokenizer, state = checkpoint.load(runs.find(path))
+        return Trained(name=source, model=model.eval(), tokenizer=tokenizer, state=state)
+    if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
+        return from_nanogpt(path if path.suffix == ".pt" else path / "ckpt.pt")
+    if path.is_dir():
+        return from_folder(path, source)
+    if path.exists():
+        raise UsageError(f"{source} is no model that is known here", KINDS)
+    if HUB_NAME.fullmatch(source):
+        return from_folder(download(HUB_NAMES.get(source, source)), source)
+    raise UsageError(f"no model at {source}", KINDS)
+
+
+KINDS = (
+    "Give a run, nanoGPT's ckpt.pt, a folder with config.json and safetensors, or a model's name "
+    "on the hub such as gpt2"
+)
+
+
+def download(name: str) -> Path:
+    """The folder with a model of the hub, from its cache where that has it."""
+    hub = need("huggingface_hub", "hf", f"{name}, which is no file here,")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:  # its own, and those of its network library
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"{name} is no file here, and the hub does not give it: {reason}",
+            "Without a network, give the folder of a model that you have",
+        ) from None
+
+
+def from_folder(folder: Path, name: str) -> Trained:
+    """The model of a folder of transformers'."""
+    document = runs.read_json(folder / "config.json")
+    config = hf_config.from_hf(document, folder / "config.json")
+    found = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
+    if not config.llama and "wte.weight" in found:  # OpenAI's own names
+        found = {n if n == families.HEAD else f"transformer.{n}": t for n, t in found.items()}
+    model = families.build(config, families.join(config, found, "hf", folder))
+    path = folder / "tokenizer.json"
+    tokenizer = tokenizers.load(path) if path.is_file() else assumed(config, folder)
+    ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
+    return checked(Trained(name=name, model=model.eval(), tokenizer=tokenizer, state={
+        "imported": {"source": name, "token_ids": ends}
+    }))  # fmt: skip
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what wrappers of transformers put before it."""
+    return name.removeprefix("model.") if name.startswith("model.transformer.") else name
+
+
+def is_buffer(name: str) -> bool:
+    """Whether this is no weight: attention's mask and the rotary frequencies, in old files."""
+    return re.search(r"h\.\d+\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$", name) is not None
+
+
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the safetensors of a folder, one file or those that an index names."""
+    if (folder / INDEX).is_file():
+        files = runs.read_json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+            raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map")
+        foreign = [f for f in files.values() if Path(f).name != f]
+        if foreign:
+            raise CheckpointError(f"{folder / INDEX} names a file of another folder: {foreign[0]}")
+        shards = {name: read_safetensors(folder / name) for name in sorted(set(files.values()))}
+        lost = [name for name, file in files.items() if name not in shards[file]]
+        if lost:
+            raise CheckpointError(
+                f"{folder / INDEX} names tensors that are not in their files: "
+                f"{families.listed(lost)}"
+            )
+        return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    if not (folder / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} has no model.safetensors",
+            "Other files of weights can run code: save it again with save_pretrained",
+        )
+    return read_safetensors(folder / "model.safetensors")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", "Fetch it again") from None
+
+
+def from_nanogpt(path: Path) -> Trained:
+    """The model of nanoGPT's ckpt.pt, with the tokenizer of its dataset or else GPT-2's."""
+    if not path.is_file():
+        raise UsageError(f"no file at {path}")
+    config, weights, dataset = nanogpt.read(path)
+    meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
+    tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
+    return checked(Trained(
+        name=str(path), model=families.build(config, weights).eval(), tokenizer=tokenizer,
+        state={"imported": {"source": str(path)}},
+    ))  # fmt: skip
+
+
+def meta_files(path: Path, dataset: str) -> list[Path]:
+    """Where the meta.pkl of a ckpt.pt may lie: beside it, or in the data of nanoGPT's folder."""
+    found = [path.parent / "meta.pkl"]
+    if dataset and Path(dataset).name == dataset:
+        places = (path.resolve().parent.parent, Path())
+        found += [place / "data" / dataset / "meta.pkl" for place in places]
+    return found
+
+
+def assumed(config: GPTConfig, source: Path) -> Tokenizer:
+    """GPT-2's tokenizer, for a model of its vocabulary that comes without one."""
+    if config.llama or config.vocab_size not in GPT2_VOCABULARY:
+        raise DataError(
+            f"{source} comes without a tokenizer, and its vocabulary of {config.vocab_size} is not "
+            "GPT-2's",
+            "Put its tokenizer.json, or nanoGPT's meta.pkl, beside the weights",
+        )
+    return vocabulary.existing("gpt2")
+
+
+def checked(trained: Trained) -> Trained:
+    """The same; DataError where the tokenizer has ids that the model has not."""
+    have, wanted = trained.model.config.vocab_size, trained.tokenizer.vocab_size
+    if wanted > have:
+        raise DataError(
+            f"the tokenizer of {trained.name} has {wanted:,} tokens, the model's vocabulary "
+            f"{have:,}: it is another model's"
+        )
+    return trained
+
+
+def cropped(model: GPT, block_size: int) -> GPT:
+    """The model with a context of `block_size`, at most what it has: the first positions stay."""
+    config = model.config
+    if block_size > config.block_size:
+        raise UsageError(
+            f"block_size={block_size} is above the model's {config.block_size}",
+            f"Give at most --block_size={config.block_size}",
+        )
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    if not config.llama:
+        name = "transformer.wpe.weight"
+        weights[name] = weights[name][:block_size].clone()
+    return families.build(dataclasses.replace(config, block_size=block_size), weights)
+
+
+def save(trained: Trained, out: Path) -> Path:
+    """Write an imported model as the run `out`, which must be new; return its checkpoint."""
+    if out.exists():
+        raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
+    state: dict[str, Any] = {"tokens": 0, "dataset": {}, "scaler": {}, **trained.state}
+    folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, state)
+    for name in ("last", "best"):
+        runs.point(out, name, folder)
+    return folder
