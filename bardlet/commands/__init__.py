@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "measure a model's loss on a whole split",
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
+    "import": "take over a model of transformers' or nanoGPT's",
     "export": "write a trained model for transformers or nanoGPT",
 }
 

@@ -10,7 +10,7 @@ from bardlet.errors import UsageError
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("run", help="run or checkpoint")
+    parser.add_argument("run", help="run or checkpoint, or what `bardlet import` reads")
     parser.add_argument("out", help="folder to write, which must not be there yet")
     parser.add_argument("--format", default="hf", help="hf (default) or nanogpt")
     parser.add_argument("--dtype", help="number format of the weights, the format's first default")
@@ -24,7 +24,7 @@ def run(parser: Parser, args: list[str]) -> int:
     from bardlet.interop.export import export
 
     done = export(
-        Path(given.run), Path(given.out), form=given.format, dtype=getattr(given, "dtype", None),
+        given.run, Path(given.out), form=given.format, dtype=getattr(given, "dtype", None),
         which=given.checkpoint, say=say,
     )  # fmt: skip
     if name:

@@ -1,4 +1,4 @@
-"""Pickles of plain values, which nanoGPT's meta.pkl is, read and written without Python's unpickler.
+"""Pickles of plain values, as nanoGPT's meta.pkl is, read without Python's unpickler, and written.
 
 A pickle is a program. Only the instructions that build dicts, lists, strings and integers are known
 here; what looks up a name or calls anything has no meaning, so nothing can be run.
@@ -20,7 +20,6 @@ VALUES = {
 }  # fmt: skip
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 STORES, LOADS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
-MARK = object()
 
 
 def read(data: bytes, name: str) -> Any:
@@ -31,26 +30,29 @@ def read(data: bytes, name: str) -> Any:
     if len(data) > MAX_BYTES:
         raise DataError(f"{name} is no description of a vocabulary: it has {len(data):,} bytes")
     stack: list[Any] = []
+    marks: list[int] = []  # where in the stack the items of a container begin
     memory: dict[int, Any] = {}
     try:
         for code, argument, _ in pickletools.genops(data):
             if code.name == "STOP":
                 (value,) = stack
                 return value
-            step(code.name, argument, stack, memory, name)
+            step(code.name, argument, stack, marks, memory, name)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise DataError(f"{name} is damaged: {error or type(error).__name__}") from None
     raise DataError(f"{name} is damaged: it ends too early")
 
 
-def step(code: str, argument: Any, stack: list[Any], memory: dict[int, Any], name: str) -> None:
+def step(
+    code: str, argument: Any, stack: list[Any], marks: list[int], memory: dict[int, Any], name: str
+) -> None:
     """Follow one instruction of a pickle."""
     if code in VALUES:
         stack.append(argument)
     elif code in EMPTY:
         stack.append(EMPTY[code]())
     elif code == "MARK":
-        stack.append(MARK)
+        marks.append(len(stack))
     elif code == "MEMOIZE":
         memory[len(memory)] = stack[-1]
     elif code in STORES:
@@ -59,15 +61,13 @@ def step(code: str, argument: Any, stack: list[Any], memory: dict[int, Any], nam
         stack.append(memory[int(argument)])
     elif code in ("SETITEM", "APPEND"):
         count = 2 if code == "SETITEM" else 1
-        items = [stack.pop() for _ in range(count)][::-1]
-        fill(stack[-1], items)
+        fill(stack, len(stack) - count)
     elif code in ("SETITEMS", "APPENDS", "DICT", "LIST"):
-        items = []
-        while (item := stack.pop()) is not MARK:
-            items.append(item)
+        start = marks.pop()
         if code in ("DICT", "LIST"):
-            stack.append({} if code == "DICT" else [])
-        fill(stack[-1], items[::-1])
+            stack.insert(start, {} if code == "DICT" else [])
+            start += 1
+        fill(stack, start)
     elif code not in SKIPPED:
         raise DataError(
             f"{name} holds more than dicts, lists, strings and integers: {code}",
@@ -75,8 +75,14 @@ def step(code: str, argument: Any, stack: list[Any], memory: dict[int, Any], nam
         )
 
 
-def fill(container: Any, items: list[Any]) -> None:
-    """Add items to a list, or keys and values by turns to a dict."""
+def fill(stack: list[Any], start: int) -> None:
+    """Move what lies from `start` on into the list, or by turns as keys and values into the dict,
+    that lies below it.
+    """
+    if not 0 < start <= len(stack):
+        raise ValueError("its instructions do not fit each other")
+    container, items = stack[start - 1], stack[start:]
+    del stack[start:]
     if isinstance(container, dict):
         container.update(zip(items[::2], items[1::2], strict=True))
     else:

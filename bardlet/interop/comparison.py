@@ -23,6 +23,7 @@ class Trained:
     """A checkpoint that is exported. Whoever writes it elsewhere leaves it as it is."""
 
     name: str  # the run's
+    source: str = ""  # the checkpoint's folder, or where else it was read from
     model: GPT  # float32, on the CPU, in evaluation
     tokenizer: Tokenizer
     state: dict[str, Any]  # state.json, with eval.json as "eval"

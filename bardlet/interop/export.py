@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from bardlet import checkpoint, runs
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.files import flush, temporary
+from bardlet.interop import sources
 from bardlet.interop.comparison import Comparison, Trained
 
 FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt"}
@@ -48,26 +48,19 @@ def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
     return module, chosen
 
 
-def read(run: Path, which: str) -> Trained:
-    """The checkpoint that is to be exported."""
-    folder = runs.find(run, which)
-    model, tokenizer, state = checkpoint.load(folder)
-    name = (folder.parent.parent if folder.parent.name == "checkpoints" else folder).resolve().name
-    return Trained(name=name, model=model.float().eval(), tokenizer=tokenizer, state=state)
-
-
 def export(
-    run: Path, out: Path, *, form: str, dtype: str | None, which: str, say: Callable[[str], None]
+    source: str, out: Path, *, form: str, dtype: str | None, which: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write a checkpoint of `run` into the new folder `out`; return what there is to say of it.
+    """Write a model into the new folder `out`; return what there is to say of it.
 
-    Raises BardletError children, and leaves nothing behind, where it cannot be written or the
-    other program does not compute the same with it.
+    `source` is a run, whose checkpoint is `which`, or whatever sources.py reads. Raises
+    BardletError children, and leaves nothing behind, where it cannot be written or the other
+    program does not compute the same with it.
     """
     module, dtype = format_of(form, dtype)
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    trained = read(run, which)
+    trained = sources.load(source, which)
     building = temporary(out)
     shutil.rmtree(building, ignore_errors=True)
     try:

@@ -78,11 +78,8 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
     tensors do not fit its model_args.
     """
     saved = load(path)
-    args, tensors, options = (saved.get(key) for key in ("model_args", "model", "config"))
-    named = isinstance(tensors, dict) and all(
-        isinstance(name, str) and isinstance(t, Tensor) for name, t in tensors.items()
-    )
-    if not named or not isinstance(args, dict):
+    args, tensors = plain_dict(saved.get("model_args")), plain_dict(saved.get("model"))
+    if not args or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no model and model_args")
     # the oldest checkpoints do not say that they have biases
     config = GPTConfig(**{"bias": True, **{name: args[name] for name in SHAPE if name in args}})
@@ -97,8 +94,13 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
         families.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
     )  # fmt: skip
     weights = {name: t.to(torch.float32, copy=True) for name, t in fitting.items()}
-    dataset = options.get("dataset") if isinstance(options, dict) else None
-    return config, weights, str(dataset or "")
+    return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
+
+
+def plain_dict(value: object) -> dict[str, Any]:
+    """The value where it is a dict with names as keys, else an empty one."""
+    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return value if named else {}  # pyright: ignore[reportReturnType]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -111,4 +113,4 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {reason}",
             "It must hold tensors and plain values only, as nanoGPT's train.py writes them",
         ) from None
-    return saved if isinstance(saved, dict) else {}
+    return plain_dict(saved)

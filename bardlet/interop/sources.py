@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +28,62 @@ from bardlet.model import GPT, GPTConfig
 
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 INDEX = "model.safetensors.index.json"
 
 
-def load(source: str) -> Trained:
+def load(
+    source: str, which: str = "best", *, block_size: int = 0, dropout: float | None = None
+) -> Trained:
     """The model, on the CPU in float32, and the tokenizer of a source.
 
-    Raises UsageError where there is no such source, CheckpointError or DataError where its files
-    are damaged, do not fit each other, or are of an architecture that is not known.
+    `which` is the checkpoint of a run: best, last, or its name. `block_size` crops the context,
+    `dropout` is what it is trained with from here on. Raises UsageError where there is no such
+    source, CheckpointError or DataError where its files are damaged, do not fit each other, or
+    are of an architecture that is not known.
     """
+    trained = read(source, which)
+    have = trained.model.config
+    if block_size > have.block_size:
+        raise UsageError(
+            f"block_size={block_size} is above the {have.block_size} of {source}",
+            f"Give at most --block_size={have.block_size}",
+        )
+    config = dataclasses.replace(
+        have, block_size=block_size or have.block_size,
+        dropout=have.dropout if dropout is None else dropout,
+    )  # fmt: skip
+    if config == have:
+        return trained
+    return dataclasses.replace(trained, model=reshaped(trained.model, config))
+
+
+def read(source: str, which: str) -> Trained:
+    """The source as it is."""
     path = Path(source)
-    if path.is_dir() and ((path / "checkpoints").is_dir() or (path / "state.json").is_file()):
-        model, tokenizer, state = checkpoint.load(runs.find(path))
-        return Trained(name=source, model=model.eval(), tokenizer=tokenizer, state=state)
     if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
         return from_nanogpt(path if path.suffix == ".pt" else path / "ckpt.pt")
-    if path.is_dir():
+    if (path / "config.json").is_file() and not (path / "state.json").is_file():
         return from_folder(path, source)
-    if path.exists():
-        raise UsageError(f"{source} is no model that is known here", KINDS)
-    if HUB_NAME.fullmatch(source):
+    if not path.exists() and is_hub_name(source):
         return from_folder(download(HUB_NAMES.get(source, source)), source)
-    raise UsageError(f"no model at {source}", KINDS)
+    folder = runs.find(path, which)
+    model, tokenizer, state = checkpoint.load(folder)
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    return Trained(
+        name=run.resolve().name, source=str(folder), model=model.float().eval(),
+        tokenizer=tokenizer, state=state,
+    )  # fmt: skip
 
 
-KINDS = (
-    "Give a run, nanoGPT's ckpt.pt, a folder with config.json and safetensors, or a model's name "
-    "on the hub such as gpt2"
-)
+def is_hub_name(source: str) -> bool:
+    """Whether this names a model of the hub, and not a file or folder that was mistyped."""
+    owner, slash, _ = source.partition("/")
+    if not slash:
+        return source in HUB_NAMES
+    return HUB_NAME.fullmatch(source) is not None and not Path(owner).exists()
 
 
 def download(name: str) -> Path:
@@ -84,9 +110,7 @@ def from_folder(folder: Path, name: str) -> Trained:
     path = folder / "tokenizer.json"
     tokenizer = tokenizers.load(path) if path.is_file() else assumed(config, folder)
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
-    return checked(Trained(name=name, model=model.eval(), tokenizer=tokenizer, state={
-        "imported": {"source": name, "token_ids": ends}
-    }))  # fmt: skip
+    return imported(name, model, tokenizer, ends)
 
 
 def plain_name(name: str) -> str:
@@ -141,10 +165,7 @@ def from_nanogpt(path: Path) -> Trained:
     config, weights, dataset = nanogpt.read(path)
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
     tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
-    return checked(Trained(
-        name=str(path), model=families.build(config, weights).eval(), tokenizer=tokenizer,
-        state={"imported": {"source": str(path)}},
-    ))  # fmt: skip
+    return imported(str(path), families.build(config, weights), tokenizer, {})
 
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
@@ -167,38 +188,42 @@ def assumed(config: GPTConfig, source: Path) -> Tokenizer:
     return vocabulary.existing("gpt2")
 
 
-def checked(trained: Trained) -> Trained:
-    """The same; DataError where the tokenizer has ids that the model has not."""
-    have, wanted = trained.model.config.vocab_size, trained.tokenizer.vocab_size
-    if wanted > have:
+def imported(
+    source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any]
+) -> Trained:  # fmt: skip
+    """What a checkpoint would say of a model from elsewhere, with its own ids of special tokens.
+
+    Raises DataError where the tokenizer has ids that the model has not.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
         raise DataError(
-            f"the tokenizer of {trained.name} has {wanted:,} tokens, the model's vocabulary "
-            f"{have:,}: it is another model's"
+            f"the tokenizer of {source} has {tokenizer.vocab_size:,} tokens, its model's "
+            f"vocabulary {model.config.vocab_size:,}: it belongs to another model"
         )
-    return trained
+    state = {
+        "iter": 0, "tokens": 0, "dataset": {}, "scaler": {},
+        "imported": {"source": source, "token_ids": dict(token_ids)},
+    }  # fmt: skip
+    name = Path(source).stem if source.endswith(".pt") else Path(source).name
+    return Trained(
+        name=name, source=source, model=model.eval(), tokenizer=tokenizer, state=state
+    )  # fmt: skip
 
 
-def cropped(model: GPT, block_size: int) -> GPT:
-    """The model with a context of `block_size`, at most what it has: the first positions stay."""
-    config = model.config
-    if block_size > config.block_size:
-        raise UsageError(
-            f"block_size={block_size} is above the model's {config.block_size}",
-            f"Give at most --block_size={config.block_size}",
-        )
+def reshaped(model: GPT, config: GPTConfig) -> GPT:
+    """The model with another dropout or a shorter context, whose first positions stay."""
     weights = {name: p.detach() for name, p in model.named_parameters()}
     if not config.llama:
         name = "transformer.wpe.weight"
-        weights[name] = weights[name][:block_size].clone()
-    return families.build(dataclasses.replace(config, block_size=block_size), weights)
+        weights[name] = weights[name][: config.block_size].clone()
+    return families.build(config, weights).eval()
 
 
 def save(trained: Trained, out: Path) -> Path:
     """Write an imported model as the run `out`, which must be new; return its checkpoint."""
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    state: dict[str, Any] = {"tokens": 0, "dataset": {}, "scaler": {}, **trained.state}
-    folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, state)
+    folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, trained.state)
     for name in ("last", "best"):
         runs.point(out, name, folder)
     return folder
