@@ -54,7 +54,7 @@ def dispatch(args: list[str]) -> int:
 
 def overview() -> str:
     """What `bardlet --help` prints."""
-    rows = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items())
     return (
         "usage: bardlet COMMAND [options]\n\nTrain a GPT from raw text on your machine.\n\n"
         f"{rows}\n\n`bardlet COMMAND --help` lists a command's options; --n_layer=4 and "

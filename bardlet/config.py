@@ -18,6 +18,7 @@ from typing import Any
 from bardlet.errors import UsageError
 
 Value = str | int | float | bool
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def option(
@@ -149,10 +150,9 @@ def coerce(name: str, value: object) -> Value:
     text = str(value).strip()
     result: Value = text
     if kind == "bool" or (name == "compile" and text.lower() != "auto"):
-        known = {"true": True, "1": True, "false": False, "0": False}
-        if text.lower() not in known:
+        if text.lower() not in TRUTH:
             raise ValueError(f"{name}={value} is not true or false")
-        result = known[text.lower()]
+        result = TRUTH[text.lower()]
     elif kind in ("int", "float"):
         try:
             number = math.nan if isinstance(value, bool) else float(text)

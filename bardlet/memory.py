@@ -18,9 +18,14 @@ WORDS = ("out of memory", "not enough memory", "can't allocate", "cannot allocat
 class Pieces:
     """How many sequences are computed at once: as many as asked, halved when memory runs out."""
 
-    def __init__(self, size: int, *, alone: bool = True) -> None:
-        """`alone`: no other process waits for this one's part, so that it can be begun again."""
-        self.size, self.alone = size, alone
+    def __init__(
+        self, size: int, *, alone: bool = True, tell: Callable[[int], object] = lambda size: None
+    ) -> None:
+        """`alone`: no other process waits for this one's part, so that it can be begun again.
+
+        `tell` is called with the new size after each halving.
+        """
+        self.size, self.alone, self.tell = size, alone, tell
 
     def fit(self, work: Callable[[int], T]) -> T:
         """work(size), begun again at half the size as often as memory runs out.
@@ -45,6 +50,7 @@ class Pieces:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
+            self.tell(self.size)
 
 
 def ran_out(error: BaseException) -> bool:

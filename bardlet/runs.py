@@ -121,14 +121,15 @@ def sealed(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, *names: str) -> None:
-    """Raise CheckpointError where a file of a checkpoint, of all or `names`, is not as written.
+    """Raise CheckpointError where a file of a checkpoint is not as written: of `names`, or of all
+    but its losses, which can be found again.
 
     A checkpoint of format 1 has no checksums: it is taken as it is.
     """
     if not (folder / CHECKSUMS).exists() and version_of(folder) < FIRST_WITH_CHECKSUMS:
         return
     files = sealed(folder)
-    for name in names or list(files):
+    for name in names or files.keys() - {EVAL}:
         path = folder / Path(name).name
         if not path.is_file():
             raise damaged(path, "there is no such file")

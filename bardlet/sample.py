@@ -21,7 +21,7 @@ from bardlet.native.decoding import Decoder
 def generate(
     model: GPT, prompt: Tensor, *, num_samples: int = 1, max_new_tokens: int = 500,
     temperature: float = 0.8, top_k: int = 200, seed: int = 1337, use_cache: bool = True,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, first: int = 0,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield the next token of every sample, (num_samples,) int64 on CPU, max_new_tokens times.
 
@@ -29,13 +29,14 @@ def generate(
     token; top_k 0 considers all. A text longer than the context goes on with its newest part: as
     often as the context is full, the oldest quarter is forgotten. Without the cache the context
     is computed anew for every token by the model as it is: the same text, slowly, in float32.
-    `dtype` is what the compiled core keeps weights in, where it can run the model.
+    `dtype` is what the compiled core keeps weights in, where it can run the model. `first` is the
+    number of the first of these samples, where they are a part of more.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     assert len(prompt), "an empty prompt"
     model.eval()
     given, size = len(prompt), model.config.block_size
-    uniform = uniform_numbers(num_samples, max_new_tokens, seed)  # (N, B)
+    uniform = uniform_numbers(num_samples, max_new_tokens, seed, first)  # (N, B)
     tokens = torch.empty(num_samples, given + max_new_tokens, dtype=torch.int64)  # (B, P + N)
     tokens[:, :given] = prompt
     compiled = use_cache and native.runs(model)
@@ -100,13 +101,13 @@ def check(num_samples: int, max_new_tokens: int, temperature: float, top_k: int,
         raise UsageError("; ".join(problems))
 
 
-def uniform_numbers(num_samples: int, count: int, seed: int) -> Tensor:
+def uniform_numbers(num_samples: int, count: int, seed: int, first: int = 0) -> Tensor:
     """Random numbers in [0, 1): (count, num_samples) float32, a column for each sample.
 
-    Column i depends on seed and i alone.
+    Column i depends on seed and first + i alone.
     """
     columns = []
-    for i in range(num_samples):
+    for i in range(first, first + num_samples):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
         columns.append(torch.rand(count, generator=generator))
     return torch.stack(columns, dim=1)

@@ -119,10 +119,7 @@ class Saver:
             runs.prune(self.run, 1)
         free = free_bytes(self.run)
         if free < self.size:
-            raise CheckpointError(
-                f"{self.run}: a checkpoint takes {megabytes(self.size)}, "
-                f"and {megabytes(free)} are free on its disk"
-            )
+            raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
 
     def finish(self, folder: Path) -> None:
         """The part of saving that waits for the disk, in a thread of its own."""

@@ -124,7 +124,6 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     computes = {**machine.facts(), "core": core is not None, "compiled": compiled}
     changed += preflight.moved(state.get("computes", {}), computes)
     forward = distributed.wrap(forward, group, machine.device)
-    pieces = Pieces(config.batch_size, alone=group.world_size == 1)
     peak_flops = 0.0
     if group.main:
         peak_flops = (core or machine).peak_flops() * group.world_size
@@ -201,7 +200,12 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
             scaler.scale(loss * group.world_size).backward()
         return mean_loss.item()
 
+    def halved(size: int) -> None:
+        """Note that memory holds no more than `size` sequences at once."""
+        log.record(type="event", event="memory", iter=it, batch_size=size)
+
     # --- the loop
+    pieces = Pieces(config.batch_size, alone=group.world_size == 1, tell=halved)
     train_s, interval, waits = 0.0, [], []  # seconds of each iteration since the last log line
     stopped = False
     it = max(start, 0)

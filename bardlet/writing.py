@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bardlet import device, native
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
+from bardlet.memory import Pieces
 from bardlet.sample import check, generate
 
 SEPARATOR = "---------------"
@@ -45,16 +47,19 @@ def write(
         print(text, end="", flush=True)
     stream = tokenizer.stream()
     began = time.perf_counter()
-    columns = []
-    for chosen in generate(
-        model, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens,
-        temperature=temperature, top_k=top_k, seed=seed, dtype=machine.dtype,
-    ):  # fmt: skip
-        columns.append(chosen.numpy())  # (B,)
-        if streamed:
-            print(stream.feed(columns[-1]), end="", flush=True)
+    draw = functools.partial(
+        generate, model, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_k=top_k, seed=seed, dtype=machine.dtype,
+    )  # fmt: skip
+    if streamed:
+        tokens = []
+        for chosen in draw():
+            tokens.append(chosen.item())
+            print(stream.feed(tokens[-1:]), end="", flush=True)
+        ids = np.array([tokens], dtype=np.int64)  # (1, N)
+    else:
+        ids = Pieces(num_samples).fit(functools.partial(drawn, draw, num_samples))  # (B, N)
     took = time.perf_counter() - began
-    ids = np.array(columns, dtype=np.int64).reshape(-1, num_samples).T  # (B, N)
     texts = [text + tokenizer.decode(row) for row in ids]
     rate = ids.size / took if took else 0.0
     if as_json:
@@ -71,6 +76,16 @@ def write(
             print(f"{sample}\n{SEPARATOR}")
     sys.stdout.flush()
     say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def drawn(draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, size: int) -> np.ndarray:
+    """The new tokens of all samples, (num_samples, N) int64, drawn `size` samples at once."""
+    parts = []
+    for first in range(0, num_samples, size):
+        count = min(size, num_samples - first)
+        columns = [chosen.numpy() for chosen in draw(num_samples=count, first=first)]
+        parts.append(np.array(columns, dtype=np.int64).reshape(-1, count).T)
+    return np.concatenate(parts)
 
 
 def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:

@@ -253,6 +253,20 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
+def test_losses_that_are_damaged_are_found_again(how: str, chaos: Chaos, tmp_path: Path) -> None:
+    config = chaos.config(tmp_path / "run")
+    killed_at(config, chaos.changes * 3 // 4)
+    evaluated = [p for p in runs.checkpoints(tmp_path / "run") if runs.scores_of(p)]
+    newest = evaluated[-1]
+    for later in runs.checkpoints(tmp_path / "run"):
+        if runs.iter_of(later) > runs.iter_of(newest):
+            runs.remove(later)
+    damage(newest / "eval.json", how)
+    resumed(config)
+    assert_same_end(tmp_path / "run", chaos.end)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
 @pytest.mark.parametrize(
     "name", ["config.toml", "metrics.jsonl", ".lock", "checkpoints/last", "checkpoints/best"]
 )

@@ -107,6 +107,13 @@ def test_flags_after_and_before_a_preset_are_read_alike(monkeypatch: MonkeyPatch
     assert before.max_iters == 7
 
 
+def test_a_bare_boolean_leaves_the_preset_alone(monkeypatch: MonkeyPatch) -> None:
+    for args in (["--fresh", "demo"], ["--fresh", "True", "demo"], ["--fresh=1", "demo"]):
+        given = through_cli(monkeypatch, *args, "--out_dir=out/nowhere")
+        assert (given.fresh, given.n_layer) == (True, 4)
+    assert through_cli(monkeypatch, "--fresh", "false", "demo").fresh is False
+
+
 def test_a_boolean_option_without_a_value_is_true(monkeypatch: MonkeyPatch) -> None:
     assert through_cli(monkeypatch, "shakespeare-char-classic-cpu", "--bias").bias is True
 

@@ -11,7 +11,7 @@ from bardlet.config import TrainConfig
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    settings = parse_settings(parser, args)
+    settings, _ = parse_settings(parser, args)
     from bardlet.train import train
 
     result = train(settings)
@@ -24,8 +24,12 @@ def run(parser: Parser, args: list[str]) -> int:
     return 0
 
 
-def parse_settings(parser: Parser, args: list[str]) -> TrainConfig:
-    """The run that presets, files and flags ask for; every option of a run is a flag."""
+def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The run that presets, files and flags ask for; every option of a run is a flag.
+
+    What else the parser has comes back beside it.
+    """
+    others = {action.dest for action in parser._actions}
     parser.usage = f"{parser.prog} [PRESET | FILE.toml | FILE.py ...] [--option=value ...]"
     parser.epilog = "presets: " + ", ".join(config_file.preset_names())
     parser.add_argument("base", nargs="*", default=[], help="presets or files, later ones win")
@@ -39,9 +43,20 @@ def parse_settings(parser: Parser, args: list[str]) -> TrainConfig:
         choices = "{" + ",".join(map(str, field.metadata["choices"])).lower() + "}"
         metavar = choices if field.metadata["choices"] else field.type.split(" ")[0].upper()
         group.add_argument(f"--{name}", metavar=metavar, help=text, **bare)
-    known, unknown = split_unknown(parser, args)
+    known, unknown = split_unknown(parser, spelt_out(args))
     flags = vars(parser.parse_args(known))
     bases = flags.pop("base")
     if flags.pop("resume", False):
         flags["init_from"] = "resume"
-    return config_file.settings(bases, {**flags, **unknown}, say)
+    rest = {name: flags.pop(name) for name in others & flags.keys()}
+    return config_file.settings(bases, {**flags, **unknown}, say), rest
+
+
+def spelt_out(args: list[str]) -> list[str]:
+    """The arguments with `--fresh` as `--fresh=true`, so that it does not swallow a preset."""
+    flags = {f"--{name}" for name, field in config.FIELDS.items() if field.type == "bool"}
+    follows = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg in flags and after.lower() not in config.TRUTH else arg
+        for arg, after in zip(args, follows, strict=True)
+    ]

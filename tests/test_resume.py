@@ -1,0 +1,184 @@
+"""Going on with a run: by the same command, with other options, from a moved folder, elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_config
+from test_train import assert_same_end, losses, metrics, stop_after
+
+from bardlet import cli, runs
+from bardlet import train as training
+from bardlet.config import FIELDS, TrainConfig, to_toml
+from bardlet.errors import CheckpointError
+from bardlet.files import write_json
+from bardlet.preflight import FIXED, FREE
+from bardlet.train import train
+
+
+@pytest.fixture
+def stopped(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[TrainConfig, TrainConfig]:
+    """An undisturbed run's configuration, and that of its twin which was stopped half way."""
+    whole = tiny_config(dataset_folder, tmp_path / "whole")
+    train(whole)
+    twin = tiny_config(dataset_folder, tmp_path / "twin")
+    with monkeypatch.context() as stopping:
+        stop_after(5, stopping)
+        assert train(twin).stopped
+    (tmp_path / "twin.toml").write_text(to_toml(twin), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return whole, twin
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["twin.toml"], ["--out_dir=twin"], ["--resume", "--out_dir", "twin"],
+     ["twin.toml", "--init_from=resume"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_unfinished_run_is_continued(
+    args: list[str], stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["train", *args]) == 0
+    said = capsys.readouterr().err
+    assert "twin at iteration 5\n" in said and "changed since" not in said
+    assert_same_end(*stopped)
+
+
+def test_a_finished_run_is_neither_overwritten_nor_continued(
+    stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for args in (["--out_dir=whole"], ["twin.toml", "--out_dir=whole"]):
+        assert cli.main(["train", *args]) == 1
+        assert "whole already holds a run, finished after 8 iterations" in capsys.readouterr().err
+    assert cli.main(["train", "--out_dir=whole", "--resume", "--max_iters=10"]) == 0
+    assert "max_iters=10, was 8" in capsys.readouterr().err
+    assert len(losses(stopped[0])) == 10
+    assert cli.main(["train", "--out_dir=whole", "--fresh", "--max_iters=3"]) == 0
+    assert len(losses(stopped[0])) == 3
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
+    stopped: tuple[TrainConfig, TrainConfig],
+) -> None:
+    for folder in runs.checkpoints(Path("twin")):
+        runs.remove(folder)
+    assert cli.main(["train", "--out_dir=twin"]) == 0
+    assert_same_end(*stopped)
+
+
+def test_what_changes_the_results_is_said(
+    stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    options = ["--learning_rate=0.005", "--log_interval=2", "--eval_interval=3", "--beta1=0.8"]
+    assert cli.main(["train", "--out_dir=twin", *options]) == 0
+    said = capsys.readouterr().err
+    changed = "learning_rate=0.005, was 0.01; beta1=0.8, was 0.9"
+    assert f"changed since the checkpoint, and so the results: {changed}\n" in said
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["n_layer=3", "n_embd=64", "n_kv_head=1", "qk_norm=false", "optimizer=adamw", "block_size=8",
+     "dropout=0.5", "vocab_size=99", "rope_theta=500.0"],
+)  # fmt: skip
+def test_what_contradicts_the_checkpoint_is_refused(
+    option: str, stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in Path("twin/checkpoints").rglob("*") if p.is_file()}
+    assert cli.main(["train", "--out_dir=twin", f"--{option}"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    name = option.split("=")[0]
+    assert f"twin holds another model than asked for: {name}=" in said and "--fresh" in said
+    assert before == {p: p.read_bytes() for p in Path("twin/checkpoints").rglob("*") if p.is_file()}
+
+
+def test_every_option_is_of_one_kind() -> None:
+    assert not FREE & FIXED
+    assert FIELDS.keys() >= FREE | FIXED
+
+
+def test_another_number_of_threads_is_said(stopped: tuple[TrainConfig, TrainConfig]) -> None:
+    newest = runs.newest(Path("twin"))
+    state = runs.read_json(newest / "state.json")
+    state["computes"]["threads"] = 7
+    write_json(newest / "state.json", state)
+    runs.seal(newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"])
+    code = "from bardlet.cli import main; main(['train', '--out_dir=twin'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert f"the results: threads={torch.get_num_threads()}, was 7" in done.stderr
+
+
+def test_changed_data_are_refused(stopped: tuple[TrainConfig, TrainConfig]) -> None:
+    folder = Path(stopped[1].dataset)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write_json(folder / "manifest.json", {**manifest, "hash": "0" * 64})
+    with pytest.raises(CheckpointError, match="was trained on other tokens"):
+        train(stopped[1])
+
+
+def test_a_stop_while_evaluating_is_heeded_at_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_config(dataset_folder, tmp_path / "whole")
+    train(whole)
+    twin = tiny_config(dataset_folder, tmp_path / "twin")
+    batches: list[int] = []
+    evaluate = training.evaluate
+
+    def signalled(*args: Any, stop: Callable[[], bool], **options: Any) -> Any:
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        batches.append(1)
+        return evaluate(*args, stop=stop, **options)
+
+    with monkeypatch.context() as evaluating:
+        evaluating.setattr(training, "evaluate", signalled)
+        result = train(twin)
+    assert result.stopped and result.iter == 8, "the evaluation after 8 was not made"
+    assert [e["iter"] for e in metrics(twin, "eval")] == [4]
+    train(twin)
+    assert_same_end(whole, twin)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from conftest import tiny_config
+from bardlet.train import train
+config = tiny_config(Path({data!r}), Path({out!r}), n_embd=512, n_head=8, n_layer=6, max_iters={to},
+    init_from={init_from!r}, eval_interval=100, batch_size=2, lr_decay_iters=9)
+train(config)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_resuming_takes_no_more_memory(dataset_folder: Path, tmp_path: Path) -> None:
+    def peak(out: str, to: int, init_from: str = "scratch") -> int:
+        code = PEAK.format(
+            tests=str(Path(__file__).parent), data=str(dataset_folder), out=str(tmp_path / out),
+            to=to, init_from=init_from,
+        )  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        )
+        return int(done.stdout)
+
+    fresh, first = peak("whole", 4), peak("parts", 2)
+    resumed = peak("parts", 4, "resume")
+    weights = 4 * 19e6 / 1024  # KiB: room for noise is a fraction of the weights
+    assert max(first, resumed) <= fresh + 0.25 * weights, (fresh, first, resumed)
