@@ -18,6 +18,7 @@ from typing import Any
 from bardlet.errors import UsageError
 
 Value = str | int | float | bool
+OWN = ("scratch", "resume")  # what init_from can be beside a model's name
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -36,7 +37,10 @@ class TrainConfig:
 
     out_dir: str = option("out", "folder of the run", group="input and output")
     dataset: str = option("openwebtext", "name of a folder in data/, or a path to one")
-    init_from: str = option("scratch", "start anew, or continue", choices=("scratch", "resume"))
+    init_from: str = option(
+        "scratch", "scratch, resume, or a model to go on from: gpt2, OWNER/NAME of the hub, a "
+        "folder of transformers, nanoGPT's ckpt.pt, a run",
+    )  # fmt: skip
     fresh: bool = option(False, "start anew over the run that is in out_dir")
     eval_interval: int = option(2000, "iterations between evaluations", low=1)
     eval_iters: int = option(200, "batches of a sampled loss estimate", low=1)

@@ -41,6 +41,7 @@ LAYERS = (
     ("interop.sources", "interop.huggingface"),
     ("interop.export",),
     ("train", "writing", "inspection", "verification"),
+    ("finetuning",),
     ("demo", "commands"),
     ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
      "commands.tokenizer", "commands.inspect", "commands.import", "commands.export",
