@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import some_text, tiny_model
 
 from bardlet import checkpoint, cli, runs
+from bardlet.data import vocabulary
 from bardlet.data.char import CharTokenizer
+from bardlet.data.tokenizer import ByteTokenizer, Tokenizer
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import comparison, families, hf_config, huggingface
 from bardlet.interop.comparison import Trained
@@ -126,6 +129,35 @@ def test_the_character_tokenizer_round_trips_through_autotokenizer(tmp_path: Pat
     assert ids == [ALPHABET.index(c) for c in text]
     assert tokenizer.decode(ids) == text
     assert [tokenizer.decode([i]) for i in range(len(ALPHABET))] == list(ALPHABET)
+
+
+TEXT = "Hello, world!  It's 1623;\n\n\tnaïve café, 中文 𝄞 🎭 don't . n't <|endoftext|>\n" * 3
+
+
+def bpe() -> Tokenizer:
+    """A vocabulary of our own, trained on a text."""
+    return vocabulary.choose("bpe", some_text(5000) + TEXT, vocab_size=300)
+
+
+@pytest.mark.parametrize("make", [ByteTokenizer, bpe, lambda: CharTokenizer.train(TEXT, limit=9)])
+def test_every_tokenizer_of_ours_is_the_same_in_autotokenizer(
+    make: Callable[[], Tokenizer], tmp_path: Path
+) -> None:
+    ours = make()
+    model = tiny_model("llama", vocab_size=ours.vocab_size)
+    told = dataclasses.replace(trained(model), tokenizer=ours)
+    huggingface.write(told, tmp_path, "float32")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    plain = TEXT.replace("<|endoftext|>", "")
+    ids = theirs.encode(plain)
+    assert ids == ours.encode(plain).tolist()
+    assert theirs.decode(ids) == ours.decode(ids)
+    assert theirs.eos_token_id == ours.end_of_text
+    if ours.kind != "char":
+        assert theirs.decode(ids) == plain
+    found = huggingface.verify(told, tmp_path, "float32")
+    assert isinstance(found, comparison.Comparison)
+    found.check()
 
 
 def test_the_command_writes_a_folder_and_leaves_the_run_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     config, weights = families.biased(
         trained.model.config, dict(trained.model.named_parameters())
     )  # fmt: skip
-    ends = {"bos_token_id": None, "eos_token_id": None}
+    ends = token_ids(trained)
     write_json(folder / "config.json", {**to_hf(config), **ends})
     write_json(folder / "generation_config.json", ends)
     save_file(
@@ -38,13 +39,33 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     write_text(folder / "README.md", model_card(trained))
 
 
+def token_ids(trained: Trained) -> dict[str, Any]:
+    """The ids that begin and end a text: an imported model's own, or what stands between texts."""
+    end = trained.tokenizer.end_of_text
+    own = trained.state.get("imported", {}).get("token_ids", {})
+    return {"bos_token_id": end, "eos_token_id": end, **own}
+
+
 def tokenizer_config(trained: Trained) -> dict[str, Any]:
     """What AutoTokenizer must know beside tokenizer.json: to leave the text as it is."""
+    special = special_tokens(trained)
+    named = {
+        name.removesuffix("_id"): special[i]
+        for name, i in token_ids(trained).items()
+        if isinstance(i, int) and i in special
+    }
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": trained.model.config.block_size,
         "clean_up_tokenization_spaces": False,
+        **named,
     }
+
+
+def special_tokens(trained: Trained) -> dict[int, str]:
+    """The tokens that no text is encoded to, by id."""
+    document = json.loads(trained.tokenizer.to_json())
+    return {token["id"]: token["content"] for token in document.get("added_tokens", [])}
 
 
 def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
@@ -66,8 +87,8 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
 def check_tokenizer(trained: Trained, theirs: Any) -> None:
     """Raise CheckpointError where their tokenizer does not do what ours does, for every token."""
     ours = trained.tokenizer
-    ids = np.arange(ours.vocab_size)
-    text = ours.decode(ids)
+    special = special_tokens(trained)
+    text = ours.decode([i for i in range(ours.vocab_size) if i not in special])
     encoded = theirs.encode(text, add_special_tokens=False)
     if encoded != ours.encode(text).tolist():
         raise CheckpointError("transformers' tokenizer finds other tokens", "Nothing was written")
