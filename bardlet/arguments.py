@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from bardlet.errors import UsageError
+from bardlet.terminal import shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,4 +75,5 @@ def add_run(parser: Parser) -> None:
 
 def say(line: str) -> None:
     """Print a line for people on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    # spelt out here too: a live progress bar puts itself between this and the guarded stream
+    print(shown(line, sys.stderr), file=sys.stderr, flush=True)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bardlet import runs
+from bardlet import runs, weights
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import CheckpointError
 from bardlet.files import flush, remove, temporary, write_json, write_text
-from bardlet.model import GPT, GPTConfig
+from bardlet.model import GPT
 from bardlet.runs import damaged, read_json
 
 OPTIMIZER = "optimizer.safetensors"
@@ -55,12 +55,12 @@ def write(
     What takes long, waiting for the disk, is left to `finish`, which need not be done at once.
     """
     building = temporary(folder)
-    weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
+    tensors = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
     version = {"format_version": runs.FORMAT_VERSION}
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        save_file(weights, building / "model.safetensors")
+        save_file(tensors, building / "model.safetensors")
         save_file(optimizer_tensors(model, optimizers), building / OPTIMIZER)
         write_json(building / "config.json", {**version, **dataclasses.asdict(model.config)})
         write_text(building / "tokenizer.json", tokenizer.to_json())
@@ -92,14 +92,14 @@ def not_saved(folder: Path, error: Exception) -> CheckpointError:
 
 def size_bytes(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     """About what a checkpoint takes on disk: the weights, and two or one numbers for each."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     moments = sum(
         p.numel() * p.element_size() * (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
         for optimizer in optimizers
         for group in optimizer.param_groups
         for p in group["params"]
     )
-    return weights + moments + (1 << 20)
+    return parameters + moments + (1 << 20)
 
 
 def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
@@ -108,26 +108,16 @@ def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
     Raises CheckpointError where a file is missing, damaged, or of a newer format.
     """
     runs.verify(folder, *(name for name in FILES if name != OPTIMIZER))
-    config = read_json(folder / "config.json")
-    known = {f.name for f in dataclasses.fields(GPTConfig)}
-    try:
-        model = GPT(GPTConfig(**{k: v for k, v in config.items() if k in known}))
-    except (TypeError, ValueError, ZeroDivisionError, RuntimeError, AttributeError) as error:
-        raise damaged(folder / "config.json", error) from None
-    weights = read_tensors(folder / "model.safetensors")
-    own = dict(model.named_parameters())  # tied ones once
-    if {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in own.items()}:
-        raise damaged(folder / "model.safetensors", "its tensors do not fit config.json")
-    for name, p in own.items():
-        p.data = weights.pop(name).to(p.dtype)  # no second copy of all of them
+    model = weights.untrained(folder)
+    weights.load_into(model, folder / "model.safetensors")
     state = read_json(folder / "state.json")
-    missing = [key for key in ("iter", "tokens", "dataset", "scaler") if key not in state]
-    if missing:
-        raise damaged(folder / "state.json", f"it does not say {missing[0]}")
     scores = runs.scores_of(folder)
     if scores is not None:
         state["eval"] = scores
-    return model, tokenizers.load(folder / "tokenizer.json"), state
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise damaged(folder / "tokenizer.json", "it has more tokens than the model")
+    return model, tokenizer, state
 
 
 def optimizer_tensors(
@@ -151,7 +141,7 @@ def load_optimizers(
     runs.verify(folder, OPTIMIZER)
     names = {p: n for n, p in model.named_parameters()}
     saved: dict[str, dict[str, Tensor]] = {}
-    for key, value in read_tensors(path).items():
+    for key, value in weights.read_tensors(path).items():
         name, _, what = key.rpartition("/")
         saved.setdefault(name, {})[what] = value
     for optimizer in optimizers:
@@ -160,16 +150,25 @@ def load_optimizers(
         missing = [names[p] for p in params if names[p] not in saved]
         if missing and saved:
             raise damaged(path, f"no state for {missing[0]}: was another optimizer used?")
+        for p in params:
+            check_moments(path, names[p], p, saved.get(names[p]), optimizer)
         state["state"] = {i: saved[names[p]] for i, p in enumerate(params) if names[p] in saved}
         optimizer.load_state_dict(state)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            # copied, since what safetensors returns is the mapped file
-            return {name: file.get_tensor(name).clone() for name in names}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise damaged(path, error) from None
+def check_moments(
+    path: Path, name: str, p: Tensor, saved: dict[str, Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:  # fmt: skip
+    """Raise CheckpointError where a parameter's saved state is not what the optimizer keeps.
+
+    What computes with it trusts its shape, the compiled core down to the address.
+    """
+    if saved is None:  # no step was taken yet
+        return
+    adamw = isinstance(optimizer, torch.optim.AdamW)
+    shape = tuple(p.shape)
+    want = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()} if adamw else {"momentum": shape}
+    have = {what: tuple(value.shape) for what, value in saved.items()}
+    if have != want:
+        raise damaged(path, f"the state of {name} does not fit it: {have}")

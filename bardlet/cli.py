@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import bardlet
+from bardlet import terminal
 from bardlet.arguments import say, underscored
 from bardlet.commands import COMMANDS, call
 from bardlet.errors import BardletError
@@ -27,18 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. By default OpenMP's threads spin for each other so long that on a
     # machine with other work a step takes tens of times its time (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    try:
-        return dispatch(args)
-    except BardletError as error:
-        return failed(str(error), error.exit_code, debug)
-    except KeyboardInterrupt:
-        return failed("interrupted", 130, debug)
-    except BrokenPipeError:
-        # the reader has gone; what Python flushes at exit must not fail as well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        return failed(explain(error), 1, debug)
+    with terminal.guarded():
+        try:
+            return dispatch(args)
+        except BardletError as error:
+            return failed(str(error), error.exit_code, debug)
+        except KeyboardInterrupt:
+            return failed("interrupted", 130, debug)
+        except BrokenPipeError:
+            # the reader has gone; what Python flushes at exit must not fail as well
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            return failed(explain(error), 1, debug)
 
 
 def dispatch(args: list[str]) -> int:

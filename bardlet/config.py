@@ -168,8 +168,8 @@ def coerce(name: str, value: object) -> Value:
             )
         # 5e3 is a fine way to write an integer, and a long one must not pass through a float
         result = number if kind == "float" else int(text if text.isdecimal() else number)
-    elif not text:
-        raise ValueError(f"{name} is empty")
+    elif not text or "\0" in text:
+        raise ValueError(f"{name} is empty" if not text else f"{name} has a NUL in it")
     if allowed["choices"] and result not in allowed["choices"]:
         raise ValueError(f"{name}={value} is not one of {', '.join(map(str, allowed['choices']))}")
     low, high = allowed["low"], allowed["high"]
@@ -177,6 +177,8 @@ def coerce(name: str, value: object) -> Value:
     if below or (high is not None and result > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}={value} is out of range, it must be {bounds}")
+    if isinstance(result, int) and result >= 1 << 63:
+        raise ValueError(f"{name}={value} is out of range, it must fit 64 bits")
     return result
 
 

@@ -18,9 +18,11 @@ from typing import Any
 from bardlet import runs
 from bardlet.config import FIELDS, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
+from bardlet.untrusted import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "shakespeare-char"
+LARGEST = 1 << 20  # bytes of a file of options
 
 
 def settings(
@@ -120,7 +122,7 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
             f"{hint}Presets are {', '.join(preset_names())}; a file ends in .toml or .py",
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=LARGEST)
         if path.suffix == ".py":
             return [(name, read_assignments(text, name))]
         values = tomllib.loads(text)

@@ -17,6 +17,8 @@ from typing import Any
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.files import write_text
+from bardlet.terminal import beneath, shown
+from bardlet.untrusted import parse_json, regular
 
 
 class Log:
@@ -53,7 +55,7 @@ class Log:
             progress.TextColumn("loss {task.fields[loss]:.4f}"),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=beneath(sys.stderr)),
             transient=True,
         )
         self.task = self.progress.add_task(
@@ -64,6 +66,7 @@ class Log:
     def say(self, line: str) -> None:
         """Print a line for people."""
         if self.progress is not None:
+            line = shown(line, sys.stderr)
             self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         elif self.main:
             print(line, file=sys.stderr, flush=True)
@@ -141,12 +144,12 @@ def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:
     """
     kept = []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = regular(path, path.parent).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     for line in text.splitlines(keepends=True):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             # iteration `it` is yet to come; the evaluation after `it` iterations has been
             last = it if entry["type"] == "eval" and evaluated else it - 1
             if line.endswith("\n") and entry["iter"] <= last:

@@ -10,14 +10,15 @@ Only names and JSON are read here, so that the command line need not wait for to
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bardlet import schema, untrusted
 from bardlet.errors import CheckpointError
 from bardlet.files import flush, remove, sha256, write_json, write_text
+from bardlet.untrusted import read_text, regular, within
 
 CHECKSUMS, EVAL = "checksums.json", "eval.json"
 FORMAT_VERSION = 2
@@ -35,9 +36,19 @@ def iter_of(folder: Path) -> int:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, the oldest first."""
+    """The checkpoint folders of a run, the oldest first. CheckpointError where one lies elsewhere:
+    what is pruned here must be this run's.
+    """
     found = (run / "checkpoints").glob("iter-*")
-    return sorted((p for p in found if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
+    kept = sorted((p for p in found if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
+    try:
+        for folder in kept:
+            within(folder, run)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename} {error.strerror}", "Move the run as a whole, or link to the whole"
+        ) from None
+    return kept
 
 
 def newest(run: Path) -> Path:
@@ -56,7 +67,7 @@ def point(run: Path, name: str, folder: Path) -> None:
 def pointed(run: Path, name: str) -> Path | None:
     """The checkpoint folder that `best` or `last` of a run names, where there is one."""
     try:
-        text = (run / "checkpoints" / name).read_text(encoding="utf-8").strip()
+        text = read_text(run / "checkpoints" / name, inside=run, most=schema.LONGEST).strip()
     except (OSError, ValueError):
         return None
     folder = run / "checkpoints" / text
@@ -114,10 +125,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 def sealed(folder: Path) -> dict[str, Any]:
     """What checksums.json says of each file of a checkpoint. CheckpointError without it."""
-    files = read_json(folder / CHECKSUMS).get("files")
-    if not isinstance(files, dict) or not all(isinstance(f, dict) for f in files.values()):
-        raise damaged(folder / CHECKSUMS, "it names no files")
-    return files
+    return read_json(folder / CHECKSUMS)["files"]
 
 
 def verify(folder: Path, *names: str) -> None:
@@ -131,8 +139,10 @@ def verify(folder: Path, *names: str) -> None:
     files = sealed(folder)
     for name in names or files.keys() - {EVAL}:
         path = folder / Path(name).name
-        if not path.is_file():
-            raise damaged(path, "there is no such file")
+        try:
+            regular(path, folder)
+        except OSError as error:
+            raise damaged(path, error) from None
         if path.stat().st_size != files.get(name, {}).get("bytes"):  # EVAL may not be in it yet
             raise damaged(path, f"{path.stat().st_size} bytes are not what was written")
         if sha256(path) != files[name].get("sha256"):
@@ -140,7 +150,7 @@ def verify(folder: Path, *names: str) -> None:
 
 
 def version_of(folder: Path) -> int:
-    return read_json(folder / "config.json")["format_version"]
+    return read_json(folder / "config.json").get("format_version", 1)
 
 
 def conclude(folder: Path, scores: Mapping[str, float]) -> None:
@@ -162,13 +172,16 @@ def scores_of(folder: Path) -> dict[str, float] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a checkpoint, its format checked."""
+    """An object from a JSON file of a checkpoint, its format and shape checked."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document.setdefault("format_version", 1)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        document = untrusted.read_json(path)
+        schema.check(document, schema.VERSIONED)
+        version = document.get("format_version", 1)
+        if version <= FORMAT_VERSION:
+            schema.check(document, schema.FILES.get(path.name, {}))
+    except (OSError, ValueError) as error:
         raise damaged(path, error) from None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
             "A newer bardlet wrote it: upgrade with pip install -U bardlet",

@@ -133,4 +133,5 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)  # (B, V), float64: it ends at 1
     # scaled by the real end, so that rounding never points past the last likely token
     threshold = uniform[:, None].double() * cumulative[:, -1:]  # (B, 1)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return chosen.clamp_max(logits.size(-1) - 1)  # NaN from diverged weights is after all others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
@@ -17,7 +18,9 @@ from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
 from bardlet.memory import Pieces
+from bardlet.model import GPT
 from bardlet.sample import check, generate
+from bardlet.untrusted import read_text
 
 SEPARATOR = "---------------"
 
@@ -34,6 +37,7 @@ def write(
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     trained = sources.load(run, which)
     model, tokenizer = trained.model, trained.tokenizer
+    without_padding(model, tokenizer.vocab_size)
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
@@ -88,6 +92,20 @@ def drawn(draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, size: i
     return np.concatenate(parts)
 
 
+def without_padding(model: GPT, vocab_size: int) -> None:
+    """Take from a model the tokens at the end of its vocabulary that stand for no text.
+
+    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
+    """
+    if vocab_size == model.config.vocab_size:
+        return
+    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
+    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
+    model.lm_head.weight = head
+    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
+
+
 def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
     """The prompt that `start` asks for, one that the tokenizer has ids for."""
     if start is None:
@@ -95,7 +113,7 @@ def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
     if start.startswith("FILE:"):
         path = Path(start.removeprefix("FILE:"))
         try:
-            start = path.read_text(encoding="utf-8")
+            start = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the prompt {path}: {error}") from None
     if not start:

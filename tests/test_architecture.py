@@ -18,7 +18,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 # A module imports modules of earlier rows only, and what BESIDE lets it import of its own row.
 LAYERS = (
     ("", "errors"),
-    ("files",),
+    ("files", "schema", "terminal", "untrusted"),
     ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals"),
     ("data", "data.fetch", "data.plays", "data.corpus"),
     ("data.pieces", "data.patterns", "data.tokenizer_json"),
@@ -32,6 +32,7 @@ LAYERS = (
     ("model",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
+    ("weights",),
     ("optim", "evaluate", "checkpoint", "metrics", "sample"),
     ("preflight", "guards", "saving"),
     ("interop", "interop.extras"),
@@ -88,8 +89,8 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-LIGHT = ["", "errors", "files", "arguments", "config", "runs", "config_file", "cli",
-         "__main__", "demo",
+LIGHT = ["", "errors", "files", "schema", "terminal", "untrusted", "arguments", "config", "runs",
+         "config_file", "cli", "__main__", "demo",
          *(name for name in MODULES if name.split(".")[0] == "commands")]  # fmt: skip
 each_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "__init__")
 

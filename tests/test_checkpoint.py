@@ -108,8 +108,9 @@ def test_prune_keeps_the_newest_up_to_last(tmp_path: Path) -> None:
 def test_conclude_records_the_losses(tmp_path: Path) -> None:
     folder = saved(tmp_path, 2)[0]
     runs.point(tmp_path, "last", folder)
-    runs.conclude(folder, {"val_loss": 1.25})
-    assert checkpoint.load(folder)[2]["eval"] == {"val_loss": 1.25}
+    scores = {"train_loss": 1.0, "val_loss": 1.25, "bits_per_byte": 2.0}
+    runs.conclude(folder, scores)
+    assert checkpoint.load(folder)[2]["eval"] == scores
 
 
 def damage(file: Path, how: str) -> None:

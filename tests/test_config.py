@@ -224,7 +224,7 @@ def option_values() -> st.SearchStrategy[dict[str, object]]:
     """Legal values of some options. No subnormal floats: training turns them off process-wide."""
     rate = st.floats(1e-12, 1e6, allow_subnormal=False)
     text = st.text(
-        st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
     ).filter(lambda s: s == s.strip() != "")  # fmt: skip
     return st.fixed_dictionaries(
         {},

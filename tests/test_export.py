@@ -42,7 +42,7 @@ ALPHABET = "\n\t " + string.punctuation + string.ascii_letters + "é中𝄞\u200
 
 def a_run(folder: Path, model: GPT, chars: str, **state: Any) -> Path:
     """A run's folder with one checkpoint of this model."""
-    facts = {"tokens": 0, "dataset": {}, "scaler": {}, **state}
+    facts = {"tokens": 0, "dataset": {"name": "d", "hash": "0"}, "scaler": {}, **state}
     saved = checkpoint.save(folder, 7, model, [], CharTokenizer(chars), facts)
     runs.point(folder, "last", saved)
     return folder

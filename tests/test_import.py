@@ -75,6 +75,16 @@ def test_a_folder_becomes_a_run_that_every_command_takes(
     assert "another tokenizer" in capsys.readouterr().err
 
 
+def test_a_folder_of_links_as_the_hubs_cache_is(tmp_path: Path) -> None:
+    real = a_folder(tmp_path / "blobs")
+    links = tmp_path / "snapshots" / "abc"
+    links.mkdir(parents=True)
+    for file in real.iterdir():
+        (links / file.name).symlink_to(file)
+    found = sources.load(str(links))
+    assert torch.equal(logits(found.model), logits(sources.load(str(real)).model))
+
+
 def test_a_sharded_model_with_old_names_and_buffers(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "hf", "gpt2")
     expected = sources.load(str(folder)).model

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bardlet.data import fetch, plays
 from bardlet.errors import DataError, UsageError
+from bardlet.untrusted import regular
 
 __all__ = ["NAMED", "Corpus", "Source", "load"]
 
@@ -196,7 +197,7 @@ def text_files(folder: Path) -> list[Path]:
 
 def read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None
 

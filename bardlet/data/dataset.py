@@ -8,7 +8,6 @@ A shard is a header of 32 bytes, then little-endian token ids. docs/formats.md h
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from bardlet.data import nanogpt
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import DataError
 from bardlet.files import sha256
+from bardlet.schema import FILES, VERSIONED, check
+from bardlet.untrusted import child, read_json, regular
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
@@ -46,7 +47,7 @@ def write_shard(path: Path, ids: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
 def map_shard(path: Path) -> np.ndarray:
     """A shard's token ids, memory-mapped read-only: (tokens,) uint16 or uint32."""
     try:
-        with path.open("rb") as file:
+        with regular(path, path.parent).open("rb") as file:
             magic, version, width, count = HEADER.unpack(file.read(HEADER.size))
         size = path.stat().st_size
     except (OSError, struct.error) as error:
@@ -110,20 +111,21 @@ class Dataset:
         if not path.is_file():
             raise missing(folder)
         try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if self.manifest["format_version"] > FORMAT_VERSION:
+            self.manifest: dict[str, Any] = read_json(path)
+            check(self.manifest, VERSIONED)
+            version = self.manifest.get("format_version", 0)
+            if version > FORMAT_VERSION:
                 raise DataError(
-                    f"{path} has format {self.manifest['format_version']}, "
-                    f"this bardlet reads up to {FORMAT_VERSION}"
+                    f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}"
                 )
+            check(self.manifest, FILES["manifest.json"])
             shards = {s: self.manifest["splits"][s]["shards"] for s in SPLITS}
-            files = {s: [folder / shard["file"] for shard in shards[s]] for s in SPLITS}
-            self.hash = self.manifest["hash"]  # the same however the tokens lie in shards
-            tokenizer_hash = self.manifest["tokenizer_hash"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            files = {s: [child(folder, shard["file"]) for shard in shards[s]] for s in SPLITS}
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
+        self.hash: str = self.manifest["hash"]  # the same however the tokens lie in shards
         self.tokenizer = tokenizers.load(folder / "tokenizer.json")
-        if tokenizers.fingerprint(self.tokenizer) != tokenizer_hash:
+        if tokenizers.fingerprint(self.tokenizer) != self.manifest["tokenizer_hash"]:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
         self.splits = {
             s: TokenStream([map_shard(file) for file in files[s]], self.vocab_size) for s in SPLITS

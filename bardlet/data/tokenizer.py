@@ -17,6 +17,7 @@ from bardlet.data import bpe, char, foreign, tokenizer_json
 from bardlet.data.byte import ByteTokenizer
 from bardlet.data.char import CharTokenizer
 from bardlet.errors import DataError
+from bardlet.untrusted import read_text
 
 __all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "fingerprint", "from_json",
            "load"]  # fmt: skip
@@ -102,11 +103,10 @@ def from_json(text: str, name: str) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`."""
     try:
-        if path.stat().st_size > tokenizer_json.MAX_FILE_BYTES:
-            raise DataError(f"{path} is damaged: no tokenizer has {path.stat().st_size:,} bytes")
-        return from_json(path.read_text(encoding="utf-8"), str(path))
+        text = read_text(path, inside=path.parent, most=tokenizer_json.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
+    return from_json(text, str(path))
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

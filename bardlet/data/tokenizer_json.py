@@ -6,12 +6,12 @@ patterns that take forever and replacements that blow a text up are refused befo
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bardlet.errors import DataError
+from bardlet.untrusted import parse_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -72,7 +72,7 @@ def byte_level(
 def parse(text: str, name: str) -> dict[str, Any]:
     """The document in `text`, checked; DataError with the `name` of the file where it is wrong."""
     try:
-        document = json.loads(text, object_pairs_hook=unique)
+        document = parse_json(text)
         if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
             raise ValueError("it has no model")
         check_ids(document)

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bardlet import checkpoint, runs
+from bardlet import checkpoint, runs, untrusted
 from bardlet.data import nanogpt as nanogpt_data
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data import vocabulary
@@ -101,16 +101,28 @@ def download(name: str) -> Path:
 
 def from_folder(folder: Path, name: str) -> Trained:
     """The model of a folder of transformers'."""
-    document = runs.read_json(folder / "config.json")
+    document = read_json(folder / "config.json")
     config = hf_config.from_hf(document, folder / "config.json")
     found = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
     if not config.llama and "wte.weight" in found:  # OpenAI's own names
         found = {n if n == families.HEAD else f"transformer.{n}": t for n, t in found.items()}
     model = families.build(config, families.join(config, found, "hf", folder))
     path = folder / "tokenizer.json"
-    tokenizer = tokenizers.load(path) if path.is_file() else assumed(config, folder)
+    # the hub's cache is of links to files elsewhere
+    tokenizer = tokenizers.load(path.resolve()) if path.is_file() else assumed(config, folder)
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
     return imported(name, model, tokenizer, ends)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file of transformers', which may be a link into the hub's cache."""
+    try:
+        document = untrusted.parse_json(untrusted.read_text(path))
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise runs.damaged(path, error) from None
+    return document
 
 
 def plain_name(name: str) -> str:
@@ -126,7 +138,7 @@ def is_buffer(name: str) -> bool:
 def read_shards(folder: Path) -> dict[str, Tensor]:
     """All tensors of the safetensors of a folder, one file or those that an index names."""
     if (folder / INDEX).is_file():
-        files = runs.read_json(folder / INDEX).get("weight_map")
+        files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
             raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map")
         foreign = [f for f in files.values() if Path(f).name != f]
@@ -201,7 +213,7 @@ def imported(
             f"vocabulary {model.config.vocab_size:,}: it belongs to another model"
         )
     state = {
-        "iter": 0, "tokens": 0, "dataset": {}, "scaler": {},
+        "iter": 0, "tokens": 0, "dataset": {"name": "", "hash": ""}, "scaler": {},
         "imported": {"source": source, "token_ids": dict(token_ids)},
     }  # fmt: skip
     name = Path(source).stem if source.endswith(".pt") else Path(source).name

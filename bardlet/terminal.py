@@ -1,0 +1,62 @@
+"""Text that others wrote, on the user's terminal: shown, and not obeyed.
+
+A terminal takes orders from the text that it shows: to clear the screen, to change its title, to
+answer as if the user had typed. Samples, vocabularies, names of files and error messages can hold
+such text. On a terminal they appear with the orders spelt out; into pipes and files go exact bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+# All controls but tab and new line, C1 too, and what makes text appear in another order than it
+# has. The marks that right-to-left scripts need are not among them.
+ORDERS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F),
+          *range(0x2066, 0x206A)]  # fmt: skip
+SPELT = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in ORDERS}
+
+
+def shown(text: str, stream: Any) -> str:
+    """The text as it may be written to `stream`: for a terminal, with orders spelt out."""
+    return text.translate(SPELT) if stream.isatty() else text
+
+
+class Shown:
+    """A stream to a terminal that spells out orders in whatever is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.beneath = stream
+
+    def write(self, text: str) -> int:
+        self.beneath.write(shown(text, self.beneath))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.beneath, name)
+
+
+def beneath(stream: Any) -> Any:
+    """The terminal itself, for those whose orders are meant, as a progress bar's are."""
+    return stream.beneath if isinstance(stream, Shown) else stream
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """A context in which all that is printed is shown, and not obeyed."""
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as without a console on Windows
+            continue
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            # a character that its encoding lacks must not end the command
+            stream.reconfigure(errors="backslashreplace")
+        if stream.isatty():
+            setattr(sys, name, Shown(stream))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,121 @@
+"""A checkpoint's tensors, and the model that they fit: checked by the header before any memory.
+
+A config.json of a few bytes can ask for a terabyte, and a safetensors file can hold other shapes
+than its config.json says; both are told from the file's header alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bardlet.config import resolve
+from bardlet.errors import UsageError
+from bardlet.model import GPT, GPTConfig
+from bardlet.runs import damaged, read_json
+from bardlet.untrusted import regular
+
+DTYPES = {"F64", "F32", "F16", "BF16"}  # in the header's words
+LARGEST_TABLE = 1 << 28  # numbers of rotary angles, which no file holds
+
+
+def untrained(folder: Path) -> GPT:
+    """The model of a checkpoint's config.json, with initial weights.
+
+    CheckpointError where the config cannot be right, or the weights' header shows other tensors.
+    """
+    path = folder / "config.json"
+    try:
+        config = config_of(read_json(path))
+    except (UsageError, ValueError) as error:
+        raise damaged(path, getattr(error, "message", error)) from None
+    path = folder / "model.safetensors"
+    have = shapes_of(path)
+    try:
+        want = shapes_for(config, most=len(have))
+    except (ValueError, RuntimeError) as error:  # which torch raises for sizes beyond 64 bits
+        raise damaged(folder / "config.json", error) from None
+    for name in sorted(want.keys() | have.keys()):
+        if name not in have:
+            raise damaged(path, f"its tensors do not fit config.json: no {name}")
+        if name not in want:
+            raise damaged(path, f"its tensors do not fit config.json: {name[:100]} is too much")
+        if have[name] != want[name]:
+            shapes = f"{name} is {have[name]}, not {want[name]}"
+            raise damaged(path, f"its tensors do not fit config.json: {shapes}")
+    return GPT(config)
+
+
+def config_of(document: dict[str, Any]) -> GPTConfig:
+    """The shape of a model from config.json, each value in the bounds of the option of its name.
+
+    UsageError or ValueError where one is not, or where they contradict each other.
+    """
+    names = [f.name for f in dataclasses.fields(GPTConfig)]
+    given = resolve([("it", {name: document[name] for name in names if name in document})])
+    config = GPTConfig(**{name: getattr(given, name) for name in names})
+    if not config.vocab_size:
+        raise ValueError("it has no vocab_size")
+    if config.llama and 2 * config.block_size * config.head_size > LARGEST_TABLE:
+        raise ValueError(f"block_size={config.block_size} asks for too large a table of angles")
+    return config
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a safetensors file by name, from its header alone."""
+    try:
+        with safe_open(regular(path, path.parent), framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            strange = [n for n, part in slices.items() if part.get_dtype() not in DTYPES]
+            if strange:
+                dtype = slices[strange[0]].get_dtype()
+                raise ValueError(f"{strange[0][:100]} holds {dtype}, which weights are not")
+            return {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters by name, without the memory for any.
+
+    ValueError where it has more layers than `most`, and so more than it can have weights for.
+    """
+    if config.n_layer > most:
+        raise ValueError(f"n_layer={config.n_layer}, and the weights are {most} tensors")
+    with torch.device("meta"):
+        single = GPT(dataclasses.replace(config, n_layer=1))
+    shapes = {}
+    for name, p in single.named_parameters():  # tied ones once
+        inner = re.sub(r"^transformer\.h\.0\.", "", name)
+        layers = range(config.n_layer) if inner != name else [0]
+        names = [f"transformer.h.{i}.{inner}" if inner != name else name for i in layers]
+        shapes |= dict.fromkeys(names, tuple(p.shape))
+    return shapes
+
+
+def load_into(model: GPT, path: Path) -> None:
+    """Give a model the weights of a file; warn where some are no numbers, as after divergence."""
+    saved = read_tensors(path)
+    strange = [name for name, value in saved.items() if not value.isfinite().all()]
+    if strange:
+        warnings.warn(f"{path}: {strange[0]} has values that are not finite", stacklevel=2)
+    for name, p in model.named_parameters():  # tied ones once
+        p.data = saved.pop(name).to(p.dtype)  # no second copy of all of them
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    names = shapes_of(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # copied, since what safetensors returns is the mapped file
+            return {name: file.get_tensor(name).clone() for name in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise damaged(path, error) from None
