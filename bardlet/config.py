@@ -87,6 +87,9 @@ class TrainConfig:
     gelu_approximate: str = option(
         "none", "gpt2: tanh is what OpenAI's weights were trained with", choices=("none", "tanh")
     )
+    lora_rank: int = option(
+        0, "train matrices of this rank beside init_from's weights; 0: train all weights", low=0
+    )
 
     optimizer: str = option(
         "adamw", "muon: for the blocks' matrices, AdamW for the rest",
@@ -191,6 +194,8 @@ def contradictions(c: TrainConfig) -> list[str]:
         problems.append("learning_rate=0 trains nothing")
     if c.min_lr > c.learning_rate and c.decay_lr:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
+    if c.lora_rank and c.optimizer == "muon":
+        problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
     if c.fresh and c.init_from == "resume":
         problems.append("fresh starts anew and resume continues: give one of them")
     if c.family == "llama":

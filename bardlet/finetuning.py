@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import torch
+
+from bardlet import lora
 from bardlet import train as training
 from bardlet.config import OWN, TrainConfig
 from bardlet.data import vocabulary
@@ -44,7 +47,7 @@ def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -
 
 
 def begin(config: TrainConfig, dataset: Dataset) -> GPT:
-    """The model that `init_from` names, with the run's context and dropout.
+    """The model that `init_from` names, with the run's context, dropout and adapters.
 
     Raises DataError where the dataset's tokens are not the model's.
     """
@@ -59,6 +62,9 @@ def begin(config: TrainConfig, dataset: Dataset) -> GPT:
             f"Prepare its text again: bardlet prepare TEXT --tokenizer {name_of(config.init_from)} "
             f"--out {dataset.folder}_again",
         )
+    if config.lora_rank:
+        torch.manual_seed(config.seed)
+        lora.adapt(trained.model, config.lora_rank)
     return trained.model
 
 

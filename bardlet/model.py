@@ -48,6 +48,7 @@ class GPTConfig:
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
     gelu_approximate: Literal["none", "tanh"] = "none"  # tanh: OpenAI's GPT-2
+    lora_rank: int = 0  # of the matrices that lora.py trains beside the weights; 0: none
 
     @property
     def llama(self) -> bool:
@@ -197,9 +198,8 @@ class CausalSelfAttention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, T, D), (B, K, T, D)
-        past = 0
+        past = cache.length if cache is not None else 0
         if cache is not None:
-            past = cache.length
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # Attention dropout is part of gpt2's recipe; llama drops out on the residual stream only.
         p = config.dropout if self.training and not config.llama else 0.0

@@ -89,7 +89,7 @@ def shaped(config: TrainConfig, model: GPTConfig) -> TrainConfig:
     """The options of a run that begins from a model: those that make its shape are the model's."""
     if config.init_from in OWN:
         return config
-    chosen = ("block_size", "dropout")  # by the run
+    chosen = ("block_size", "dropout", "lora_rank")  # by the run
     shape = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
     return dataclasses.replace(config, **{k: v for k, v in shape.items() if k not in chosen})
 

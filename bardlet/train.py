@@ -294,6 +294,11 @@ def run(config: TrainConfig, group: Group, machine: Machine, begin: Begin | None
 
 def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     """The shape of the model that a run trains: the options that both configurations have."""
+    if config.lora_rank:
+        raise UsageError(
+            f"lora_rank={config.lora_rank} trains beside weights that are there already",
+            "Name them with --init_from",
+        )
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig)}
     return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
 

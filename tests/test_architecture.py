@@ -30,6 +30,7 @@ LAYERS = (
     ("data.comparison",),
     ("data.dataset", "data.prepare", "data.loader"),
     ("model",),
+    ("lora",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
     ("weights",),
@@ -63,6 +64,7 @@ BESIDE = {
 # Where a row would allow more than the design does: these and no others of the package.
 ONLY = {
     "model": [],
+    "lora": ["model"],
     "native": ["model"],
     "native.training": ["model", "native"],
     "native.decoding": ["model", "native"],

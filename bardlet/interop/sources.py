@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bardlet import checkpoint, runs, untrusted
+from bardlet import checkpoint, lora, runs, untrusted
 from bardlet.data import nanogpt as nanogpt_data
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data import vocabulary
@@ -71,6 +71,7 @@ def read(source: str, which: str) -> Trained:
         return from_folder(download(HUB_NAMES.get(source, source)), source)
     folder = runs.find(path, which)
     model, tokenizer, state = checkpoint.load(folder)
+    lora.merge(model)
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     return Trained(
         name=run.resolve().name, source=str(folder), model=model.float().eval(),

@@ -111,6 +111,7 @@ def runs(model: GPT) -> bool:
         and config.head_size <= 1024
         and config.n_head % config.kv_heads == 0
         and (config.llama or config.gelu_approximate == "none")
+        and not config.lora_rank
     )
 
 
