@@ -18,8 +18,8 @@ COMMANDS = {
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
-    "import": "take over a model of transformers' or nanoGPT's",
-    "export": "write a trained model for transformers or nanoGPT",
+    "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
+    "export": "write a trained model for transformers, llama.cpp or nanoGPT",
 }
 
 

@@ -12,8 +12,8 @@ from bardlet.arguments import Parser, parse, say
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument(
         "source",
-        help="folder of a gpt2, llama or qwen3 model with safetensors, nanoGPT's ckpt.pt, or a "
-        "model's name on the hub, such as gpt2 or OWNER/NAME",
+        help="folder of a gpt2, llama or qwen3 model with safetensors, a GGUF file, nanoGPT's "
+        "ckpt.pt, or a model's name on the hub, such as gpt2 or OWNER/NAME",
     )
     parser.add_argument("out", help="run folder to write, which must not be there yet")
     parser.add_argument("--block_size", type=int, help="keep this much of the context")

@@ -1,7 +1,8 @@
 """In: the model and tokenizer that a name stands for, of whichever program it is.
 
 A source is a run or checkpoint of bardlet, a folder of transformers' (config.json, safetensors,
-tokenizer.json), nanoGPT's ckpt.pt or the folder with it, or the name of a model on the hub.
+tokenizer.json), a GGUF file, nanoGPT's ckpt.pt or the folder with it, or the name of a model on
+the hub.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bardlet.data import tokenizer as tokenizers
 from bardlet.data import vocabulary
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import CheckpointError, DataError, UsageError
-from bardlet.interop import families, hf_config, nanogpt
+from bardlet.interop import families, gguf_model, hf_config, nanogpt
 from bardlet.interop.comparison import Trained
 from bardlet.interop.extras import need
 from bardlet.model import GPT, GPTConfig
@@ -65,6 +66,8 @@ def read(source: str, which: str) -> Trained:
     path = Path(source)
     if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
         return from_nanogpt(path if path.suffix == ".pt" else path / "ckpt.pt")
+    if path.suffix == ".gguf":
+        return imported(source, *gguf_model.read(path), {})
     if (path / "config.json").is_file() and not (path / "state.json").is_file():
         return from_folder(path, source)
     if not path.exists() and is_hub_name(source):
