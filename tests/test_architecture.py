@@ -43,7 +43,7 @@ LAYERS = (
     ("interop.gguf_numbers", "interop.llamacpp"),
     ("interop.gguf_file", "interop.gguf_vocab"),
     ("interop.gguf_model",),
-    ("interop.sources", "interop.huggingface", "interop.gguf"),
+    ("interop.sources", "interop.huggingface", "interop.gguf", "interop.onnx"),
     ("interop.export",),
     ("train", "writing", "inspection", "verification"),
     ("finetuning",),

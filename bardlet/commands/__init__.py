@@ -19,7 +19,7 @@ COMMANDS = {
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
     "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
-    "export": "write a trained model for transformers, llama.cpp or nanoGPT",
+    "export": "write a trained model for transformers, llama.cpp, ONNX or nanoGPT",
 }
 
 

@@ -17,7 +17,7 @@ from bardlet.files import flush, temporary
 from bardlet.interop import sources
 from bardlet.interop.comparison import Comparison, Trained
 
-FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt", "gguf": "gguf"}
+FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt", "gguf": "gguf", "onnx": "onnx"}
 
 
 class Format(Protocol):
