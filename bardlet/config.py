@@ -18,6 +18,7 @@ from typing import Any
 from bardlet.errors import UsageError
 
 Value = str | int | float | bool
+OWN = ("scratch", "resume")  # what init_from can be beside a model's name
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -36,7 +37,10 @@ class TrainConfig:
 
     out_dir: str = option("out", "folder of the run", group="input and output")
     dataset: str = option("openwebtext", "name of a folder in data/, or a path to one")
-    init_from: str = option("scratch", "start anew, or continue", choices=("scratch", "resume"))
+    init_from: str = option(
+        "scratch", "scratch, resume, or a model to go on from: gpt2, OWNER/NAME of the hub, a "
+        "folder of transformers, nanoGPT's ckpt.pt, a run",
+    )  # fmt: skip
     fresh: bool = option(False, "start anew over the run that is in out_dir")
     eval_interval: int = option(2000, "iterations between evaluations", low=1)
     eval_iters: int = option(200, "batches of a sampled loss estimate", low=1)
@@ -80,6 +84,12 @@ class TrainConfig:
     rope_theta: float = option(10000.0, "llama: base of the rotary wavelengths", low=1)
     tie_embeddings: bool = option(False, "llama: the head is the embedding (gpt2: always)")
     norm_eps: float = option(1e-5, "epsilon of the norms", low=0, high=1)
+    gelu_approximate: str = option(
+        "none", "gpt2: tanh is what OpenAI's weights were trained with", choices=("none", "tanh")
+    )
+    lora_rank: int = option(
+        0, "train matrices of this rank beside init_from's weights; 0: train all weights", low=0
+    )
 
     optimizer: str = option(
         "adamw", "muon: for the blocks' matrices, AdamW for the rest",
@@ -184,6 +194,8 @@ def contradictions(c: TrainConfig) -> list[str]:
         problems.append("learning_rate=0 trains nothing")
     if c.min_lr > c.learning_rate and c.decay_lr:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
+    if c.lora_rank and c.optimizer == "muon":
+        problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
     if c.fresh and c.init_from == "resume":
         problems.append("fresh starts anew and resume continues: give one of them")
     if c.family == "llama":

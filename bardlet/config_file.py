@@ -9,6 +9,7 @@ import ast
 import difflib
 import functools
 import operator
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,8 +164,12 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
             operand = value_of(node.operand)
             if not isinstance(operand, str):
                 return -operand
+        if ast.unparse(node) == "str(time.time())":  # ends the name of a run in nanoGPT's files
+            return str(time.time())
         if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             left, right = value_of(node.left), value_of(node.right)
+            if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
+                return left + right
             if not isinstance(left, str) and not isinstance(right, str):
                 result = ARITHMETIC[type(node.op)](left, right)
                 if abs(result) <= 10**300:
@@ -182,6 +187,8 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
                     values[target] = value_of(value)
                 case ast.Expr(value=ast.Constant()):
                     pass  # a docstring
+                case ast.Import(names=[ast.alias(name="time", asname=None)]):
+                    pass  # for str(time.time())
                 case _:
                     line = f"{name}, line {statement.lineno}"
                     raise UsageError(f"{line}: only lines like `batch_size = 12` are read")

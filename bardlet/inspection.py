@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import Dataset, is_dataset
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
 
 def facts(path: Path) -> dict[str, Any]:
     """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
-    if (path / "manifest.json").is_file():
-        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
     from bardlet import runs
 
-    if (path / "model.safetensors").is_file():
+    if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
         return {"kind": "checkpoint", **checkpoint_facts(path)}
+    if is_dataset(path):
+        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
     if (path / "checkpoints").is_dir():
         named = {name: runs.pointed(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
@@ -64,9 +64,10 @@ def describe_checkpoint(found: dict[str, Any]) -> str:
         f"  {model['family']} model of {found['parameters']:,} parameters: "
         f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, "
         f"context {model['block_size']}, vocabulary {found['vocab_size']}",
+        f"  imported from {found['imported']['source']}" if "imported" in found else
         f"  after {found['iter']:,} iterations, {found['tokens']:,} tokens of "
         f"{found['dataset']['name']}",
-    ]
+    ]  # fmt: skip
     if "eval" in found:
         scores = found["eval"]
         lines.append(
@@ -79,19 +80,23 @@ def describe_checkpoint(found: dict[str, Any]) -> str:
 def describe_dataset(dataset: Dataset) -> str:
     """A dataset's manifest for people."""
     manifest = dataset.manifest
-    characters = sum(split["characters"] for split in manifest["splits"].values())
+    counts = [split.get("characters") for split in manifest["splits"].values()]
+    characters = "" if None in counts else f"{sum(counts):,} characters, "
     about = manifest["tokenizer"]
     if isinstance(dataset.tokenizer, CharTokenizer):
         about = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
         about += "..." * (dataset.vocab_size > 200)
     lines = [
         f"dataset {dataset.folder}: {manifest['name']}",
-        f"  {characters:,} characters, vocabulary {dataset.vocab_size:,}: {about}",
+        f"  {characters}vocabulary {dataset.vocab_size:,}: {about}",
     ]
     for name, split in manifest["splits"].items():
+        sizes = ""
+        if "bytes" in split:  # of nanoGPT's it is not known where they are large
+            per_token = split["bytes"] / max(1, split["tokens"])
+            sizes = f"{split['bytes']:,} bytes, {per_token:.2f} bytes per token, "
         lines.append(
-            f"  {name}: {split['tokens']:,} tokens, {split['bytes']:,} bytes, "
-            f"{split['bytes'] / max(1, split['tokens']):.2f} bytes per token, "
+            f"  {name}: {split['tokens']:,} tokens, {sizes}"
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
     for source in manifest["sources"]:
@@ -100,25 +105,28 @@ def describe_dataset(dataset: Dataset) -> str:
 
 
 def eval_run(
-    run: Path, *, which: str, dataset: str | None, split: str, batch_size: int,
+    run: str, *, which: str, dataset: str | None, split: str, batch_size: int,
     device_name: str, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """The loss of a run's checkpoint on a whole split, as JSON values."""
-    from bardlet import checkpoint, device, runs
+    """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
+    from bardlet import device
     from bardlet.data import dataset as datasets
     from bardlet.data import tokenizer as tokenizers
     from bardlet.distributed import Group
     from bardlet.evaluate import evaluate
+    from bardlet.interop import sources
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
-    folder = runs.find(run, which)
-    model, tokenizer, state = checkpoint.load(folder)
+    trained = sources.load(run, which)
+    model, state = trained.model, trained.state
     name = dataset or state.get("dataset", {}).get("name", "")
+    if not name:
+        raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
     data = Dataset(datasets.find(name))
-    if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(tokenizer):
+    if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(trained.tokenizer):
         raise DataError(
-            f"{data.folder} was prepared with another tokenizer than {folder}",
+            f"{data.folder} was prepared with another tokenizer than {trained.source}",
             "A loss compares on the same tokens only",
         )
     device.tune_process()
@@ -128,7 +136,7 @@ def eval_run(
         model, data, split, batch_size=batch_size, machine=machine, group=Group()
     )  # fmt: skip
     return {
-        "checkpoint": str(folder), "dataset": name, "split": split, "loss": score.loss,
+        "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens, "iter": state.get("iter"), "device": str(machine.device),
         "dtype": str(machine.dtype).removeprefix("torch."),

@@ -47,6 +47,8 @@ class GPTConfig:
     rope_theta: float = 10000.0
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
+    gelu_approximate: Literal["none", "tanh"] = "none"  # tanh: OpenAI's GPT-2
+    lora_rank: int = 0  # of the matrices that lora.py trains beside the weights; 0: none
 
     @property
     def llama(self) -> bool:
@@ -151,9 +153,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float) -> Tensor
     T, S = q.size(2), k.size(2)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and 1 < S <= 512 and k.shape == q.shape:
         return plain_attend(q, k, v, dropout)
-    mask = None
-    if past and T > 1:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(past)
+    several = past and T > 1
+    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(past) if several else None
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T > 1 and not past,
         enable_gqa=k.size(1) != q.size(1),
@@ -197,9 +198,8 @@ class CausalSelfAttention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, T, D), (B, K, T, D)
-        past = 0
+        past = cache.length if cache is not None else 0
         if cache is not None:
-            past = cache.length
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # Attention dropout is part of gpt2's recipe; llama drops out on the residual stream only.
         p = config.dropout if self.training and not config.llama else 0.0
@@ -223,7 +223,7 @@ class MLP(nn.Module):
             gate, up = x.chunk(2, dim=-1)  # (B, T, F) each
             x = F.silu(gate) * up
         else:
-            x = F.gelu(x)
+            x = F.gelu(x, approximate=self.config.gelu_approximate)
         return F.dropout(self.c_proj(x), self.config.dropout, self.training)  # (B, T, C)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet import runs
-from bardlet.config import FIELDS, TrainConfig
+from bardlet.config import FIELDS, OWN, TrainConfig
 from bardlet.data.dataset import Dataset
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
@@ -83,6 +83,15 @@ def newest_sound(run: Path) -> Path:
             warnings.warn(f"{error.message}: going on from {folder.name}", stacklevel=2)
         return folder
     raise problems[0]
+
+
+def shaped(config: TrainConfig, model: GPTConfig) -> TrainConfig:
+    """The options of a run that begins from a model: those that make its shape are the model's."""
+    if config.init_from in OWN:
+        return config
+    chosen = ("block_size", "dropout", "lora_rank")  # by the run
+    shape = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    return dataclasses.replace(config, **{k: v for k, v in shape.items() if k not in chosen})
 
 
 def check_resume(

@@ -25,6 +25,7 @@ FILES = {
         "best_val_loss?": (float, None), "computes?": {...: ANY}, "versions?": {...: str},
         "guards?": {"losses?": [float], "skipped?": int, "since_best?": int},
         "config?": {"max_iters?": int, "patience?": int, ...: ANY},
+        "imported?": {"source": str, "token_ids": {...: (int, [int], None)}},
     },
     "eval.json": {
         "train_loss": float, "val_loss": float, "bits_per_byte": float, "since_best?": int,

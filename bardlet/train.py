@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from bardlet import checkpoint, device, distributed, preflight, runs, saving
-from bardlet.config import TrainConfig, to_toml
+from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data import dataset as datasets
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Batches, dropout_seed
@@ -51,11 +52,15 @@ class Result:
     stopped: bool  # by a signal, before its end
 
 
-def train(config: TrainConfig) -> Result:
+Begin = Callable[[TrainConfig, Dataset], GPT]
+
+
+def train(config: TrainConfig, begin: Begin | None = None) -> Result:
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
-    Raises BardletError children where the configuration, the data, a checkpoint or the numbers
-    do not allow it.
+    `begin` gives the model that `init_from` names, for runs that begin from one. Raises
+    BardletError children where the configuration, the data, a checkpoint or the numbers do not
+    allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
@@ -65,17 +70,17 @@ def train(config: TrainConfig) -> Result:
         distributed.joined(group, config.backend, machine.device),
         runs.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
-        return run(config, group, machine)
+        return run(config, group, machine, begin)
 
 
-def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
+def run(config: TrainConfig, group: Group, machine: Machine, begin: Begin | None) -> Result:
     """Train inside the process group."""
     # --- what is trained on
     dataset = Dataset(datasets.find(config.dataset))
     preflight.check_data(config, dataset)
     check_tracker(config)
 
-    # --- the model, new or as the last checkpoint left it
+    # --- the model, new, from elsewhere, or as the last checkpoint left it
     out = Path(config.out_dir)
     start = group.agree(preflight.start_of(config) if group.main else 0)
     resumed = start >= 0
@@ -84,11 +89,17 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     folder = out / "checkpoints" / runs.name_of(start)
     if resumed:
         model, _, state = checkpoint.load(folder)
+        config = preflight.shaped(config, model.config)
         changed = preflight.check_resume(config, model, state, dataset)
+    elif config.init_from not in OWN:
+        assert begin, "init_from names a model"
+        model = begin(config, dataset)
+        config = preflight.shaped(config, model.config)
     else:
         torch.manual_seed(config.seed)
         model = GPT(model_config(config, dataset.vocab_size))
     model.to(machine.device)
+    known = config.init_from not in OWN  # a model that can do something before its first step
     scores: dict[str, float] = state.get("eval", {})
     best = min(state.get("best_val_loss") or math.inf, scores.get("val_loss", math.inf))
 
@@ -214,7 +225,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     with contextlib.closing(log), saver, stop_signals() as asked_to_stop:
         while True:
             final = it >= config.max_iters or config.eval_only or guards.exhausted
-            due = final or (it > 0 and it % config.eval_interval == 0)
+            due = final or (it % config.eval_interval == 0 and (it > 0 or known))
             if due and not (it == start and "eval" in state and not config.eval_only):
                 # What is kept in any case is saved before evaluating can fail.
                 if final or config.always_save_checkpoint:
@@ -283,6 +294,11 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
 
 def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     """The shape of the model that a run trains: the options that both configurations have."""
+    if config.lora_rank:
+        raise UsageError(
+            f"lora_rank={config.lora_rank} trains beside weights that are there already",
+            "Name them with --init_from",
+        )
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig)}
     return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
 

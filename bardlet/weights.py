@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bardlet import lora
 from bardlet.config import resolve
 from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
@@ -50,7 +51,7 @@ def untrained(folder: Path) -> GPT:
         if have[name] != want[name]:
             shapes = f"{name} is {have[name]}, not {want[name]}"
             raise damaged(path, f"its tensors do not fit config.json: {shapes}")
-    return GPT(config)
+    return lora.built(config)
 
 
 def config_of(document: dict[str, Any]) -> GPTConfig:
@@ -90,7 +91,7 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     if config.n_layer > most:
         raise ValueError(f"n_layer={config.n_layer}, and the weights are {most} tensors")
     with torch.device("meta"):
-        single = GPT(dataclasses.replace(config, n_layer=1))
+        single = lora.built(dataclasses.replace(config, n_layer=1))
     shapes = {}
     for name, p in single.named_parameters():  # tied ones once
         inner = re.sub(r"^transformer\.h\.0\.", "", name)

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bardlet import checkpoint, device, native, runs
+from bardlet import device, native
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
+from bardlet.interop import sources
 from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.sample import check, generate
@@ -25,7 +26,7 @@ SEPARATOR = "---------------"
 
 
 def write(
-    *, run: Path, which: str, start: str | None, num_samples: int, max_new_tokens: int,
+    *, run: str, which: str, start: str | None, num_samples: int, max_new_tokens: int,
     temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
@@ -34,8 +35,8 @@ def write(
     `start` is the prompt, FILE:path the prompt's file, None a new line where the alphabet has it.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
-    folder = runs.find(run, which)
-    model, tokenizer, _ = checkpoint.load(folder)
+    trained = sources.load(run, which)
+    model, tokenizer = trained.model, trained.tokenizer
     without_padding(model, tokenizer.vocab_size)
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
@@ -67,7 +68,7 @@ def write(
     rate = ids.size / took if took else 0.0
     if as_json:
         result = {
-            "checkpoint": str(folder), "prompt": text, "samples": texts, "seed": seed,
+            "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
             "temperature": temperature, "top_k": top_k, "new_tokens": int(ids.shape[1]),
             "tokens_per_s": rate,
         }  # fmt: skip

@@ -280,24 +280,6 @@ def test_a_dataset_of_a_newer_format_is_named(fails: Run) -> None:
         assert "manifest.json has format 2, this bardlet reads up to 1" in fails(*args)
 
 
-def test_nanogpts_folder_says_how_to_prepare_it_again(fails: Run) -> None:
-    Path("data/shakespeare_char").mkdir()
-    Path("data/shakespeare_char/train.bin").write_bytes(bytes(100))
-    line = fails(*TRAIN, "--dataset=shakespeare_char", "--out_dir=out/b")
-    assert "was written by nanoGPT and has no manifest" in line
-    assert "bardlet prepare data/shakespeare_char/input.txt --out data/shakespeare_char" in line
-
-
-def test_the_command_that_it_names_for_nanogpts_folder_works(fails: Run) -> None:
-    old = Path("data/shakespeare_char")
-    old.mkdir()
-    (old / "train.bin").write_bytes(bytes(100))
-    (old / "input.txt").write_text(TEXT, encoding="utf-8")
-    line = fails(*TRAIN, "--dataset=shakespeare_char", "--out_dir=out/b")
-    command = line.partition("bardlet prepare ")[2].split()
-    assert cli.main(["prepare", *command]) == 0
-
-
 def test_tokens_beyond_the_vocabulary_are_named(fails: Run) -> None:
     path = Path("data/plays/train-00000.bin")
     raw = path.read_bytes()

@@ -69,6 +69,11 @@ def test_a_nanogpt_line_has_the_value_that_python_gives(
     assert type(value) is type(expected)
 
 
+def test_nanogpts_name_of_a_run_has_the_time_in_it(tmp_path: Path) -> None:
+    (name,) = read(tmp_path, "import time\nwandb_run_name = 'ft-' + str(time.time())").values()
+    assert str(name).startswith("ft-1") and float(str(name)[3:]) > 1.7e9
+
+
 def test_a_negative_number_is_read_and_its_bound_checked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"own\.py: n_layer=-4 is out of range"):
         read(tmp_path, "n_layer = -4")
@@ -82,7 +87,9 @@ def test_a_helper_that_no_line_uses_is_an_unknown_option(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "statement",
     [
-        "import time",
+        "import os",
+        "import time as t",
+        "import time, os",
         "from os import system",
         "MARK",
         "n_layer = MARK",
@@ -210,8 +217,10 @@ def test_every_preset_builds_a_model(name: str, kind: str) -> None:
     with torch.device("meta"):
         model = GPT(model_config(config, 65))
     assert model.num_params() > 10_000
-    assert config.out_dir == f"out/{name}"
-    assert config.dataset == "tinyshakespeare"
+    if not config.eval_only:
+        assert config.out_dir == f"out/{name}"
+    if config.init_from == "scratch":
+        assert config.dataset == "tinyshakespeare"
 
 
 def test_the_classic_preset_is_the_seeds_recipe() -> None:

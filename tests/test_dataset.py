@@ -173,13 +173,6 @@ def test_a_missing_dataset_says_how_to_make_one(tmp_path: Path) -> None:
     assert f"bardlet prepare TEXT --out {tmp_path / 'plays'}" in error.value.hint
 
 
-def test_nanogpts_folder_is_recognised(tmp_path: Path) -> None:
-    (tmp_path / "train.bin").write_bytes(bytes(100))
-    with pytest.raises(DataError, match="was written by nanoGPT") as error:
-        Dataset(tmp_path)
-    assert "input.txt" in error.value.hint
-
-
 def test_a_dataset_is_found_by_name_in_data_or_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ COMMANDS = {
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",
     "doctor": "say what is wrong with a run",
+    "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
+    "export": "write a trained model for transformers, llama.cpp, ONNX or nanoGPT",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from bardlet.arguments import Parser, add_run, parse, say
 from bardlet.config_file import newest_run
@@ -17,7 +16,7 @@ def run(parser: Parser, args: list[str]) -> int:
     given = parse(parser, args)
     from bardlet.inspection import eval_run
 
-    run = Path(given.run or given.out_dir or newest_run(say))
+    run = str(given.run or given.out_dir or newest_run(say))
     scores = eval_run(
         run, which=given.checkpoint, dataset=getattr(given, "dataset", None), split=given.split,
         batch_size=given.batch_size, device_name=given.device, dtype=given.dtype,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bardlet.arguments import Parser, add_run, parse, say
 from bardlet.config_file import newest_run
 
@@ -21,7 +19,7 @@ def run(parser: Parser, args: list[str]) -> int:
     given = parse(parser, args)
     from bardlet.writing import write
 
-    run = Path(given.run or given.out_dir or newest_run(say))
+    run = str(given.run or given.out_dir or newest_run(say))
     write(
         run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
         num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,

@@ -12,9 +12,9 @@ from bardlet.config import TrainConfig
 
 def run(parser: Parser, args: list[str]) -> int:
     settings, _ = parse_settings(parser, args)
-    from bardlet.train import train
+    from bardlet.finetuning import train
 
-    result = train(settings)
+    result = train(settings, say)
     if result.stopped:
         return 130
     if os.environ.get("RANK", "0") == "0":

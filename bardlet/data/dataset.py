@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bardlet.data import nanogpt
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import DataError
 from bardlet.files import sha256
@@ -102,6 +103,11 @@ class Dataset:
         """Read the manifest and check the shards' headers; DataError where something is wrong."""
         self.folder = folder
         path = folder / "manifest.json"
+        if not path.is_file() and nanogpt.is_folder(folder):
+            self.manifest, self.tokenizer, ids = nanogpt.read(folder)
+            self.hash = self.manifest["hash"]
+            self.splits = {s: TokenStream([ids[s]], self.vocab_size) for s in SPLITS}
+            return
         if not path.is_file():
             raise missing(folder)
         try:
@@ -155,11 +161,6 @@ class Dataset:
 
 def missing(folder: Path) -> DataError:
     """Why there is no dataset in `folder`, and what would make one."""
-    if (folder / "train.bin").is_file():
-        return DataError(
-            f"{folder} was written by nanoGPT and has no manifest",
-            f"Prepare its text again: bardlet prepare {folder / 'input.txt'} --out {folder}_again",
-        )
     return DataError(
         f"no dataset at {folder}",
         f"Prepare one: bardlet prepare TEXT --out {folder}, where TEXT is a file, a folder or "
@@ -170,4 +171,9 @@ def missing(folder: Path) -> DataError:
 def find(name: str) -> Path:
     """The folder of a dataset: a path where one is given or lies there, else data/<name>."""
     path = Path(name)
-    return path if path.name != name or (path / "manifest.json").is_file() else Path("data") / name
+    return path if path.name != name or is_dataset(path) else Path("data") / name
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a dataset lies there, ours or nanoGPT's."""
+    return (folder / "manifest.json").is_file() or nanogpt.is_folder(folder)

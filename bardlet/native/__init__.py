@@ -110,6 +110,8 @@ def runs(model: GPT) -> bool:
         and all(size % UNIT == 0 for size in sizes)
         and config.head_size <= 1024
         and config.n_head % config.kv_heads == 0
+        and (config.llama or config.gelu_approximate == "none")
+        and not config.lora_rank
     )
 
 

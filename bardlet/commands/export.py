@@ -1,0 +1,39 @@
+"""`bardlet export`: a trained model in another program's format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bardlet.arguments import Parser, parse, say
+from bardlet.errors import UsageError
+
+
+def run(parser: Parser, args: list[str]) -> int:
+    parser.add_argument("run", help="run or checkpoint, or what `bardlet import` reads")
+    parser.add_argument("out", help="folder to write, which must not be there yet")
+    parser.add_argument("--format", default="hf", help="hf (default), gguf, onnx or nanogpt")
+    parser.add_argument("--dtype", help="gguf: F32 (default), F16, BF16, Q8_0, Q4_0")
+    parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
+    parser.add_argument("--push", metavar="NAME", help="hf: upload as this model of the hub")
+    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+    given = parse(parser, args)
+    name = getattr(given, "push", None)
+    if name and given.format != "hf":
+        raise UsageError(f"--push uploads the format hf, not {given.format}")
+    from bardlet.interop.export import export
+
+    done = export(
+        given.run, Path(given.out), form=given.format, dtype=getattr(given, "dtype", None),
+        which=given.checkpoint, say=say,
+    )  # fmt: skip
+    if name:
+        from bardlet.interop.huggingface import push
+
+        done["pushed"] = push(Path(given.out), name)
+    if given.json:
+        print(json.dumps(done))
+    else:
+        for file, size in done["files"].items():
+            print(f"{Path(done['out'], file)}  {size:,} bytes")
+    return 0

@@ -1,0 +1,98 @@
+"""nanoGPT's data folders, read as they are: train.bin, val.bin and, for characters, meta.pkl."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bardlet.data import plain_pickle, vocabulary
+from bardlet.data.tokenizer import CharTokenizer, Tokenizer, fingerprint
+from bardlet.errors import DataError
+from bardlet.files import sha256
+
+WHOLE_BYTES = 1 << 30  # of a file that is hashed from end to end, which takes a second
+ENDS_BYTES = 16 << 20  # hashed at each end of a longer one
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether nanoGPT wrote this dataset."""
+    return (folder / "train.bin").is_file() and (folder / "val.bin").is_file()
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, np.ndarray]]:
+    """What would be the folder's manifest, its tokenizer, and the ids of each split, mapped.
+
+    The tokens are headerless little-endian uint16. Raises DataError where a file is damaged.
+    """
+    tokenizer = tokenizer_of(folder)
+    lengths = tokenizer.token_bytes()
+    splits: dict[str, Any] = {}
+    ids: dict[str, np.ndarray] = {}
+    for name in ("train", "val"):
+        path = folder / f"{name}.bin"
+        size = path.stat().st_size
+        if size % 2 or not size:
+            raise DataError(f"{path} has {size} bytes, which are no tokens of two bytes each")
+        ids[name] = np.memmap(path, dtype="<u2", mode="r")
+        splits[name] = {
+            "tokens": size // 2,
+            "shards": [{"file": path.name, "tokens": size // 2, "sha256": digest(path)}],
+        }
+        if size <= WHOLE_BYTES:
+            counts = np.bincount(ids[name], minlength=len(lengths))[: len(lengths)]
+            splits[name]["bytes"] = int(counts @ lengths)
+    manifest = {
+        "name": folder.name, "tokenizer": tokenizer.kind, "splits": splits, "sources": [],
+        "notes": ["written by nanoGPT"], "tokenizer_hash": fingerprint(tokenizer),
+        "hash": hashlib.sha256(
+            "".join(split["shards"][0]["sha256"] for split in splits.values()).encode()
+        ).hexdigest(),
+    }  # fmt: skip
+    return manifest, tokenizer, ids
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a data folder: meta.pkl's characters, else GPT-2's, as nanoGPT assumes."""
+    path = folder / "meta.pkl"
+    return of_meta(path) if path.is_file() else vocabulary.existing("gpt2")
+
+
+def of_meta(path: Path) -> CharTokenizer:
+    """The tokenizer that a meta.pkl describes."""
+    if path.stat().st_size > plain_pickle.MAX_BYTES:
+        raise DataError(f"{path} is no description of a vocabulary: it is too large")
+    meta = plain_pickle.read(path.read_bytes(), str(path))
+    ids = meta.get("stoi") if isinstance(meta, dict) else None
+    if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
+        raise DataError(f"{path} has no stoi, the ids of its characters", "Prepare the text again")
+    by_id = sorted(ids.items(), key=lambda item: item[1])
+    whole = [i for _, i in by_id] == list(range(len(by_id)))
+    if not by_id or not whole or any(not isinstance(c, str) or len(c) != 1 for c, _ in by_id):
+        raise DataError(f"{path} is damaged: its ids are not 0..V-1, each of one character")
+    return CharTokenizer("".join(c for c, _ in by_id))
+
+
+def meta(tokenizer: CharTokenizer) -> dict[str, Any]:
+    """What nanoGPT's meta.pkl says of this tokenizer."""
+    chars = tokenizer.chars
+    return {
+        "vocab_size": len(chars),
+        "itos": dict(enumerate(chars)),
+        "stoi": {char: i for i, char in enumerate(chars)},
+    }
+
+
+def digest(path: Path) -> str:
+    """The file's sha256; of more than a gibibyte, that of its size, beginning and end."""
+    size = path.stat().st_size
+    if size <= WHOLE_BYTES:
+        return sha256(path)
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        found.update(file.read(ENDS_BYTES))
+        file.seek(size - ENDS_BYTES)
+        found.update(file.read())
+    return found.hexdigest()

@@ -1,0 +1,1 @@
+"""Weights in from where people have them, and out to where people use them."""

@@ -1,0 +1,83 @@
+"""A checkpoint in another program's format, which that program has read before it is there.
+
+Each format is a module with `write`, which fills a folder, and `verify`, which has the other
+program read it. The folder is built under a temporary name and gets its own when both are done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from bardlet.errors import CheckpointError, UsageError
+from bardlet.files import flush, temporary
+from bardlet.interop import sources
+from bardlet.interop.comparison import Comparison, Trained
+
+FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt", "gguf": "gguf", "onnx": "onnx"}
+
+
+class Format(Protocol):
+    """What the module of a format has."""
+
+    DTYPES: tuple[str, ...]  # the number formats of its weights, the default first
+
+    def write(self, trained: Trained, folder: Path, dtype: str) -> None:
+        """Fill an empty folder."""
+        ...
+
+    def verify(self, trained: Trained, folder: Path, dtype: str) -> Comparison | str:
+        """How the other program's results compare, or why that was not tried.
+
+        Raises BardletError where it cannot even read the folder.
+        """
+        ...
+
+
+def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
+    """The module of a format, and the number format to write in, checked."""
+    if name not in FORMATS:
+        raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
+    module: Any = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
+    chosen: str = dtype or module.DTYPES[0]
+    if chosen not in module.DTYPES:
+        raise UsageError(f"{name} has no dtype {chosen!r}", f"Allowed: {', '.join(module.DTYPES)}")
+    return module, chosen
+
+
+def export(
+    source: str, out: Path, *, form: str, dtype: str | None, which: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write a model into the new folder `out`; return what there is to say of it.
+
+    `source` is a run, whose checkpoint is `which`, or whatever sources.py reads. Raises
+    BardletError children, and leaves nothing behind, where it cannot be written or the other
+    program does not compute the same with it.
+    """
+    module, dtype = format_of(form, dtype)
+    if out.exists():
+        raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
+    trained = sources.load(source, which)
+    building = temporary(out)
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        module.write(trained, building, dtype)
+        checked = module.verify(trained, building, dtype)
+        if isinstance(checked, Comparison):
+            checked.check()
+        for file in sorted(building.rglob("*")):
+            flush(file)
+        building.rename(out)
+        flush(out.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error}") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    say(str(checked) if isinstance(checked, Comparison) else f"not compared: {checked}")
+    proof = vars(checked) if isinstance(checked, Comparison) else {"not_compared": checked}
+    files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*"))}
+    return {"out": str(out), "format": form, "dtype": dtype, **proof, "files": files}

@@ -1,0 +1,23 @@
+"""Packages that only some commands need, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from bardlet.errors import UsageError
+
+
+def has(name: str) -> bool:
+    """Whether a package is installed."""
+    return importlib.util.find_spec(name) is not None
+
+
+def need(name: str, extra: str, purpose: str) -> Any:
+    """The imported package; UsageError saying how to install it where it is missing."""
+    if not has(name):
+        raise UsageError(
+            f"{purpose} needs the package {name}", f"Install it: pip install 'bardlet[{extra}]'"
+        )
+    return importlib.import_module(name)

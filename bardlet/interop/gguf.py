@@ -1,0 +1,134 @@
+"""Out to llama.cpp and Ollama: a GGUF file, and the Modelfile that gives it a name in Ollama."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bardlet.checkpoint import write_text
+from bardlet.errors import CheckpointError
+from bardlet.interop import gguf_file, gguf_model, gguf_vocab, llamacpp
+from bardlet.interop.comparison import GREEDY_TOKENS, Comparison, Trained
+from bardlet.interop.extras import has
+from bardlet.model import GPT
+from bardlet.sample import generate
+
+DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
+# the most that rounding to the nearest can move a matrix, in its own norm: half of the last bit,
+# or in each block all weights but the largest by half a step of 1/127 or 1/8 of that one
+ROUNDING = {"F32": 0.0, "F16": 5e-4, "BF16": 2e-3, "Q8_0": 0.022, "Q4_0": 0.35}
+# of logits, in their standard deviations. llama.cpp rounds activations to the format of the
+# matrix that they meet, with Q4_0 to eight bits; measured at the most, in SmolLM2 and in random
+# models: 1.2e-5, 0.006, 0.06, 0.23, 0.21.
+TOLERANCE = {"F32": 1e-4, "F16": 0.02, "BF16": 0.15, "Q8_0": 0.5, "Q4_0": 0.5}
+# of gpt2 at the least: llama.cpp looks GELU, approximated by tanh, up in a table of float16
+GELU_TOLERANCE = 0.02
+MODELFILE = '''FROM ./{file}
+TEMPLATE """{{{{ .Prompt }}}}"""
+PARAMETER num_ctx {positions}
+'''
+
+
+def write(trained: Trained, folder: Path, dtype: str) -> None:
+    """Write the model with its tokenizer, and a Modelfile, into `folder`."""
+    path = file_in(trained, folder, dtype)
+    gguf_model.write(path, trained.model, trained.tokenizer, dtype)
+    modelfile = MODELFILE.format(file=path.name, positions=trained.model.config.block_size)
+    write_text(folder / "Modelfile", modelfile)
+
+
+def file_in(trained: Trained, folder: Path, dtype: str) -> Path:
+    """Where in `folder` the model goes, named as llama.cpp's users name theirs."""
+    name = Path(trained.name).name.removesuffix(".gguf")
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{dtype}.gguf"
+
+
+def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
+    """Read the file back, and compare with what llama.cpp makes of it.
+
+    The differences are those to our model with the file's weights, and these may differ from the
+    model's own by no more than `dtype` rounds.
+    """
+    path = file_in(trained, folder, dtype)
+    stored = rounded(trained.model, gguf_model.read(path)[0], dtype)
+    if not has(llamacpp.PACKAGE):
+        return f"{llamacpp.PACKAGE} is not installed (pip install 'bardlet[gguf]')"
+    tolerance = max(TOLERANCE[dtype], 0.0 if stored.config.llama else GELU_TOLERANCE)
+    return compare(trained, stored, path, tolerance)
+
+
+def rounded(model: GPT, read: GPT, dtype: str) -> GPT:
+    """`model` with the weights that were `read` from its file, none of them further off than
+    `dtype` allows."""
+    weights = dict(read.named_parameters())
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, p in rounded.named_parameters():
+            now = weights.get(name, torch.zeros(1))  # biases that are all zero are not read
+            error = float((now - p).norm() / p.norm().clamp_min(1e-30))
+            if not error <= ROUNDING[dtype]:
+                raise CheckpointError(f"{dtype} changes {name} by {error:.2g} of its size")
+            p.copy_(now)
+    return rounded
+
+
+def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Comparison:
+    """How llama.cpp's tokens and logits differ from those of `model`.
+
+    It continues 16 tokens that the model drew, by 50 greedy ones; each must be the likeliest for
+    ours too, or as good as that within the tolerance. That is in standard deviations.
+    """
+    tokenizer, size = trained.tokenizer, model.config.block_size
+    first = torch.zeros(1, dtype=torch.int64)
+    drawn = generate(trained.model, first, max_new_tokens=min(16, size // 2), temperature=1.0)
+    prompt = torch.cat((first, *drawn))  # (P,)
+    count = min(GREEDY_TOKENS, size - len(prompt))
+    metadata = gguf_file.read(path).metadata
+    plain = {*gguf_vocab.of_type(metadata, gguf_vocab.NORMAL)}
+    text = tokenizer.decode(sorted(plain))
+    try:
+        answer = llamacpp.ask(path, text=text, prompt=prompt.tolist(), count=count)
+    except llamacpp.LlamaCppError as error:
+        raise CheckpointError(f"llama.cpp cannot run the export: {error}") from None
+    if answer.words != tokenizer.encode(text).tolist():
+        raise CheckpointError("llama.cpp's tokenizer finds other tokens", "Nothing was written")
+    if plain.issuperset(answer.ids):
+        written = tokenizer.decode(answer.ids)
+        if answer.text != written and "\ufffd" not in written:  # which both write for bad bytes
+            raise CheckpointError(f"llama.cpp writes {answer.text!r} for {written!r}")
+    # a row that the model does not have ends the comparison, and makes it fail
+    ids = list(itertools.takewhile(lambda i: i < model.config.vocab_size, answer.ids))
+    chosen = torch.tensor(ids, dtype=torch.int64)  # (N,)
+    idx = torch.cat((prompt, chosen))[None]  # (1, P + N)
+    with torch.no_grad():
+        logits = model(idx, idx)[0][0, len(prompt) - 1 :]  # (N + 1, V), the last for what follows
+    tolerance *= float(logits.std())
+    lead = logits[:-1].amax(-1) - logits[:-1].gather(-1, chosen[:, None])[:, 0]  # (N,)
+    equal = int((lead <= 2 * tolerance).long().cumprod(0).sum())
+    # llama.cpp stops after a token that ends texts
+    ended = bool(ids) and ids[-1] in gguf_vocab.of_type(metadata, gguf_vocab.CONTROL)
+    return Comparison(
+        program=llamacpp.version(), max_difference=largest(logits[:-1], chosen, answer.logprobs),
+        tolerance=tolerance, greedy=equal, greedy_wanted=len(ids) if ended else count,
+    )  # fmt: skip
+
+
+def largest(logits: Tensor, chosen: Tensor, logprobs: list[dict[int, float]]) -> float:
+    """The largest difference between logits (N, V) and logarithmic probabilities of some tokens.
+
+    Both are taken from the `chosen` token's (N,): whatever else has a part of the probability, as
+    a row that the file has and the model has not, cancels.
+    """
+    difference = 0.0
+    for ours, best, theirs in zip(logits, chosen.tolist(), logprobs, strict=False):
+        # below e^-60 their probabilities, float32, have lost digits
+        known = [i for i in theirs if i < len(ours) and theirs[i] > -60]
+        here = ours[known] - ours[best]
+        there = torch.tensor([theirs[i] - theirs[best] for i in known])
+        difference = max([difference, *(here - there).abs().tolist()])
+    return difference

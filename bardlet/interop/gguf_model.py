@@ -1,0 +1,218 @@
+"""Models in GGUF, the format of llama.cpp and Ollama: what its keys and tensors mean to a GPT.
+
+Three things differ from our checkpoints. llama.cpp turns neighbouring pairs in llama's queries and
+keys where we turn halves, so their rows are stored in another order. Its gpt2 has biases
+throughout, so a model without them gets zeros. And its vocabularies need a token that ends texts,
+so a model without one gets a row for it, the mean of all others: a logit that is the mean of all
+logits is never the largest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bardlet.data import tokenizer as tokenizers
+from bardlet.data.tokenizer import Tokenizer
+from bardlet.errors import CheckpointError
+from bardlet.interop import gguf_file, gguf_vocab
+from bardlet.interop.families import EMBEDDING, HEAD, architecture, biased, build, join, split
+from bardlet.interop.gguf_file import GGUF
+from bardlet.interop.gguf_numbers import FORMATS
+from bardlet.interop.hf_config import contradictions
+from bardlet.model import GPT, GPTConfig
+
+ARCHITECTURES = ("gpt2", "llama", "qwen3")
+ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
+LARGEST = 1 << 20  # of any size: rotary tables are made for every position
+FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # general.file_type
+# keys that change what a model computes, and their values that change nothing
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.scale": (),
+    "attention.sliding_window": (0,),
+    "embedding_scale": (),
+    "expert_count": (0,),
+    "logit_scale": (),
+    "residual_scale": (),
+    "rope.scale_linear": (0.0, 1.0),
+    "rope.scaling.factor": (0.0, 1.0),
+    "rope.scaling.type": ("none",),
+    "use_parallel_residual": (False,),
+}
+
+
+def read(path: Path) -> tuple[GPT, Tokenizer]:
+    """The model in a GGUF file, in float32, and its tokenizer.
+
+    Raises CheckpointError, naming keys and tensors, or DataError for what is damaged or not
+    supported.
+    """
+    file = gguf_file.read(path)
+    config = read_config(file)
+    theirs = {name: torch.from_numpy(file.tensor(name)) for name in file.tensors}
+    for name in filter(is_interleaved, theirs if architecture(config) == "llama" else ()):
+        if len(theirs[name]) % config.head_size == 0:  # else `join` says what is wrong
+            theirs[name] = interleave(theirs[name], config.head_size, back=True)
+    weights = join(config, theirs, "gguf", path)
+    rows = file.metadata.get(ROWS, config.vocab_size)
+    if not isinstance(rows, int) or not 0 < rows <= config.vocab_size:
+        raise CheckpointError(f"{path} has {ROWS}={rows} and {config.vocab_size} rows")
+    for name in weights.keys() & {EMBEDDING, HEAD}:
+        weights[name] = weights[name][:rows]
+    biases = [name for name in weights if name.endswith(".bias")]
+    if not any(weights[name].any() for name in biases):  # as good as none
+        weights = {name: w for name, w in weights.items() if name not in biases}
+        config = dataclasses.replace(config, bias=False)
+    config = dataclasses.replace(config, vocab_size=rows)
+    tokenizer = tokenizers.from_json(gguf_vocab.from_metadata(file.metadata, str(path)), str(path))
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(f"{path} has {tokenizer.vocab_size} tokens and {rows} rows for them")
+    return build(config, weights), tokenizer
+
+
+def read_config(file: GGUF) -> GPTConfig:
+    """The shape of the model that a file's keys tell of, with biases if it is a gpt2."""
+    arch = file.metadata.get("general.architecture")
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{file.path} is of the architecture {arch!r}", f"Known are {', '.join(ARCHITECTURES)}"
+        )
+    keys = {key.removeprefix(f"{arch}."): value for key, value in file.metadata.items()}
+    problems = [
+        f"{arch}.{key}={keys[key]} is not supported"
+        for key, harmless in UNSUPPORTED.items()
+        if key in keys and keys[key] not in harmless
+    ]
+
+    def size(key: str, default: object = None) -> int:
+        value = keys.get(key, default)
+        if type(value) is int and 0 < value <= LARGEST:
+            return value
+        problems.append(f"{arch}.{key}={value} cannot be")
+        return 1
+
+    def number(key: str, default: float | None = None) -> float:
+        value = keys.get(key, default)
+        if isinstance(value, float) and value > 0:
+            return float(str(np.float32(value)))  # the shortest of what float32 cannot tell apart
+        problems.append(f"{arch}.{key}={value} cannot be")
+        return 1.0
+
+    llama = arch != "gpt2"
+    n_embd, n_head = size("embedding_length"), size("attention.head_count")
+    values: dict[str, Any] = {
+        "block_size": size("context_length"), "n_layer": size("block_count"), "n_head": n_head,
+        "n_embd": n_embd, "mlp_dim": size("feed_forward_length"),
+    }  # fmt: skip
+    if llama:
+        head = size("attention.key_length", n_embd // n_head)
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if size(key, head) != head:
+                problems.append(f"{arch}.{key}={keys[key]} is not supported, only {head}")
+        values |= {
+            "family": "llama", "qk_norm": arch == "qwen3", "head_dim": head,
+            "n_kv_head": size("attention.head_count_kv", n_head),
+            "rope_theta": number("rope.freq_base", 10000.0),
+            "norm_eps": number("attention.layer_norm_rms_epsilon"),
+            "tie_embeddings": "output.weight" not in file.tensors,
+        }  # fmt: skip
+    else:
+        values |= {"bias": True, "norm_eps": number("attention.layer_norm_epsilon"),
+                   "gelu_approximate": "tanh"}  # fmt: skip
+    rows = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 1
+    config = GPTConfig(vocab_size=rows, **values)
+    problems += contradictions(config)
+    if problems:
+        raise CheckpointError(f"{file.path} cannot be read as {arch}: {'; '.join(problems)}")
+    return config
+
+
+def is_interleaved(name: str) -> bool:
+    """Whether rotary pairs are neighbours in this tensor of llama's, not of qwen3's."""
+    return name.endswith((".attn_q.weight", ".attn_k.weight"))
+
+
+def interleave(rows: Tensor, head_size: int, *, back: bool = False) -> Tensor:
+    """The rows (H D, C) of each head so that i and i + D/2 become neighbours, or `back`."""
+    pairs = (head_size // 2, 2) if back else (2, head_size // 2)
+    return rows.unflatten(0, (-1, *pairs)).transpose(1, 2).flatten(0, 2)
+
+
+def write(path: Path, model: GPT, tokenizer: Tokenizer, numbers: str) -> None:
+    """Write a model and its tokenizer to a GGUF file, matrices in the format `numbers`.
+
+    Raises CheckpointError for what GGUF or llama.cpp cannot hold, OSError of the disk.
+    """
+    weights = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
+    config, weights = biased(model.config, weights)
+    metadata = write_config(config, numbers)
+    if tokenizer.end_of_text is None and tokenizer.vocab_size == config.vocab_size:
+        metadata[ROWS] = config.vocab_size
+        config = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
+        for name in weights.keys() & {EMBEDDING, HEAD}:
+            weights[name] = torch.cat((weights[name], weights[name].mean(0, keepdim=True)))
+    metadata |= gguf_vocab.to_metadata(tokenizer, config.vocab_size)
+    tensors = {}
+    for name, piece in split(config, weights, "gguf").items():
+        if architecture(config) == "llama" and is_interleaved(name):
+            piece = interleave(piece, config.head_size)
+        tensors[name] = format_of(name, piece, numbers), piece.numpy()
+    gguf_file.write(path, metadata, tensors)
+
+
+def write_config(config: GPTConfig, numbers: str) -> dict[str, Any]:
+    """What a file says of the model's shape."""
+    arch, head = architecture(config), config.head_size
+    shape: Mapping[str, Any] = {
+        "context_length": config.block_size,
+        "embedding_length": config.n_embd,
+        "block_count": config.n_layer,
+        "feed_forward_length": config.mlp_size,
+        "attention.head_count": config.n_head,
+        "attention.head_count_kv": config.kv_heads,
+    }
+    if config.llama:
+        shape |= {
+            "attention.key_length": head,
+            "attention.value_length": head,
+            "attention.layer_norm_rms_epsilon": config.norm_eps,
+            "rope.dimension_count": head,
+            "rope.freq_base": config.rope_theta,
+        }
+    else:
+        shape |= {"attention.layer_norm_epsilon": config.norm_eps}
+    return {
+        "general.architecture": arch,
+        "general.type": "model",
+        "general.file_type": FILE_TYPE[numbers],
+        "general.quantization_version": 2,
+        **{f"{arch}.{key}": value for key, value in shape.items()},
+    }
+
+
+def format_of(name: str, weights: Tensor, numbers: str) -> str:
+    """The number format for one tensor: vectors and learned positions stay float32.
+
+    The vocabulary's matrices suffer most from few bits and keep eight, and rows that are no whole
+    blocks sixteen. CheckpointError for weights that no format, or float16, cannot hold.
+    """
+    if not weights.isfinite().all():
+        raise CheckpointError(f"{name} has weights that are not finite")
+    if weights.dim() < 2 or name == "position_embd.weight":
+        return "F32"
+    if numbers == "Q4_0" and name in ("token_embd.weight", "output.weight"):
+        numbers = "Q8_0"
+    if weights.size(-1) % FORMATS[numbers].block:
+        numbers = "F16"
+    if numbers == "F16" and weights.abs().max() > torch.finfo(torch.float16).max:
+        raise CheckpointError(f"{name} has weights beyond float16", "Export as BF16")
+    return numbers

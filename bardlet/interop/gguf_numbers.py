@@ -1,0 +1,100 @@
+"""Weights in GGUF's number formats: blocks of a scale and small integers, to float32 and back.
+
+A quantised row is a sequence of blocks of 32 weights, so its length must be a multiple of 32.
+Layouts are those of ggml, little-endian; d is a block's scale and m its least weight, float16.
+
+F32, F16, BF16   plain numbers
+Q8_0             d, then 32 signed bytes q: weight = d q
+Q4_0             d, then 16 bytes of two nibbles q: weight = d (q - 8)
+Q4_1             d, m, then 16 bytes of two nibbles q: weight = d q + m
+
+Byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 32  # weights in a block of the quantised formats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """A number format: ggml's id of it, and how many bytes hold how many weights."""
+
+    id: int
+    block: int
+    block_bytes: int
+
+
+FORMATS = {
+    "F32": Numbers(id=0, block=1, block_bytes=4),
+    "F16": Numbers(id=1, block=1, block_bytes=2),
+    "Q4_0": Numbers(id=2, block=BLOCK, block_bytes=18),
+    "Q4_1": Numbers(id=3, block=BLOCK, block_bytes=20),
+    "Q8_0": Numbers(id=8, block=BLOCK, block_bytes=34),
+    "BF16": Numbers(id=30, block=1, block_bytes=2),
+}
+BY_ID = {numbers.id: name for name, numbers in FORMATS.items()}
+WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
+
+
+def encode(weights: np.ndarray, name: str) -> np.ndarray:
+    """The bytes of float32 weights in a format of WRITABLE: (bytes,) uint8.
+
+    The last dimension must be a multiple of the format's block.
+    """
+    flat = np.ascontiguousarray(weights, dtype="<f4").reshape(-1)
+    if name == "F32":
+        return flat.view(np.uint8)
+    if name == "F16":
+        return flat.astype("<f2").view(np.uint8)
+    if name == "BF16":
+        bits = flat.view("<u4").astype(np.uint64)
+        nearest_even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return nearest_even.astype("<u2").view(np.uint8)
+    blocks = flat.reshape(-1, BLOCK)  # (N, 32)
+    if name == "Q8_0":
+        scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)  # (N, 1)
+        q = np.rint(blocks * inverse(scale)).astype(np.int8).view(np.uint8)  # (N, 32)
+    else:
+        assert name == "Q4_0", name
+        # the weight of largest magnitude becomes -8, the one end that its mirror image lacks
+        largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), axis=1)
+        scale = largest / np.float32(-8)  # (N, 1)
+        nibbles = np.clip(np.floor(blocks * inverse(scale) + np.float32(8.5)), 0, 15)
+        nibbles = nibbles.astype(np.uint8)  # (N, 32)
+        q = nibbles[:, :16] | nibbles[:, 16:] << 4  # (N, 16)
+    return np.concatenate((scale.astype("<f2").view(np.uint8), q), axis=1).reshape(-1)
+
+
+def decode(raw: np.ndarray, name: str) -> np.ndarray:
+    """The weights that bytes (bytes,) uint8 hold in a format: (weights,) float32."""
+    if name == "F32":
+        return raw.view("<f4").astype(np.float32)
+    if name == "F16":
+        return raw.view("<f2").astype(np.float32)
+    if name == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    blocks = raw.reshape(-1, FORMATS[name].block_bytes)  # (N, bytes)
+    scale = halves(blocks[:, :2])  # (N, 1)
+    if name == "Q8_0":
+        return (scale * blocks[:, 2:].view(np.int8)).reshape(-1)
+    packed = blocks[:, -16:]
+    q = np.concatenate((packed & 15, packed >> 4), axis=1).astype(np.float32)  # (N, 32)
+    if name == "Q4_0":
+        return (scale * (q - 8)).reshape(-1)
+    assert name == "Q4_1", name
+    return (scale * q + halves(blocks[:, 2:4])).reshape(-1)
+
+
+def halves(raw: np.ndarray) -> np.ndarray:
+    """Two bytes of each row as float16, widened: (N, 2) uint8 -> (N, 1) float32."""
+    return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
+
+
+def inverse(scale: np.ndarray) -> np.ndarray:
+    """1 / scale, and 0 where a block is all zeros."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)

@@ -1,0 +1,138 @@
+"""transformers' config.json of a model of ours, and ours of theirs: one table for both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bardlet.errors import CheckpointError
+from bardlet.interop.families import LARGEST, architecture, contradictions
+from bardlet.model import GPTConfig
+
+CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# their key, our field, and their value where the key is left out; None: it cannot be
+GPT2 = (
+    ("vocab_size", "vocab_size", 50257),
+    ("n_positions", "block_size", 1024),
+    ("n_embd", "n_embd", 768),
+    ("n_layer", "n_layer", 12),
+    ("n_head", "n_head", 12),
+    ("n_inner", "mlp_dim", 0),
+    ("layer_norm_epsilon", "norm_eps", 1e-5),
+)
+LLAMA = (
+    ("vocab_size", "vocab_size", None),
+    ("max_position_embeddings", "block_size", None),
+    ("hidden_size", "n_embd", None),
+    ("num_hidden_layers", "n_layer", None),
+    ("num_attention_heads", "n_head", None),
+    ("num_key_value_heads", "n_kv_head", 0),
+    ("head_dim", "head_dim", 0),
+    ("intermediate_size", "mlp_dim", None),
+    ("rms_norm_eps", "norm_eps", 1e-6),
+    ("tie_word_embeddings", "tie_embeddings", False),
+)
+QWEN3 = tuple(
+    (key, field, {"num_key_value_heads": 32, "head_dim": 128}.get(key, default))
+    for key, field, default in LLAMA
+)
+TABLES = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
+# what their models can do besides, and ours cannot; left out, it has this value
+FIXED: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "tie_word_embeddings": True, "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    },
+    "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
+              "pretraining_tp": 1},
+    "qwen3": {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
+}  # fmt: skip
+GELU = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+
+
+def to_hf(config: GPTConfig) -> dict[str, Any]:
+    """The config.json with which transformers builds this model."""
+    kind = architecture(config)
+    derived = {"mlp_dim": config.mlp_size, "head_dim": config.head_size,
+               "n_kv_head": config.kv_heads}  # fmt: skip
+    own = {key: derived.get(f, getattr(config, f)) for key, f, _ in TABLES[kind]}
+    document = {"architectures": [CLASSES[kind]], "model_type": kind, **own, **FIXED[kind]}
+    if kind == "gpt2":
+        document["activation_function"] = (
+            "gelu" if config.gelu_approximate == "none" else "gelu_new"
+        )
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            document[name] = config.dropout
+    else:
+        rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+        # the second name is that of transformers before version 5, and of most other programs
+        document.update(rope_parameters=rope, rope_theta=config.rope_theta)
+    return {**document, "dtype": "float32", "use_cache": True}
+
+
+def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
+    """Our configuration of a config.json, which `source` names in messages.
+
+    Raises CheckpointError naming every key that is missing, of a wrong type, or asks for what
+    our models cannot do.
+    """
+    kind = document.get("model_type")
+    if kind not in TABLES:
+        raise CheckpointError(
+            f"{source} is of the architecture {kind!r}", f"Known are {', '.join(TABLES)}"
+        )
+    values: dict[str, Any] = {}
+    problems = []
+    for key, field, default in TABLES[kind]:
+        value = document.get(key)
+        value = default if value is None else value
+        wanted = type(getattr(GPTConfig, field))
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if value is None:
+            problems.append(f"{key} is missing")
+        elif not fits or not 0 <= value <= LARGEST:
+            problems.append(f"{key}={value!r} cannot be")
+        values[field] = value
+    for key, value in FIXED[kind].items():
+        if document.get(key, value) != value:
+            problems.append(f"{key}={document[key]!r} is not supported, only {value!r}")
+    if document.get("quantization_config"):
+        problems.append("quantization_config is not supported: take the model it was made of")
+    layers = document.get("layer_types") or []
+    problems += [f"layer_types={t!r} is not supported" for t in layers if t != "full_attention"][:1]
+    if kind == "gpt2":
+        values["bias"] = True
+        activation = document.get("activation_function", "gelu_new")
+        values["gelu_approximate"] = GELU.get(activation, "none")
+        if activation not in GELU:
+            problems.append(f"activation_function={activation!r} is not one of {', '.join(GELU)}")
+    else:
+        values.update(family="llama", qk_norm=kind == "qwen3")
+        problems += rope(document, values)
+    if not problems:
+        problems += contradictions(GPTConfig(**values))
+    if problems:
+        raise CheckpointError(f"{source} cannot be read as a {kind} model: {'; '.join(problems)}")
+    return GPTConfig(**values)
+
+
+def rope(document: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
+    """Read the rotary wavelengths' base into `values`; return what is not supported of the rest."""
+    problems = []
+    for key in ("rope_scaling", "rope_parameters"):
+        told = document.get(key) or {}
+        if not isinstance(told, dict):
+            problems.append(f"{key}={told!r} cannot be")
+            continue
+        kind = told.get("rope_type", told.get("type", "default"))
+        if kind != "default":
+            problems.append(f"{key} of the type {kind!r} is not supported, only 'default'")
+        if told.get("partial_rotary_factor", 1.0) != 1.0:
+            problems.append(f"{key}: partial_rotary_factor is not supported")
+        values["rope_theta"] = told.get("rope_theta", values.get("rope_theta"))
+    theta = values["rope_theta"] or document.get("rope_theta", 10000.0)
+    if type(theta) not in (int, float) or not 1 <= theta < float("inf"):
+        problems.append(f"rope_theta={theta!r} cannot be")
+    else:
+        values["rope_theta"] = float(theta)
+    return problems

@@ -1,0 +1,126 @@
+"""Out to transformers: a folder that AutoModelForCausalLM and AutoTokenizer load as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from bardlet.errors import CheckpointError
+from bardlet.files import write_json, write_text
+from bardlet.interop import families
+from bardlet.interop.comparison import Comparison, Trained, compare
+from bardlet.interop.extras import has, need
+from bardlet.interop.hf_config import to_hf
+from bardlet.interop.model_card import model_card
+
+DTYPES = ("float32",)
+
+
+def write(trained: Trained, folder: Path, dtype: str) -> None:
+    """Write the model, its tokenizer and its card into `folder`."""
+    config, weights = families.biased(
+        trained.model.config, dict(trained.model.named_parameters())
+    )  # fmt: skip
+    ends = token_ids(trained)
+    write_json(folder / "config.json", {**to_hf(config), **ends})
+    write_json(folder / "generation_config.json", ends)
+    save_file(
+        families.split(config, weights, "hf"), folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )  # fmt: skip
+    write_text(folder / "tokenizer.json", trained.tokenizer.to_json())
+    write_json(folder / "tokenizer_config.json", tokenizer_config(trained))
+    write_text(folder / "README.md", model_card(trained))
+
+
+def token_ids(trained: Trained) -> dict[str, Any]:
+    """The ids that begin and end a text: an imported model's own, or what stands between texts."""
+    end = trained.tokenizer.end_of_text
+    own = trained.state.get("imported", {}).get("token_ids", {})
+    return {"bos_token_id": end, "eos_token_id": end, **own}
+
+
+def tokenizer_config(trained: Trained) -> dict[str, Any]:
+    """What AutoTokenizer must know beside tokenizer.json: to leave the text as it is."""
+    special = special_tokens(trained)
+    named = {
+        name.removesuffix("_id"): special[i]
+        for name, i in token_ids(trained).items()
+        if isinstance(i, int) and i in special
+    }
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": trained.model.config.block_size,
+        "clean_up_tokenization_spaces": False,
+        **named,
+    }
+
+
+def special_tokens(trained: Trained) -> dict[int, str]:
+    """The tokens that no text is encoded to, by id."""
+    document = json.loads(trained.tokenizer.to_json())
+    return {token["id"]: token["content"] for token in document.get("added_tokens", [])}
+
+
+def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
+    """Compare with transformers' model and tokenizer of the folder."""
+    if not has("transformers"):
+        return "transformers is not installed (pip install 'bardlet[hf]')"
+    with quiet() as transformers:
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"transformers cannot read the export: {reason}") from None
+        check_tokenizer(trained, tokenizer)
+        program = f"transformers {transformers.__version__} {type(model).__name__}"
+        return compare(trained, program, lambda idx: model(input_ids=idx).logits)
+
+
+def check_tokenizer(trained: Trained, theirs: Any) -> None:
+    """Raise CheckpointError where their tokenizer does not do what ours does, for every token."""
+    ours = trained.tokenizer
+    special = special_tokens(trained)
+    text = ours.decode([i for i in range(ours.vocab_size) if i not in special])
+    encoded = theirs.encode(text, add_special_tokens=False)
+    if encoded != ours.encode(text).tolist():
+        raise CheckpointError("transformers' tokenizer finds other tokens", "Nothing was written")
+    if theirs.decode(encoded) != ours.decode(np.array(encoded)):
+        raise CheckpointError("transformers' tokenizer writes other text", "Nothing was written")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Any]:
+    """transformers, without its progress bars and advice while this lasts."""
+    transformers = need("transformers", "hf", "comparing with transformers")
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield transformers
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload an exported folder as the hub's model `name`, private if it is new; its address."""
+    hub = need("huggingface_hub", "hf", "--push")
+    try:
+        address = hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export from bardlet")
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"cannot upload to {name}: {reason}", f"{folder} is whole; `hf auth login` signs in"
+        ) from None
+    return str(address)

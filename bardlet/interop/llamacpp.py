@@ -1,0 +1,117 @@
+"""llama.cpp, through the wheel of xllamacpp: what it makes of a GGUF file, against what we do.
+
+It runs in a process of its own, `python -m bardlet.interop.llamacpp`: a file that it cannot take
+may end the process. The wheel's server is asked; it listens on 127.0.0.1 while it is compared.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bardlet.interop.extras import need
+
+PACKAGE = "xllamacpp"
+MOST_LOGPROBS = 100  # asked for at each token: the likeliest ones
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What llama.cpp makes of a file."""
+
+    words: list[int]  # the ids of the text that it was given
+    ids: list[int]  # the likeliest tokens after the prompt, one after the other
+    logprobs: list[dict[int, float]]  # of the likeliest tokens at each of them, where it tells
+    text: str  # of `ids`
+
+
+class LlamaCppError(Exception):
+    """llama.cpp does not take the file; the message is its own last word."""
+
+
+def version() -> str:
+    return f"llama.cpp (xllamacpp {importlib.metadata.version(PACKAGE)})"
+
+
+def ask(path: Path, *, text: str, prompt: list[int], count: int) -> Answer:
+    """Let llama.cpp tokenize `text` and greedily continue `prompt` by `count` tokens.
+
+    Raises LlamaCppError where it cannot load the file.
+    """
+    question = {"path": str(path), "text": text, "prompt": prompt, "count": count}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bardlet.interop.llamacpp"], input=json.dumps(question),
+            capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=True,
+        )  # fmt: skip
+        answer = json.loads(done.stdout)
+    except subprocess.CalledProcessError as error:
+        said = re.search(r"error loading model: (.*)", error.stderr)
+        lines = error.stderr.strip().splitlines() or [f"it ended with {error.returncode}"]
+        raise LlamaCppError(said[1] if said else lines[-1]) from None
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise LlamaCppError(str(error)) from None
+    logprobs = [{int(i): p for i, p in step} for step in answer.pop("logprobs")]
+    return Answer(logprobs=logprobs, **answer)
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """In the process of its own: load the file, tokenize, continue."""
+    xllamacpp = need(PACKAGE, "gguf", "running GGUF files")
+    params = xllamacpp.CommonParams()
+    params.model.path = question["path"]
+    params.n_ctx = len(question["prompt"]) + question["count"]
+    params.n_parallel = 1
+    # llama.cpp's threads wait by spinning, which takes seconds where a core is busy
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.fit_params = False
+    params.verbosity = 1  # errors
+    # keys and values as exact as ours, where a user's are float16
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)  # which listens as long as it is referred to
+    address = server.listening_address
+    text = {"content": question["text"], "add_special": False, "parse_special": False}
+    words = post(address, "/tokenize", text)["tokens"]
+    return {"words": words, **greedy(address, question["prompt"], question["count"])}
+
+
+def greedy(address: str, prompt: list[int], count: int) -> dict[str, Any]:
+    """The likeliest tokens after a prompt, with their logarithmic probabilities.
+
+    The server keeps to itself what it knows of a token that ends within a character, so each is
+    asked for alone, and of some there is nothing.
+    """
+    if not count:
+        return {"ids": [], "logprobs": [], "text": ""}
+    request = {"prompt": prompt, "n_predict": count, "temperature": 0, "return_tokens": True}
+    reply = post(address, "/completion", request)
+    request |= {"n_predict": 1, "n_probs": MOST_LOGPROBS}
+    logprobs = []
+    for known in range(len(reply["tokens"])):
+        request["prompt"] = prompt + reply["tokens"][:known]
+        steps = post(address, "/completion", request).get("completion_probabilities", [])
+        logprobs.append([(t["id"], t["logprob"]) for s in steps[:1] for t in s["top_logprobs"]])
+    return {"ids": reply["tokens"], "logprobs": logprobs, "text": reply["content"]}
+
+
+def post(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask the server, never through a proxy."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=TIMEOUT_S) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(json.load(sys.stdin))))

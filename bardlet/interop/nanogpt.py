@@ -1,0 +1,116 @@
+"""nanoGPT's ckpt.pt, in and out: the gpt2 family under the names that it shares with ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bardlet.data import nanogpt as data
+from bardlet.data import plain_pickle
+from bardlet.data.tokenizer import CharTokenizer
+from bardlet.errors import CheckpointError
+from bardlet.interop import families
+from bardlet.interop.comparison import Comparison, Trained
+from bardlet.interop.families import EMBEDDING, HEAD
+from bardlet.model import GPTConfig
+
+DTYPES = ("float32",)
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
+COMPILED = "_orig_mod."  # what torch.compile puts before the names
+MASKS = ".attn.bias"  # of nanoGPT without flash attention, and of early versions: no weight
+
+
+def write(trained: Trained, folder: Path, dtype: str) -> None:
+    """Write ckpt.pt and, for characters, meta.pkl, which belongs into nanoGPT's data/NAME."""
+    config = trained.model.config
+    refuse_what_nanogpt_has_not(config)
+    weights = {name: p.detach().contiguous() for name, p in trained.model.named_parameters()}
+    weights[HEAD] = weights[EMBEDDING]  # one matrix, which is written once
+    torch.save(
+        {
+            "model": weights,
+            "model_args": {name: getattr(config, name) for name in SHAPE},
+            "iter_num": trained.state.get("iter", 0),
+            "best_val_loss": (trained.state.get("eval") or {}).get("val_loss", 1e9),
+            "config": {"dataset": trained.name},
+        },
+        folder / "ckpt.pt",
+    )
+    if isinstance(trained.tokenizer, CharTokenizer):
+        (folder / "meta.pkl").write_bytes(plain_pickle.write(data.meta(trained.tokenizer)))
+
+
+def refuse_what_nanogpt_has_not(config: GPTConfig) -> None:
+    """Raise CheckpointError where nanoGPT's model cannot be this one."""
+    problems = []
+    if config.llama:
+        problems.append("family=llama")
+    if config.mlp_size != 4 * config.n_embd:
+        problems.append(f"mlp_dim={config.mlp_size}")
+    if config.norm_eps != 1e-5:
+        problems.append(f"norm_eps={config.norm_eps}")
+    if config.gelu_approximate != "none":
+        problems.append(f"gelu_approximate={config.gelu_approximate}")
+    if problems:
+        raise CheckpointError(
+            f"nanoGPT has no model with {', '.join(problems)}",
+            "Export it with --format=hf, or train one of family gpt2 for it",
+        )
+
+
+def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
+    """Read the file again: nanoGPT is a script, not a package that could be imported."""
+    config, weights, _ = read(folder / "ckpt.pt")
+    own = dict(trained.model.named_parameters())
+    same = all(getattr(config, name) == getattr(trained.model.config, name) for name in SHAPE)
+    if not same or any(not torch.equal(weights[name], own[name]) for name in own):
+        raise CheckpointError(f"{folder / 'ckpt.pt'} does not read back as it was written")
+    return "nanoGPT is no package to import, but the weights read back are equal bit for bit"
+
+
+def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
+    """The configuration, our float32 tensors and the dataset's name of a ckpt.pt.
+
+    Raises CheckpointError where it is damaged, holds more than plain values and tensors, or its
+    tensors do not fit its model_args.
+    """
+    saved = load(path)
+    args, tensors = plain_dict(saved.get("model_args")), plain_dict(saved.get("model"))
+    if not args or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no model and model_args")
+    # the oldest checkpoints do not say that they have biases
+    config = GPTConfig(**{"bias": True, **{name: args[name] for name in SHAPE if name in args}})
+    problems = families.contradictions(config)
+    if type(config.bias) is not bool or type(config.dropout) not in (int, float):
+        problems.append(f"bias={config.bias!r}, dropout={config.dropout!r}")
+    if problems:
+        raise CheckpointError(f"{path}: its model_args are no model's: {'; '.join(problems)}")
+    found = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
+    found = {n: t for n, t in found.items() if not (n.endswith(MASKS) and t.dim() == 4)}
+    fitting = families.fitting(
+        families.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
+    )  # fmt: skip
+    weights = {name: t.to(torch.float32, copy=True) for name, t in fitting.items()}
+    return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
+
+
+def plain_dict(value: object) -> dict[str, Any]:
+    """The value where it is a dict with names as keys, else an empty one."""
+    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return value if named else {}  # pyright: ignore[reportReturnType]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a file of torch.save, tensors and plain values only."""
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # of torch, pickle and zip files, by what is wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(
+            f"{path} cannot be read: {reason}",
+            "It must hold tensors and plain values only, as nanoGPT's train.py writes them",
+        ) from None
+    return plain_dict(saved)

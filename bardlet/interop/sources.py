@@ -1,0 +1,245 @@
+"""In: the model and tokenizer that a name stands for, of whichever program it is.
+
+A source is a run or checkpoint of bardlet, a folder of transformers' (config.json, safetensors,
+tokenizer.json), a GGUF file, nanoGPT's ckpt.pt or the folder with it, or the name of a model on
+the hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bardlet import checkpoint, lora, runs, untrusted
+from bardlet.data import nanogpt as nanogpt_data
+from bardlet.data import tokenizer as tokenizers
+from bardlet.data import vocabulary
+from bardlet.data.tokenizer import Tokenizer
+from bardlet.errors import CheckpointError, DataError, UsageError
+from bardlet.interop import families, gguf_model, hf_config, nanogpt
+from bardlet.interop.comparison import Trained
+from bardlet.interop.extras import need
+from bardlet.model import GPT, GPTConfig
+
+HUB_NAMES = {name: f"openai-community/{name}"
+             for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
+GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
+INDEX = "model.safetensors.index.json"
+
+
+def load(
+    source: str, which: str = "best", *, block_size: int = 0, dropout: float | None = None
+) -> Trained:
+    """The model, on the CPU in float32, and the tokenizer of a source.
+
+    `which` is the checkpoint of a run: best, last, or its name. `block_size` crops the context,
+    `dropout` is what it is trained with from here on. Raises UsageError where there is no such
+    source, CheckpointError or DataError where its files are damaged, do not fit each other, or
+    are of an architecture that is not known.
+    """
+    trained = read(source, which)
+    have = trained.model.config
+    if block_size > have.block_size:
+        raise UsageError(
+            f"block_size={block_size} is above the {have.block_size} of {source}",
+            f"Give at most --block_size={have.block_size}",
+        )
+    config = dataclasses.replace(
+        have, block_size=block_size or have.block_size,
+        dropout=have.dropout if dropout is None else dropout,
+    )  # fmt: skip
+    if config == have:
+        return trained
+    return dataclasses.replace(trained, model=reshaped(trained.model, config))
+
+
+def read(source: str, which: str) -> Trained:
+    """The source as it is."""
+    path = Path(source)
+    if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
+        return from_nanogpt(path if path.suffix == ".pt" else path / "ckpt.pt")
+    if path.suffix == ".gguf":
+        return imported(source, *gguf_model.read(path), {})
+    if (path / "config.json").is_file() and not (path / "state.json").is_file():
+        return from_folder(path, source)
+    if not path.exists() and is_hub_name(source):
+        return from_folder(download(HUB_NAMES.get(source, source)), source)
+    folder = runs.find(path, which)
+    model, tokenizer, state = checkpoint.load(folder)
+    lora.merge(model)
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    return Trained(
+        name=run.resolve().name, source=str(folder), model=model.float().eval(),
+        tokenizer=tokenizer, state=state,
+    )  # fmt: skip
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether this names a model of the hub, and not a file or folder that was mistyped."""
+    owner, slash, _ = source.partition("/")
+    if not slash:
+        return source in HUB_NAMES
+    return HUB_NAME.fullmatch(source) is not None and not Path(owner).exists()
+
+
+def download(name: str) -> Path:
+    """The folder with a model of the hub, from its cache where that has it."""
+    hub = need("huggingface_hub", "hf", f"{name}, which is no file here,")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:  # its own, and those of its network library
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"{name} is no file here, and the hub does not give it: {reason}",
+            "Without a network, give the folder of a model that you have",
+        ) from None
+
+
+def from_folder(folder: Path, name: str) -> Trained:
+    """The model of a folder of transformers'."""
+    document = read_json(folder / "config.json")
+    config = hf_config.from_hf(document, folder / "config.json")
+    found = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
+    if not config.llama and "wte.weight" in found:  # OpenAI's own names
+        found = {n if n == families.HEAD else f"transformer.{n}": t for n, t in found.items()}
+    model = families.build(config, families.join(config, found, "hf", folder))
+    path = folder / "tokenizer.json"
+    # the hub's cache is of links to files elsewhere
+    tokenizer = tokenizers.load(path.resolve()) if path.is_file() else assumed(config, folder)
+    ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
+    return imported(name, model, tokenizer, ends)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file of transformers', which may be a link into the hub's cache."""
+    try:
+        document = untrusted.parse_json(untrusted.read_text(path))
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise runs.damaged(path, error) from None
+    return document
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what wrappers of transformers put before it."""
+    return name.removeprefix("model.") if name.startswith("model.transformer.") else name
+
+
+def is_buffer(name: str) -> bool:
+    """Whether this is no weight: attention's mask and the rotary frequencies, in old files."""
+    return re.search(r"h\.\d+\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$", name) is not None
+
+
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the safetensors of a folder, one file or those that an index names."""
+    if (folder / INDEX).is_file():
+        files = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+            raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map")
+        foreign = [f for f in files.values() if Path(f).name != f]
+        if foreign:
+            raise CheckpointError(f"{folder / INDEX} names a file of another folder: {foreign[0]}")
+        shards = {name: read_safetensors(folder / name) for name in sorted(set(files.values()))}
+        lost = [name for name, file in files.items() if name not in shards[file]]
+        if lost:
+            raise CheckpointError(
+                f"{folder / INDEX} names tensors that are not in their files: "
+                f"{families.listed(lost)}"
+            )
+        return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    if not (folder / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} has no model.safetensors",
+            "Other files of weights can run code: save it again with save_pretrained",
+        )
+    return read_safetensors(folder / "model.safetensors")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", "Fetch it again") from None
+
+
+def from_nanogpt(path: Path) -> Trained:
+    """The model of nanoGPT's ckpt.pt, with the tokenizer of its dataset or else GPT-2's."""
+    if not path.is_file():
+        raise UsageError(f"no file at {path}")
+    config, weights, dataset = nanogpt.read(path)
+    meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
+    tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
+    return imported(str(path), families.build(config, weights), tokenizer, {})
+
+
+def meta_files(path: Path, dataset: str) -> list[Path]:
+    """Where the meta.pkl of a ckpt.pt may lie: beside it, or in the data of nanoGPT's folder."""
+    found = [path.parent / "meta.pkl"]
+    if dataset and Path(dataset).name == dataset:
+        places = (path.resolve().parent.parent, Path())
+        found += [place / "data" / dataset / "meta.pkl" for place in places]
+    return found
+
+
+def assumed(config: GPTConfig, source: Path) -> Tokenizer:
+    """GPT-2's tokenizer, for a model of its vocabulary that comes without one."""
+    if config.llama or config.vocab_size not in GPT2_VOCABULARY:
+        raise DataError(
+            f"{source} comes without a tokenizer, and its vocabulary of {config.vocab_size} is not "
+            "GPT-2's",
+            "Put its tokenizer.json, or nanoGPT's meta.pkl, beside the weights",
+        )
+    return vocabulary.existing("gpt2")
+
+
+def imported(
+    source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any]
+) -> Trained:  # fmt: skip
+    """What a checkpoint would say of a model from elsewhere, with its own ids of special tokens.
+
+    Raises DataError where the tokenizer has ids that the model has not.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise DataError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size:,} tokens, its model's "
+            f"vocabulary {model.config.vocab_size:,}: it belongs to another model"
+        )
+    state = {
+        "iter": 0, "tokens": 0, "dataset": {"name": "", "hash": ""}, "scaler": {},
+        "imported": {"source": source, "token_ids": dict(token_ids)},
+    }  # fmt: skip
+    name = Path(source).stem if source.endswith(".pt") else Path(source).name
+    return Trained(
+        name=name, source=source, model=model.eval(), tokenizer=tokenizer, state=state
+    )  # fmt: skip
+
+
+def reshaped(model: GPT, config: GPTConfig) -> GPT:
+    """The model with another dropout or a shorter context, whose first positions stay."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    if not config.llama:
+        name = "transformer.wpe.weight"
+        weights[name] = weights[name][: config.block_size].clone()
+    return families.build(config, weights).eval()
+
+
+def save(trained: Trained, out: Path) -> Path:
+    """Write an imported model as the run `out`, which must be new; return its checkpoint."""
+    if out.exists():
+        raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
+    folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, trained.state)
+    for name in ("last", "best"):
+        runs.point(out, name, folder)
+    return folder
