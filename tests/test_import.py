@@ -464,7 +464,7 @@ def test_pickles_of_anything_else_are_refused(value: object, protocol: int) -> N
 @pytest.mark.parametrize(
     "data",
     [b"", b".", b"(.", b"}u.", b"K\x01a.", b"}K\x01s.", b"X\xff\xff\xff\x7fa.", b"h\x05.",
-     b"]K\x01u.", b"}(K\x01u.", b"}(]K\x01u.", b"}]s.", b"\x80\x04\x95",
+     b"]K\x01u.", b"}(K\x01u.", b"}(]K\x01u.", b"}]s.", b"(]eK\x01.", b"\x80\x04\x95",
      b"I" + b"9" * 5000 + b"\n.", b"r\xff\xff\xff\xff."],
 )  # fmt: skip
 def test_damaged_pickles(data: bytes) -> None:

@@ -10,7 +10,7 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import silent, trained
 from test_import import CHARS, a_data_folder, logits
 
-from bardlet import checkpoint, cli, config_file, finetuning, lora, runs
+from bardlet import checkpoint, cli, config_file, finetuning, lora, native, preflight, runs
 from bardlet.data.dataset import Dataset
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import huggingface, sources
@@ -102,6 +102,25 @@ def test_a_stopped_run_with_adapters_goes_on_exactly(
     assert all(map(torch.equal, weights(tmp_path / "a"), weights(tmp_path / "b")))
     with pytest.raises(CheckpointError, match="lora_rank=2, not 3"):
         resume(lora_rank=2, max_iters=9)
+
+
+def test_the_compiled_core_leaves_alone_what_it_does_not_compute(family: str) -> None:
+    if native.library() is None:
+        pytest.skip("no compiled core here")
+    model = tiny_model(family, n_embd=64, n_head=2, n_kv_head=0, mlp_dim=64)
+    assert native.runs(model)
+    lora.adapt(model, 2)
+    assert not native.runs(model)
+    tanh = tiny_model("gpt2", n_embd=64, n_head=2, gelu_approximate="tanh")
+    assert not native.runs(tanh)
+
+
+def test_another_rank_does_not_go_on_with_an_unfinished_run(
+    data: Path, source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, tmp_path / "o", **options(source, lora_rank=2))
+    adapted = finetuning.begin(tiny_config(data, tmp_path / "o", **options(source)), Dataset(data))
+    assert preflight.shaped(config, adapted.config).lora_rank == 2  # for check_resume to refuse
 
 
 def test_the_export_is_merged(
