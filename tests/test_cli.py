@@ -114,7 +114,7 @@ def test_no_command_at_all_prints_the_help_and_exits_with_2(run: Run) -> None:
     ("args", "line"),
     [
         (["trian"], "bardlet: no command 'trian'. Did you mean train?"),
-        (["xyzzy"], "Commands are demo, prepare, train, sample, eval, inspect"),
+        (["xyzzy"], "Commands are demo, prepare, train, sample, eval, tokenizer, inspect"),
         (["train", "--n-layr=4"], "unknown option n_layr, did you mean n_layer?"),
         (["train", "--n_layr=4", "--zzz=4"], "unknown option zzz"),
         (["sample", "--temprature=1"], "unknown option temprature, did you mean temperature?"),
