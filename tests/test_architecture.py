@@ -43,6 +43,7 @@ BESIDE = {
     "config_file": ["config", "device"],
     "data.plays": ["data.fetch"],
     "data.corpus": ["data.fetch", "data.plays"],
+    "data.tokenizer_json": ["data.patterns"],
     "data.foreign": ["data.bpe"],
     "data.prepare": ["data.dataset"],
     "data.loader": ["data.dataset"],
