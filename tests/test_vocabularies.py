@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,15 @@ from bardlet.data import tokenizer as tokenizers
 from bardlet.data.bpe import BPETokenizer
 from bardlet.data.byte import ByteTokenizer
 from bardlet.data.char import CharTokenizer
+from bardlet.data.corpus import Corpus, Source
 from bardlet.data.patterns import CL100K, GPT2, O200K, parts
 from bardlet.data.pieces import ALPHABET, BYTE_OF
+from bardlet.data.prepare import prepare
 from bardlet.data.tokenizer_json import byte_level, check_pattern
 from bardlet.errors import DataError, UsageError
+from bardlet.inspection import describe_dataset, eval_run
+from bardlet.train import train
+from bardlet.writing import write
 
 library = pytest.importorskip("tokenizers")
 
@@ -214,6 +220,15 @@ def test_a_text_encoded_in_parts_has_the_same_ids(texts: list[str], size: int) -
             assert tokenizer.encode(text).tolist() == whole
 
 
+@pytest.mark.parametrize("size", range(1, 8))
+def test_words_are_not_cut(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bardlet.data.patterns.PART", size)
+    text = MIXED + "that's x        return    y\n\n\n  z we'LL 12345,6 e\u0301 o'clock" + WORDS
+    for tokenizer in BY_PATTERN:
+        whole = tokenizer.library.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text).tolist() == whole
+
+
 BY_PATTERN = [trained(400, pattern) for pattern in (GPT2, CL100K, O200K)]
 
 
@@ -254,6 +269,12 @@ def test_a_vocabulary_of_ranks_becomes_one_of_merges() -> None:
     text = pretrained.of_ranks(ranks, O200K, {"<|endoftext|>": 399})
     assert json.loads(text)["model"]["merges"] == BPE.document["model"]["merges"]
     assert tokenizers.fingerprint(tokenizers.from_json(text, "x")) == tokenizers.fingerprint(BPE)
+
+
+def test_a_token_that_no_merge_makes_gets_none() -> None:
+    ranks = {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"abc": 4, b"cab": 5, b"cabab": 6}
+    # "cab" is c, a, b when merging stops before it; "cabab" is cab, a, b
+    assert pretrained.merges_of(ranks) == [(b"b", b"c"), (b"a", b"bc")]
 
 
 def test_the_ids_are_tiktokens() -> None:
@@ -560,3 +581,35 @@ def test_byte_level_documents_name_their_ids() -> None:
     document = byte_level({"a": 0}, [], None, {"<end>": 1})
     found = tokenizers.from_json(json.dumps(document), "x")
     assert found.tokens() == [b"a", b"<end>"]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_a_model_of_any_tokens_is_trained_evaluated_and_streams(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ("\u4e16\u754c\uff0c\u4f60\u597d\u3002 \U0001f600 the cat\n") * 200
+    source = Source(name="x.txt", bytes=len(text.encode()), sha256="0" * 64)
+    corpus = Corpus(name="x", text=text, sources=(source,))
+    dataset = prepare(corpus, tmp_path / "d", tokenizer=kind)
+    assert dataset.manifest["tokenizer"] == kind
+    split = dataset.manifest["splits"]["train"]
+    lengths = dataset.tokenizer.token_bytes()[dataset.splits["train"].read(0, 10**6)]
+    assert int(lengths.sum()) == split["bytes"]
+
+    train(tiny_config(tmp_path / "d", tmp_path / "out", "llama", max_iters=2, eval_interval=2))
+    scores = eval_run(tmp_path / "out", which="best", dataset=None, split="val", batch_size=4,
+                      device_name="cpu", dtype="float32")  # fmt: skip
+    val = dataset.splits["val"].read(0, 10**6)
+    size = int(dataset.tokenizer.token_bytes()[val[1:]].sum())  # all but the first are predicted
+    bits = scores["loss"] * scores["tokens"] / np.log(2) / size
+    assert scores["bits_per_byte"] == pytest.approx(bits)
+
+    written = []
+    for as_json in (True, False):
+        capsys.readouterr()
+        write(run=tmp_path / "out", which="best", start="\u4e16 \U0001f600", num_samples=1,
+              max_new_tokens=40, temperature=1.0, top_k=0, seed=1, device_name="cpu",
+              dtype="float32", as_json=as_json, say=lambda line: None)  # fmt: skip
+        written.append(capsys.readouterr().out)
+    assert written[1] == json.loads(written[0])["samples"][0] + "\n---------------\n"
+    assert kind in describe_dataset(dataset)
