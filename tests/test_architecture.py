@@ -62,6 +62,7 @@ BESIDE = {
     "commands.verify_resume": ["commands.train"],
     "data.plays": ["data.fetch"],
     "data.corpus": ["data.fetch", "data.plays"],
+    "data.tokenizer_json": ["data.patterns"],
     "data.foreign": ["data.bpe"],
     "data.prepare": ["data.dataset"],
     "data.loader": ["data.dataset"],

@@ -36,11 +36,8 @@ def gpt2(say: Callable[[str], None]) -> str:
     # printable bytes come first, then the others, each in the order of their characters
     tokens = sorted(ALPHABET) + ["".join(pair) for pair in merges]
     vocab = {token: i for i, token in enumerate(tokens)}
-    document = byte_level(
-        vocab, [(left, right) for left, right in merges], None, {END_OF_TEXT: len(vocab)}
-    )
-    # the format's own name for GPT-2's pattern, which every reader knows
-    document["pre_tokenizer"]["use_regex"] = True
+    pairs = [(left, right) for left, right in merges]
+    document = byte_level(vocab, pairs, GPT2, {END_OF_TEXT: len(vocab)})
     return json.dumps(document, ensure_ascii=False) + "\n"
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from bardlet.data.patterns import GPT2
 from bardlet.errors import DataError
 from bardlet.untrusted import parse_json
 
@@ -34,13 +35,9 @@ def byte_level(
     no token spans, None does not; `special` are tokens that no text is encoded to, with their ids.
     """
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    bare = {**level, "use_regex": False}
+    bare = {**level, "use_regex": pattern == GPT2}  # the format has a name for that pattern
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    both = {"type": "Sequence", "pretokenizers": [{**split, "invert": False}, bare]}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
@@ -51,7 +48,7 @@ def byte_level(
             for content, i in special.items()
         ],
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bare]} if pattern else bare,
+        "pre_tokenizer": both if pattern not in (None, GPT2) else bare,
         "post_processor": None,
         "decoder": {**level, "use_regex": True},
         "model": {
