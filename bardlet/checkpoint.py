@@ -91,15 +91,19 @@ def not_saved(folder: Path, error: Exception) -> CheckpointError:
 
 
 def size_bytes(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """About what a checkpoint takes on disk: the weights, and two or one numbers for each."""
+    """About what a checkpoint takes on disk: the weights, and the optimizers' state."""
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    moments = sum(
+    return parameters + optimizer_bytes(optimizers) + (1 << 20)
+
+
+def optimizer_bytes(optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """What the optimizers remember of gradients: two numbers for each or, for Muon's, one."""
+    return sum(
         p.numel() * p.element_size() * (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
         for optimizer in optimizers
         for group in optimizer.param_groups
         for p in group["params"]
     )
-    return parameters + moments + (1 << 20)
 
 
 def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
