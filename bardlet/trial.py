@@ -77,7 +77,7 @@ def iterations(config: TrainConfig, seconds: float) -> dict[str, Any]:
     called = time.perf_counter()
     with warnings.catch_warnings(), contextlib.suppress(Enough):
         warnings.filterwarnings("error", message="out of memory")
-        train(config, functools.partial(Watch, seen, seconds))
+        train(config, make_log=functools.partial(Watch, seen, seconds))
     first, *rest = seen["times"]
     usual = median(rest or [first])
     return {
@@ -93,7 +93,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     short = dataclasses.replace(
         config, max_iters=1, eval_iters=EVALUATED, eval_full=False, compile=False
     )
-    train(short, functools.partial(Watch, seen, float("inf")))
+    train(short, make_log=functools.partial(Watch, seen, float("inf")))
     after = time.perf_counter() - seen["last"]
     peak = peak_bytes()
     folder = runs.newest(Path(config.out_dir))
