@@ -63,7 +63,9 @@ class TrainConfig:
     wandb_project: str = option("owt", "its project")
     wandb_run_name: str = option("gpt2", "its run name")
 
-    batch_size: int = option(12, "sequences in one micro-batch", group="batches", low=1)
+    batch_size: int = option(
+        12, "sequences in one micro-batch; auto: the fastest that fits here", group="batches", low=1
+    )  # fmt: skip
     gradient_accumulation_steps: int = option(40, "micro-batches an iteration, all ranks", low=1)
     block_size: int = option(1024, "context length in tokens", low=1)
     seed: int = option(1337, "of initial weights, batches and dropout", low=0, high=2**63 - 1)
@@ -124,6 +126,12 @@ class TrainConfig:
     backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
 
 
+class Auto(int):
+    """A batch_size that was asked for as "auto": the number to start from, until trials find the
+    fastest with as many sequences an iteration (probe.py).
+    """
+
+
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 
 
@@ -137,6 +145,9 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, object]]]) -> TrainConfig:
     problems: list[str] = []
     for origin, layer in layers:
         for name, value in layer.items():
+            if (name, value) == ("batch_size", "auto"):
+                values[name] = Auto(values.get(name, TrainConfig.batch_size))
+                continue
             try:
                 values[name] = coerce(name, value)
             except ValueError as error:

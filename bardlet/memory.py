@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -58,3 +61,17 @@ def ran_out(error: BaseException) -> bool:
     text = str(error).lower()
     out = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return out or any(words in text for words in WORDS)
+
+
+def available() -> float:
+    """Bytes of main memory that this process can take, as far as the system says; else infinite."""
+    free = [math.inf]
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        free.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" is none
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{n}").read_text("ascii")) for n in ("max", "current"))
+        free.append(limit - used)
+    return min(free)

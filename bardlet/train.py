@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, device, distributed, preflight, runs, saving
+from bardlet import checkpoint, device, distributed, preflight, probe, runs, saving
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data import dataset as datasets
 from bardlet.data.dataset import Dataset
@@ -55,12 +55,14 @@ class Result:
 Begin = Callable[[TrainConfig, Dataset], GPT]
 
 
-def train(config: TrainConfig, begin: Begin | None = None) -> Result:
+def train(
+    config: TrainConfig, begin: Begin | None = None, make_log: Callable[..., Log] = Log
+) -> Result:  # fmt: skip
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
-    `begin` gives the model that `init_from` names, for runs that begin from one. Raises
-    BardletError children where the configuration, the data, a checkpoint or the numbers do not
-    allow it.
+    `begin` gives the model that `init_from` names, for runs that begin from one; `make_log` is for
+    those who watch the run (trial.py). Raises BardletError children where the configuration, the
+    data, a checkpoint or the numbers do not allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
@@ -70,10 +72,13 @@ def train(config: TrainConfig, begin: Begin | None = None) -> Result:
         distributed.joined(group, config.backend, machine.device),
         runs.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
-        return run(config, group, machine, begin)
+        return run(config, group, machine, begin, make_log)
 
 
-def run(config: TrainConfig, group: Group, machine: Machine, begin: Begin | None) -> Result:
+def run(
+    config: TrainConfig, group: Group, machine: Machine, begin: Begin | None,
+    make_log: Callable[..., Log],
+) -> Result:  # fmt: skip
     """Train inside the process group."""
     # --- what is trained on
     dataset = Dataset(datasets.find(config.dataset))
@@ -83,6 +88,7 @@ def run(config: TrainConfig, group: Group, machine: Machine, begin: Begin | None
     # --- the model, new, from elsewhere, or as the last checkpoint left it
     out = Path(config.out_dir)
     start = group.agree(preflight.start_of(config) if group.main else 0)
+    config = probe.settle(config, group, start)
     resumed = start >= 0
     state: dict[str, Any] = {}
     changed: list[str] = []
@@ -146,7 +152,7 @@ def run(config: TrainConfig, group: Group, machine: Machine, begin: Begin | None
         if not resumed:
             preflight.claim(out)
         write_text(out / "config.toml", to_toml(config))
-    log = Log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
+    log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
     guards = Guards(config, log, {**state.get("guards", {}), **scores})
     log.say(machine.describe() + how)

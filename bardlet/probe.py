@@ -1,0 +1,217 @@
+"""What a run costs on this machine, asked of trials of it; and the micro-batch that is fastest.
+
+A trial is the real run, cut short, in a process of its own (trial.py): where it runs out of memory,
+this one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bardlet import memory, runs
+from bardlet.arguments import say
+from bardlet.config import Auto, TrainConfig
+from bardlet.data import dataset as datasets
+from bardlet.distributed import Group
+from bardlet.errors import TrainingError
+
+SECONDS = 0.5  # of a trial of one micro-batch
+LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger
+MARGIN = 0.9  # of the memory that is free: a run's grows by some after its first iterations
+EQUAL = 1.03  # times: trials of the same differ by as much
+OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of torchrun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """A micro-batch that was tried."""
+
+    size: int  # sequences
+    first_s: float  # an iteration of one
+    more_s: float  # what each further one adds
+    peak_bytes: int
+
+    def iteration_s(self, sequences: int) -> float:
+        """An iteration of so many sequences."""
+        return self.first_s + (math.ceil(sequences / self.size) - 1) * self.more_s
+
+
+class Trials:
+    """A process that makes trials of a run, one after another."""
+
+    def __init__(self, config: TrainConfig, vocab_size: int = 0) -> None:
+        """`vocab_size`: of a made-up dataset to do it on; 0 for the run's own."""
+        self.config, self.vocab_size = config, vocab_size
+
+    def __enter__(self) -> Trials:
+        self.opened = contextlib.ExitStack()
+        # on the disk of the run; a leftover's name is one that the run sweeps away
+        at = existing(Path(self.config.out_dir))
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=".trial-", suffix=".tmp", dir=at)
+        except OSError as error:
+            raise TrainingError(f"cannot write to {at}: {error.strerror}") from None
+        self.folder = Path(self.opened.enter_context(folder)).resolve()
+        self.said = self.opened.enter_context((self.folder / "said").open("w+b"))
+        self.launched = time.time()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bardlet.trial"], text=True, encoding="utf-8", bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+            env={k: v for k, v in os.environ.items() if k not in OURS},
+        )  # fmt: skip
+        if self.vocab_size:
+            self.dataset = str(self.folder / "data")
+            self.ask(
+                do="dataset", folder=self.dataset, vocab_size=self.vocab_size,
+                block_size=self.config.block_size,
+            )  # fmt: skip
+        else:
+            self.dataset = str(datasets.find(self.config.dataset).resolve())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.opened.close()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request; {"failed": "memory"} as well where the process was killed."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({**request, "memory": memory.available()}) + "\n")
+        line = self.process.stdout.readline()
+        if line:
+            return {"launched": self.launched, **json.loads(line)}
+        if self.process.wait() in (-9, -6):  # killed, or aborted itself, when memory was gone
+            return {"failed": "memory", "hint": ""}
+        self.said.seek(0)
+        text = self.said.read().decode(errors="replace")
+        last = (text.strip().splitlines() or ["it said nothing"])[-1]
+        raise TrainingError(f"a trial of the run ended with {self.process.returncode}: {last}")
+
+    def of(self, batch_size: int, steps: int, **changes: Any) -> dict[str, Any]:
+        """The run's options, changed for a trial of `steps` micro-batches of a size."""
+        config = self.config
+        sequences = config.batch_size * config.gradient_accumulation_steps
+        options = {
+            "batch_size": batch_size, "gradient_accumulation_steps": steps, "dataset": self.dataset,
+            "out_dir": str(self.folder / "run"), "init_from": "scratch", "fresh": True,
+            "eval_only": False, "wandb_log": False, "log_interval": 1, "eval_interval": 10**9,
+            "save_interval": 0, "save_minutes": 0.0, "skip_spikes": False, "patience": 0,
+            # so that all in all it computes as much, which decides on compiling
+            "max_iters": max(100, config.max_iters * sequences // (batch_size * steps)),
+            "eval_full": False, "keep_checkpoints": 1,
+        }  # fmt: skip
+        return dataclasses.asdict(dataclasses.replace(config, **{**options, **changes}))
+
+    def iterations(self, batch_size: int, steps: int, seconds: float, **changes: Any) -> Any:
+        """What an iteration takes; raises TrainingError where it cannot be, but for memory."""
+        found = self.ask(
+            do="iterations", config=self.of(batch_size, steps, **changes), seconds=seconds
+        )
+        if found.get("failed", "memory") != "memory":
+            raise TrainingError(found["failed"], found["hint"])
+        return found
+
+    def rest_of_run(self) -> dict[str, Any]:
+        """What evaluating and saving take."""
+        return self.ask(do="rest", config=self.of(self.config.batch_size, 1))
+
+
+def existing(path: Path) -> Path:
+    """The folder, or the nearest one above that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def settle(
+    config: TrainConfig, group: Group, start: int, vocab_size: int = 0
+) -> TrainConfig:  # fmt: skip
+    """The configuration with a number for `batch_size=auto`: the fastest micro-batch that fits.
+
+    The sequences of an iteration stay as many. A run that goes on from iteration `start` keeps what
+    it had; the main process decides for all. `vocab_size` is for Trials.
+    """
+    if not isinstance(config.batch_size, Auto) or config.eval_only:
+        return config
+    sequences = config.batch_size * config.gradient_accumulation_steps
+    size = group.agree(decided(config, group, start, vocab_size) if group.main else 0)
+    return dataclasses.replace(
+        config, batch_size=size, gradient_accumulation_steps=sequences // size
+    )
+
+
+def decided(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
+    """The size that the run had where it goes on with as many sequences, else one by trials."""
+    sequences = config.batch_size * config.gradient_accumulation_steps
+    before = runs.saved_options(Path(config.out_dir)) if start >= 0 else None
+    if before is not None:
+        size = before.get("batch_size", 0)
+        if size * before.get("gradient_accumulation_steps", 0) == sequences:
+            say(f"batch_size=auto: {size} at once, as the run had it")
+            return size
+    share = math.ceil(sequences / group.world_size)
+    with Trials(config, vocab_size) as trials:
+        tried = list(attempts(trials, sizes(sequences, share, config.batch_size), share))
+    if not tried:
+        raise TrainingError(
+            "not even one sequence fits into memory", "Lower block_size or the model's size"
+        )
+    best = fastest(tried, share)
+    times = ", ".join(f"{t.size}: {1000 * t.iteration_s(share):.1f} ms" for t in tried)
+    say(
+        f"batch_size=auto: {best} at once, {sequences // best} times ({times} an iteration; "
+        f"{next(t for t in tried if t.size == best).peak_bytes / 1e6:,.0f} MB)"
+    )
+    return best
+
+
+def sizes(sequences: int, most: int, asked: int) -> list[int]:
+    """Sizes to try, the smallest first: divisors of `sequences` up to `most`, each at least twice
+    the one before, and the one that was asked for.
+    """
+    chosen: list[int] = []
+    for size in range(1, most + 1):
+        if sequences % size == 0 and (size == asked or not chosen or size >= 2 * chosen[-1]):
+            chosen.append(size)
+    return chosen
+
+
+def attempts(trials: Trials, sizes: Sequence[int], share: int) -> Iterator[Try]:
+    """Try sizes in this order, until one does not fit, takes too long, or is slower by far."""
+    best = math.inf
+    for size in sizes:
+        # not compiled: that takes longer than it could tell
+        once = trials.iterations(size, 1, SECONDS, compile=False)
+        if "failed" in once or once["peak_bytes"] > MARGIN * once["available_bytes"]:
+            return
+        more = once["iter_s"]
+        if size < share:
+            twice = trials.iterations(size, 2, SECONDS, compile=False)
+            if "failed" in twice:
+                return
+            more = max(0.0, twice["iter_s"] - once["iter_s"])
+        found = Try(size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"])
+        yield found
+        taken = found.iteration_s(share)
+        if taken > 1.5 * best or once["iter_s"] > LONGEST:
+            return
+        best = min(best, taken)
+
+
+def fastest(tried: Sequence[Try], share: int) -> int:
+    """The size of the fastest; of those as fast, the largest."""
+    best = min(t.iteration_s(share) for t in tried)
+    return max(t.size for t in tried if t.iteration_s(share) <= EQUAL * best)

@@ -1,0 +1,197 @@
+"""A few iterations of a real run, measured, in a process of its own: `python -m bardlet.trial`.
+
+A request and its answer are a line of JSON each, on standard input and output. The process is one
+that may run out of memory, or be killed for it, while the one that asks goes on (probe.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bardlet import checkpoint, device, memory, runs
+from bardlet.config import TrainConfig
+from bardlet.data.corpus import Corpus
+from bardlet.data.dataset import Dataset
+from bardlet.data.prepare import prepare
+from bardlet.distributed import Group
+from bardlet.errors import BardletError
+from bardlet.evaluate import evaluate
+from bardlet.metrics import Log
+from bardlet.train import train
+
+LEAST = 3  # iterations of a trial, the first of which warms up and does not count
+EVALUATED = 2  # batches that evaluation is timed on
+
+
+class Enough(Exception):  # noqa: N818
+    """The trial has run for as long as it was to."""
+
+
+class Watch(Log):
+    """The log of a trial: it keeps the time, and ends the run when that is up."""
+
+    def __init__(self, seen: dict[str, Any], seconds: float, config: TrainConfig, **how: Any):
+        """What happens is noted in `seen`."""
+        super().__init__(config, **how)
+        self.seen, self.seconds = seen, seconds
+
+    def start_progress(self, start: int) -> None:
+        self.seen.update(began=time.perf_counter(), times=[], waits=[])
+
+    def iteration(self, it: int, *, seconds: float, waiting: float, **rest: Any) -> None:
+        super().iteration(it, seconds=seconds, waiting=waiting, **rest)
+        now = time.perf_counter()
+        self.seen["times"].append(seconds)
+        self.seen["waits"].append(waiting)
+        self.seen["last"] = now
+        if it + 1 >= LEAST and now - self.seen["began"] > self.seconds:
+            raise Enough
+
+    def record(self, **entry: Any) -> None:
+        super().record(**entry)
+        if entry["type"] == "start":
+            self.seen["start"] = entry
+
+
+def iterations(config: TrainConfig, seconds: float) -> dict[str, Any]:
+    """Train for some seconds: how long an iteration takes, and what led up to the first.
+
+    MemoryError where the batch does not fit: then nothing is halved, as a run would do.
+    """
+    forget_peak()
+    seen: dict[str, Any] = {}
+    called = time.perf_counter()
+    with warnings.catch_warnings(), contextlib.suppress(Enough):
+        warnings.filterwarnings("error", message="out of memory")
+        train(config, make_log=functools.partial(Watch, seen, seconds))
+    first, *rest = seen["times"]
+    usual = median(rest or [first])
+    return {
+        "iter_s": usual, "wait_s": median(seen["waits"]), "iters": len(seen["times"]),
+        "start_s": seen["began"] - called + max(0.0, first - usual), "peak_bytes": peak_bytes(),
+        **{key: seen["start"][key] for key in ("device", "dtype", "threads", "core", "compiled")},
+    }  # fmt: skip
+
+
+def rest_of_run(config: TrainConfig) -> dict[str, Any]:
+    """What a run does beside its iterations: evaluating a batch, saving, and the files of it."""
+    seen: dict[str, Any] = {}
+    short = dataclasses.replace(
+        config, max_iters=1, eval_iters=EVALUATED, eval_full=False, compile=False
+    )
+    train(short, make_log=functools.partial(Watch, seen, float("inf")))
+    after = time.perf_counter() - seen["last"]
+    peak = peak_bytes()
+    folder = runs.newest(Path(config.out_dir))
+    model, _, _ = checkpoint.load(folder)
+    machine = device.choose(config.device, config.dtype)
+    model.to(machine.device)
+    measure: Callable[[], object] = functools.partial(
+        evaluate, model, Dataset(Path(config.dataset)), "train", batch_size=config.batch_size,
+        machine=machine, group=Group(), sampled=EVALUATED,
+    )  # fmt: skip
+    measure()
+    began = time.perf_counter()
+    measure()
+    per_batch = (time.perf_counter() - began) / EVALUATED
+    return {
+        "eval_batch_s": per_batch, "save_s": max(0.0, after - 2 * EVALUATED * per_batch),
+        "peak_bytes": peak, "files": {f.name: f.stat().st_size for f in folder.iterdir()},
+    }  # fmt: skip
+
+
+def made_up(folder: Path, vocab_size: int, block_size: int) -> Path:
+    """A dataset of so many different tokens, for where the real one is not there."""
+    signs = [chr(i) for i in range(0x21, 0x21 + vocab_size + 2048) if not 0xD7FF < i < 0xE000]
+    count = max(4 * vocab_size, 32 * (block_size + 2))
+    text = "".join(signs[i % vocab_size] for i in range(count))
+    prepare(Corpus(name="made-up", text=text, sources=()), folder)
+    return folder
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a request asks for, or why not: "failed" is "memory" or a message for the user."""
+    kind = request["do"]
+    if kind == "dataset":
+        folder = made_up(Path(request["folder"]), request["vocab_size"], request["block_size"])
+        return {"folder": str(folder)}
+    config = TrainConfig(**request["config"])
+    if not torch.cuda.is_available():  # whose driver reserves far more than it uses
+        limit_memory(request["memory"])
+    try:
+        if kind == "iterations":
+            found = iterations(config, request["seconds"])
+            return {**found, "available_bytes": available(found["device"], request["memory"])}
+        return rest_of_run(config)
+    except BardletError as error:
+        out = "out of memory" in error.message
+        return {"failed": "memory" if out else error.message, "hint": error.hint}
+    except (RuntimeError, MemoryError, Warning) as error:
+        if not memory.ran_out(error):
+            raise
+        return {"failed": "memory", "hint": ""}
+
+
+def limit_memory(size: float) -> None:
+    """Let an allocation fail that goes beyond `size` bytes, before the system kills something."""
+    if math.isfinite(size) and sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (int(size), resource.RLIM_INFINITY))
+
+
+def available(device_type: str, main_memory: float) -> float:
+    """How much memory of the device there was before the trial."""
+    if device_type != "cuda":
+        return main_memory
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
+
+def forget_peak() -> None:
+    """Let the peak of memory begin anew, where the system can."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes() -> int:
+    """The most memory held: the GPU's where one was used, else this process's; 0 if unknown."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
+        return torch.cuda.max_memory_reserved()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 0
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what else is printed must not come between
+    base = {"base_bytes": peak_bytes(), "ready": time.time()}
+    for line in sys.stdin:
+        print(json.dumps({**base, **answer(json.loads(line))}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
