@@ -22,10 +22,10 @@ from typing import Any
 
 from bardlet import memory, runs
 from bardlet.arguments import say
-from bardlet.config import Auto, TrainConfig
+from bardlet.config import OWN, Auto, TrainConfig
 from bardlet.data import dataset as datasets
 from bardlet.distributed import Group
-from bardlet.errors import TrainingError
+from bardlet.errors import TrainingError, UsageError
 
 SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger
@@ -53,6 +53,11 @@ class Trials:
 
     def __init__(self, config: TrainConfig, vocab_size: int = 0) -> None:
         """`vocab_size`: of a made-up dataset to do it on; 0 for the run's own."""
+        if config.init_from not in OWN:
+            raise UsageError(
+                f"init_from={config.init_from}: a run that begins from a model cannot be tried",
+                "Give --batch_size a number; plan one from scratch in its shape",
+            )
         self.config, self.vocab_size = config, vocab_size
 
     def __enter__(self) -> Trials:

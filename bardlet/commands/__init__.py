@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model, or go on training one",
     "sample": "write text with a trained model",
     "eval": "measure a model's loss on a whole split",
+    "plan": "say what a run will take, and whether it fits",
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",
     "inspect": "describe a dataset, a run or a checkpoint",

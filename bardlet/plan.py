@@ -1,0 +1,214 @@
+"""What a run will take, before it runs: memory, time, disk, and whether this machine has them.
+
+Sizes are computed; times and the peak of memory come from trials of the run on this machine.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bardlet import checkpoint, memory, probe, saving
+from bardlet.config import TrainConfig
+from bardlet.data import dataset as datasets
+from bardlet.data.dataset import Dataset
+from bardlet.distributed import Group
+from bardlet.errors import DataError
+from bardlet.model import GPT
+from bardlet.optim import build_optimizers
+from bardlet.probe import Trials
+from bardlet.train import model_config
+
+ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
+STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on
+MEGABYTE = 1e6
+
+
+def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
+    """What the run of a configuration will take, as JSON values; null is what cannot be known.
+
+    Trials take some `seconds` each, and longer where an iteration does.
+    """
+    unknown: list[str] = []
+    dataset = None
+    try:
+        dataset = Dataset(datasets.find(config.dataset))
+    except DataError as error:
+        unknown.append(f"epochs, and the time of validation: {error.message}")
+    vocab_size = config.vocab_size or (dataset.vocab_size if dataset else ASSUMED_VOCAB)
+    if dataset is None and not config.vocab_size:
+        unknown.append(f"the vocabulary: {vocab_size} tokens are assumed, --vocab_size says it")
+    config = probe.settle(config, Group(), -1, 0 if dataset else vocab_size)
+    with torch.device("meta"):
+        model = GPT(model_config(config, vocab_size))
+    optimizers = build_optimizers(model, config, "meta", torch.float32)
+    with Trials(config, 0 if dataset else vocab_size) as trials:
+        found = measure(trials, config, seconds)
+    if "failed" in found:
+        unknown.append("times and the peak of memory: the run does not fit into memory")
+    tokens_per_iter = config.batch_size * config.gradient_accumulation_steps * config.block_size
+    tokens = tokens_per_iter * config.max_iters
+    train_tokens = len(dataset.splits["train"]) if dataset else None
+    computes = ("device", "dtype", "threads", "core", "compiled")
+    return {
+        **{key: found[key] for key in computes if key in found},
+        "parameters": model.num_params(), "vocab_size": vocab_size,
+        "batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "iterations": config.max_iters, "tokens_per_iter": tokens_per_iter, "tokens": tokens,
+        "train_tokens": train_tokens, "epochs": tokens / train_tokens if train_tokens else None,
+        "flops": model.flops_per_token() * tokens,
+        "memory": memory_of(config, model, optimizers, found),
+        "time": time_of(config, dataset, found),
+        "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), found),
+        "unknown": unknown,
+    }  # fmt: skip
+
+
+def measure(trials: Trials, config: TrainConfig, seconds: float) -> dict[str, Any]:
+    """An iteration's time, the peak of memory, and what else a run does; "failed" without room."""
+    accumulated = config.gradient_accumulation_steps
+    steps = min(accumulated, STEPS)
+    found = trials.iterations(config.batch_size, steps, seconds)
+    if "failed" in found:
+        return found
+    if steps < accumulated:
+        once = trials.iterations(config.batch_size, 1, seconds)
+        each = (found["iter_s"] - once["iter_s"]) / (steps - 1)
+        found["iter_s"] += (accumulated - steps) * max(0.0, each)
+    rest = trials.rest_of_run()
+    if "failed" in rest:
+        return rest
+    peak = max(found["peak_bytes"], rest.pop("peak_bytes"))
+    launch = rest.pop("ready") - rest.pop("launched")
+    return {**found, **rest, "peak_bytes": peak, "start_s": launch + found["start_s"]}
+
+
+def memory_of(
+    config: TrainConfig, model: GPT, optimizers: list[torch.optim.Optimizer], found: dict[str, Any]
+) -> dict[str, Any]:
+    """The peak of memory in bytes, by what it is for.
+
+    The compiled core sums gradients in each thread, and never has all logits at once.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    parts: dict[str, Any] = {
+        "weights": weights, "gradients": weights,
+        "optimizer": checkpoint.optimizer_bytes(optimizers),
+    }  # fmt: skip
+    if "failed" in found:
+        return {**parts, "total": None, "available": known(memory.available()), "fits": False}
+    core, logits = found["core"], 0
+    if core:
+        threads = min(found["threads"], config.batch_size)
+        parts["gradients"] *= threads + (config.gradient_accumulation_steps > 1)
+    else:
+        width = 4 if found["dtype"] == "float32" else 2
+        logits = config.batch_size * config.block_size * model.config.vocab_size * width
+    parts["logits"] = logits
+    parts["process"] = found["base_bytes"] if found["device"] != "cuda" else 0
+    total = found["peak_bytes"]
+    parts["activations"] = max(0, total - sum(parts.values()))
+    available = found["available_bytes"]
+    return {**parts, "total": total, "available": known(available), "fits": total <= available}
+
+
+def time_of(config: TrainConfig, dataset: Dataset | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the whole run, from its launch, by what they go into."""
+    if "failed" in found:
+        return {"total_s": None}
+    evaluations = math.ceil(config.max_iters / config.eval_interval) or 1
+    batches = 2 * config.eval_iters
+    if config.eval_full and dataset is not None:
+        windows = math.ceil((len(dataset.splits["val"]) - 1) / config.block_size)
+        batches = config.eval_iters + math.ceil(windows / config.batch_size)
+    iterations_s = config.max_iters * found["iter_s"]
+    evaluations_s = evaluations * batches * found["eval_batch_s"]
+    between = config.max_iters // config.save_interval if config.save_interval else 0
+    by_time = iterations_s / 60 / config.save_minutes if config.save_minutes else 0
+    saves = evaluations + int(max(between, by_time - evaluations, 0))
+    parts = {
+        "start_s": found["start_s"], "iterations_s": iterations_s, "evaluations_s": evaluations_s,
+        "saves_s": saves * found["save_s"],
+    }  # fmt: skip
+    return {
+        **parts, "total_s": sum(parts.values()), "iteration_s": found["iter_s"],
+        "evaluations": evaluations, "saves": saves,
+    }  # fmt: skip
+
+
+def disk_of(config: TrainConfig, size: int, found: dict[str, Any]) -> dict[str, Any]:
+    """Bytes of a checkpoint and of all that a run keeps at once, as a trial wrote one."""
+    if "files" in found:
+        size = sum(found["files"].values())
+    # `best`, and the one being written
+    count = config.keep_checkpoints + 2
+    free = saving.free_bytes(probe.existing(Path(config.out_dir)))
+    return {
+        "checkpoint": size, "checkpoints": count, "total": count * size, "free": known(free),
+        "fits": count * size <= free, "files": found.get("files"),
+    }  # fmt: skip
+
+
+def known(size: float) -> float | None:
+    """A number that JSON has, or null where the system does not tell."""
+    return size if math.isfinite(size) else None
+
+
+def describe(config: TrainConfig, found: dict[str, Any]) -> str:
+    """A plan for people."""
+    epochs = f", {found['epochs']:.2f} epochs" if found["epochs"] is not None else ""
+    how = ""
+    if "device" in found:
+        core = ", compiled core" if found["core"] else ", compiled" if found["compiled"] else ""
+        how = f"{found['device']}, {found['dtype']}{core}"
+    lines = [
+        f"parameters   {found['parameters']:,}, vocabulary {found['vocab_size']:,}",
+        f"batches      {found['batch_size']} x {found['gradient_accumulation_steps']} sequences "
+        f"of {config.block_size}: {found['tokens_per_iter']:,} tokens an iteration",
+        f"training     {found['iterations']:,} iterations, {found['tokens']:,} tokens{epochs}, "
+        f"{found['flops']:.3g} FLOPs",
+    ]
+    sizes = found["memory"]
+    names = ("weights", "gradients", "optimizer", "logits", "activations", "process")
+    parts = ", ".join(f"{n} {sizes[n] / MEGABYTE:,.0f}" for n in names if n in sizes)
+    lines.append(f"memory       {total(sizes, 'available')}: {parts}")
+    times = found["time"]
+    if times["total_s"] is not None:
+        lines.append(
+            f"time         {duration(times['total_s'])} on {how}: start {times['start_s']:.1f} s, "
+            f"{1000 * times['iteration_s']:.1f} ms an iteration, "
+            f"{times['evaluations']} evaluations {times['evaluations_s']:.1f} s, "
+            f"{times['saves']} saves {times['saves_s']:.1f} s"
+        )
+    disk = found["disk"]
+    lines.append(
+        f"disk         {total(disk, 'free')}: {disk['checkpoints']} checkpoints of "
+        f"{disk['checkpoint'] / MEGABYTE:,.1f} MB at most"
+    )
+    return "\n".join([*lines, *(f"not known    {text}" for text in found["unknown"])])
+
+
+def total(part: dict[str, Any], room: str) -> str:
+    """How much of it, of how much there is."""
+    needed = (
+        f"{part['total'] / MEGABYTE:,.0f} MB" if part["total"] is not None else "more than fits"
+    )
+    there = "unknown" if part[room] is None else f"{part[room] / MEGABYTE:,.0f}"
+    return f"{needed} of {there} MB, {'fits' if part['fits'] else 'DOES NOT FIT'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def fits(found: dict[str, Any]) -> bool:
+    """Whether the machine has what the run takes."""
+    return found["memory"]["fits"] and found["disk"]["fits"]
