@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from bardlet import cli, memory, runs
 from bardlet.config import TrainConfig, to_toml
 from bardlet.errors import TrainingError, UsageError
-from bardlet.plan import plan, time_of
+from bardlet.plan import measure, plan, time_of
 from bardlet.train import train
 
 # the peak of a process that trains, as Linux counts it from its start
@@ -131,13 +132,23 @@ def test_time_is_added_up(dataset_folder: Path, tmp_path: Path) -> None:
     assert sampled["evaluations_s"] == pytest.approx(4 * (5 + 5) * 0.1)
 
 
-def test_time_is_measured(dataset_folder: Path, tmp_path: Path) -> None:
-    """Accumulating ten micro-batches is seen to take longer than one, without doing it."""
-    shape = {"n_embd": 128, "block_size": 128, "mlp_dim": 384, "max_iters": 100}
-    one = tiny_config(dataset_folder, tmp_path / "run", **shape)
-    ten = tiny_config(dataset_folder, tmp_path / "run", **shape, gradient_accumulation_steps=10)
-    seconds = [planned(each)["time"]["iteration_s"] for each in (one, ten)]
-    assert 4 < seconds[1] / seconds[0] < 25, "a trial does three of the ten"
+@pytest.mark.parametrize("accumulated", [1, 2, 3, 10])
+def test_many_micro_batches_are_inferred_from_three(accumulated: int) -> None:
+    """Trials take 0.2 s for each micro-batch and 0.1 s for the step, and are short."""
+    asked: list[int] = []
+
+    def iterations(batch_size: int, steps: int, seconds: float) -> dict[str, float]:
+        asked.append(steps)
+        return {"iter_s": 0.1 + 0.2 * steps, "peak_bytes": 100 + steps, "start_s": 1.0}
+
+    rest = {"peak_bytes": 50, "ready": 7.0, "launched": 5.0, "save_s": 0.5}
+    trials: Any = SimpleNamespace(iterations=iterations, rest_of_run=lambda: dict(rest))
+    config = tiny_config(Path("x"), Path("y"), gradient_accumulation_steps=accumulated)
+    found = measure(trials, config, 0.1)
+    assert found["iter_s"] == pytest.approx(0.1 + 0.2 * accumulated)
+    assert max(asked) <= 3
+    assert found["start_s"] == 3.0 and found["save_s"] == 0.5
+    assert found["peak_bytes"] == 100 + min(accumulated, 3)
 
 
 def test_without_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
