@@ -31,7 +31,7 @@ LAYERS = (
     ("model",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
-    ("optim", "evaluate", "checkpoint", "metrics", "sample"),
+    ("optim", "evaluate", "checkpoint", "metrics", "sample", "memorization"),
     ("preflight", "guards", "saving"),
     ("train", "writing", "inspection", "verification"),
     ("demo", "commands"),
