@@ -32,7 +32,7 @@ LAYERS = (
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
     ("optim", "evaluate", "checkpoint", "metrics", "sample", "memorization"),
-    ("preflight", "guards", "saving"),
+    ("preflight", "guards", "saving", "sizing"),
     ("train", "writing", "inspection", "verification"),
     ("demo", "commands"),
     ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
