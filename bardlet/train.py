@@ -23,7 +23,7 @@ from bardlet import checkpoint, device, distributed, preflight, runs, saving
 from bardlet.config import TrainConfig, to_toml
 from bardlet.data import dataset as datasets
 from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Batches, dropout_seed
+from bardlet.data.loader import Ahead, Batches, dropout_seed
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import UsageError
@@ -107,6 +107,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
         dataset.splits["train"], block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
     )  # fmt: skip
+    ahead = Ahead(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
@@ -240,7 +241,7 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
             began = time.perf_counter()
             lr = learning_rate(config, it)
             set_learning_rate(optimizers, lr / config.learning_rate)
-            idx, targets = (t.to(machine.device, non_blocking=True) for t in batches.batch(it))
+            idx, targets = (t.to(machine.device, non_blocking=True) for t in ahead.batch(it))
             waits.append(time.perf_counter() - began)
             loss_now, stops = group.sum([pieces.fit(gradients), asked_to_stop()], machine.device)
 

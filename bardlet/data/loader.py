@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -54,6 +55,26 @@ class Batches:
         offsets = len(self.stream) - self.windows_per_epoch * self.block_size
         offset, keys = shuffle_of(self.seed, epoch, offsets)
         return offset + permute(place, self.windows_per_epoch, keys) * self.block_size
+
+
+class Ahead:
+    """Batches made in a thread while the one before is trained on; which they are, stays."""
+
+    def __init__(self, batches: Batches, *, pin: bool = False) -> None:
+        """`pin` puts them where a GPU copies from while it computes."""
+        self.batches, self.pin = batches, pin
+        self.thread = ThreadPoolExecutor(1, "batches")
+        self.coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+
+    def batch(self, it: int) -> tuple[Tensor, Tensor]:
+        """The batch of iteration `it`, which is ready where the one before was asked for last."""
+        ready = self.coming.get(it) or self.thread.submit(self.make, it)
+        self.coming = {it + 1: self.thread.submit(self.make, it + 1)}
+        return ready.result()
+
+    def make(self, it: int) -> tuple[Tensor, Tensor]:
+        idx, targets = self.batches.batch(it)
+        return (idx.pin_memory(), targets.pin_memory()) if self.pin else (idx, targets)
 
 
 @functools.lru_cache(maxsize=4)
