@@ -105,7 +105,7 @@ def eval_run(
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint on a whole split, as JSON values."""
     from bardlet import checkpoint, device, runs
-    from bardlet.data import dataset as datasets
+    from bardlet.data import mixture
     from bardlet.data import tokenizer as tokenizers
     from bardlet.distributed import Group
     from bardlet.evaluate import evaluate
@@ -115,7 +115,7 @@ def eval_run(
     folder = runs.find(run, which)
     model, tokenizer, state = checkpoint.load(folder)
     name = dataset or state.get("dataset", {}).get("name", "")
-    data = Dataset(datasets.find(name))
+    data = mixture.opened(name)
     if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(tokenizer):
         raise DataError(
             f"{data.folder} was prepared with another tokenizer than {folder}",

@@ -26,8 +26,7 @@ from typing import Any
 import torch
 
 from bardlet import device
-from bardlet.data import dataset as datasets
-from bardlet.data.dataset import Dataset
+from bardlet.data import mixture
 from bardlet.device import Machine
 from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
@@ -173,7 +172,7 @@ def sized(
 
     Says what was chosen and why. What else the flags set is theirs, and not counted on.
     """
-    dataset = Dataset(datasets.find(str(flags["dataset"])))
+    dataset = mixture.opened(str(flags["dataset"]))
     train_tokens, val_tokens = (len(dataset.splits[s]) for s in ("train", "val"))
     if train_tokens < 16:
         raise DataError(

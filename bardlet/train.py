@@ -21,9 +21,8 @@ import torch
 
 from bardlet import checkpoint, device, distributed, preflight, runs, saving
 from bardlet.config import TrainConfig, to_toml
-from bardlet.data import dataset as datasets
-from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Ahead, Batches, dropout_seed
+from bardlet.data import mixture
+from bardlet.data.loader import Ahead, batches_of, dropout_seed
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import UsageError
@@ -71,7 +70,7 @@ def train(config: TrainConfig) -> Result:
 def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     """Train inside the process group."""
     # --- what is trained on
-    dataset = Dataset(datasets.find(config.dataset))
+    dataset = mixture.opened(config.dataset)
     preflight.check_data(config, dataset)
     check_tracker(config)
 
@@ -103,8 +102,8 @@ def run(config: TrainConfig, group: Group, machine: Machine) -> Result:
     sequences = config.batch_size * config.gradient_accumulation_steps
     if sequences < group.world_size:
         raise UsageError(f"{sequences} sequences an iteration are too few for all processes")
-    batches = Batches(
-        dataset.splits["train"], block_size=config.block_size, batch_size=sequences,
+    batches = batches_of(
+        dataset.parts, block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
     )  # fmt: skip
     ahead = Ahead(batches, pin=machine.device.type == "cuda")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bardlet import checkpoint, device, memorization, native, runs
-from bardlet.data import dataset as datasets
+from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
@@ -106,7 +106,7 @@ def drawn(draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, size: i
 def training_text(folder: Path, state: Mapping[str, Any]) -> Dataset:
     """The dataset that a checkpoint was trained on; DataError where it is not here as it was."""
     trained_on: Mapping[str, Any] = state.get("dataset", {})
-    dataset = Dataset(datasets.find(trained_on.get("name", "")))
+    dataset = mixture.opened(trained_on.get("name", ""))
     if dataset.hash != trained_on.get("hash"):
         raise DataError(
             f"{dataset.folder} does not have the tokens that {folder} was trained on",

@@ -27,7 +27,7 @@ LAYERS = (
     ("data.pretrained", "data.bpe_training"),
     ("data.vocabulary",),
     ("data.comparison",),
-    ("data.dataset", "data.prepare", "data.loader"),
+    ("data.dataset", "data.mixture", "data.prepare", "data.loader"),
     ("model",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
@@ -47,6 +47,7 @@ BESIDE = {
     "data.plays": ["data.fetch"],
     "data.corpus": ["data.fetch", "data.plays"],
     "data.foreign": ["data.bpe"],
+    "data.mixture": ["data.dataset"],
     "data.prepare": ["data.dataset"],
     "data.loader": ["data.dataset"],
 }
@@ -66,7 +67,7 @@ BUDGETS = {
     "model": 330, "train": 336, "sample": 300, "optim": 220, "evaluate": 120, "checkpoint": 250,
     "config": 250, "config_file": 250, "device": 200, "distributed": 120, "metrics": 200,
     "data.corpus": 250, "data.plays": 250, "data.prepare": 250,
-    "data.dataset": 200, "data.loader": 150, "cli": 120, "errors": 40,
+    "data.dataset": 200, "data.loader": 200, "cli": 120, "errors": 40,
 }  # fmt: skip
 
 
