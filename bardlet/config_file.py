@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet import runs
-from bardlet.config import FIELDS, TrainConfig, Value, resolve
+from bardlet.config import FIELDS, TRUTH, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
 from bardlet.untrusted import read_text
 
@@ -26,31 +26,38 @@ LARGEST = 1 << 17  # bytes of a file of options
 LONGEST = 4096  # characters of a line; Python's TOML takes time quadratic in a key's dots
 
 
+Flags = Mapping[str, object]
+
+
 def settings(
-    bases: Sequence[str], flags: Mapping[str, object], say: Callable[[str], None]
-) -> TrainConfig:
+    bases: Sequence[str], flags: Flags, say: Callable[[str], None],
+    size: Callable[[Flags], Flags] | None = None,
+) -> TrainConfig:  # fmt: skip
     """The configuration that `bardlet train BASES... --flags` asks for.
 
     A run that is there already starts from its own options, so that only what is to change need be
-    said: with `init_from=resume`, of the newest run if none is named, and where out_dir alone is
-    given. Without bases a new run is the default preset on the dataset that was prepared last.
+    said: with `init_from=resume`, of the newest run if none is named, and where out_dir or the
+    dataset alone is given. Without bases a new run has the options that `size` finds for its
+    dataset, by default the one prepared last, and where there is none the default preset's.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
     resume = flags.get("init_from") == "resume"
+    anew = "out_dir" not in flags and TRUTH.get(str(flags.get("fresh")).lower(), False)
+    if not bases and not resume:
+        flags = with_dataset(flags, say)
     if not bases and (resume or "out_dir" in flags):
         out = str(flags.get("out_dir") or newest_run(say))
         own = options_of(Path(out), machine)
-        if own:
+        if own and not anew:
             return resolve([*own, ("command line", flags)])
         if resume:
             raise no_run(out)
-    layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
-    if not bases:
-        say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
-        newest = newest_folder(Path("data"), "manifest.json")
-        if "dataset" not in flags and newest is not None:
-            say(f"no dataset named: taking the newest one, {newest}")
-            flags = {"dataset": newest.name, "out_dir": f"out/{newest.name}", **flags}
+    if not bases and size is not None and "dataset" in flags:
+        layers = [("sized", size(flags))]
+    else:
+        if not bases:
+            say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
+        layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
     config = resolve([*layers, ("command line", flags)])
     if config.init_from != "resume":
         return config
@@ -58,6 +65,24 @@ def settings(
     if not own:
         raise no_run(config.out_dir)
     return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
+
+
+def with_dataset(flags: Flags, say: Callable[[str], None]) -> Flags:
+    """The flags with a dataset, the one prepared last unless they name one, and out/ for its run.
+
+    A run that out_dir names has a dataset already.
+    """
+    if (
+        "dataset" not in flags
+        and not (Path(str(flags.get("out_dir", ""))) / "checkpoints").is_dir()
+    ):
+        newest = newest_folder(Path("data"), "manifest.json")
+        if newest is not None:
+            say(f"no dataset named: taking the newest one, {newest}")
+            flags = {"dataset": newest.name, **flags}
+    if "dataset" in flags:
+        flags = {"out_dir": f"out/{Path(str(flags['dataset'])).name}", **flags}
+    return flags
 
 
 def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping[str, object]]]:

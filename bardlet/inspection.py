@@ -110,7 +110,7 @@ def eval_run(
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
     from bardlet import device
-    from bardlet.data import dataset as datasets
+    from bardlet.data import mixture
     from bardlet.data import tokenizer as tokenizers
     from bardlet.distributed import Group
     from bardlet.evaluate import evaluate
@@ -123,7 +123,7 @@ def eval_run(
     name = dataset or state.get("dataset", {}).get("name", "")
     if not name:
         raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
-    data = Dataset(datasets.find(name))
+    data = mixture.opened(name)
     if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(trained.tokenizer):
         raise DataError(
             f"{data.folder} was prepared with another tokenizer than {trained.source}",

@@ -13,7 +13,7 @@ import torch
 
 from bardlet import checkpoint, memory, probe, saving
 from bardlet.config import TrainConfig
-from bardlet.data import dataset as datasets
+from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
 from bardlet.distributed import Group
 from bardlet.errors import DataError
@@ -35,7 +35,7 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     unknown: list[str] = []
     dataset = None
     try:
-        dataset = Dataset(datasets.find(config.dataset))
+        dataset = mixture.opened(config.dataset)
     except DataError as error:
         unknown.append(f"epochs, and the time of validation: {error.message}")
     vocab_size = config.vocab_size or (dataset.vocab_size if dataset else ASSUMED_VOCAB)

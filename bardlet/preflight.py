@@ -38,6 +38,13 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
                 f"block_size={config.block_size} needs at least {least}",
                 "Lower block_size or prepare more text",
             )
+    shortest = min(len(stream) for stream, _ in dataset.parts)
+    if shortest <= config.block_size:
+        raise DataError(
+            f"a dataset of the mixture has {shortest} training tokens, "
+            f"block_size={config.block_size} needs more",
+            "Lower block_size or prepare more text",
+        )
     if config.vocab_size and config.vocab_size < dataset.vocab_size:
         raise UsageError(
             f"vocab_size={config.vocab_size} is below the dataset's {dataset.vocab_size}"

@@ -23,7 +23,7 @@ from typing import Any
 from bardlet import memory, runs
 from bardlet.arguments import say
 from bardlet.config import OWN, Auto, TrainConfig
-from bardlet.data import dataset as datasets
+from bardlet.data import mixture
 from bardlet.distributed import Group
 from bardlet.errors import TrainingError, UsageError
 
@@ -83,7 +83,7 @@ class Trials:
                 block_size=self.config.block_size,
             )  # fmt: skip
         else:
-            self.dataset = str(datasets.find(self.config.dataset).resolve())
+            self.dataset = mixture.resolved(self.config.dataset)
         return self
 
     def __exit__(self, *error: object) -> None:

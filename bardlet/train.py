@@ -22,9 +22,9 @@ import torch
 
 from bardlet import checkpoint, device, distributed, preflight, probe, runs, saving
 from bardlet.config import OWN, TrainConfig, to_toml
-from bardlet.data import dataset as datasets
+from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Batches, dropout_seed
+from bardlet.data.loader import Ahead, batches_of, dropout_seed
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import UsageError
@@ -81,7 +81,7 @@ def run(
 ) -> Result:  # fmt: skip
     """Train inside the process group."""
     # --- what is trained on
-    dataset = Dataset(datasets.find(config.dataset))
+    dataset = mixture.opened(config.dataset)
     preflight.check_data(config, dataset)
     check_tracker(config)
 
@@ -120,10 +120,11 @@ def run(
     sequences = config.batch_size * config.gradient_accumulation_steps
     if sequences < group.world_size:
         raise UsageError(f"{sequences} sequences an iteration are too few for all processes")
-    batches = Batches(
-        dataset.splits["train"], block_size=config.block_size, batch_size=sequences,
+    batches = batches_of(
+        dataset.parts, block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
     )  # fmt: skip
+    ahead = Ahead(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
@@ -257,7 +258,7 @@ def run(
             began = time.perf_counter()
             lr = learning_rate(config, it)
             set_learning_rate(optimizers, lr / config.learning_rate)
-            idx, targets = (t.to(machine.device, non_blocking=True) for t in batches.batch(it))
+            idx, targets = (t.to(machine.device, non_blocking=True) for t in ahead.batch(it))
             waits.append(time.perf_counter() - began)
             loss_now, stops = group.sum([pieces.fit(gradients), asked_to_stop()], machine.device)
 

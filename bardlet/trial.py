@@ -24,8 +24,8 @@ import torch
 
 from bardlet import checkpoint, device, memory, runs
 from bardlet.config import TrainConfig
+from bardlet.data import mixture
 from bardlet.data.corpus import Corpus
-from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
 from bardlet.distributed import Group
 from bardlet.errors import BardletError
@@ -101,7 +101,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     machine = device.choose(config.device, config.dtype)
     model.to(machine.device)
     measure: Callable[[], object] = functools.partial(
-        evaluate, model, Dataset(Path(config.dataset)), "train", batch_size=config.batch_size,
+        evaluate, model, mixture.opened(config.dataset), "train", batch_size=config.batch_size,
         machine=machine, group=Group(), sampled=EVALUATED,
     )  # fmt: skip
     measure()

@@ -143,6 +143,7 @@ def finish(process: Process, said: Path, allowed: tuple[int, ...]) -> None:
 
 def dataset_path(name: str) -> str:
     """The dataset as a path that means the same from anywhere. DataError where there is none."""
-    from bardlet.data import dataset
+    from bardlet.data import mixture
 
-    return str(dataset.Dataset(dataset.find(name)).folder.resolve())
+    mixture.opened(name)
+    return mixture.resolved(name)

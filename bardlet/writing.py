@@ -7,13 +7,16 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from bardlet import device, native
+from bardlet import device, memorization, native
+from bardlet.data import mixture
+from bardlet.data.dataset import Dataset
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
@@ -28,16 +31,19 @@ SEPARATOR = "---------------"
 def write(
     *, run: str, which: str, start: str | None, num_samples: int, max_new_tokens: int,
     temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
-    say: Callable[[str], None],
+    check_memorization: bool = False, min_run: int = 0, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Print samples from a run's checkpoint; one sample is streamed as it is written.
 
     `start` is the prompt, FILE:path the prompt's file, None a new line where the alphabet has it.
+    `check_memorization` marks what of the samples stands in the training text; memorization.py
+    has `min_run`.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     trained = sources.load(run, which)
     model, tokenizer = trained.model, trained.tokenizer
     without_padding(model, tokenizer.vocab_size)
+    trained_on = training_text(trained.source, trained.state) if check_memorization else None
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
@@ -46,7 +52,7 @@ def write(
     prompt = torch.from_numpy(tokenizer.encode(text).astype(np.int64))  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
-    streamed = num_samples == 1 and not as_json
+    streamed = num_samples == 1 and not as_json and trained_on is None
     if streamed:
         print(text, end="", flush=True)
     stream = tokenizer.stream()
@@ -66,18 +72,28 @@ def write(
     took = time.perf_counter() - began
     texts = [text + tokenizer.decode(row) for row in ids]
     rate = ids.size / took if took else 0.0
+    found = None
+    if trained_on is not None:
+        found = memorization.report(trained_on, tokenizer, list(ids), min_run)
     if as_json:
-        result = {
+        result: dict[str, Any] = {
             "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
             "temperature": temperature, "top_k": top_k, "new_tokens": int(ids.shape[1]),
             "tokens_per_s": rate,
         }  # fmt: skip
-        print(json.dumps(result))
+        print(json.dumps({**result, "memorization": found} if found else result))
     elif streamed:
         print(f"{stream.end()}\n{SEPARATOR}")
     else:
+        if found:
+            texts = [
+                text + memorization.marked(row, sample["runs"], tokenizer)
+                for row, sample in zip(ids, found["samples"], strict=True)
+            ]
         for sample in texts:
             print(f"{sample}\n{SEPARATOR}")
+        if found:
+            print(memorization.describe(found))
     sys.stdout.flush()
     say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
 
@@ -104,6 +120,18 @@ def without_padding(model: GPT, vocab_size: int) -> None:
     embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
     model.lm_head.weight = head
     model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
+
+
+def training_text(source: str, state: Mapping[str, Any]) -> Dataset:
+    """The dataset that a checkpoint was trained on; DataError where it is not here as it was."""
+    trained_on: Mapping[str, Any] = state.get("dataset", {})
+    dataset = mixture.opened(trained_on.get("name", ""))
+    if dataset.hash != trained_on.get("hash"):
+        raise DataError(
+            f"{dataset.folder} does not have the tokens that {source} was trained on",
+            "What a model knows by heart shows in its own training text only",
+        )
+    return dataset
 
 
 def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:

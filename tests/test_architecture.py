@@ -29,14 +29,14 @@ LAYERS = (
     ("data.vocabulary", "data.plain_pickle"),
     ("data.nanogpt",),
     ("data.comparison",),
-    ("data.dataset", "data.prepare", "data.loader"),
+    ("data.dataset", "data.mixture", "data.prepare", "data.loader"),
     ("model",),
     ("lora",),
     ("native",),
     ("native.training", "native.decoding", "native.muon"),
     ("weights",),
-    ("optim", "evaluate", "checkpoint", "metrics", "sample"),
-    ("preflight", "guards", "saving", "probe"),
+    ("optim", "evaluate", "checkpoint", "metrics", "sample", "memorization"),
+    ("preflight", "guards", "saving", "probe", "sizing"),
     ("interop", "interop.extras"),
     ("interop.families",),
     ("interop.comparison", "interop.hf_config"),
@@ -65,6 +65,7 @@ BESIDE = {
     "data.corpus": ["data.fetch", "data.plays"],
     "data.tokenizer_json": ["data.patterns"],
     "data.foreign": ["data.bpe"],
+    "data.mixture": ["data.dataset"],
     "data.prepare": ["data.dataset"],
     "data.loader": ["data.dataset"],
 }
@@ -86,7 +87,7 @@ BUDGETS = {
     "model": 330, "train": 336, "sample": 300, "optim": 220, "evaluate": 120, "checkpoint": 250,
     "config": 250, "config_file": 250, "device": 200, "distributed": 120, "metrics": 200,
     "data.corpus": 250, "data.plays": 250, "data.prepare": 250,
-    "data.dataset": 200, "data.loader": 150, "cli": 120, "errors": 40,
+    "data.dataset": 200, "data.loader": 200, "cli": 120, "errors": 40,
 }  # fmt: skip
 
 

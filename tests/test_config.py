@@ -86,7 +86,7 @@ def test_without_a_base_the_dataset_prepared_last_is_taken_and_said(
     lines: list[str] = []
     config = config_file.settings([], {"device": "cpu"}, lines.append)
     assert (config.dataset, config.out_dir) == ("new", "out/new")
-    assert "new" in lines[-1]
+    assert lines[0] == "no dataset named: taking the newest one, data/new"
     assert settings(device="cpu", dataset="old").dataset == "old"
     assert settings("shakespeare-char-classic-cpu").dataset == "tinyshakespeare"
 

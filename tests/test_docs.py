@@ -35,7 +35,7 @@ def test_readme_commands_parse(args: list[str], monkeypatch: pytest.MonkeyPatch)
     for arg in args[1:]:
         if args[0] == "train" and arg.startswith("--"):
             name = arg[2:].split("=")[0]
-            assert name in FIELDS or name == "resume", arg
+            assert name in FIELDS or name in ("resume", "budget"), arg
         if args[0] == "train" and not arg.startswith("--"):
             assert arg in config_file.preset_names()
     with pytest.raises(SystemExit) as end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bardlet.data.dataset import TokenStream
-from bardlet.data.loader import Batches, dropout_seed, permute, random_batches, shuffle_of
+from bardlet.data.loader import Ahead, Batches, dropout_seed, permute, random_batches, shuffle_of
+from bardlet.errors import DataError
 
 
 def counting(size: int) -> TokenStream:
@@ -145,6 +147,41 @@ def test_ranks_share_out_the_batch_of_one_process(
         assert sorted(rows) == sorted(of_whole.tolist())
     sizes = [len(share[0]) for share in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_batches_made_ahead_are_the_same_in_any_order() -> None:
+    batches = loader(1000)
+    ahead = Ahead(batches)
+    for it in (0, 1, 2, 7, 8, 3, 3, 4, 0):
+        assert equal(ahead.batch(it), batches.batch(it))
+
+
+def test_the_next_batch_is_made_without_being_asked_for() -> None:
+    made: list[int] = []
+    third = threading.Event()
+
+    class Watched(Batches):
+        def batch(self, it: int) -> tuple[Tensor, Tensor]:
+            made.append(it)
+            if it == 6:
+                third.set()
+            return super().batch(it)
+
+    batches = Watched(counting(1000), block_size=4, batch_size=2, seed=0)
+    ahead = Ahead(batches)
+    ahead.batch(4)
+    ahead.batch(5)
+    assert third.wait(timeout=30)
+    ahead.batch(6)
+    assert made[:3] == [4, 5, 6]  # each once
+
+
+def test_what_is_wrong_with_a_batch_is_raised_where_it_is_asked_for() -> None:
+    stream = TokenStream([np.arange(100, dtype=np.uint16)], vocab_size=50)
+    ahead = Ahead(Batches(stream, block_size=9, batch_size=8, seed=0))
+    with pytest.raises(DataError, match="beyond the vocabulary"):
+        for it in range(4):
+            ahead.batch(it)
 
 
 def test_the_smallest_legal_stream_is_one_window() -> None:

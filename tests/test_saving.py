@@ -26,14 +26,14 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
     """Lets something happen while iteration `it` fetches its batch."""
 
     def arrange(it: int, happen: Callable[[], object]) -> None:
-        fetch = training.Batches.batch
+        fetch = training.Ahead.batch
 
         def batch(self: Any, asked: int) -> Any:
             if asked == it:
                 happen()
             return fetch(self, asked)
 
-        monkeypatch.setattr(training.Batches, "batch", batch)
+        monkeypatch.setattr(training.Ahead, "batch", batch)
 
     return arrange
 

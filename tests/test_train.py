@@ -133,14 +133,14 @@ def test_stopped_and_resumed_equals_undisturbed(
 
 def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT in the batch before that many are done."""
-    fetch = training.Batches.batch
+    fetch = training.Ahead.batch
 
     def batch(self: Any, it: int) -> Any:
         if it == iterations - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return fetch(self, it)
 
-    monkeypatch.setattr(training.Batches, "batch", batch)
+    monkeypatch.setattr(training.Ahead, "batch", batch)
 
 
 def test_killed_process_resumes_exactly(dataset_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bardlet.arguments import Parser, add_run, parse, say
 from bardlet.config_file import newest_run
+from bardlet.errors import UsageError
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -16,7 +17,16 @@ def run(parser: Parser, args: list[str]) -> int:
         "--top_k", type=int, default=200, help="likeliest tokens drawn from; 0: all"
     )
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
+    parser.add_argument(
+        "--check_memorization", action="store_true", default=False,
+        help="mark the runs that stand word for word in the training text, and sum them up",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min_run", type=int, default=0, help="tokens from which such a run counts; 0: 50 bytes"
+    )
     given = parse(parser, args)
+    if given.min_run < 0:
+        raise UsageError(f"min_run={given.min_run} must be at least 0")
     from bardlet.writing import write
 
     run = str(given.run or given.out_dir or newest_run(say))
@@ -24,6 +34,7 @@ def run(parser: Parser, args: list[str]) -> int:
         run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
         num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,
         temperature=given.temperature, top_k=given.top_k,
-        device_name=given.device, dtype=given.dtype, as_json=given.json, say=say,
+        device_name=given.device, dtype=given.dtype, as_json=given.json,
+        check_memorization=given.check_memorization, min_run=given.min_run, say=say,
     )  # fmt: skip
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from bardlet import config, config_file
 from bardlet.arguments import Parser, say, split_unknown
 from bardlet.config import TrainConfig
+from bardlet.errors import UsageError
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -34,6 +37,11 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     parser.epilog = "presets: " + ", ".join(config_file.preset_names())
     parser.add_argument("base", nargs="*", default=[], help="presets or files, later ones win")
     parser.add_argument("--resume", action="store_true", help="short for --init_from=resume")
+    parser.add_argument(
+        "--budget", metavar="TIME",
+        help="without preset or file: the time that the run is sized for, such as 90s, 10m or 2h "
+        "(default 5m)",
+    )  # fmt: skip
     group: Any = parser
     for name, field in config.FIELDS.items():
         if field.metadata["group"]:
@@ -48,8 +56,34 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     bases = flags.pop("base")
     if flags.pop("resume", False):
         flags["init_from"] = "resume"
+    budget = flags.pop("budget", None)
+    if bases and budget:
+        raise UsageError(f"budget={budget} sizes a run without preset or file", "Leave one out")
+    seconds = seconds_of(budget or "5m")
+
+    def size(flags: Mapping[str, object]) -> Mapping[str, object]:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError(
+                "a run without preset or file is sized by one process, torchrun started several",
+                "Name one: bardlet train writes config.toml, which can be given to all",
+            )
+        from bardlet.sizing import sized
+
+        return sized(flags, seconds, say)
+
     rest = {name: flags.pop(name) for name in others & flags.keys()}
-    return config_file.settings(bases, {**flags, **unknown}, say), rest
+    return config_file.settings(bases, {**flags, **unknown}, say, size), rest
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time such as 90s, 10m or 1.5h; UsageError where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
+    if not 1 <= seconds <= 3e7:
+        raise UsageError(
+            f"budget={text} is no time to train for", "Write 90s, 10m, 2h or 3d; a year at most"
+        )
+    return seconds
 
 
 def spelt_out(args: list[str]) -> list[str]:

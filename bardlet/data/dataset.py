@@ -130,6 +130,7 @@ class Dataset:
         self.splits = {
             s: TokenStream([map_shard(file) for file in files[s]], self.vocab_size) for s in SPLITS
         }
+        self.parts = [(self.splits["train"], 1.0)]  # what is trained on, with its share
 
     @property
     def vocab_size(self) -> int:

@@ -7,7 +7,8 @@ an order that a keyed permutation gives in constant memory, however many windows
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from bardlet.data.dataset import TokenStream
 
-TRAIN, EVAL, DROPOUT = 0, 1, 2  # separate random streams: evaluating changes no batch
+TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
+DECK = 1 << 14  # a share is exact to a 16,384th
 
 
 class Batches:
@@ -46,14 +48,89 @@ class Batches:
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
         places = it * self.batch_size + self.mine  # counted from the first window ever
-        starts = [self.start_of(*divmod(int(p), self.windows_per_epoch)) for p in places]
-        return as_tensors(self.stream, starts, self.block_size)
+        return as_tensors([self.window(int(place)) for place in places])
+
+    def window(self, place: int) -> np.ndarray:
+        """The tokens of window number `place`, counted over all epochs: (T + 1,) int64."""
+        start = self.start_of(*divmod(place, self.windows_per_epoch))
+        return self.stream.read(start, self.block_size + 1)
 
     def start_of(self, epoch: int, place: int) -> int:
         """Where in the stream window number `place` of an epoch begins."""
         offsets = len(self.stream) - self.windows_per_epoch * self.block_size
         offset, keys = shuffle_of(self.seed, epoch, offsets)
         return offset + permute(place, self.windows_per_epoch, keys) * self.block_size
+
+
+class Mixed:
+    """Windows of several streams in given shares, each stream in epochs of its own.
+
+    Places are dealt in decks that hold each stream's share of cards, shuffled by a keyed
+    permutation: which window a place has needs neither the places before nor any memory.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[TokenStream, float]], *, block_size: int, batch_size: int,
+        seed: int, rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        """`parts` are streams with shares that add up to 1; the rest is as for Batches."""
+        self.parts = [
+            Batches(stream, block_size=block_size, batch_size=batch_size, seed=seed)
+            for stream, _ in parts
+        ]
+        ends = np.rint(np.cumsum([share for _, share in parts]) * DECK).astype(np.int64)
+        self.cards = np.diff(ends, prepend=0)  # of each stream in a deck
+        self.ends, self.batch_size, self.seed = ends, batch_size, seed
+        self.mine = np.arange(rank, batch_size, world_size)
+
+    def batch(self, it: int) -> tuple[Tensor, Tensor]:
+        """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
+        return as_tensors([self.window(int(p)) for p in it * self.batch_size + self.mine])
+
+    def window(self, place: int) -> np.ndarray:
+        """The tokens of window number `place`, counted over all streams: (T + 1,) int64."""
+        part, index = self.dealt(place)
+        return self.parts[part].window(index)
+
+    def dealt(self, place: int) -> tuple[int, int]:
+        """Which stream a place has a window of, and the window's number among that stream's."""
+        deck, turn = divmod(place, DECK)
+        card = permute(turn, DECK, deck_keys(self.seed, deck))
+        part = int(np.searchsorted(self.ends, card, side="right"))
+        number = card - int(self.ends[part] - self.cards[part])
+        return part, deck * int(self.cards[part]) + number
+
+
+def batches_of(parts: Sequence[tuple[TokenStream, float]], **options: int) -> Batches | Mixed:
+    """Batches of one stream, or of several in their shares."""
+    return Batches(parts[0][0], **options) if len(parts) == 1 else Mixed(parts, **options)
+
+
+@functools.lru_cache(maxsize=4)
+def deck_keys(seed: int, deck: int) -> tuple[int, ...]:
+    """The keys of a deck's permutation."""
+    generator = np.random.default_rng((seed, DEAL, deck))
+    return tuple(generator.integers(0, 2**32, size=4, dtype=np.uint64).tolist())
+
+
+class Ahead:
+    """Batches made in a thread while the one before is trained on; which they are, stays."""
+
+    def __init__(self, batches: Batches | Mixed, *, pin: bool = False) -> None:
+        """`pin` puts them where a GPU copies from while it computes."""
+        self.batches, self.pin = batches, pin
+        self.thread = ThreadPoolExecutor(1, "batches")
+        self.coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+
+    def batch(self, it: int) -> tuple[Tensor, Tensor]:
+        """The batch of iteration `it`, which is ready where the one before was asked for last."""
+        ready = self.coming.get(it) or self.thread.submit(self.make, it)
+        self.coming = {it + 1: self.thread.submit(self.make, it + 1)}
+        return ready.result()
+
+    def make(self, it: int) -> tuple[Tensor, Tensor]:
+        idx, targets = self.batches.batch(it)
+        return (idx.pin_memory(), targets.pin_memory()) if self.pin else (idx, targets)
 
 
 @functools.lru_cache(maxsize=4)
@@ -98,7 +175,7 @@ def random_batches(
     generator = np.random.default_rng((seed, EVAL))
     for _ in range(count):
         starts = generator.integers(0, len(stream) - block_size, size=batch_size)
-        yield as_tensors(stream, starts.tolist(), block_size)
+        yield as_tensors([stream.read(start, block_size + 1) for start in starts.tolist()])
 
 
 def dropout_seed(seed: int, it: int, rank: int) -> int:
@@ -107,7 +184,7 @@ def dropout_seed(seed: int, it: int, rank: int) -> int:
     return int(state[0])
 
 
-def as_tensors(stream: TokenStream, starts: list[int], block_size: int) -> tuple[Tensor, Tensor]:
-    """Windows of block_size + 1 tokens from `starts` as idx and targets, (B, T) int64 each."""
-    tokens = np.stack([stream.read(start, block_size + 1) for start in starts])  # (B, T + 1)
+def as_tensors(windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Windows of T + 1 tokens as idx and targets, (B, T) int64 each."""
+    tokens = np.stack(windows)  # (B, T + 1)
     return torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(tokens[:, 1:].copy())

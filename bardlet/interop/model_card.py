@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import bardlet
-from bardlet.data import dataset as datasets
-from bardlet.data.dataset import Dataset
+from bardlet.data import mixture
 from bardlet.errors import DataError
 from bardlet.interop.comparison import Trained
 from bardlet.interop.families import architecture
@@ -67,14 +66,14 @@ def sources(dataset: dict[str, Any]) -> list[str]:
         return ["", "Not known: the weights were imported."]
     lines = ["", f"Dataset `{one_line(dataset['name'])}`, hash `{dataset.get('hash')}`."]
     try:
-        data = Dataset(datasets.find(dataset["name"]))
+        data = mixture.opened(dataset["name"])
     except DataError:
         return lines
     if data.hash != dataset.get("hash"):
         return lines
     rows = [
         f"| {one_line(s['name'])} | {s['bytes']:,} | `{s['sha256']}` |"
-        for s in data.manifest.get("sources", [])
+        for s in getattr(data, "manifest", {}).get("sources", [])
     ]
     splits = [f"{name}: {len(stream):,} tokens" for name, stream in data.splits.items()]
     return [*lines, "; ".join(splits) + ".", "",
