@@ -87,9 +87,8 @@ def decode(parser: Parser, args: list[str]) -> int:
 
     found = vocabulary.existing(given.tokenizer, say)
     words = given.ids or standard_input().replace(",", " ").split()
-    if wrong := [
-        w for w in words if not w.isdecimal() or len(w) > 20 or int(w) >= found.vocab_size
-    ]:
+    known = range(found.vocab_size)
+    if wrong := [w for w in words if not w.isdecimal() or len(w) > 20 or int(w) not in known]:
         raise UsageError(
             f"{wrong[0]!r} is no id", f"Ids are numbers from 0 to {found.vocab_size - 1:,}"
         )
@@ -118,7 +117,9 @@ def compare(parser: Parser, args: list[str]) -> int:
 
 
 def standard_input() -> str:
-    """The text on standard input; DataError where it is no UTF-8."""
+    """The text on standard input; DataError where it is closed or no UTF-8."""
+    if sys.stdin is None:
+        raise DataError("standard input is closed", "Give the text or the ids as arguments")
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
