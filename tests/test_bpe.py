@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def own() -> Tokenizer:
     return from_json(bpe_training.train(LEARNT, 900), "own")
 
 
-def theirs(tokenizer: Tokenizer, pattern: str):  # noqa: ANN201
+def theirs(tokenizer: Tokenizer, pattern: str) -> Any:
     """tiktoken's encoder of a byte-level vocabulary."""
     tiktoken = pytest.importorskip("tiktoken")
     assert tokenizer.end_of_text is not None

@@ -21,7 +21,7 @@ library = pytest.importorskip("tokenizers")
 
 LINES = [
     "To be, or not to be: that is the question.", "  Two  spaces,\tand a tab",
-    "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0928\u092e\u0938\u094d\u0924\u0947",
+    "\u041f\u0440\u0438, \u043c\u0438\u0440! \u0928\u092e\u0938\u094d\u0924\u0947",
     "\u5e8a\u524d\u660e\u6708\u5149\uff0c\u7591\u662f\u5730\u4e0a\u971c\u3002",
     "e\u0301 \u00e9 \U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467", "12 345 don't (x)",
 ]  # fmt: skip
@@ -299,7 +299,7 @@ FAILING = {
 @pytest.mark.parametrize("name", FAILING)
 def test_a_file_that_fails_on_a_text_is_named(name: str) -> None:
     tokenizer = from_json(FAILING[name], "the file")
-    with pytest.raises(DataError, match="the file cannot encode this text: ."):
+    with pytest.raises(DataError, match=r"the file cannot encode this text: ."):
         tokenizer.encode("\u0e01 to be")
 
 
