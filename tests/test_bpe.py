@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import some_text
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bardlet.data import bpe, bpe_training, patterns, pretrained
@@ -103,7 +103,9 @@ def test_a_vocabulary_in_tiktokens_form_gives_its_ids(own: Tokenizer, name: str)
     assert again == [tuple(m) for m in json.loads(own.to_json())["model"]["merges"]]
 
 
-@given(any_text)
+@settings(max_examples=500)
+@given(any_text | st.text(" \n\r\ta'sSl1.\u3000\u0301\u4e2d\u017f", max_size=9))
+@example("\n\u3000")
 def test_words_are_those_of_tiktokens_patterns(text: str) -> None:
     regex = pytest.importorskip("regex")
     library = pytest.importorskip("tokenizers")

@@ -150,7 +150,8 @@ def test_streamed_text_of_any_ids(data: st.DataObject) -> None:
 def test_streaming_takes_no_longer_for_the_last_token() -> None:
     tokenizer = ALL["sentencepiece"]
     stream = tokenizer.stream()
-    ids = tokenizer.encode(TEXT * 20).tolist()
+    unseen = "\u4e2d\u6587" * 30  # bytes alone, and no place to cut but between characters
+    ids = tokenizer.encode((TEXT + unseen) * 10).tolist()
     text = "".join(stream.feed([i]) for i in ids) + stream.end()
     assert text == tokenizer.decode(ids)
     assert len(stream.ids) < 200  # pyright: ignore[reportAttributeAccessIssue]
@@ -317,3 +318,9 @@ def test_what_a_file_adds_or_draws_is_left_out() -> None:
 def test_a_pipeline_without_steps_is_no_step() -> None:
     nothing = from_json(changed(pre_tokenizer={"type": "Sequence", "pretokenizers": []}), "x")
     assert nothing.encode("to").tolist() == OURS["bpe"].encode("to").tolist()
+
+
+def test_a_character_file_with_a_step_of_its_own_is_the_librarys() -> None:
+    document = json.loads(CharTokenizer.train("abc").to_json())
+    document["normalizer"] = {"type": "Lowercase"}
+    assert from_json(json.dumps(document), "x").encode("CAB").tolist() == [2, 0, 1]
