@@ -104,7 +104,10 @@ def test_a_vocabulary_in_tiktokens_form_gives_its_ids(own: Tokenizer, name: str)
 
 
 @settings(max_examples=500)
-@given(any_text | st.text(" \n\r\ta'sSl1.\u3000\u0301\u4e2d\u017f", max_size=9))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cn"]))
+    | st.text(" \n\r\ta'sSl1.\u3000\u0301\u4e2d\u017f", max_size=9)
+)
 @example("\n\u3000")
 def test_words_are_those_of_tiktokens_patterns(text: str) -> None:
     regex = pytest.importorskip("regex")

@@ -16,7 +16,7 @@ from bardlet.data.bpe import LibraryTokenizer
 from bardlet.data.tokenizer_json import attempt
 from bardlet.errors import DataError
 
-CONTEXT = 8  # tokens before the new ones that the library gets to see, at the least
+CONTEXT = 12  # tokens that the library sees at the least: whole characters of 1 to 4 bytes
 
 
 class ForeignStream:
@@ -35,7 +35,7 @@ class ForeignStream:
         sure = text.rstrip("\ufffd")
         new = sure[len(self.given) :]
         self.given += new
-        if len(self.ids) > 8 * CONTEXT:
+        if len(self.ids) > 5 * CONTEXT:
             self.forget()
         return new
 
