@@ -48,7 +48,7 @@ def train(parser: Parser, args: list[str]) -> int:
 
     text = corpus.load(given.source, say=say).text
     made = vocabulary.choose(given.tokenizer, text, vocab_size=given.vocab_size, say=say)
-    partial = given.out.with_name(f".{given.out.name}.{os.getpid()}")
+    partial = given.out.parent / f".{given.out.name}.{os.getpid()}"
     try:
         write_text(partial, made.to_json())
         partial.replace(given.out)
@@ -87,7 +87,8 @@ def decode(parser: Parser, args: list[str]) -> int:
 
     found = vocabulary.existing(given.tokenizer, say)
     words = given.ids or standard_input().replace(",", " ").split()
-    if wrong := [w for w in words if not w.isdecimal() or int(w[:20]) >= found.vocab_size]:
+    known = range(found.vocab_size)
+    if wrong := [w for w in words if not w.isdecimal() or len(w) > 20 or int(w) not in known]:
         raise UsageError(
             f"{wrong[0]!r} is no id", f"Ids are numbers from 0 to {found.vocab_size - 1:,}"
         )
@@ -108,13 +109,17 @@ def compare(parser: Parser, args: list[str]) -> int:
 
     texts = {source: corpus.load(source, say=say).text for source in given.source}
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--tokenizers names none", "Give some, with commas between")
     found = comparison.compare(names, texts, vocab_size=given.vocab_size, say=say)
     print(json.dumps(found) if given.json else comparison.table(found))
     return 0
 
 
 def standard_input() -> str:
-    """The text on standard input; DataError where it is no UTF-8."""
+    """The text on standard input; DataError where it is closed or no UTF-8."""
+    if sys.stdin is None:
+        raise DataError("standard input is closed", "Give the text or the ids as arguments")
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

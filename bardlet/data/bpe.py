@@ -7,21 +7,23 @@ text, and without the library's clean-up.
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from collections.abc import Iterable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from bardlet.data.patterns import CL100K, GPT2, O200K, parts
+from bardlet.data.patterns import CL100K, GPT2, LLAMA3, O200K, parts
 from bardlet.data.pieces import BYTE_OF, END_OF_TEXT, Pieces, utf8
 from bardlet.data.tokenizer_json import attempt, open_with_library
+from bardlet.errors import DataError
 
 FAST = 1 << 16  # characters from which on the quick library is worth the tenth of a second it takes
 RENEW_BYTES = 1 << 29  # of text, after which its cache of words, which only grows, is thrown away
 PROBE = (  # words that patterns split differently
     "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL na\u00efve \ufb01x\u00a0x\u00b2 "
     "<|endoftext|> \u0928\u092e\u0938\u094d\u0924\u0947 \u4e16\u754c\uff0c\u4f60\u597d\u3002 "
-    "\U0001f468\u200d\U0001f469 e\u0301\u200b  "
+    "\U0001f468\u200d\U0001f469 e\u0301\u200b \n  "
 )
 
 # What published vocabularies call the token between texts, the likeliest first.
@@ -35,6 +37,7 @@ class LibraryTokenizer(Pieces):
         """`document` is the checked content of `text`; `name` says which file, for messages."""
         self.text = text
         self.document = document
+        self.name = name
         self.library = open_with_library(text, name)
         self.added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
         self.end_of_text: int | None = next(
@@ -44,7 +47,18 @@ class LibraryTokenizer(Pieces):
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (T,) uint32; names of special tokens in it are plain text."""
         utf8(text)  # refuses what the library cannot take
-        return np.array(self.library.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        return np.array(self.ids_of([text]), dtype=np.uint32)
+
+    def ids_of(self, texts: Iterable[str]) -> list[int]:
+        """The library's ids of these texts, one after the other; DataError where it has none."""
+        encode = partial(self.library.encode_batch_fast, add_special_tokens=False)
+        try:
+            return [i for encoded in attempt(encode, list(texts)) for i in encoded.ids]
+        except ValueError as error:
+            raise DataError(
+                f"{self.name} cannot encode this text: {error}",
+                "It lacks what the text needs, or is damaged; take another tokenizer",
+            ) from None
 
     def to_json(self) -> str:
         """The `tokenizer.json` that was read, to the letter."""
@@ -81,8 +95,7 @@ class BPETokenizer(LibraryTokenizer):
             if self.done > RENEW_BYTES:
                 self.done, self.quick = len(raw), open_quick(self.document)
             return self.quick.encode(raw)
-        encoded = self.library.encode_batch_fast(list(parts(text)), add_special_tokens=False)
-        return np.array([i for part in encoded for i in part.ids], dtype=np.uint32)
+        return np.array(self.ids_of(parts(text)), dtype=np.uint32)
 
     def steps(self) -> Any:
         """The pattern, where that is all: the same in every spelling of the file."""
@@ -92,7 +105,7 @@ class BPETokenizer(LibraryTokenizer):
     def pattern(self) -> str | None:
         """Which of the patterns above splits a text into words, if that is all that is done."""
         splits = self.document.get("pre_tokenizer") or {}
-        steps = splits.get("pretokenizers", [splits])
+        steps = splits.get("pretokenizers") or [splits]
         level = steps[-1]
         changed = self.document.get("normalizer") or level.get("add_prefix_space", True)
         special = all(token.get("special") for token in self.document.get("added_tokens") or [])
@@ -103,7 +116,7 @@ class BPETokenizer(LibraryTokenizer):
         kind = (steps[0].get("type"), steps[0].get("behavior"), steps[0].get("invert", False))
         pattern = (steps[0].get("pattern") or {}).get("Regex")
         plain = kind == ("Split", "Isolated", False) and not level.get("use_regex", True)
-        return pattern if plain and pattern in (GPT2, CL100K, O200K) else None
+        return pattern if plain and pattern in (GPT2, CL100K, LLAMA3, O200K) else None
 
     @cached_property
     def quick(self) -> Any:

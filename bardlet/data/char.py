@@ -138,10 +138,11 @@ class CharTokenizer(Pieces):
 
 
 def is_char(document: dict[str, Any]) -> bool:
-    """Whether a `tokenizer.json` describes a character tokenizer."""
-    split = document.get("pre_tokenizer")
-    of_words = document["model"].get("type") == "WordLevel"
-    return of_words and isinstance(split, dict) and split.get("pattern") == PATTERN
+    """Whether a `tokenizer.json` describes a character tokenizer, and one like ours."""
+    model, split = document["model"], document.get("pre_tokenizer")
+    of_words = model.get("type") == "WordLevel" and model.get("unk_token") == UNKNOWN
+    more = any(document.get(key) for key in ("added_tokens", "normalizer", "post_processor"))
+    return of_words and not more and isinstance(split, dict) and split.get("pattern") == PATTERN
 
 
 def from_document(document: dict[str, Any]) -> CharTokenizer:

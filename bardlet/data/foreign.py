@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from bardlet.data.bpe import LibraryTokenizer
+from bardlet.data.tokenizer_json import attempt
+from bardlet.errors import DataError
 
-CONTEXT = 8  # tokens before the new ones that the library gets to see
+CONTEXT = 12  # tokens that the library sees at the least: whole characters of 1 to 4 bytes
 
 
 class ForeignStream:
@@ -22,8 +24,8 @@ class ForeignStream:
 
     def __init__(self, tokenizer: ForeignTokenizer) -> None:
         self.tokenizer = tokenizer
-        self.ids: list[int] = []
-        self.given = ""  # the text of ids that was given already
+        self.ids: list[int] = []  # the last ones
+        self.given = ""  # the part of their text that was given already
 
     def feed(self, ids: Iterable[int]) -> str:
         """The characters that `ids` complete."""
@@ -33,7 +35,18 @@ class ForeignStream:
         sure = text.rstrip("\ufffd")
         new = sure[len(self.given) :]
         self.given += new
+        if len(self.ids) > 5 * CONTEXT:
+            self.forget()
         return new
+
+    def forget(self) -> None:
+        """Drop the first ids, unless they decide how those after them are read.
+
+        So the time for a token does not grow with the text.
+        """
+        last = self.tokenizer.decode(self.ids[-CONTEXT:])
+        if last.strip() and "\ufffd" not in last and self.given.endswith(last):
+            self.ids, self.given = self.ids[-CONTEXT:], last
 
     def end(self) -> str:
         """What is left when no more tokens come."""
@@ -54,7 +67,11 @@ class ForeignTokenizer(LibraryTokenizer):
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
-        return self.library.decode([int(i) for i in ids], skip_special_tokens=False)
+        decode = partial(self.library.decode, skip_special_tokens=False)
+        try:
+            return attempt(decode, [int(i) for i in ids])
+        except ValueError as error:
+            raise DataError(f"{self.name} is damaged: it cannot decode: {error}") from None
 
     def stream(self) -> ForeignStream:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A decoder for tokens that come a few at a time."""
@@ -64,7 +81,7 @@ class ForeignTokenizer(LibraryTokenizer):
     def pieces(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What every token adds to a text, by id; empty for an id that has none."""
         vocab = self.library.get_vocab(with_added_tokens=True)
-        anchor = next(iter(vocab.values()), 0)
+        anchor = min(vocab.values(), default=0)
         before = self.decode([anchor])
         pieces = [b""] * self.vocab_size
         for token, i in vocab.items():

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 # the words that the format's own "use_regex" gives
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-CL100K = (
+_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
 )
+CL100K = _WORDS + r"|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"  # CL100K but for the spaces that end a text
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K = (  # unlike the others it leaves accents and vowel signs with their letters, in any script
@@ -18,7 +20,7 @@ O200K = (  # unlike the others it leaves accents and vowel signs with their lett
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_TAIL}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# In all three, every word that follows a letter and is none itself begins at its first character,
+# In all of them, every word that follows a letter and is none itself begins at its first character,
 # whatever comes next: text can be cut there and encoded in parts.
 CUT = re.compile(r"(?<=[^\W\d_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 PART = 1 << 16  # characters; the library's time and memory for a word list grow with its text

@@ -21,6 +21,7 @@ MAX_FILE_BYTES = 256 << 20  # the largest in use, of 262,144 tokens, has 33 MB
 MAX_ID = 1 << 22
 MAX_GROWTH = 64  # of a text by the replacements in a normalizer, pre-tokenizer or decoder
 MAX_PATTERN = 4096
+MAX_WORD = 1024  # characters of a word that WordPiece takes apart, in time cubic in them
 MAX_ENDLESS = 6  # repetitions without end in one alternative; possessive ones count twice
 MODELS = ("BPE", "WordLevel", "WordPiece", "Unigram")
 
@@ -95,6 +96,8 @@ def check_ids(document: dict[str, Any]) -> None:
     model = document["model"]
     if model.get("type", "BPE") not in MODELS:
         raise ValueError(f"{model['type']!r} is none of the models {', '.join(MODELS)}")
+    if model.get("max_input_chars_per_word", 0) > MAX_WORD:
+        raise ValueError(f"max_input_chars_per_word is more than {MAX_WORD:,}")
     vocab = model["vocab"]
     if model.get("type") == "Unigram":
         vocab = unique([(piece, i) for i, (piece, _) in enumerate(vocab)])
@@ -167,7 +170,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def open_with_library(text: str, name: str) -> tokenizers.Tokenizer:
-    """The library's tokenizer of a checked document; it neither cuts, pads nor adds tokens."""
+    """The library's tokenizer of a checked document; it cuts, pads and adds nothing, nor draws."""
     import tokenizers
 
     try:
@@ -176,14 +179,17 @@ def open_with_library(text: str, name: str) -> tokenizers.Tokenizer:
         raise DataError(f"{name} is damaged: {error}") from None
     opened.no_truncation()
     opened.no_padding()
+    opened.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]  # what it adds
+    if getattr(opened.model, "dropout", None):  # merges left out by chance, which trains better
+        opened.model.dropout = None  # pyright: ignore[reportAttributeAccessIssue]
     opened.encode_special_tokens = True  # "<|endoftext|>" in a text is a text
     return opened
 
 
-def attempt(read: Callable[[Any], Any], document: str | bytes) -> Any:
-    """What a library reads from `document`; ValueError with its reason where it refuses."""
+def attempt(call: Callable[[Any], Any], given: object) -> Any:
+    """What a library makes of what it is `given`; ValueError with its reason where it refuses."""
     try:
-        return read(document)
+        return call(given)
     except BaseException as error:
         # a panic of the library's, which is no Exception, is its way to say that a file is wrong
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

@@ -32,12 +32,14 @@ def choose(
             "The others have the size that they have",
         )
     if name == "char":
+        if vocab_size and vocab_size < 2:
+            raise UsageError(f"vocab_size={vocab_size} must be 2 or more: a character and <unk>")
         return CharTokenizer.train(text, limit=vocab_size)
     if name == "bpe":
-        size = vocab_size or bpe_training.suggested_size(len(text))
+        size = vocab_size or bpe_training.suggested_size(len(text.encode("utf-8", "replace")))
         found = from_json(bpe_training.train(text, size), "the trained vocabulary")
         if found.vocab_size < size:
-            say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: nothing more repeats")
+            say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: each word is one")
         return found
     return existing(name, say)
 

@@ -1,0 +1,259 @@
+"""Byte-level BPE: ids as tiktoken's, merges as two other trainers', any text there and back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import some_text
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bardlet.data import bpe, bpe_training, patterns, pretrained
+from bardlet.data.bpe import BPETokenizer
+from bardlet.data.pieces import BYTE_OF, spell
+from bardlet.data.tokenizer import Tokenizer, from_json
+from bardlet.errors import UsageError
+
+CORPUS = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+TEXT = (
+    "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL see \ufb01x\u00a0x\u00b2 <|endoftext|>\n"
+    "\u041f\u0440\u0438\u0432\u0435\u0442, \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d"
+    "\u0924\u0947 \u4e16\u754c\uff0c\u4f60\u597d\u3002 e\u0301 \U0001f468\u200d\U0001f469 \u200b\n"
+    "def f(x):\n\treturn {'a': x**2}  # 0xFF\n \x00\x1c\x85\u2028\u3000 \n  "
+)
+LEARNT = TEXT * 3 + some_text(4000) + inspect.getsource(random)[:20_000]
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def noise(seed: int) -> str:
+    """Random bytes, as far as they are text, between pieces of TEXT."""
+    draw = random.Random(seed)
+    raw = draw.randbytes(200).decode("utf-8", "replace")
+    return "".join(draw.choices([*raw, *TEXT, "\n", " ", "  "], k=300))
+
+
+SAMPLES = [TEXT, "", " ", "\n\n  ", "a \n ", *(noise(seed) for seed in range(40))]
+
+
+@pytest.fixture(scope="module")
+def own() -> Tokenizer:
+    return from_json(bpe_training.train(LEARNT, 900), "own")
+
+
+def theirs(tokenizer: Tokenizer, pattern: str) -> Any:
+    """tiktoken's encoder of a byte-level vocabulary."""
+    tiktoken = pytest.importorskip("tiktoken")
+    assert tokenizer.end_of_text is not None
+    ranks = {p: i for i, p in enumerate(tokenizer.tokens()) if i != tokenizer.end_of_text}
+    return tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+def published(name: str) -> str:
+    """The pattern of an encoding, read from tiktoken's own definition of it."""
+    public = pytest.importorskip("tiktoken_ext.openai_public")
+    if name == "r50k_base":
+        return public.r50k_pat_str
+    source = inspect.getsource(getattr(public, name))
+    part = "\n".join(re.findall(r'r"""(.*?)"""', source))
+    return part.replace("\n", "|")
+
+
+def merges_file(tokenizer: Tokenizer) -> bytes:
+    """A vocabulary as GPT-2's file of merges."""
+    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    return "\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in merges), ""]).encode()
+
+
+@pytest.fixture
+def like_gpt2(own: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
+    """The vocabulary that the product makes of a small file in GPT-2's format."""
+    monkeypatch.setattr(pretrained, "gpt2_merges", lambda say: merges_file(own))
+    return from_json(pretrained.gpt2(lambda line: None), "small")
+
+
+def test_gpt2s_file_of_merges_gives_tiktokens_ids(like_gpt2: Tokenizer) -> None:
+    assert like_gpt2.vocab_size == 900
+    assert like_gpt2.tokens()[0] == b"!"  # GPT-2's order: printable bytes first
+    oracle = theirs(like_gpt2, published("r50k_base"))
+    for text in SAMPLES:
+        assert like_gpt2.encode(text).tolist() == oracle.encode_ordinary(text)
+        assert like_gpt2.decode(like_gpt2.encode(text)) == text
+    assert like_gpt2.end_of_text == 899
+    assert 899 not in like_gpt2.encode("<|endoftext|>")
+
+
+@pytest.mark.parametrize("name", ["r50k_base", "cl100k_base", "o200k_base"])
+def test_a_vocabulary_in_tiktokens_form_gives_its_ids(own: Tokenizer, name: str) -> None:
+    ranks = {p: i for i, p in enumerate(own.tokens()[:-1])}
+    special = {"<|endoftext|>": 899}
+    ours = from_json(pretrained.of_ranks(ranks, pretrained.ENCODINGS[name], special), name)
+    oracle = theirs(own, published(name))
+    for text in SAMPLES:
+        assert ours.encode(text).tolist() == oracle.encode_ordinary(text), text
+    again = [(spell(a), spell(b)) for a, b in pretrained.merges_of(ranks)]
+    assert again == [tuple(m) for m in json.loads(own.to_json())["model"]["merges"]]
+
+
+@settings(max_examples=500)
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cn"]))
+    | st.text(" \n\r\ta'sSl1.\u3000\u0301\u4e2d\u017f", max_size=9)
+)
+@example("\n\u3000")
+def test_words_are_those_of_tiktokens_patterns(text: str) -> None:
+    regex = pytest.importorskip("regex")
+    library = pytest.importorskip("tokenizers")
+    for name, pattern in pretrained.ENCODINGS.items():
+        if name in ("p50k_base", "o200k_harmony"):  # patterns of the others
+            continue
+        split = library.pre_tokenizers.Split(library.Regex(pattern), "isolated")
+        words = [word for word, _ in split.pre_tokenize_str(text)]
+        assert words == regex.findall(published(name), text)
+
+
+@pytest.mark.parametrize("name", ["r50k_base", "o200k_base", "cl100k_base"])
+def test_a_long_text_in_parts_has_the_ids_of_the_whole(
+    own: Tokenizer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {p: i for i, p in enumerate(own.tokens()[:-1])}
+    ours = from_json(pretrained.of_ranks(ranks, pretrained.ENCODINGS[name], {}), name)
+    assert isinstance(ours, BPETokenizer)
+    monkeypatch.setattr(patterns, "PART", 7)
+    assert ours.pattern
+    for text in SAMPLES:
+        assert "".join(patterns.parts(text)) == text
+        whole = ours.library.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text).tolist() == whole
+    assert len(list(patterns.parts(TEXT))) > 5
+
+
+def test_the_quick_library_gives_the_same_ids(
+    own: Tokenizer, like_gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    for tokenizer in (own, like_gpt2):
+        assert isinstance(tokenizer, BPETokenizer)
+        slow = [tokenizer.encode(text).tolist() for text in SAMPLES]
+        monkeypatch.setattr(bpe, "FAST", 0)
+        monkeypatch.setattr(bpe, "RENEW_BYTES", 1000)
+        assert tokenizer.quick is not None
+        assert [tokenizer.encode(text).tolist() for text in SAMPLES] == slow
+        monkeypatch.setattr(bpe, "FAST", 1 << 16)
+
+
+def merged_by_counting(text: str, count: int) -> list[tuple[str, str]]:
+    """BPE by its definition: count all pairs, merge the first of the commonest, and again.
+
+    Of equals, the pair that comes first by the ids of the trainer: bytes by their letters' order.
+    """
+    regex = pytest.importorskip("regex")
+    words = Counter(tuple(map(spell_byte, w.encode())) for w in regex.findall(patterns.O200K, text))
+    order = {char: i for i, char in enumerate(sorted(BYTE_OF))}
+    merges: list[tuple[str, str]] = []
+    for _ in range(count):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, n in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += n
+        best = min(pairs, key=lambda p: (-pairs[p], order[p[0]], order[p[1]]))
+        merges.append(best)
+        order.setdefault("".join(best), len(order))
+        words = Counter({joined(word, best): n for word, n in words.items()})
+    return merges
+
+
+def spell_byte(byte: int) -> str:
+    return spell(bytes([byte]))
+
+
+def joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    i = 0
+    while i < len(word):
+        both = word[i : i + 2] == pair
+        out.append("".join(pair) if both else word[i])
+        i += 2 if both else 1
+    return tuple(out)
+
+
+def test_merges_are_those_of_the_definition() -> None:
+    assert bpe_training.learn(LEARNT, 150) == merged_by_counting(LEARNT, 150)
+
+
+def library_merges(text: str, size: int) -> list[tuple[str, str]]:
+    """Trained by the tokenizers library on the text in one piece."""
+    library = pytest.importorskip("tokenizers")
+    learner = library.Tokenizer(library.models.BPE())
+    learner.pre_tokenizer = library.pre_tokenizers.Sequence([
+        library.pre_tokenizers.Split(library.Regex(patterns.O200K), "isolated"),
+        library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    trainer = library.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet)
+    learner.train_from_iterator([text], trainer)
+    return [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
+
+
+@pytest.mark.skipif(not CORPUS.is_file(), reason="the canonical text is not beside the checkout")
+def test_merges_on_shakespeare_are_the_librarys() -> None:
+    text = CORPUS.read_text(encoding="utf-8")[:300_000]  # several parts
+    assert len(list(patterns.parts(text))) > 3
+    assert bpe_training.learn(text, 744) == library_merges(text, 1000)
+
+
+def test_merges_are_rustbpes_as_long_as_counts_differ() -> None:
+    rustbpe = pytest.importorskip("rustbpe")
+    other = rustbpe.Tokenizer()
+    other.train_from_iterator([LEARNT], 256 + 20, pattern=patterns.O200K)
+    learnt = [bytes(token) for token, rank in other.get_mergeable_ranks() if rank >= 256]
+    ours = [bytes(BYTE_OF[c] for c in a + b) for a, b in bpe_training.learn(LEARNT, 20)]
+    assert sorted(ours) == sorted(learnt)
+
+
+def test_training_twice_gives_the_same_file() -> None:
+    first = bpe_training.train(LEARNT, 600)
+    assert first == bpe_training.train(LEARNT, 600)
+    assert from_json(first, "x").vocab_size == 600
+    assert from_json(first, "x").end_of_text == 599
+
+
+@pytest.mark.parametrize("size", [-1, 0, 256, (1 << 20) + 1])
+def test_a_size_that_cannot_be(size: int) -> None:
+    with pytest.raises(UsageError, match="vocab_size="):
+        bpe_training.train("abc", size)
+
+
+@settings(max_examples=200)
+@given(text=any_text)
+def test_any_text_there_and_back(own: Tokenizer, text: str) -> None:
+    assert own.decode(own.encode(text)) == text
+    assert own.token_bytes()[own.encode(text)].sum() == len(text.encode())
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not CORPUS.is_file(), reason="the canonical text is not beside the checkout")
+def test_gpt2_is_gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BARDLET_CACHE", str(tmp_path))
+    gpt2 = from_json(pretrained.gpt2(print), "gpt2")
+    assert gpt2.vocab_size == 50257
+    assert gpt2.encode("Hello, world!").tolist() == [15496, 11, 995, 0]
+    text = CORPUS.read_text(encoding="utf-8")
+    border = int(len(text) * 0.9)
+    oracle = theirs(gpt2, published("r50k_base"))
+    parts = {text[:border]: 301_966, text[border:]: 36_059}
+    for part, count in parts.items():
+        ids = gpt2.encode(part)
+        assert len(ids) == count
+        assert np.array_equal(ids, oracle.encode_ordinary(part))
+    for sample in SAMPLES:
+        assert gpt2.encode(sample).tolist() == oracle.encode_ordinary(sample)
+        assert gpt2.decode(gpt2.encode(sample)) == sample

@@ -1,0 +1,225 @@
+"""Tokenizers by the command line: `bardlet tokenizer`, and from any text to a sample of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Refused
+from pytest import CaptureFixture, MonkeyPatch
+
+from bardlet import cli
+from bardlet.data.tokenizer import load
+
+TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
+# Li Bai, "Quiet Night Thought"; Wang Zhihuan, "On the Stork Tower"; Meng Haoran, "Spring Dawn"
+POEMS = (
+    "\u5e8a\u524d\u660e\u6708\u5149\uff0c\u7591\u662f\u5730\u4e0a\u971c\u3002\n"
+    "\u4e3e\u5934\u671b\u660e\u6708\uff0c\u4f4e\u5934\u601d\u6545\u4e61\u3002\n"
+    "\u767d\u65e5\u4f9d\u5c71\u5c3d\uff0c\u9ec4\u6cb3\u5165\u6d77\u6d41\u3002\n"
+    "\u6b32\u7a77\u5343\u91cc\u76ee\uff0c\u66f4\u4e0a\u4e00\u5c42\u697c\u3002\n"
+    "\u6625\u7720\u4e0d\u89c9\u6653\uff0c\u5904\u5904\u95fb\u557c\u9e1f\u3002\n"
+    "\u591c\u6765\u98ce\u96e8\u58f0\uff0c\u82b1\u843d\u77e5\u591a\u5c11\u3002\n"
+) * 10
+SHAPE = [
+    "--family=llama", "--n_layer=1", "--n_head=2", "--n_embd=32", "--block_size=16",
+    "--batch_size=2", "--gradient_accumulation_steps=1", "--eval_interval=2", "--eval_iters=1",
+    "--warmup_iters=1", "--lr_decay_iters=9", "--device=cpu", "--dtype=float32",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Every test runs in an empty folder of its own, with texts in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plays.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "poems.txt").write_text(POEMS, encoding="utf-8")
+
+
+@pytest.fixture
+def printed(capfd: CaptureFixture[str]) -> Any:
+    """Run a command that has to succeed; return what it prints."""
+
+    def command(*args: str) -> str:
+        capfd.readouterr()
+        code = cli.main(args)
+        out, err = capfd.readouterr()
+        assert code == 0, err
+        return out
+
+    return command
+
+
+def trained(printed: Any, source: str, tokenizer: str, iters: int = 2, size: int = 0) -> str:
+    """Prepare a text, train on it, and return the folder of the run."""
+    name = Path(tokenizer).stem
+    sized = [f"--vocab_size={size}"] if size else []
+    printed("prepare", source, f"--tokenizer={tokenizer}", f"--out=data/{name}", *sized)
+    run = f"out/{name}"
+    printed("train", *SHAPE, f"--dataset=data/{name}", f"--out_dir={run}", f"--max_iters={iters}")
+    return run
+
+
+@pytest.mark.parametrize(("tokenizer", "size"), [("char", 0), ("byte", 0), ("bpe", 280)])
+def test_from_text_to_text(tokenizer: str, size: int, printed: Any, refused: Refused) -> None:
+    run = trained(printed, "plays.txt", tokenizer, size=size)
+    kept = load(Path(run, "checkpoints", "iter-00000002", "tokenizer.json"))
+    assert kept.kind == tokenizer
+    sizes = {"char": len(set(TEXT)), "byte": 257, "bpe": 280}
+    assert kept.vocab_size == sizes[tokenizer]
+    assert tokenizer in printed("inspect", f"data/{tokenizer}")
+    assert printed("inspect", run)
+    prompt = "to be" if tokenizer == "char" else "\u7591\u662f \U0001f600 <|endoftext|> e\u0301\x00"
+    sample = json.loads(printed("sample", run, f"--start={prompt}", "--max_new_tokens=9", "--json"))
+    assert sample["samples"][0].startswith(prompt)
+    streamed = printed("sample", run, f"--start={prompt}", "--max_new_tokens=9", "--num_samples=1")
+    assert streamed.startswith(prompt)
+    if tokenizer == "char":
+        assert "'\u7591' at position 0 is not in the model's alphabet" in refused(
+            "sample", run, "--start=\u7591"
+        )
+
+
+def test_bits_per_byte_compare_between_tokenizers(printed: Any) -> None:
+    found = {}
+    for tokenizer, size in (("char", 0), ("byte", 0), ("bpe", 300)):
+        run = trained(printed, "plays.txt", tokenizer, size=size)
+        score = json.loads(printed("eval", run, "--json"))
+        manifest = json.loads(Path("data", tokenizer, "manifest.json").read_text(encoding="utf-8"))
+        val = manifest["splits"]["val"]
+        # all but the first token are predicted, of the bytes that the text really has
+        assert score["tokens"] == val["tokens"] - 1
+        ids = load(Path("data", tokenizer, "tokenizer.json")).encode(TEXT[-val["characters"] :])
+        assert len(ids) == val["tokens"]
+        first = load(Path("data", tokenizer, "tokenizer.json")).token_bytes()[ids[0]]
+        nats = score["loss"] * score["tokens"]
+        expected = nats / math.log(2) / (val["bytes"] - first)
+        assert score["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+        found[tokenizer] = score["bits_per_byte"]
+    # hardly trained, a model needs log2 V bits for a token; per byte, longer tokens need fewer
+    assert found["bpe"] < found["byte"]
+
+
+@pytest.mark.parametrize(("tokenizer", "size"), [("char", 0), ("bpe", 600)])
+def test_chinese_poems(tokenizer: str, size: int, printed: Any) -> None:
+    run = trained(printed, "poems.txt", tokenizer, iters=6, size=size)
+    start = "\u660e\u6708"
+    prompt = ["sample", run, f"--start={start}", "--num_samples=1", "--max_new_tokens=60"]
+    for seed in range(3):
+        draw = [*prompt, f"--seed={seed}", "--temperature=0.5"]
+        streamed = printed(*draw).rsplit("\n", 2)[0]
+        whole = json.loads(printed(*draw, "--json"))["samples"][0]
+        assert streamed == whole
+        assert streamed.startswith(start)
+        if tokenizer == "char":
+            assert set(streamed) <= set(POEMS)
+            assert "\ufffd" not in streamed
+    if tokenizer == "bpe":  # ids that are the poem's own come without a broken character
+        kept = load(Path("data/bpe/tokenizer.json"))
+        stream = kept.stream()
+        pieces = [stream.feed([int(i)]) for i in kept.encode(POEMS)]
+        assert "".join(pieces) == POEMS
+        assert stream.end() == ""
+        assert len(kept.encode(POEMS)) < len(POEMS)
+
+
+def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:
+    out = json.loads(
+        printed("tokenizer", "train", "plays.txt", "--out=t.json", "--vocab_size=270", "--json")
+    )
+    assert out == {"tokenizer": "t.json", "kind": "bpe", "vocab_size": 270}
+    assert printed("tokenizer", "train", "plays.txt", "--tokenizer=char") == (
+        f"tokenizer.json: char, {len(set(TEXT))} tokens\n"
+    )
+    ids = printed("tokenizer", "encode", "to be \u00e9", "--tokenizer=t.json").split()
+    assert [int(i) for i in ids] == load(Path("t.json")).encode("to be \u00e9").tolist()
+    assert printed("tokenizer", "decode", *ids, "--tokenizer=t.json") == "to be \u00e9\n"
+    whole = json.loads(printed("tokenizer", "encode", "to \u00e9", "--tokenizer=byte", "--json"))
+    assert whole == {
+        "ids": [116, 111, 32, 195, 169], "tokens": ["t", "o", " ", "\\xc3", "\\xa9"],
+    }  # fmt: skip
+    run = trained(printed, "plays.txt", "t.json")
+    manifest = json.loads(Path("data/t/manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["tokenizer"], manifest["vocab_size"]) == ("bpe", 270)
+    for folder in (run, "data/t"):  # their tokenizer, by their name
+        assert printed("tokenizer", "encode", "to be", f"--tokenizer={folder}").split() == ids[:-3]
+
+
+def test_standard_input_is_taken(printed: Any, monkeypatch: MonkeyPatch) -> None:
+    for command, given, expected in (
+        ("encode", "\u00e9\n".encode(), "195 169 10\n"), ("decode", b"195, 169\n32", "\u00e9 \n"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        assert printed("tokenizer", command, "--tokenizer=byte") == expected
+
+
+def test_compare_measures_and_recommends(printed: Any) -> None:
+    Path("bad.json").write_text("{}", encoding="utf-8")
+    names = "char,byte,bpe,bad.json"
+    args = ["tokenizer", "compare", "plays.txt", "poems.txt", f"--tokenizers={names}"]
+    found = json.loads(printed(*args, "--vocab_size=300", "--json"))
+    rows = {row["tokenizer"]: row for row in found["tokenizers"]}
+    both = TEXT + POEMS
+    assert list(rows) == names.split(",")
+    assert rows["char"]["tokens"] == len(both)
+    assert rows["byte"]["tokens"] == rows["char"]["bytes"] == len(both.encode())
+    assert rows["byte"]["bytes_per_token_of"] == {"plays.txt": 1.0, "poems.txt": 1.0}
+    assert rows["bpe"]["vocab_size"] == 300
+    assert rows["bpe"]["tokens"] < rows["byte"]["tokens"]
+    assert "".join(rows["bpe"]["example"]["plays.txt"]) == TEXT.splitlines()[0]
+    assert "is damaged" in rows["bad.json"]["problem"]
+    assert all(rows[name]["exact"] for name in ("char", "byte", "bpe"))
+    assert found["recommended"] in rows
+    table = printed(*args, "--vocab_size=300").splitlines()
+    assert table[0].split()[:3] == ["tokenizer", "vocabulary", "tokens"]
+    assert table[-1].startswith(f"take {found['recommended']}: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "say which of train, encode, decode, compare"),
+        (["trian"], "'trian' is none of train, encode, decode, compare"),
+        (["train"], "source"),
+        (["train", "nope.txt"], "'nope.txt' is neither a file nor a folder"),
+        (["train", "plays.txt", "--vocab_size=5"], "vocab_size=5 must lie between 257"),
+        (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 2 or more"),
+        (["train", "plays.txt", "--out="], "cannot write ."),
+        (["train", "plays.txt", "--out=no/such/t.json"], "cannot write no/such/t.json"),
+        (["train", "plays.txt", "--tokenizer=byte"], "invalid choice"),
+        (["encode", "a", "--tokenizer=char"], "char is made for a text"),
+        (["encode", "a", "--tokenizer=bite"], "Did you mean byte?"),
+        (["encode", "a", "--tokenizer=plays.txt"], "plays.txt is damaged"),
+        (["encode", "a", "--tokenizer=."], "cannot read the tokenizer"),
+        (["decode", "x", "--tokenizer=byte"], "'x' is no id"),
+        (["decode", "257", "--tokenizer=byte"], "'257' is no id"),
+        (["decode", "0" * 20 + "999", "--tokenizer=byte"], "is no id"),
+        (["decode", "--tokenizer=byte", "--", "-1"], ""),
+        (["compare", "plays.txt", "--tokenizers=,"], "--tokenizers names none"),
+        (["compare", "plays.txt", "--tokenizers=char,zip"], "tokenizer=zip is not known"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(args: list[str], message: str, refused: Refused) -> None:
+    assert message in refused("tokenizer", *args)
+
+
+def test_standard_input_that_cannot_be(refused: Refused, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
+    assert "standard input is not UTF-8" in refused("tokenizer", "encode", "--tokenizer=byte")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed" in refused("tokenizer", "encode", "--tokenizer=byte")
+
+
+@pytest.mark.parametrize("action", ["", "train", "encode", "decode", "compare"])
+def test_help_tells_what_there_is(action: str, capsys: CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["tokenizer", *([action] if action else []), "--help"])
+    out = capsys.readouterr().out
+    assert left.value.code == 0
+    assert f"bardlet tokenizer {action}".rstrip() in out
+    assert ("--json" if action else "measure tokenizers") in out
