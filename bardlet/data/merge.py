@@ -90,7 +90,7 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
 def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
     """The entry of a split in the manifest, its shards brought to `folder` under new numbers."""
     whole = hashlib.sha256()
-    sums = dict.fromkeys(SUMS, 0)
+    sums: dict[str, Any] = dict.fromkeys(SUMS, 0)
     shards: list[dict[str, Any]] = []
     for part in parts:
         entry = part.manifest["splits"][split]
