@@ -48,7 +48,7 @@ class Workplace:
             self.kept = True
             return noted
         for path in self.folder.iterdir():
-            if path.name not in (".lock", "stdin.txt"):
+            if path.name != ".lock":
                 path.unlink()
         return {}
 
@@ -63,9 +63,8 @@ class Workplace:
 
     def publish(self) -> None:
         """Give the folder its name, in place of the dataset that has it."""
-        for name in ("journal.json", "stdin.txt", "seen.bin"):
-            (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob("*.mask.raw"):
+        (self.folder / "journal.json").unlink(missing_ok=True)
+        for path in (*self.folder.glob("*.mask.raw"), *self.folder.glob("seen-*.bin")):
             path.unlink()
         self.release()
         (self.folder / ".lock").unlink(missing_ok=True)

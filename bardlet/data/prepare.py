@@ -28,7 +28,7 @@ from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, survey
 from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
-from bardlet.files import write_text
+from bardlet.files import flush, write_text
 
 Say = Callable[[str], None]
 
@@ -189,18 +189,24 @@ class Work:
         """Put on disk how far the work has come."""
         states = {split: writer.state() for split, writer in writers.items()}
         if self.options.distinct:
-            (self.place.folder / "seen.bin").write_bytes(b"".join(sorted(self.seen)))
+            # of its own name: a kill before the journal's next line must leave the one before
+            path = self.place.folder / f"seen-{done}.bin"
+            path.write_bytes(b"".join(sorted(self.seen)))
+            flush(path)
         self.place.note({
             "units": done, "splits": states, "survey": dataclasses.asdict(found),
             "failed": self.failed, "counts": self.counts,
         })  # fmt: skip
+        for path in self.place.folder.glob("seen-*.bin"):
+            if path.name != f"seen-{done}.bin":
+                path.unlink()
 
     def restore(self, noted: dict[str, Any]) -> None:
         """Take up the counts of who worked here before."""
         self.failed.update(noted.get("failed", {}))
         self.counts.update(noted.get("counts", {}))
         if self.options.distinct and noted.get("units"):
-            raw = (self.place.folder / "seen.bin").read_bytes()
+            raw = (self.place.folder / f"seen-{noted['units']}.bin").read_bytes()
             self.seen = {raw[i : i + 16] for i in range(0, len(raw), 16)}
 
     def check(self, writers: dict[str, SplitWriter]) -> None:
