@@ -27,6 +27,7 @@ import pytest
 from bardlet import cli
 from bardlet.data import documents, packed, sources, units
 from bardlet.data.dataset import HEADER, SPLITS, Dataset
+from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
@@ -462,6 +463,16 @@ def corpus_of_pairs(folder: Path) -> list[str]:
     (folder / "a.jsonl").write_bytes(raw)
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(raw[: raw.index(b"\n", len(raw) // 3) + 1]))
     return [str(folder / "a.jsonl"), str(folder / "b.jsonl.gz")]
+
+
+def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "d", "key", 1)
+    place.open()
+    for name in (".journal.json.77.tmp", "seen-3.bin", "val-00000.mask.raw", "val-00000.bin"):
+        (place.folder / name).touch()
+    place.note({"units": 1})
+    place.publish()
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["val-00000.bin"]
 
 
 def kill_and_go_on(folder: Path, times: int, workers: int) -> None:

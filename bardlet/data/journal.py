@@ -64,8 +64,9 @@ class Workplace:
     def publish(self) -> None:
         """Give the folder its name, in place of the dataset that has it."""
         (self.folder / "journal.json").unlink(missing_ok=True)
-        for path in (*self.folder.glob("*.mask.raw"), *self.folder.glob("seen-*.bin")):
-            path.unlink()
+        for pattern in ("*.mask.raw", "seen-*.bin", ".*.tmp"):  # the last from kills
+            for path in self.folder.glob(pattern):
+                path.unlink()
         self.release()
         (self.folder / ".lock").unlink(missing_ok=True)
         if self.out.exists():
