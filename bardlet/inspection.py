@@ -10,6 +10,8 @@ from bardlet.data.dataset import Dataset, is_dataset
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
+SHOWN = 10  # sources that are named
+
 
 def facts(path: Path) -> dict[str, Any]:
     """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
@@ -95,13 +97,28 @@ def describe_dataset(dataset: Dataset) -> str:
         if "bytes" in split:  # of nanoGPT's it is not known where they are large
             per_token = split["bytes"] / max(1, split["tokens"])
             sizes = f"{split['bytes']:,} bytes, {per_token:.2f} bytes per token, "
+        if "documents" in split:
+            sizes += f"{split['documents']:,} document{'s' * (split['documents'] != 1)}, "
         lines.append(
             f"  {name}: {split['tokens']:,} tokens, {sizes}"
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
-    for source in manifest["sources"]:
+        lines.append(f"    begins {json.dumps(beginning(dataset, name), ensure_ascii=False)}")
+    rule = manifest.get("split")
+    if rule:
+        lines.append(f"  split by {rule['by']}, {rule['val_fraction']:g} of it for validation")
+    sources = manifest["sources"]
+    if len(sources) > SHOWN:
+        lines.append(f"  from {len(sources):,} sources, of them the first {SHOWN}:")
+    for source in sources[:SHOWN]:
         lines.append(f"  from {source['name']}, {source['bytes']:,} bytes, {source['sha256'][:12]}")
     return "\n".join(lines + [f"  note: {note}" for note in manifest["notes"]])
+
+
+def beginning(dataset: Dataset, split: str) -> str:
+    """The first characters of a split, as its tokens give them."""
+    ids = dataset.splits[split].read(0, 60)
+    return dataset.tokenizer.decode(ids)[:60]
 
 
 def eval_run(

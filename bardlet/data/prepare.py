@@ -1,147 +1,245 @@
-"""Corpus and tokenizer to a dataset folder, which appears whole or not at all."""
+"""Corpus and tokenizer to a dataset folder, which appears whole or not at all.
+
+Inputs become units (`units`), processes turn these into tokens (`encoding`), and here they are put
+in order, written (`shards`) and described (`manifest`). What is done is noted now and then
+(`journal`), so that a kill costs seconds; neither it nor the number of processes changes a byte.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-import re
-import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import bardlet
+from bardlet.data import encoding, manifest, vocabulary, workers
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data import vocabulary
 from bardlet.data.corpus import Corpus
-from bardlet.data.dataset import FORMAT_VERSION, Dataset, write_shard
-from bardlet.errors import DataError, UsageError
+from bardlet.data.dataset import SPLITS, Dataset
+from bardlet.data.journal import Workplace
+from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
+from bardlet.data.progress import bar
+from bardlet.data.records import Piece
+from bardlet.data.remarks import beginning, losses, report
+from bardlet.data.shards import SplitWriter
+from bardlet.data.sources import Collection, Input, of_text
+from bardlet.data.survey import Survey, survey
+from bardlet.data.units import Unit, units
+from bardlet.errors import DataError
+from bardlet.files import flush, write_text
 
-OURS = re.compile(r"manifest\.json|tokenizer\.json|(train|val)-\d+\.bin")  # what may be replaced
+Say = Callable[[str], None]
 
 
 def prepare(
-    corpus: Corpus, out: Path, *, tokenizer: str = "char", vocab_size: int = 0,
-    val_fraction: float = 0.1, shard_tokens: int = 100_000_000,
-    say: Callable[[str], None] = lambda line: None,
+    corpus: Corpus | Collection, out: Path, *, say: Say = lambda line: None, **given: Any
 ) -> Dataset:  # fmt: skip
     """Write `corpus` as a dataset folder at `out` and return it opened.
 
-    The text is split by position: its first 1 - val_fraction is for training, as in nanoGPT. An
-    earlier dataset at `out` is replaced; a folder with anything else in it is left alone with a
-    DataError. `tokenizer` and `vocab_size` are as in `vocabulary.choose`; `say` receives progress.
+    `given` are fields of `Options`. One text is split by position: its first 1 - val_fraction is
+    for training, as in nanoGPT. A dataset at `out` that is made of the same is left as it is,
+    another one replaced; a folder with anything else in it is left alone with a DataError. `say`
+    receives progress.
     """
-    if not 0 < val_fraction < 1:
-        raise UsageError(f"val_fraction={val_fraction} must lie between 0 and 1")
-    if shard_tokens < 1:
-        raise UsageError(f"shard_tokens={shard_tokens} must be at least 1")
-    if len(corpus.text) < 2:
-        raise DataError(
-            f"{corpus.name} has {len(corpus.text)} characters, too few to split", "Give more text"
-        )
-    if out.exists():
-        names = sorted(p.name for p in out.iterdir()) if out.is_dir() else [out.name]
-        foreign = [name for name in names if not OURS.fullmatch(name)]
-        if names and "manifest.json" not in names:
-            foreign = names
-        if foreign:
-            raise DataError(
-                f"{out} is there and is no dataset: it has {foreign[0]}",
-                "Name another folder with --out",
-            )
-    # nanoGPT's int(n * 0.9) to the character, and never an empty side
-    border = int(len(corpus.text) * (1 - val_fraction))
-    border = min(max(border, 1), len(corpus.text) - 1)
-    texts = {"train": corpus.text[:border], "val": corpus.text[border:]}
-    # an alphabet needs every character; what a trained vocabulary merges, val must not decide
-    seen = texts["train"] if tokenizer == "bpe" else corpus.text
-    encoder = vocabulary.choose(tokenizer, seen, vocab_size=vocab_size, say=say)
-    corpus = dataclasses.replace(corpus, notes=corpus.notes + losses(encoder, corpus.text))
-    kind = tokenizer if tokenizer in vocabulary.OURS else encoder.kind
-    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    options = Options(**given)
+    options.check()
+    collection = of_text(corpus) if isinstance(corpus, Corpus) else corpus
+    check_folder(out)
+    options = dataclasses.replace(options, split=split_rule(collection, options))
+    identified = all(i.kind != "memory" for i in collection.inputs) or collection.sources
+    if identified and (there := manifest.unchanged(out, collection, options.noted(), say)):
+        return there
+    key = identity(collection, options)
+    place = Workplace(out, key, os.getpid())
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        splits = {
-            split: write_split(building, split, text, encoder, shard_tokens)
-            for split, text in texts.items()
-        }
-        manifest = {**describe(corpus, encoder, splits, val_fraction), "tokenizer": kind}
-        write_text(building / "tokenizer.json", encoder.to_json())
-        write_text(building / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        building.rename(out)
+        check_room(collection, options, out)
+        noted = place.open()
+        work = Work(collection, options, place, say)
+        work.run(noted)
+        place.publish()
     except OSError as error:
         raise DataError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        place.leave()
     return Dataset(out)
 
 
-def losses(encoder: tokenizers.Tokenizer, text: str) -> tuple[str, ...]:
-    """A remark where the beginning of `text` does not survive encoding, with the first place."""
-    given = text[:100_000]
-    found = encoder.decode(encoder.encode(given))
-    if found == given:
-        return ()
-    differ = (i for i, (a, b) in enumerate(zip(given, found, strict=False)) if a != b)
-    at = next(differ, min(len(given), len(found)))
-    around = slice(max(at - 10, 0), at + 20)
-    return (f"the tokenizer does not keep the text: {given[around]!r} is {found[around]!r} to it",)
+class Work:
+    """The making of one dataset in its workplace."""
 
+    def __init__(
+        self, collection: Collection, options: Options, place: Workplace, say: Say
+    ) -> None:
+        self.collection, self.options, self.place, self.say = collection, options, place, say
+        self.failed: dict[str, str] = {}
+        self.counts = {"empty": 0, "bad_bytes": 0, "duplicates": 0}
+        self.seen: set[bytes] = set()
+        self.size = sum(given.bytes for given in collection.inputs)
+        quick = options.tokenizer in ("char", "byte")
+        self.workers = options.workers or workers.default_count(self.size, quick)
 
-def write_split(
-    folder: Path, split: str, text: str, encoder: tokenizers.Tokenizer, shard_tokens: int
-) -> dict[str, Any]:
-    """Write the shards of one split; return its entry in the manifest."""
-    dtype = np.dtype("uint16" if encoder.vocab_size <= 1 << 16 else "uint32")
-    ids = encoder.encode(text).astype(dtype)
-    with ThreadPoolExecutor(1) as beside:  # hashing and writing let other threads run
-        whole = beside.submit(hashlib.sha256, ids.data)
-        shards = [
-            write_shard(folder / f"{split}-{i:05d}.bin", ids[start : start + shard_tokens], dtype)
-            for i, start in enumerate(range(0, len(ids), shard_tokens))
-        ]
-    return {
-        "documents": 1,
-        "characters": len(text),
-        "bytes": len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")),
-        "tokens": len(ids),
-        "sha256": whole.result().hexdigest(),
-        "shards": shards,
-    }
+    def run(self, noted: dict[str, Any]) -> None:
+        """Survey, tokenize, describe."""
+        options, folder = self.options, self.place.folder
+        job = encoding.Job(
+            reading=options.reading, by=options.split, val_fraction=options.val_fraction,
+            separate=not self.collection.single, skip=options.skip_unreadable,
+            distinct=options.distinct,
+        )  # fmt: skip
+        if "survey" in noted:
+            found = Survey(**noted["survey"])
+            encoder = tokenizers.load(folder / "tokenizer.json")
+            self.say(f"going on with {self.place.out} after {noted['units']:,} units")
+        else:
+            found, encoder = survey(
+                self.collection, job, options, self.units, self.say, self.workers
+            )
+            write_text(folder / "tokenizer.json", encoder.to_json())
+        if self.collection.single and found.characters == 1:
+            raise DataError(
+                f"{self.collection.name} has 1 characters, too few to split",
+                "Give more text",
+            )
+        job = dataclasses.replace(job, tokenizer=encoder.to_json())
+        sources = manifest.Sources(self.collection)
+        try:
+            splits = self.write(job, encoder, found, noted, sources)
+            described = self.describe(encoder, splits, sources)
+        finally:
+            sources.stop()
+        write_text(folder / "manifest.json", json.dumps(described, indent=1) + "\n")
 
+    def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
+        """The units of this part."""
+        i, n = self.options.part
 
-def describe(
-    corpus: Corpus, encoder: tokenizers.Tokenizer, splits: dict[str, Any], val_fraction: float
-) -> dict[str, Any]:
-    """The manifest of a dataset."""
-    tokenizer_hash = tokenizers.fingerprint(encoder)
-    identity = [tokenizer_hash] + [splits[split]["sha256"] for split in sorted(splits)]
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": corpus.name,
-        "bardlet": bardlet.__version__,
-        "hash": hashlib.sha256(" ".join(identity).encode()).hexdigest(),
-        "tokenizer": encoder.kind,
-        "tokenizer_hash": tokenizer_hash,
-        "vocab_size": encoder.vocab_size,
-        "split": {"by": "position", "val_fraction": val_fraction},
-        "sources": [dataclasses.asdict(source) for source in corpus.sources],
-        "notes": list(corpus.notes),
-        "splits": splits,
-    }
+        def failed(given: Input, error: DataError) -> None:
+            if not self.options.skip_unreadable:
+                raise error
+            self.failed[given.name] = error.message
 
+        found = units(
+            self.collection.inputs, self.options.reading, self.options.val_fraction, failed
+        )  # fmt: skip
+        hubs = {given.name for given in self.collection.inputs if given.kind == "hub"}
+        for unit in found:
+            if sources and unit.source in hubs:
+                for piece in unit.parts:
+                    assert isinstance(piece, Piece)
+                    sources.saw(unit.source, piece.prompt + piece.text)
+            if unit.index % n == i - 1:
+                yield unit
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file and wait until it is on disk."""
-    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    def write(
+        self, job: encoding.Job, encoder: tokenizers.Tokenizer, found: Survey,
+        noted: dict[str, Any], sources: manifest.Sources,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Tokenize all units that are not done, into shards; return the splits' entries."""
+        done = noted.get("units", 0)
+        width = 2 if encoder.vocab_size <= 1 << 16 else 4
+        self.restore(noted)
+        writers = {
+            split: SplitWriter(
+                self.place.folder, split, width, self.options.shard_tokens,
+                docs=job.separate, masked=bool(job.reading.prompt_key),
+                state=noted.get("splits", {}).get(split),
+            )
+            for split in SPLITS
+        }  # fmt: skip
+        placed = (found.placed(unit) for unit in self.units(sources))
+        waiting = (unit for number, unit in enumerate(placed) if number >= done)
+        try:
+            with bar("tokenizing", self.size) as advance:
+                for unit, result in workers.ordered(encoding.encode, waiting, job, self.workers):
+                    self.take(result, writers)
+                    done += 1
+                    advance(unit.bytes)
+                    if self.place.due():
+                        self.note(done, found, writers)
+            self.check(writers)
+            return {split: writer.finish() for split, writer in writers.items()}
+        finally:
+            for writer in writers.values():
+                writer.abandon()
+
+    def take(self, result: encoding.Result, writers: dict[str, SplitWriter]) -> None:
+        """Write what became of a unit, and count what is to be reported."""
+        self.counts["empty"] += result.empty
+        self.counts["bad_bytes"] += result.bad_bytes
+        for name, why in result.failed:
+            self.failed[name] = why
+        known: set[bytes] = set()
+        for split, found in result.splits.items():
+            keep = []
+            for digest in found.digests:
+                # by position a document is in both splits, which makes it no duplicate
+                twice = bool(digest) and digest in self.seen
+                keep.append(not twice)
+                self.counts["duplicates"] += twice
+                if digest and self.options.split == "document":
+                    self.seen.add(digest)
+                elif digest:
+                    known.add(digest)
+            writers[split].add(found, keep)
+        self.seen |= known
+
+    def note(self, done: int, found: Survey, writers: dict[str, SplitWriter]) -> None:
+        """Put on disk how far the work has come."""
+        states = {split: writer.state() for split, writer in writers.items()}
+        if self.options.distinct:
+            # of its own name: a kill before the journal's next line must leave the one before
+            path = self.place.folder / f"seen-{done}.bin"
+            path.write_bytes(b"".join(sorted(self.seen)))
+            flush(path)
+        self.place.note({
+            "units": done, "splits": states, "survey": dataclasses.asdict(found),
+            "failed": self.failed, "counts": self.counts,
+        })  # fmt: skip
+        for path in self.place.folder.glob("seen-*.bin"):
+            if path.name != f"seen-{done}.bin":
+                path.unlink()
+
+    def restore(self, noted: dict[str, Any]) -> None:
+        """Take up the counts of who worked here before."""
+        self.failed.update(noted.get("failed", {}))
+        self.counts.update(noted.get("counts", {}))
+        if self.options.distinct and noted.get("units"):
+            raw = (self.place.folder / f"seen-{noted['units']}.bin").read_bytes()
+            self.seen = {raw[i : i + 16] for i in range(0, len(raw), 16)}
+
+    def check(self, writers: dict[str, SplitWriter]) -> None:
+        """Raise DataError where a split has no text."""
+        tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
+        if not any(tokens.values()):
+            name = self.collection.inputs[0].name if self.collection.single else None
+            problem = f"{name or self.collection.name} is empty"
+            raise DataError(problem, "Give a source with some text in it.")
+        if empty := [split for split, count in tokens.items() if not count]:
+            if self.options.part[1] > 1:
+                return
+            raise DataError(
+                f"by its hash no document of {self.collection.name} falls to {empty[0]}",
+                "--split position takes the end of each document for validation",
+            )
+
+    def describe(
+        self, encoder: tokenizers.Tokenizer, splits: dict[str, Any], sources: manifest.Sources
+    ) -> dict[str, Any]:
+        """The manifest."""
+        options = self.options
+        kind = options.tokenizer if options.tokenizer in vocabulary.OURS else encoder.kind
+        separate = not self.collection.single
+        notes = list(self.collection.notes) + report(self.counts, self.failed)
+        notes += losses(encoder, beginning(self.collection, options.reading))
+        for note in notes[len(self.collection.notes) :]:
+            self.say(note)
+        described = manifest.describe(
+            self.collection.name, encoder, splits,
+            split={"by": options.split, "val_fraction": options.val_fraction},
+            end_of_text=encoder.end_of_text if separate else None,
+            masked=bool(options.reading.prompt_key), options=options.noted(),
+            sources=sources.entries(), notes=notes,
+        )  # fmt: skip
+        return {**described, "tokenizer": kind}

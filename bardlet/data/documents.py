@@ -1,0 +1,120 @@
+"""The documents of an input, one after the other: the formats that text is kept in."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from bardlet.data import packed, text
+from bardlet.data.patterns import CUT
+from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_jsonl, of_parquet
+from bardlet.data.sources import Input, kind_of
+from bardlet.errors import DataError
+
+PIECE = 1 << 22  # characters from which on a document is handed on in pieces
+
+
+def documents(given: Input, reading: Reading) -> Iterator[Piece]:
+    """Yields the documents of an input in memory that does not grow with it.
+
+    DataError for what cannot be read, with the place where that is known.
+    """
+    if given.kind == "memory":
+        yield from pieces(iter([given.text]))
+    elif given.kind == "hub":
+        yield from of_hub(given, reading)
+    else:
+        try:
+            with Path(given.path).open("rb") as file:
+                whole: IO[bytes] = file
+                if given.packing:
+                    most = packed.limit(given.bytes)
+                    whole = packed.unpacked(file, given.packing, most, given.name)
+                yield from of_file(whole, given.kind, given.name, reading)
+        except (OSError, EOFError, *packed.FAILURES) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"cannot read {given.name}: {reason}", "Check the file, or --skip_unreadable"
+            ) from None
+
+
+def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
+    """Yields the documents of an open file."""
+    if kind == "text":
+        yield from pieces(text.stream(file, name, reading.encoding, reading.errors))
+    elif kind == "jsonl":
+        yield from of_jsonl(file, name, reading)
+    elif kind == "csv":
+        yield from of_csv(file, name, reading)
+    elif kind == "parquet":
+        yield from of_parquet(file, name, reading)
+    else:
+        yield from of_archive(file, kind, name, reading)
+
+
+def pieces(blocks: Iterator[str]) -> Iterator[Piece]:
+    """Yields one document, which comes in blocks, in pieces that are encoded as within it."""
+    waiting, first = "", True
+    for block in blocks:
+        waiting = waiting + block if waiting else block
+        start = 0
+        while len(waiting) - start > 2 * PIECE:
+            found = CUT.search(waiting, start + PIECE, start + 2 * PIECE)
+            # a text of two million characters without the end of a word is cut anywhere
+            end = found.start() if found else start + PIECE
+            yield Piece(text=waiting[start:end], first=first, last=False)
+            start, first = end, False
+        waiting = waiting[start:] if start else waiting
+    yield Piece(text=waiting, first=first)
+
+
+def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
+    """Yields the documents of an archive's files, in its order; nothing of it reaches the disk."""
+    if kind == "zip":
+        with zipfile.ZipFile(file) as archive:
+            size = file.seek(0, io.SEEK_END)
+            if sum(entry.file_size for entry in archive.infolist()) > packed.limit(size):
+                raise packed.burst(name)
+            for entry in archive.infolist():
+                if (found := member(entry.filename, name)) and not entry.is_dir():
+                    if entry.flag_bits & 1:
+                        raise DataError(f"{name}: {entry.filename} is encrypted", "Unpack it")
+                    inside = archive.open(entry)
+                    limit = packed.limit(entry.compress_size)
+                    yield from of_member(inside, limit, found, name, entry.filename, reading)
+    else:
+        with tarfile.open(fileobj=file, mode="r|") as archive:
+            for entry in archive:
+                found = member(entry.name, name)
+                inside = archive.extractfile(entry) if found and entry.isfile() else None
+                if found and inside:
+                    yield from of_member(inside, entry.size, found, name, entry.name, reading)
+
+
+def member(path: str, archive: str) -> tuple[str, str] | None:
+    """The kind and packing of an archive's file, None where it is passed over."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if ".." in parts or path[:1] in ("/", "\\") or path[1:2] == ":":
+        raise DataError(
+            f"{archive} has a file called {path!r}, which lies outside of it",
+            "Such an archive is not to be trusted: look at it first",
+        )
+    found = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
+    return found if found and found[0] in ("text", "jsonl", "csv") else None
+
+
+def of_member(
+    inside: IO[bytes], limit: int, found: tuple[str, str], archive: str, path: str,
+    reading: Reading,
+) -> Iterator[Piece]:  # fmt: skip
+    """Yields the documents of a file in an archive, of `limit` bytes at most."""
+    kind, packing = found
+    name = f"{archive}/{path}"
+    bounded = packed.bounded(inside, limit, name)
+    if packing:
+        bounded = packed.unpacked(bounded, packing, limit, name)
+    yield from of_file(bounded, kind, name, reading)

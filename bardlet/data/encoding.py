@@ -1,0 +1,175 @@
+"""A unit of text to token ids: what each process does, with nothing to know of the others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from bardlet.data import text
+from bardlet.data import tokenizer as tokenizers
+from bardlet.data.char import code_points
+from bardlet.data.dataset import SPLITS
+from bardlet.data.records import Piece, Reading
+from bardlet.data.units import Range, Unit, goes_to_val, read
+from bardlet.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done with every unit. `tokenizer` is a tokenizer.json; empty: none is made."""
+
+    reading: Reading
+    by: str  # position or document
+    val_fraction: float
+    separate: bool  # whether something stands between documents
+    skip: bool = False  # what cannot be read is reported and left out
+    distinct: bool = False  # a digest of each document is wanted
+    tokenizer: str = ""
+
+    @cached_property
+    def encoder(self) -> tokenizers.Tokenizer:
+        return tokenizers.from_json(self.tokenizer, "the tokenizer")
+
+
+@dataclass(kw_only=True)
+class Encoded:
+    """One split's tokens of a unit, and for each document or part of one an entry in the lists."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    begins: list[bool] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)  # tokens that do not count in the loss
+    characters: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)  # 16 bytes; none for a part
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What became of a unit."""
+
+    splits: dict[str, Encoded]
+    empty: int = 0
+    bad_bytes: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)  # input, why
+
+
+@dataclass(kw_only=True)
+class Scanned:
+    """What a first reading of a unit finds: `sizes` of parts of documents, in characters."""
+
+    sizes: list[int]
+    characters: int
+    alphabet: np.ndarray  # code points, ascending
+    counts: np.ndarray  # how often each is there
+
+
+def pieces(unit: Unit, job: Job, failed: list[tuple[str, str]]) -> Iterator[Piece]:
+    """Yields the pieces of a unit; with `skip`, an input that cannot be read goes to `failed`."""
+    for part in unit.parts:
+        try:
+            yield from list(read(part, job.reading))
+        except DataError as error:
+            if not job.skip:
+                raise
+            name = part.input.name if isinstance(part, Range) else unit.source
+            failed.append((name, error.message))
+
+
+def scan(unit: Unit, job: Job) -> Scanned:
+    """The characters of a unit, counted."""
+    sizes: list[int] = []
+    characters = 0
+    counts = np.zeros(128, dtype=np.int64)
+    for piece in pieces(unit, job, []):
+        if not (piece.first and piece.last):
+            sizes.append(len(piece.text))
+        characters += len(piece.prompt) + len(piece.text)
+        for part in (piece.prompt, piece.text):
+            counts = count(part, counts)
+    alphabet = np.flatnonzero(counts)
+    return Scanned(
+        sizes=sizes, characters=characters, alphabet=alphabet.astype(np.int32),
+        counts=counts[alphabet],
+    )  # fmt: skip
+
+
+def count(shown: str, counts: np.ndarray, chunk: int = 1 << 20) -> np.ndarray:
+    """`counts` by code point, made longer where need be, with those of `shown` added."""
+    for start in range(0, len(shown), chunk):
+        part = np.bincount(code_points(shown[start : start + chunk]))
+        if len(part) > len(counts):
+            counts = np.concatenate([counts, np.zeros(len(part) - len(counts), dtype=np.int64)])
+        counts[: len(part)] += part
+    return counts
+
+
+def encode(unit: Unit, job: Job) -> Result:
+    """The tokens of a unit."""
+    before = text.bad_bytes
+    result = Result(splits={split: Encoded() for split in SPLITS})
+    for piece in pieces(unit, job, result.failed):
+        whole = piece.first and piece.last
+        if whole and (not piece.text or piece.text.isspace()):
+            result.empty += 1
+            continue
+        digest = b""
+        if job.distinct and whole:
+            raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(raw, digest_size=16).digest()
+        for split, part, begins, ends in sides(piece, job):
+            encode_part(result.splits[split], part, piece.prompt, begins, ends, digest, job)
+    result.bad_bytes = text.bad_bytes - before
+    return result
+
+
+def sides(piece: Piece, job: Job) -> list[tuple[str, str, bool, bool]]:
+    """The parts of a piece: the split, the text, and whether a document begins and ends there."""
+    size, border = len(piece.text), piece.border
+    if border < 0 and job.by == "document":
+        border = 0 if goes_to_val(piece.prompt + piece.text, job.val_fraction) else size
+    elif border < 0:
+        border = train_size(size, job.val_fraction)
+    cut = min(max(border - piece.offset, 0), size)
+    found = []
+    if cut:
+        ends = piece.last or border <= piece.offset + size
+        found.append(("train", piece.text[:cut], piece.first, ends))
+    if cut < size:
+        found.append(("val", piece.text[cut:], border >= piece.offset, piece.last))
+    return found
+
+
+def train_size(size: int, val_fraction: float) -> int:
+    """How many of a document's characters are for training: nanoGPT's int(n * 0.9), and neither
+    side is empty where there are two.
+    """
+    return min(max(int(size * (1 - val_fraction)), 1), max(size - 1, 1))
+
+
+def encode_part(
+    found: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes, job: Job
+) -> None:
+    """Add a document, or a part of one, to a split."""
+    encoder = job.encoder
+    end = encoder.end_of_text if job.separate and ends else None
+    if job.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
+        shown += "\n"
+    asked = encoder.encode(prompt) if prompt else np.zeros(0, dtype=np.uint8)
+    ids = [asked, encoder.encode(shown)] if prompt else [encoder.encode(shown)]
+    if end is not None:
+        ids.append(np.array([end], dtype=np.uint32))
+    whole = prompt + shown
+    if encoder.vocab_size <= 1 << 16:
+        ids = [part.astype(np.uint16) if part.itemsize > 2 else part for part in ids]
+    found.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
+    found.begins.append(begins)
+    found.prompts.append(len(asked))
+    found.characters.append(len(whole))
+    found.bytes.append(
+        len(whole) if whole.isascii() else len(whole.encode("utf-8", "surrogatepass"))
+    )
+    found.digests.append(digest)

@@ -1,0 +1,145 @@
+"""What a dataset says of itself, and what is different from what was asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import bardlet
+from bardlet.data import tokenizer as tokenizers
+from bardlet.data.corpus import Source
+from bardlet.data.dataset import FORMAT_VERSION, Dataset
+from bardlet.data.sources import Collection, Input
+from bardlet.errors import DataError
+from bardlet.files import sha256
+
+
+def describe(
+    name: str, encoder: tokenizers.Tokenizer, splits: dict[str, Any], **entries: Any
+) -> dict[str, Any]:
+    """The manifest of a dataset with these splits and `entries`."""
+    tokenizer_hash = tokenizers.fingerprint(encoder)
+    identity = [tokenizer_hash] + [splits[split]["sha256"] for split in sorted(splits)]
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "bardlet": bardlet.__version__,
+        "hash": hashlib.sha256(" ".join(identity).encode()).hexdigest(),
+        "tokenizer": encoder.kind,
+        "tokenizer_hash": tokenizer_hash,
+        "vocab_size": encoder.vocab_size,
+        **entries,
+        "splits": splits,
+    }
+
+
+class Sources:
+    """The size and sha256 of every input, found beside the work on them."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.threads = ThreadPoolExecutor(1)
+        self.streamed: dict[str, tuple[int, Any]] = {}
+        self.found = {
+            given.path: self.threads.submit(source_of, given)
+            for given in collection.inputs
+            if given.path and given.kind != "hub"
+        }
+
+    def saw(self, name: str, text: str) -> None:
+        """Count a document of a data set on the hub, which is not read twice."""
+        size, digest = self.streamed.get(name, (0, hashlib.sha256()))
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(raw)
+        self.streamed[name] = (size + len(raw), digest)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The manifest's entries, in the order of the inputs."""
+        found = []
+        for given in self.collection.inputs:
+            if given.kind == "hub":
+                size, digest = self.streamed.get(given.name, (0, hashlib.sha256()))
+                found.append({"name": given.name, "bytes": size, "sha256": digest.hexdigest()})
+            elif given.kind == "memory":
+                known = [asdict(s) for s in self.collection.sources] or [of_memory(given)]
+                found += known
+            elif source := self.found[given.path].result():
+                found.append(asdict(source))
+        return found
+
+    def stop(self) -> None:
+        """Do not read what has not been read."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def source_of(given: Input) -> Source | None:
+    """The entry of a file, None where it cannot be read, which its reader reports."""
+    try:
+        return Source(name=given.name, bytes=given.bytes, sha256=sha256(Path(given.path)))
+    except OSError:
+        return None
+
+
+def of_memory(given: Input) -> dict[str, Any]:
+    """The entry of a text in memory."""
+    raw = given.text.encode("utf-8", "surrogatepass")
+    return {"name": given.name, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def unchanged(
+    out: Path, collection: Collection, options: dict[str, Any], say: Callable[[str], None]
+) -> Dataset | None:
+    """The dataset at `out`, if it is what is asked for; else None, and `say` hears what changed."""
+    if not (out / "manifest.json").is_file():
+        return None
+    try:
+        there = Dataset(out)
+        there.verify()
+    except DataError as error:
+        say(f"{out} is prepared again: {error.message}")
+        return None
+    if any(given.kind == "hub" for given in collection.inputs):
+        return None
+    differ = changes(there.manifest, collection, options)
+    if differ:
+        say(f"{out} is prepared again: {'; '.join(differ)}")
+        return None
+    say(f"{out} is up to date: the same sources and options")
+    return there
+
+
+def changes(manifest: dict[str, Any], collection: Collection, options: dict[str, Any]) -> list[str]:
+    """What is not as in the manifest, a phrase for each."""
+    before = manifest.get("options")
+    if not isinstance(before, dict):
+        return ["another bardlet made it"]
+    found = [
+        f"{key} is {options.get(key)}, not {before.get(key)}"
+        for key in options
+        if options.get(key) != before.get(key)
+    ]
+    old = {entry["name"]: entry for entry in manifest["sources"]}
+    sizes = {given.name: given.bytes for given in collection.inputs if given.kind != "memory"}
+    known = {source.name: source.bytes for source in collection.sources}
+    new = {**sizes, **known}
+    found += few("new", [name for name in new if name not in old])
+    found += few("gone", [name for name in old if name not in new])
+    both = [name for name in new if name in old]
+    other = [name for name in both if new[name] != old[name]["bytes"]]
+    if found or other:
+        return found + few("changed", other)
+    sources = Sources(collection)
+    now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
+    return few("changed", [name for name in both if now.get(name) != old[name]["sha256"]])
+
+
+def few(what: str, names: list[str]) -> list[str]:
+    """A phrase that names the first three of `names`."""
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{what}: {', '.join(names[:3])}{more}"]

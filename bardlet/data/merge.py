@@ -1,0 +1,136 @@
+"""Parts of a dataset that were prepared on several machines, made one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bardlet.data import manifest
+from bardlet.data.dataset import HEADER, SPLITS, Dataset
+from bardlet.data.journal import Workplace
+from bardlet.data.options import check_folder
+from bardlet.data.shards import SUMS
+from bardlet.errors import DataError
+from bardlet.files import write_text
+
+KINDS = ("", "docs", "mask")  # a shard, and what may stand beside it
+
+
+def merge(parts: list[Path], out: Path) -> Dataset:
+    """Make one dataset of all `parts` of one, in the order of their numbers, and return it opened.
+
+    Files are linked where the disk can do that, and copied elsewhere; every byte is read once, for
+    the checksums. DataError where a part is missing, damaged or of something else.
+    """
+    check_folder(out)
+    found = ordered([Dataset(part) for part in parts])
+    place = Workplace(out, "", os.getpid())
+    try:
+        place.open()
+        with ThreadPoolExecutor(len(SPLITS)) as beside:
+            joined = beside.map(lambda split: join(found, split, place.folder), SPLITS)
+            splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
+        write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
+        first = found[0].manifest
+        keep = ("split", "end_of_text", "masked", "sources")
+        described = manifest.describe(
+            first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
+            options={**first["options"], "part": "1/1"}, notes=notes(found),
+        )  # fmt: skip
+        described["tokenizer"] = first["tokenizer"]
+        write_text(place.folder / "manifest.json", json.dumps(described, indent=1) + "\n")
+        place.publish()
+    except OSError as error:
+        raise DataError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
+    finally:
+        place.leave()
+    return Dataset(out)
+
+
+def notes(parts: list[Dataset]) -> list[str]:
+    """The remarks of all parts, with the part where there are several."""
+    return [
+        f"part {part.manifest['options']['part']}: {note}"
+        for part in parts
+        for note in part.manifest["notes"]
+    ]
+
+
+def ordered(parts: list[Dataset]) -> list[Dataset]:
+    """The parts by their numbers; DataError where they are not all parts of one dataset."""
+    by_number: dict[str, Dataset] = {}
+    first = parts[0].manifest
+    for part in parts:
+        given = part.manifest.get("options", {}).get("part", "1/1")
+        if given in by_number:
+            raise DataError(
+                f"{part.folder} and {by_number[given].folder} are both part {given}",
+                "Give each part once",
+            )
+        by_number[given] = part
+        for key in ("tokenizer_hash", "split", "sources", "masked"):
+            if part.manifest.get(key) != first.get(key):
+                raise DataError(
+                    f"{part.folder} is of another {key.replace('_', ' ')} than {parts[0].folder}",
+                    "Prepare all parts with the same command but for --part",
+                )
+    total = next(iter(by_number)).partition("/")[2]
+    names = [f"{i}/{total}" for i in range(1, int(total) + 1)]
+    if missing := [name for name in names if name not in by_number]:
+        raise DataError(f"part {missing[0]} is missing", "Give all parts")
+    return [by_number[name] for name in names]
+
+
+def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
+    """The entry of a split in the manifest, its shards brought to `folder` under new numbers."""
+    whole = hashlib.sha256()
+    sums: dict[str, Any] = dict.fromkeys(SUMS, 0)
+    shards: list[dict[str, Any]] = []
+    for part in parts:
+        entry = part.manifest["splits"][split]
+        sums = {key: sums[key] + entry[key] for key in SUMS}
+        for shard in entry["shards"]:
+            if not shard["tokens"]:
+                continue
+            named: dict[str, Any] = {"tokens": shard["tokens"]}
+            for kind in KINDS:
+                about: Any = shard.get(kind) if kind else shard
+                if about is None:
+                    continue
+                path = part.folder / about["file"]
+                name = f"{split}-{len(shards):05d}{'.' * bool(kind)}{kind}.bin"
+                check(path, about["sha256"], whole if not kind else None)
+                bring(path, folder / name)
+                if kind:
+                    named[kind] = dict(about, file=name)
+                else:
+                    named = {"file": name, "tokens": shard["tokens"], "sha256": shard["sha256"]}
+            shards.append(named)
+    return {**sums, "sha256": whole.hexdigest(), "shards": shards}
+
+
+def check(path: Path, expected: str, whole: Any) -> None:
+    """Read a file, adding what follows its header to `whole`; DataError if it is damaged."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(HEADER.size))
+        while block := file.read(1 << 20):
+            digest.update(block)
+            if whole is not None:
+                whole.update(block)
+    if digest.hexdigest() != expected:
+        raise DataError(f"{path} is damaged: its sha256 is not the one in the manifest")
+
+
+def bring(path: Path, name: Path) -> None:
+    """Link a file, or copy it to another disk."""
+    with contextlib.suppress(OSError):
+        os.link(path, name)
+        return
+    shutil.copyfile(path, name)

@@ -1,0 +1,113 @@
+"""How a dataset is made: the options of `prepare`, what may not be, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bardlet.data.records import Reading
+from bardlet.data.sources import Collection
+from bardlet.errors import DataError, UsageError
+
+OURS = re.compile(  # what may be replaced
+    r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
+)
+FEW = 20  # texts, below which each is split by position: a hash might leave a side without any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a dataset is made; all of it but `workers` is in its manifest."""
+
+    tokenizer: str = "char"
+    vocab_size: int = 0
+    split: str = "auto"  # position, document; auto: by position where there are few texts
+    val_fraction: float = 0.1
+    shard_tokens: int = 100_000_000
+    distinct: bool = False  # drop documents that are there already
+    skip_unreadable: bool = False
+    part: tuple[int, int] = (1, 1)  # which of how many parts of the units
+    workers: int = 0  # processes; 0: as many as it is worth
+    reading: Reading = dataclasses.field(default_factory=Reading)
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be right."""
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"val_fraction={self.val_fraction} must lie between 0 and 1")
+        if self.shard_tokens < 1:
+            raise UsageError(f"shard_tokens={self.shard_tokens} must be at least 1")
+        if self.workers < 0:
+            raise UsageError(f"workers={self.workers} must be at least 0")
+        if self.split not in ("auto", "position", "document"):
+            raise UsageError(f"split={self.split} must be auto, position or document")
+        if bool(self.reading.prompt_key) != bool(self.reading.response_key):
+            raise UsageError("--prompt_key and --response_key go together")
+        if self.reading.prompt_key and self.split == "position":
+            raise UsageError(
+                "split=position would cut responses", "Leave --split out: whole documents"
+            )
+        i, n = self.part
+        if not 1 <= i <= n:
+            raise UsageError(f"part={i}/{n} must be from 1/N to N/N")
+        if n > 1 and (self.tokenizer in ("char", "bpe") or self.split == "position"):
+            raise UsageError(
+                "--part needs a tokenizer that all parts share, and a split by document",
+                "Make one first with `bardlet tokenizer train`, and give it with --tokenizer",
+            )
+
+    def noted(self) -> dict[str, Any]:
+        """What the manifest has of it."""
+        found = dataclasses.asdict(self)
+        reading = found.pop("reading")
+        del found["workers"]
+        return {**found, **reading, "part": "/".join(map(str, self.part))}
+
+
+def check_folder(out: Path) -> None:
+    """Raise DataError where `out` is there and no dataset."""
+    if not out.exists():
+        return
+    names = sorted(p.name for p in out.iterdir()) if out.is_dir() else [out.name]
+    foreign = [name for name in names if not OURS.fullmatch(name)]
+    if names and "manifest.json" not in names:
+        foreign = names
+    if foreign:
+        raise DataError(
+            f"{out} is there and is no dataset: it has {foreign[0]}",
+            "Name another folder with --out",
+        )
+
+
+def split_rule(collection: Collection, options: Options) -> str:
+    """What `auto` means here: known before anything is read."""
+    if options.split != "auto":
+        return options.split
+    texts = all(given.kind in ("text", "memory") for given in collection.inputs)
+    few = texts and len(collection.inputs) < FEW and options.part[1] == 1
+    return "position" if few else "document"
+
+
+def identity(collection: Collection, options: Options) -> str:
+    """A key that whoever does the same work has as well; empty where nobody else can know."""
+    if any(given.kind == "memory" or given.name == "-" for given in collection.inputs):
+        return ""
+    inputs = [(i.name, i.path, i.bytes, i.modified, i.sample) for i in collection.inputs]
+    return hashlib.sha256(json.dumps([inputs, options.noted()]).encode()).hexdigest()
+
+
+def check_room(collection: Collection, options: Options, out: Path) -> None:
+    """Raise DataError where the disk has not the room that the tokens most likely take."""
+    size = sum(given.bytes * (4 if given.packing else 1) for given in collection.inputs)
+    need = size * 2 if options.tokenizer in ("char", "byte") else size // 2
+    parent = next(p for p in out.absolute().parents if p.exists())
+    free = shutil.disk_usage(parent).free
+    if need // options.part[1] > free:
+        raise DataError(
+            f"{out} will take about {need / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB",
+            "Make room, or name a folder on another disk with --out",
+        )

@@ -1,0 +1,147 @@
+"""Documents that are records: lines of JSON, rows of tables, data sets on the hub."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from bardlet.data import text
+from bardlet.data.sources import Input
+from bardlet.errors import DataError
+
+LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How inputs are read: the encoding, and which field or column is the text."""
+
+    encoding: str = "utf-8"
+    errors: str = "strict"
+    text_key: str = "text"
+    prompt_key: str = ""
+    response_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A document or, between `first` and `last`, a part of one.
+
+    Of a part, `offset` is the number of characters before it and `border` the number of the
+    document's that are for training; of a whole document, `border` is -1: not yet known.
+    """
+
+    text: str
+    prompt: str = ""
+    first: bool = True
+    last: bool = True
+    offset: int = 0
+    border: int = -1
+
+
+def of_record(record: Any, place: str, reading: Reading) -> Piece:
+    """The document that a record is, which is a mapping of names to texts."""
+    keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
+    if not isinstance(record, dict):
+        raise DataError(f"{place} is no record with names", "Each line is an object of JSON")
+    for key in keys:
+        if not isinstance(record.get(key, 0), str):
+            there = ", ".join([str(k) for k, v in record.items() if isinstance(v, str)][:8])
+            problem = "is no text" if key in record else "is not there"
+            raise DataError(
+                f"{place}: {key!r} {problem}",
+                f"Name the text with --text_key (or --prompt_key and --response_key); there "
+                f"{'are ' + there if there else 'is none'}",
+            )
+        text.check_surrogates(record[key], place)
+    if not reading.prompt_key:
+        return Piece(text=record[keys[0]])
+    prompt, response = (record[key] for key in keys)
+    return Piece(text=response, prompt=prompt if prompt[-1:].isspace() else prompt + "\n")
+
+
+def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 1) -> Iterator[Piece]:
+    """Yields a document for each line of JSON; `start` is the number of the first line."""
+    number = start
+    while line := file.readline(LINE_BYTES + 1):
+        place = f"{name}, line {number}" if start else f"{name}, a line"
+        if len(line) > LINE_BYTES:
+            raise DataError(f"{place} has more than {LINE_BYTES:,} bytes", "Split the document")
+        if line.strip():
+            try:
+                record = json.loads(text.decode(line, place, reading.encoding, reading.errors))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{place} is no JSON: {error}", "Mend or remove it") from None
+            yield of_record(record, place, reading)
+        number += 1
+
+
+def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
+    """Yields a document for each row of a table whose first row has the names of its columns."""
+    csv.field_size_limit(LINE_BYTES)
+    lines = io.TextIOWrapper(
+        file, encoding=reading.encoding, errors=text.counting(reading.errors), newline=""
+    )
+    try:
+        rows = csv.DictReader(lines)
+        for number, row in enumerate(rows, start=2):
+            yield of_record(row, f"{name}, row {number}", reading)
+    except UnicodeDecodeError as error:
+        raise text.undecodable(name, reading.encoding, b"", error, error.start) from None
+    except csv.Error as error:
+        raise DataError(f"{name} is no table: {error}", "Mend it") from None
+    finally:
+        lines.detach()
+
+
+def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
+    """Yields a document for each row, a batch at a time."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise DataError(
+            f"{name} needs pyarrow", "Install it with pip install 'bardlet[data]'"
+        ) from None
+    keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
+    try:
+        table = parquet.ParquetFile(file)
+        there = [key for key in keys if key in table.schema_arrow.names]
+        columns = there if len(there) == len(keys) else None  # all, to say what there is
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for record in batch.to_pylist():
+                yield of_record(record, name, reading)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"cannot read {name}: {error}", "Check the file") from None
+
+
+def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:
+    """Yields the rows of a data set on the hub while they arrive."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(
+            f"{given.name} needs datasets", "Install it with pip install 'bardlet[hub]'"
+        ) from None
+    name, _, rest = given.path.removeprefix("hf://").partition(":")
+    config, _, split = rest.partition(":")
+    done = 0
+    try:
+        rows = load_dataset(name, config or None, split=split or "train", streaming=True)
+        for record in rows:
+            piece = of_record(record, given.name, reading)
+            yield piece
+            done += len(piece.prompt.encode()) + len(piece.text.encode())
+            if 0 < given.sample <= done:
+                return
+    except DataError:
+        raise
+    except Exception as error:  # of the network, of the hub, of a format: there is no end to them
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"cannot read {given.name}: {type(error).__name__}: {first}",
+            "Check the name and the network, or download it and give the folder",
+        ) from None

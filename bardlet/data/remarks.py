@@ -1,0 +1,46 @@
+"""What a user should know of a corpus after it was read, and did not ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bardlet.data.documents import documents
+from bardlet.data.records import Reading
+from bardlet.data.sources import Collection
+from bardlet.data.tokenizer import Tokenizer
+from bardlet.errors import BardletError
+
+REPORTED = 20  # inputs that are named
+
+
+def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
+    """Remarks on the documents that were left out or mended; `failed` says why by input."""
+    found = [f"not read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
+    said = {
+        "inputs in all could not be read": len(failed) if len(failed) > REPORTED else 0,
+        "places that are not of the encoding were mended": counts["bad_bytes"],
+        "empty documents were left out": counts["empty"],
+        "duplicates were left out": counts["duplicates"],
+    }
+    return found + [f"{count:,} {what}" for what, count in said.items() if count]
+
+
+def beginning(collection: Collection, reading: Reading) -> str:
+    """The first characters of the corpus, to try the tokenizer on."""
+    first = dataclasses.replace(collection.inputs[0], sample=1)
+    try:
+        piece = next(iter(documents(first, reading)), None)
+    except BardletError:
+        return ""
+    return piece.text[:100_000] if piece else ""
+
+
+def losses(encoder: Tokenizer, text: str) -> list[str]:
+    """A remark where `text` does not survive encoding, with the first place."""
+    found = encoder.decode(encoder.encode(text))
+    if found == text:
+        return []
+    differ = (i for i, (a, b) in enumerate(zip(text, found, strict=False)) if a != b)
+    at = next(differ, min(len(text), len(found)))
+    around = slice(max(at - 10, 0), at + 20)
+    return [f"the tokenizer does not keep the text: {text[around]!r} is {found[around]!r} to it"]

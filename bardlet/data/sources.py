@@ -1,0 +1,165 @@
+"""What the sources of `bardlet prepare` name: files in folders, globs, standard input, the hub.
+
+Nothing is read here; `documents` opens what is found.
+"""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bardlet.data import corpus, named
+from bardlet.errors import DataError
+
+KINDS = {
+    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
+    ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
+}  # fmt: skip
+PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A file, a text in memory or a data set on the hub. `bytes` is 0 where it is not known."""
+
+    name: str
+    kind: str  # a value of KINDS, "memory" or "hub"
+    packing: str = ""
+    path: str = ""
+    bytes: int = 0
+    modified: int = 0  # ns
+    text: str = ""
+    sample: int = 0  # bytes after which a data set on the hub ends; 0: never
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Inputs in order, the default name of their dataset, and remarks for the user."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    notes: tuple[str, ...] = ()
+    sources: tuple[corpus.Source, ...] = ()  # of texts in memory
+
+    @property
+    def single(self) -> bool:
+        """Whether this is one text, which is split by position and has no borders."""
+        return len(self.inputs) == 1 and self.inputs[0].kind in ("text", "memory")
+
+
+def of_text(text: corpus.Corpus) -> Collection:
+    """A collection of one text that is in memory."""
+    given = Input(name=text.name, kind="memory", text=text.text, bytes=len(text.text))
+    return Collection(name=text.name, inputs=(given,), notes=text.notes, sources=text.sources)
+
+
+def kind_of(name: str) -> tuple[str, str] | None:
+    """The kind and the packing that the name of a file tells, None where it tells none."""
+    lower = name.lower()
+    for short, full in SHORT.items():
+        lower = lower.removesuffix(short) + full if lower.endswith(short) else lower
+    packing = next((p for p in PACKINGS if lower.endswith(p)), "")
+    kind = KINDS.get(Path(lower.removesuffix(packing)).suffix)
+    return (kind, packing) if kind else None
+
+
+def find(
+    given: list[str], *, file: Path | None = None, sample: int = 0, folder: Path | None = None,
+    encoding: str = "utf-8", errors: str = "strict", say: Callable[[str], None] = lambda line: None,
+) -> Collection:  # fmt: skip
+    """The inputs that `given` names, in its order, each folder's sorted by path.
+
+    A file's name says what it is, and one that says nothing is text. `file` stands in for a named
+    corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
+    UsageError and DataError as in `corpus.load`.
+    """
+    inputs: list[Input] = []
+    names: list[str] = []
+    for source in given:
+        if (of_hub := named.hub(source, sample)) and not Path(source).exists():
+            found = [Input(name=of_hub[0], kind="hub", path=of_hub[0], sample=of_hub[1])]
+            names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
+        elif file is not None or (source in named.TABLE and not Path(source).is_file()):
+            text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
+            if len(given) == 1:
+                return of_text(text)
+            found = list(of_text(text).inputs)
+            names.append(text.name)
+        elif source == "-":
+            found = [standard_input(folder)]
+            names.append("stdin")
+        else:
+            found = of_path(source, several=len(given) > 1)
+            names.append(stem(source))
+        inputs += found
+    return Collection(name="-".join(names)[:80], inputs=tuple(inputs))
+
+
+def stem(source: str) -> str:
+    """The name of a dataset that is made of a path."""
+    path = Path(source)
+    if path.is_dir():
+        return path.resolve().name or "corpus"
+    if any(c in path.name for c in "*?["):
+        return path.resolve().parent.name or "corpus"
+    found = kind_of(path.name)
+    plain = path.name.removesuffix(found[1]) if found and found[1] else path.name
+    return Path(plain).stem
+
+
+def of_path(source: str, *, several: bool) -> list[Input]:
+    """The inputs of a file, a folder or a glob; with several sources they keep its path."""
+    path = Path(source)
+    try:
+        if source and path.is_dir():
+            files = [(f, f.relative_to(path).as_posix()) for f in corpus.files(path, readable)]
+            if not files:
+                raise DataError(
+                    f"folder {source} has no .txt or .md files, nor others that can be read",
+                    f"Files end in {', '.join(KINDS)}, or one of these and {', '.join(PACKINGS)}",
+                )
+        elif source and path.exists():
+            files = [(path, path.name)]
+        elif any(c in source for c in "*?["):
+            found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - also above here
+            files = [(Path(f), Path(f).as_posix()) for f in found if Path(f).is_file()]
+            if not files:
+                raise DataError(f"no file is like {source}", "Check the pattern")
+        else:
+            raise corpus.nothing_there(source, (*named.TABLE, "hf://DATASET"))
+        prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
+        return [of_file(file, prefix + name) for file, name in files]
+    except OSError as error:
+        raise corpus.unreadable(error.filename or source, error) from None
+
+
+def readable(name: str) -> bool:
+    """Whether a folder's file of that name is read."""
+    return kind_of(name) is not None
+
+
+def of_file(path: Path, name: str) -> Input:
+    """The input that a file is."""
+    kind, packing = kind_of(path.name) or ("text", "")
+    status = path.stat()
+    return Input(
+        name=name, kind=kind, packing=packing, path=str(path), bytes=status.st_size,
+        modified=status.st_mtime_ns,
+    )  # fmt: skip
+
+
+def standard_input(folder: Path | None) -> Input:
+    """Standard input as a file in `folder`, for it is read more than once."""
+    assert folder is not None
+    path = folder / "stdin.txt"
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        return of_file(path, "-")
+    except (AttributeError, OSError, ValueError):  # absent, unreadable or closed
+        raise DataError("standard input cannot be read", "Give a file or a folder.") from None

@@ -1,0 +1,143 @@
+"""What has to be known of a corpus before its first token: its alphabet, where texts are split.
+
+Nothing, for a tokenizer that is there already and documents that fall to one side whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bardlet.data import encoding, vocabulary, workers
+from bardlet.data.char import CharTokenizer
+from bardlet.data.progress import bar
+from bardlet.data.sources import Collection
+from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.units import Range, Unit
+
+SAMPLE = 1 << 27  # characters that a vocabulary is trained on, taken from everywhere
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What was found. `places` is, by unit, the offset and the border of each part of a text."""
+
+    characters: int = -1  # -1: not counted
+    places: dict[str, list[list[int]]] = field(default_factory=dict)
+
+    def placed(self, unit: Unit) -> Unit:
+        """The unit with its parts of texts knowing where they are split."""
+        places = iter(self.places.get(str(unit.index), ()))
+        parts = tuple(
+            replace(part, offset=place[0], border=place[1])
+            if is_part(part) and (place := next(places, None))
+            else part
+            for part in unit.parts
+        )
+        return replace(unit, parts=parts)
+
+
+def is_part(part: Any) -> bool:
+    """Whether this is a part of a text and no whole one."""
+    if isinstance(part, Range):
+        whole = part.start == 0 and part.end == part.input.bytes
+        return part.input.kind == "text" and not whole
+    return not (part.first and part.last)
+
+
+def ends(part: Any) -> bool:
+    """Whether a text ends with this part of it."""
+    return part.end == part.input.bytes if isinstance(part, Range) else part.last
+
+
+def survey(
+    collection: Collection, job: encoding.Job, options: Any,
+    units: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
+) -> tuple[Survey, Tokenizer]:  # fmt: skip
+    """Read what has to be read, and choose the tokenizer."""
+    found = Survey()
+    name = options.tokenizer
+    encoder = None
+    if name not in ("char", "bpe"):
+        encoder = vocabulary.choose(name, "", vocab_size=options.vocab_size, say=say)
+    counts = np.zeros(128, dtype=np.int64)
+    if name == "char" or job.by == "position":
+        counts = scan(collection, job, units, found, count)
+    if name == "char":
+        if job.separate:
+            counts[ord("\n")] += 1
+        encoder = of_counts(counts, options.vocab_size)
+    elif name == "bpe":
+        text = sample(collection, job, units, found)
+        encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
+    assert encoder is not None
+    return found, encoder
+
+
+def scan(
+    collection: Collection, job: encoding.Job, units: Callable[[], Iterable[Unit]],
+    found: Survey, count: int,
+) -> np.ndarray:  # fmt: skip
+    """Count the characters of everything into `found`; return how often each one is there."""
+    counts = np.zeros(128, dtype=np.int64)
+    found.characters = 0
+    text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
+    with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
+        for unit, scanned in workers.ordered(encoding.scan, units(), job, count):
+            found.characters += scanned.characters
+            last = int(scanned.alphabet.max(initial=0))
+            if last >= len(counts):
+                counts = np.concatenate([counts, np.zeros(last + 1 - len(counts), np.int64)])
+            counts[scanned.alphabet] += scanned.counts
+            advance(unit.bytes)
+            parts = [part for part in unit.parts if is_part(part)]
+            for part, size in zip(parts, scanned.sizes, strict=False):
+                text.append((str(unit.index), size))
+                if ends(part) and job.by == "position":
+                    place(found, text, job.val_fraction)
+                if ends(part):
+                    text = []
+    return counts
+
+
+def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
+    """Note for each part of a text where it stands and where the text is split."""
+    border = encoding.train_size(sum(size for _, size in text), val_fraction)
+    offset = 0
+    for index, size in text:
+        found.places.setdefault(index, []).append([offset, border])
+        offset += size
+
+
+def of_counts(counts: np.ndarray, limit: int) -> CharTokenizer:
+    """The tokenizer of the characters that are there, as `CharTokenizer.train` makes it."""
+    seen = np.flatnonzero(counts)
+    left_out = bool(limit) and len(seen) > limit
+    if left_out:
+        commonest = np.argsort(-counts[seen], kind="stable")[: max(limit - 1, 0)]
+        seen = np.sort(seen[commonest])
+    return CharTokenizer("".join(map(chr, seen)), unknown=left_out)
+
+
+def sample(
+    collection: Collection, job: encoding.Job, units: Callable[[], Iterable[Unit]], found: Survey
+) -> str:
+    """Text for training from everywhere in the corpus, all of it where it is not too long."""
+    total = sum(given.bytes for given in collection.inputs)
+    stride = -(-total // SAMPLE) or 1
+    taken: list[str] = []
+    size = 0
+    for unit in units():
+        if unit.index % stride or size >= 2 * SAMPLE:
+            continue
+        for piece in encoding.pieces(found.placed(unit), job, []):
+            for split, text, _, _ in encoding.sides(piece, job):
+                if split == "train":
+                    taken += [piece.prompt, text]
+                    size += len(piece.prompt) + len(text)
+                    if job.separate and not text.endswith("\n"):
+                        taken.append("\n")
+    return "".join(taken)

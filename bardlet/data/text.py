@@ -1,0 +1,100 @@
+"""Bytes to text: whole, a range of a file, or a stream; line ends as in Python's text mode."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from bardlet.errors import DataError, UsageError
+
+# Not "surrogateescape": it leaves code points that no tokenizer can encode.
+ERROR_HANDLERS = ("strict", "replace", "ignore", "backslashreplace")
+BLOCK = 1 << 20  # bytes that a stream is decoded by
+
+bad_bytes = 0  # places that an error handler has mended in this process
+
+
+def counting(errors: str) -> str:
+    """The name of the error handler that does what `errors` does and counts."""
+    if errors == "strict":
+        return errors
+    known = codecs.lookup_error(errors)
+
+    def handle(error: UnicodeError) -> tuple[str | bytes, int]:
+        global bad_bytes
+        bad_bytes += 1
+        return known(error)
+
+    codecs.register_error(f"bardlet.{errors}", handle)
+    return f"bardlet.{errors}"
+
+
+def check_decoding(encoding: str, errors: str) -> None:
+    """Raises UsageError for an encoding or an error handler that cannot decode text."""
+    if errors not in ERROR_HANDLERS:
+        raise UsageError(
+            f"unknown error handler {errors!r}", f"--errors is one of: {', '.join(ERROR_HANDLERS)}."
+        )
+    try:
+        b"ab".decode(encoding, "replace")  # also refuses codecs that do not give text
+    except (LookupError, ValueError):
+        hint = "Common ones are utf-8, utf-16, latin-1 and cp1252."
+        raise UsageError(f"unknown encoding {encoding!r}", hint) from None
+
+
+def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -> str:
+    """Returns the text without its byte order mark, line ends as in Python's text mode.
+
+    `offset` is where in its file `raw` begins.
+    """
+    try:
+        text = raw.decode(encoding, counting(errors))
+    except UnicodeDecodeError as error:
+        # Some codecs count from after the byte order mark; the user's editor does not.
+        at = len(raw) - len(error.object) + error.start
+        raise undecodable(name, encoding, raw[:2], error, offset + at) from None
+    check_surrogates(text, name)
+    text = text if offset else text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def stream(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator[str]:
+    """Yields the text of `file` a block at a time, as `decode` gives it whole."""
+    inner = codecs.getincrementaldecoder(encoding)(counting(errors))
+    decoder = io.IncrementalNewlineDecoder(inner, translate=True)
+    head, done = b"", 0
+    while True:
+        raw = file.read(BLOCK)
+        head, done = head or raw[:2], done + len(raw)
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            at = done - len(error.object) + error.start
+            raise undecodable(name, encoding, head, error, at) from None
+        check_surrogates(text, name)
+        yield text if done > len(raw) else text.removeprefix("\ufeff")
+        if not raw:
+            return
+
+
+def undecodable(
+    name: str, encoding: str, head: bytes, error: UnicodeDecodeError, at: int
+) -> DataError:
+    """What to say of a byte that is not of the encoding; `head` is how its file begins."""
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return DataError(
+        f"{'stdin' if name == '-' else name} is not {encoding}: "
+        f"byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason})",
+        f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
+        "or go on with --errors replace.",
+    )
+
+
+def check_surrogates(text: str, name: str) -> None:
+    """Raises DataError for half a surrogate pair, which no tokenizer can encode."""
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
+        raise DataError(problem, "Name the encoding it is really in with --encoding.")

@@ -1,0 +1,181 @@
+"""Inputs as units of work: about equal, in one order, the same whoever does them.
+
+A large text is cut where its parts are encoded as they would be within it, so that several
+processes can read it; what can only be read from its beginning is read here and handed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bardlet.data import text
+from bardlet.data.documents import documents
+from bardlet.data.patterns import CUT
+from bardlet.data.records import Piece, Reading, of_jsonl
+from bardlet.data.sources import Input
+from bardlet.errors import DataError
+
+UNIT = 1 << 23  # bytes of text in a unit
+FILES = 1000  # small files in a unit, at most
+WINDOW = 1 << 20  # bytes in which the end of a word is looked for
+HEAD = 1 << 16  # characters that decide on which side of the split a document falls
+SELF_SYNCHRONISING = ("utf-8", "utf8", "utf_8", "ascii", "us-ascii", "latin-1", "latin1")
+NEVER = 1 << 62  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Bytes of a file that whoever does the unit reads; `offset` and `border` as in `Piece`."""
+
+    input: Input
+    start: int
+    end: int
+    offset: int = 0
+    border: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What is tokenized at a time. `bytes` is what it adds to the progress."""
+
+    index: int
+    parts: tuple[Range | Piece, ...]
+    bytes: int
+    source: str  # the input's name, for what is to be reported
+
+
+def goes_to_val(head: str, val_fraction: float) -> bool:
+    """Whether a document that begins with `head` is for validation, whatever others there are."""
+    raw = head[:HEAD].encode("utf-8", "surrogatepass")
+    place = int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
+    return place < val_fraction * 2**64
+
+
+def units(
+    inputs: tuple[Input, ...], reading: Reading, val_fraction: float,
+    failed: Callable[[Input, DataError], None],
+) -> Iterator[Unit]:  # fmt: skip
+    """Yields the units of `inputs` in order; what cannot be read is handed to `failed`."""
+    index = 0
+    small: list[Range | Piece] = []
+    size = 0
+    for given in inputs:
+        splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not given.packing
+        whole = Range(input=given, start=0, end=given.bytes)
+        if given.kind == "text" and not given.packing and given.bytes <= UNIT:
+            if small and (size + given.bytes > UNIT or len(small) >= FILES):
+                yield Unit(index=index, parts=tuple(small), bytes=size, source="")
+                index, small, size = index + 1, [], 0
+            small.append(whole)
+            size += given.bytes
+            continue
+        if small:
+            yield Unit(index=index, parts=tuple(small), bytes=size, source="")
+            index, small, size = index + 1, [], 0
+        try:
+            if splittable and given.kind in ("text", "jsonl"):
+                for part in ranges(given, reading, val_fraction):
+                    yield Unit(
+                        index=index, parts=(part,), bytes=part.end - part.start, source=given.name
+                    )
+                    index += 1
+            else:
+                for batch, done in batches(given, reading, val_fraction):
+                    yield Unit(index=index, parts=batch, bytes=done, source=given.name)
+                    index += 1
+        except DataError as error:
+            failed(given, error)
+    if small:
+        yield Unit(index=index, parts=tuple(small), bytes=size, source="")
+
+
+def batches(
+    given: Input, reading: Reading, val_fraction: float
+) -> Iterator[tuple[tuple[Piece, ...], int]]:
+    """Yields the documents of an input, some millions of characters at a time, with their size."""
+    waiting: list[Piece] = []
+    size, train = 0, True
+    for piece in documents(given, reading):
+        if not (piece.first and piece.last):
+            train = not goes_to_val(piece.text, val_fraction) if piece.first else train
+            piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
+        waiting.append(piece)
+        size += len(piece.text) + len(piece.prompt)
+        if size >= UNIT:
+            yield tuple(waiting), size
+            waiting, size = [], 0
+    if waiting:
+        yield tuple(waiting), size
+
+
+def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:
+    """Yields a file in ranges that end where a word or, in JSON, a line does."""
+    try:
+        with Path(given.path).open("rb") as file:
+            head = file.read(4 * HEAD)
+            border = -1
+            if given.kind == "text" and given.bytes > UNIT:
+                shown = text.decode(whole_characters(head), given.name, reading.encoding, "replace")
+                border = 0 if goes_to_val(shown, val_fraction) else NEVER
+            start = 0
+            while start < given.bytes:
+                end = given.bytes
+                if end - start > 2 * UNIT:
+                    file.seek(start + UNIT)
+                    if given.kind == "jsonl":
+                        file.readline()
+                        end = min(file.tell(), given.bytes)
+                    else:
+                        end = start + UNIT + word_end(file.read(WINDOW))
+                yield Range(input=given, start=start, end=end, offset=start, border=border)
+                start = end
+    except OSError as error:
+        raise DataError(
+            f"cannot read {given.path}: {error.strerror or error}",
+            "Check the path and its permissions.",
+        ) from None
+
+
+def word_end(window: bytes) -> int:
+    """Where `window` can be cut: after a word or, where none ends, between two characters."""
+    skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
+    shown = window[skipped:].decode("utf-8", "surrogateescape")
+    found = CUT.search(shown)
+    if found:
+        return skipped + len(shown[: found.start()].encode("utf-8", "surrogateescape"))
+    # not between the two characters of a Windows line end
+    return next((i for i in range(skipped, len(window)) if window[i] != 10), skipped)
+
+
+def whole_characters(raw: bytes) -> bytes:
+    """`raw` without a character of UTF-8 that is cut at its end."""
+    return re.sub(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z", b"", raw)
+
+
+def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
+    """Yields the pieces of a part of a unit."""
+    if isinstance(part, Piece):
+        yield part
+        return
+    given = part.input
+    try:
+        with Path(given.path).open("rb") as file:
+            file.seek(part.start)
+            raw = file.read(part.end - part.start)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {given.path}: {error.strerror or error}",
+            "Check the path and its permissions.",
+        ) from None
+    if given.kind == "jsonl":
+        yield from of_jsonl(io.BytesIO(raw), given.name, reading, start=0 if part.start else 1)
+        return
+    shown = text.decode(raw, given.name, reading.encoding, reading.errors, part.start)
+    first, last = part.start == 0, part.end == given.bytes
+    border = -1 if first and last else part.border
+    yield Piece(text=shown, first=first, last=last, offset=part.offset, border=border)

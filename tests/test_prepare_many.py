@@ -1,0 +1,621 @@
+"""Many sources in any format, in parallel, killed and continued, in parts: what becomes of them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bardlet import cli
+from bardlet.data import documents, packed, sources, units
+from bardlet.data.dataset import HEADER, SPLITS, Dataset
+from bardlet.data.journal import Workplace
+from bardlet.data.merge import merge
+from bardlet.data.prepare import prepare
+from bardlet.data.records import Reading
+from bardlet.errors import DataError, UsageError
+
+WORDS = "to be or not d\u00e9j\u00e0 vu \u4e2d\u6587\u3002 it's \U0001f600 THE question: whether\n"
+
+
+def words(count: int, seed: int = 0) -> str:
+    drawn = random.Random(seed).choices(WORDS.split(" "), k=count)
+    return " ".join(drawn)
+
+
+def made(out: Path, *given: Path | str, say: Any = lambda line: None, **options: Any) -> Dataset:
+    found = sources.find([str(source) for source in given])
+    return prepare(found, out, **{"tokenizer": "byte", **options}, say=say)
+
+
+def jsonl(path: Path, texts: list[str]) -> Path:
+    lines = [json.dumps({"text": text}) for text in texts]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def texts_of(dataset: Dataset, split: str) -> list[str]:
+    """The documents of a split, cut at the recorded borders, without their end of text."""
+    found: list[str] = []
+    for entry in dataset.manifest["splits"][split]["shards"]:
+        raw = (dataset.folder / entry["docs"]["file"]).read_bytes()
+        magic, version, width, count = HEADER.unpack(raw[:32])
+        assert (magic, version, width) == (b"BARDDOCS", 1, 8)
+        starts = np.frombuffer(raw[32:], dtype="<u8").tolist()
+        assert count == len(starts) == entry["docs"]["count"]
+        ids = np.fromfile(dataset.folder / entry["file"], dtype="<u2", offset=32)
+        if not starts or starts[0]:
+            found[-1] += decoded(ids[: starts[0] if starts else len(ids)])
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            found.append(decoded(ids[start:end]))
+    assert all(text.endswith("\0") and text.count("\0") == 1 for text in found)
+    return [bytes(text[:-1], "latin-1").decode() for text in found]
+
+
+def decoded(ids: np.ndarray) -> str:
+    """Bytes as Latin-1, the end of a text as NUL."""
+    return "".join("\0" if i == 256 else chr(i) for i in ids.tolist())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---- formats ----
+
+TEXTS = [f"document {i}: {words(30, i)}" for i in range(60)]
+
+
+def table(texts: list[str]) -> str:
+    return "id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(texts))
+
+
+def lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, text in enumerate(TEXTS):
+            archive.writestr(f"in/{i:02d}.txt", text)
+        archive.writestr("in/picture.png", b"\xff\xfe")
+
+
+def write_tar(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("a/all.jsonl")
+        entry.size = len(lines(TEXTS))
+        archive.addfile(entry, io.BytesIO(lines(TEXTS)))
+
+
+def write_zst(path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    path.write_bytes(zstandard.compress(lines(TEXTS)))
+
+
+def write_parquet(path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"n": list(range(60)), "text": TEXTS}), path)
+
+
+FORMATS = {
+    "a.jsonl": lambda p: p.write_bytes(lines(TEXTS)),
+    "a.jsonl.gz": lambda p: p.write_bytes(gzip.compress(lines(TEXTS))),
+    "a.jsonl.bz2": lambda p: p.write_bytes(bz2.compress(lines(TEXTS))),
+    "a.ndjson.xz": lambda p: p.write_bytes(lzma.compress(lines(TEXTS))),
+    "a.jsonl.zst": write_zst,
+    "a.csv": lambda p: p.write_text(table(TEXTS), encoding="utf-8", newline=""),
+    "a.csv.gz": lambda p: p.write_bytes(gzip.compress(table(TEXTS).encode())),
+    "a.zip": write_zip,
+    "a.tar.gz": write_tar,
+    "a.tgz": write_tar,
+    "a.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_documents(name: str, tmp_path: Path) -> None:
+    FORMATS[name](tmp_path / name)
+    dataset = made(tmp_path / "d", tmp_path / name)
+    train, val = (texts_of(dataset, split) for split in SPLITS)
+    assert train == [t for t in TEXTS if not units.goes_to_val(t, 0.1)]
+    assert val == [t for t in TEXTS if units.goes_to_val(t, 0.1)]
+    assert len(val) > 0
+    assert dataset.manifest["end_of_text"] == 256
+
+
+def test_a_folder_and_a_glob_give_each_file_as_a_document(tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS):
+        path = tmp_path / "in" / f"{i % 3}" / f"{i:02d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    of_folder = made(tmp_path / "a", tmp_path / "in")
+    of_glob = made(tmp_path / "b", f"{tmp_path}/in/**/*.txt")
+    assert sorted(texts_of(of_folder, "train") + texts_of(of_folder, "val")) == sorted(TEXTS)
+    assert of_glob.hash == of_folder.hash
+    assert len(of_folder.manifest["sources"]) == 60
+
+
+def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 100, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b" * 50, encoding="utf-8")
+    dataset = made(tmp_path / "d", tmp_path / "a.txt", tmp_path / "b.txt")
+    assert texts_of(dataset, "train") == ["a" * 90, "b" * 45]
+    assert texts_of(dataset, "val") == ["a" * 10, "b" * 5]
+    of_chars = made(tmp_path / "c", tmp_path / "a.txt", tmp_path / "b.txt", tokenizer="char")
+    ids = of_chars.splits["train"].read(0, 1000)
+    assert of_chars.tokenizer.decode(ids) == "a" * 90 + "\n" + "b" * 45 + "\n"
+    assert of_chars.manifest["end_of_text"] is None
+
+
+def test_more_files_do_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:
+    before = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS))
+    more = [f"new {i}" for i in range(40)]
+    jsonl(tmp_path / "0.jsonl", more)
+    after = made(tmp_path / "b", tmp_path / "0.jsonl", tmp_path / "a.jsonl")
+    for split in SPLITS:
+        assert set(texts_of(before, split)) <= set(texts_of(after, split))
+    assert set(texts_of(after, "val")) & set(more)
+
+
+def test_prompts_are_masked(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    pairs = [{"ask": f"what is {i}?", "answer": f"It is {i}."} for i in range(50)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    reading = Reading(prompt_key="ask", response_key="answer")
+    dataset = made(tmp_path / "d", path, reading=reading, shard_tokens=101)
+    assert dataset.manifest["masked"] is True
+    counted, left_out = "", ""
+    for entry in dataset.manifest["splits"]["train"]["shards"]:
+        raw = (tmp_path / "d" / entry["mask"]["file"]).read_bytes()
+        magic, _, width, count = HEADER.unpack(raw[:32])
+        assert (magic, width, count) == (b"BARDMASK", 0, entry["tokens"])
+        assert len(raw) == 32 + -(-count // 8)
+        bits = np.unpackbits(np.frombuffer(raw[32:], np.uint8), bitorder="little")
+        ids = np.fromfile(tmp_path / "d" / entry["file"], dtype="<u2", offset=32)
+        counted += decoded(ids[bits[:count] == 1])
+        left_out += decoded(ids[bits[:count] == 0])
+    train = [p for p in pairs if not units.goes_to_val(f"{p['ask']}\n{p['answer']}", 0.1)]
+    assert counted == "".join(pair["answer"] + "\0" for pair in train)
+    assert left_out == "".join(pair["ask"] + "\n" for pair in train)
+
+
+def rows(*given: Any, **options: Any) -> Any:
+    """Stands for the hub: the data set's rows, however it is called."""
+    assert given == ("me/texts", "small") and options == {"split": "test", "streaming": True}
+    yield from ({"body": text} for text in TEXTS)
+
+
+def test_a_data_set_on_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
+    reading = Reading(text_key="body")
+    dataset = made(tmp_path / "d", "hf://me/texts:small:test", reading=reading)
+    assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(TEXTS)
+    raw = "".join(TEXTS).encode()
+    assert dataset.manifest["sources"] == [
+        {"name": "hf://me/texts:small:test", "bytes": len(raw),
+         "sha256": hashlib.sha256(raw).hexdigest()}
+    ]  # fmt: skip
+    found = sources.find(["hf://me/texts:small:test"], sample=len(raw) // 2)
+    part = prepare(found, tmp_path / "e", tokenizer="byte", reading=reading)
+    count = sum(split["documents"] for split in part.manifest["splits"].values())
+    assert 25 <= count <= 35
+
+
+def test_what_is_missing_for_a_format_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.parquet", "a.jsonl.zst"):
+        (tmp_path / name).write_bytes(b"x")
+    for module in ("datasets", "pyarrow", "zstandard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for source, extra in (
+        ("hf://a/b", "hub"), (tmp_path / "a.parquet", "data"), (tmp_path / "a.jsonl.zst", "data"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=rf"pip install 'bardlet\[{extra}\]'"):
+            made(tmp_path / "d", source)
+
+    def offline(*given: Any, **options: Any) -> Any:
+        raise ConnectionError("no route\nto the host")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=offline))
+    with pytest.raises(DataError, match=r"cannot read hf://a/b: ConnectionError: no route\. Check"):
+        made(tmp_path / "d", "hf://a/b")
+
+
+def test_standard_input_as_a_command(tmp_path: Path) -> None:
+    text = words(300)
+    command = [sys.executable, "-m", "bardlet", "prepare", "-", "--tokenizer=byte", "--json"]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    dataset = Dataset(tmp_path / "data" / "stdin")
+    whole = np.concatenate([dataset.splits[split].read(0, 10**6) for split in SPLITS])
+    assert dataset.tokenizer.decode(whole) == text
+    assert dataset.manifest == json.loads(done.stdout)
+    assert dataset.manifest["sources"][0]["name"] == "-"
+
+
+# ---- what is wrong with them ----
+
+
+def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [*TEXTS, "", " \n", TEXTS[3], TEXTS[3]])
+    said: list[str] = []
+    dataset = made(tmp_path / "d", path, distinct=True, say=said.append)
+    assert sum(s["documents"] for s in dataset.manifest["splits"].values()) == 60
+    assert "2 empty documents were left out" in dataset.manifest["notes"]
+    assert "2 duplicates were left out" in dataset.manifest["notes"]
+    assert "2 duplicates were left out" in said
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
+    bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
+    assert bad.manifest["notes"] == ["6 places that are not of the encoding were mended"]
+
+
+def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, text in enumerate(TEXTS):
+        (folder / f"{i:02d}.txt").write_text(text, encoding="utf-8")
+    (folder / "07.txt").write_bytes(b"caf\xe9")
+    (folder / "z.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:-40])
+    with pytest.raises(DataError, match=r"07\.txt is not utf-8: byte 0xe9 at offset 3"):
+        made(tmp_path / "d", folder)
+    assert not (tmp_path / "d").exists()
+    dataset = made(tmp_path / "d", folder, skip_unreadable=True)
+    notes = "\n".join(dataset.manifest["notes"])
+    assert "not read: 07.txt: 07.txt is not utf-8" in notes
+    assert "not read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
+    assert TEXTS[8] in texts_of(dataset, "train") + texts_of(dataset, "val")
+
+
+def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "ALWAYS", 1 << 16)
+    zeros = bytes(1 << 22)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(zeros))
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(zeros))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", zeros)
+    for name in ("a.txt.gz", "a.txt.xz", "a.zip"):
+        with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
+            made(tmp_path / "d", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "C:\\out.txt"])
+def test_a_path_out_of_an_archive_is_refused(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "text")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    for archive_name in ("a.zip", "a.tar"):
+        with pytest.raises(DataError, match="lies outside of it"):
+            made(tmp_path / "d", tmp_path / archive_name)
+
+
+def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        entry = tarfile.TarInfo("link.txt")
+        entry.type, entry.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.txt")
+        archive.addfile(entry)
+    with pytest.raises(DataError, match="a is empty"):
+        made(tmp_path / "d", tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"{}\n", "'text' is not there"),
+        (b'{"body": "x"}\n', "there are body"),
+        (b'{"text": 5}\n', "'text' is no text"),
+        (b"[1]\n", "is no record"),
+        (b'{"text": "a"}\n{"text\n', "line 2 is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b'{"text": "\\ud800"}\n', "lone surrogate"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(raw: bytes, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        made(tmp_path / "d", tmp_path / "a.jsonl")
+    assert problem in str(caught.value)
+    assert "a.jsonl, line" in str(caught.value)
+
+
+# ---- large and many ----
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few kilobytes, so that a small text has many."""
+    monkeypatch.setattr(units, "UNIT", 4000)
+    monkeypatch.setattr(units, "WINDOW", 2000)
+    monkeypatch.setattr(documents, "PIECE", 1500)
+
+
+CORPORA = {
+    "words": words(8000),
+    "one line": words(8000).replace("\n", ""),
+    "one word": "a" * 40_000,
+    "chinese": "\u4e2d\u6587\u5b57" * 9000,
+    "windows": "ab\r\n" * 9000,
+    "returns": "\r\n" * 20_000 + "x",
+}
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("kind", CORPORA)
+@pytest.mark.usefixtures("small_units")
+def test_a_text_in_many_units_is_the_text(kind: str, tokenizer: str, tmp_path: Path) -> None:
+    text = CORPORA[kind]
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
+    plain = text.replace("\r\n", "\n")
+    for name in ("a.txt", "b.txt.gz"):
+        dataset = made(tmp_path / name[0], tmp_path / name, tokenizer=tokenizer)
+        border = int(len(plain) * 0.9)
+        for split, wanted in (("train", plain[:border]), ("val", plain[border:])):
+            assert dataset.tokenizer.decode(dataset.splits[split].read(0, 10**6)) == wanted
+            assert dataset.manifest["splits"][split]["documents"] == 1
+
+
+@pytest.mark.usefixtures("small_units")
+def test_bpe_of_a_text_in_units_has_the_ids_of_the_whole(tmp_path: Path) -> None:
+    text = words(8000)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    dataset = made(tmp_path / "d", tmp_path / "a.txt", tokenizer="bpe", vocab_size=300)
+    border = int(len(text) * 0.9)
+    for split, part in (("train", text[:border]), ("val", text[border:])):
+        assert (
+            dataset.splits[split].read(0, 10**6).tolist() == dataset.tokenizer.encode(part).tolist()
+        )
+
+
+@pytest.mark.usefixtures("small_units")
+def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [words(50, i) for i in range(200)])
+    (tmp_path / "b.txt").write_text(words(5000, 7), encoding="utf-8")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS)))
+    given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.jsonl.gz")]
+    for workers in (1, 3):
+        made(tmp_path / f"d{workers}", *given, tokenizer="char", workers=workers, distinct=True,
+             shard_tokens=9999)  # fmt: skip
+    assert contents(tmp_path / "d1") == contents(tmp_path / "d3")
+    assert len(contents(tmp_path / "d1")) > 10
+
+
+def test_many_tiny_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3000):
+        (tmp_path / "in" / f"{i:05d}.txt").write_text(f"text {i}", encoding="utf-8")
+    dataset = made(tmp_path / "d", tmp_path / "in")
+    assert len(texts_of(dataset, "train")) + len(texts_of(dataset, "val")) == 3000
+
+
+RSS = """
+import re, sys
+from pathlib import Path
+from bardlet.data import sources, units, documents
+from bardlet.data.prepare import prepare
+units.UNIT = 1 << 20
+documents.PIECE = 1 << 19
+prepare(sources.find([sys.argv[1]]), Path(sys.argv[2]), tokenizer="char", shard_tokens=10**6)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz", "jsonl"])
+def test_ten_times_the_text_takes_no_more_memory(suffix: str, tmp_path: Path) -> None:
+    peaks = []
+    for size in (6, 60):
+        many = [words(500, i) for i in range(50)]
+        raw = lines(many) if suffix == "jsonl" else words(5000).encode()
+        raw *= size * 1_000_000 // len(raw)
+        path = tmp_path / f"{size}.{suffix}"
+        path.write_bytes(gzip.compress(raw, 1) if suffix.endswith("gz") else raw)
+        del raw
+        command = [sys.executable, "-c", RSS, str(path), str(tmp_path / f"d{size}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 25, "MiB; the larger text has 54 more"
+
+
+# ---- killed, interrupted, prepared again, in parts ----
+
+CHILD = """
+import sys
+from pathlib import Path
+from bardlet.data import documents, journal, sources, units
+from bardlet.data.prepare import prepare
+from bardlet.data.records import Reading
+if __name__ == "__main__":
+    units.UNIT, units.WINDOW, documents.PIECE, journal.EVERY_S = 20_000, 2000, 5000, 0.0
+    out, workers, *given = sys.argv[1:]
+    prepare(sources.find(given), Path(out), tokenizer="byte", workers=int(workers), distinct=True,
+            shard_tokens=77_777, say=lambda line: print(line, flush=True),
+            reading=Reading(prompt_key="prompt", response_key="text"))
+"""
+
+
+def corpus_of_pairs(folder: Path) -> list[str]:
+    pairs = [{"prompt": f"p{i}", "text": words(100, i % 900)} for i in range(2500)]
+    raw = "".join(json.dumps(pair) + "\n" for pair in pairs).encode()
+    (folder / "a.jsonl").write_bytes(raw)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(raw[: raw.index(b"\n", len(raw) // 3) + 1]))
+    return [str(folder / "a.jsonl"), str(folder / "b.jsonl.gz")]
+
+
+def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "d", "key", 1)
+    place.open()
+    for name in (".journal.json.77.tmp", "seen-3.bin", "val-00000.mask.raw", "val-00000.bin"):
+        (place.folder / name).touch()
+    place.note({"units": 1})
+    place.publish()
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["val-00000.bin"]
+
+
+def kill_and_go_on(folder: Path, times: int, workers: int) -> None:
+    """Prepare, killed at `times` random moments; the result is that of an undisturbed run."""
+    given = corpus_of_pairs(folder)
+    script = folder / "child.py"
+    script.write_text(CHILD, encoding="utf-8")
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(folder / out), str(workers), *given]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    began = time.monotonic()
+    whole = start("whole")
+    _, err = whole.communicate(timeout=120)
+    took = time.monotonic() - began
+    assert whole.returncode == 0, err.decode()
+    generator = random.Random(times + workers)
+    killed = went_on = 0
+    while killed < times:
+        process = start("killed")
+        time.sleep(took * generator.uniform(0.2, 0.9))
+        process.send_signal(signal.SIGKILL)
+        out, _ = process.communicate()
+        went_on += b"going on with" in out
+        if process.returncode == -signal.SIGKILL and not (folder / "killed").exists():
+            killed += 1
+        else:  # it was done before; what is left of the kills happens to a new one
+            assert contents(folder / "killed") == contents(folder / "whole")
+            shutil.rmtree(folder / "killed")
+            took *= 0.8
+    last = start("killed")
+    _, err = last.communicate(timeout=120)
+    assert last.returncode == 0, err.decode()
+    assert went_on > 0
+    assert contents(folder / "killed") == contents(folder / "whole")
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["killed", "whole"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_preparation_goes_on_to_the_same_bytes(workers: int, tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, 2, workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_twenty_kills(workers: int, tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, 20, workers)
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text(encoding="utf-8").split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_an_end_from_outside(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(words(3_000_000), encoding="utf-8")
+    command = [sys.executable, "-m", "bardlet", "prepare", "a.txt", "--workers=2", "--out=d",
+               "--tokenizer=bpe"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(found := children(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(found) >= 2
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.stderr is not None
+    err = process.stderr.read()  # ends when the last process that writes to it has ended
+    process.stderr.close()
+    assert process.wait(20) in (130, -signal.SIGKILL)
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in found) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_same_again_does_nothing_and_a_change_is_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", TEXTS)
+    made(tmp_path / "d", path)
+    written = (tmp_path / "d" / "manifest.json").stat().st_mtime_ns
+    said: list[str] = []
+    made(tmp_path / "d", path, say=said.append)
+    assert said == [f"{tmp_path / 'd'} is up to date: the same sources and options"]
+    assert (tmp_path / "d" / "manifest.json").stat().st_mtime_ns == written
+    again = f"{tmp_path / 'd'} is prepared again: "
+    for change, wanted in (
+        (lambda: {"val_fraction": 0.2}, "val_fraction is 0.2, not 0.1"),
+        (lambda: path.write_bytes(path.read_bytes().replace(b"document", b"DOCUMENT")),
+         "val_fraction is 0.1, not 0.2"),
+        (lambda: path.write_bytes(path.read_bytes().replace(b"DOCUMENT", b"document")),
+         "changed: a.jsonl"),
+        (lambda: jsonl(path, TEXTS[1:]), "changed: a.jsonl"),
+        (lambda: (tmp_path / "d" / "train-00000.bin").write_bytes(b""), "cannot read the shard"),
+    ):  # fmt: skip
+        result = change()
+        options = result if isinstance(result, dict) else {}
+        said.clear()
+        made(
+            tmp_path / "d", path, say=said.append, **(options if isinstance(options, dict) else {})
+        )
+        assert said[0].startswith(again) and wanted in said[0]
+    assert texts_of(Dataset(tmp_path / "d"), "val")
+
+
+@pytest.mark.usefixtures("small_units")
+def test_parts_merged_are_the_documents_of_the_whole(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [words(40, i) for i in range(300)])
+    whole = made(tmp_path / "whole", path, split="document")
+    parts = [tmp_path / f"part{i}" for i in (1, 2, 3)]
+    for i, part in enumerate(parts, start=1):
+        made(part, path, part=(i, 3), shard_tokens=5000)
+    merged = merge(parts[::-1], tmp_path / "merged")
+    merged.verify()
+    for split in SPLITS:
+        assert sorted(texts_of(merged, split)) == sorted(texts_of(whole, split))
+        for key in ("documents", "characters", "bytes", "tokens"):
+            counts = [d.manifest["splits"][split][key] for d in (merged, whole)]
+            assert counts[0] == counts[1]
+    with pytest.raises(DataError, match="part 2/3 is missing"):
+        merge([parts[0], parts[2]], tmp_path / "e")
+    with pytest.raises(DataError, match="are both part 1/3"):
+        merge([parts[0], parts[0]], tmp_path / "e")
+    made(parts[1], path, part=(2, 3), val_fraction=0.3)
+    with pytest.raises(DataError, match="is of another split"):
+        merge(parts, tmp_path / "e")
+    with pytest.raises(UsageError, match="needs a tokenizer that all parts share"):
+        made(tmp_path / "f", path, part=(1, 2), tokenizer="char")
+
+
+def test_inspect_shows_bytes_per_token_and_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", TEXTS)
+    out = str(tmp_path / "d")
+    assert cli.main(["prepare", str(path), "--out", out, "--tokenizer=byte"]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", out]) == 0
+    shown = capsys.readouterr().out
+    assert "0.99 bytes per token" in shown or "1.00 bytes per token" in shown
+    first = next(t for t in TEXTS if not units.goes_to_val(t, 0.1))
+    assert json.dumps(first[:60], ensure_ascii=False)[1:40] in shown
+    assert "split by document" in shown
