@@ -37,6 +37,7 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "fresh": st.just(False),
     "eval_only": st.just(False),
     "wandb_log": st.just(False),
+    "lora_rank": st.just(0),  # which needs a model to begin from
     "eval_interval": st.integers(1, 3),
     "eval_iters": st.integers(1, 3),
     "batch_size": st.integers(1, 4),

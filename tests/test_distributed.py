@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config
 
+from bardlet.config import to_toml
 from bardlet.distributed import Group, here
 from bardlet.errors import UsageError
 from bardlet.train import train
@@ -28,11 +29,12 @@ def test_processes_equal_one(
     options = {"batch_size": micro, "gradient_accumulation_steps": steps}
     single = tiny_config(dataset_folder, tmp_path / "single", family, **options)
     train(single)
-    arguments = [f"--{k}={v}" for k, v in vars(single).items() if k != "out_dir"]
+    (tmp_path / "single.toml").write_text(to_toml(single), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", "-m", "bardlet", "train", *arguments]
+    command += [f"--nproc_per_node={processes}", "-m", "bardlet", "train"]
     done = subprocess.run(
-        [*command, f"--out_dir={tmp_path / 'many'}"], capture_output=True, text=True, timeout=240,
+        [*command, str(tmp_path / "single.toml"), f"--out_dir={tmp_path / 'many'}"],
+        capture_output=True, text=True, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

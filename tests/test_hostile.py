@@ -84,9 +84,10 @@ def test_a_pickle_in_a_data_folder(write: Callable[[Path], None], refused: Refus
     write(DATA / "meta.pkl")
     assert cli.main(["inspect", str(DATA)]) == 0, "ours needs none"
     Path("data/nano").mkdir()
-    Path("data/nano/train.bin").write_bytes(bytes(64))
+    for split in ("train", "val"):
+        Path(f"data/nano/{split}.bin").write_bytes(bytes(64))
     write(Path("data/nano/meta.pkl"))
-    assert "written by nanoGPT" in refused("train", "demo", "--dataset=nano")
+    assert "meta.pkl" in refused("train", "demo", "--dataset=nano")
     write(DATA / "tokenizer.json")
     assert "tokenizer.json" in refused("inspect", str(DATA))
     write(DATA / "manifest.json")

@@ -198,7 +198,7 @@ def test_a_small_text_gives_what_it_has_and_says_so() -> None:
     said: list[str] = []
     found = vocabulary.choose("bpe", "abab", vocab_size=300, say=said.append)
     assert found.vocab_size == 256 + 2 + 1  # ab, abab and the end of a text
-    assert said == ["the text gives 259 tokens, not 300: nothing more repeats"]
+    assert said == ["the text gives 259 tokens, not 300: each word is one"]
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,9 @@ def test_a_long_text_has_the_same_ids_from_the_quick_library(
     )
     text = (MIXED + wild) * 5
     monkeypatch.setattr(bpe, "RENEW_BYTES", 100_000)  # so that the cache is thrown away, too
-    for tokenizer in BY_PATTERN:
-        assert tokenizer.quick is not None
+    quick = [tokenizer for tokenizer in BY_PATTERN if tokenizer.quick is not None]
+    assert len(quick) >= 2, "and where it would differ, it is not taken"
+    for tokenizer in quick:
         first, again = tokenizer.encode(text), tokenizer.encode(text)
         assert first.dtype == np.uint32
         assert first.tolist() == again.tolist() == tokenizer.library.encode(text).ids
@@ -421,7 +422,7 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(DataError, match="no tokenizer has 1,099,511,627,776 bytes"):
+    with pytest.raises(DataError, match="more than 268,435,456 bytes"):
         tokenizers.load(path)
 
 

@@ -107,6 +107,7 @@ class Dataset:
             self.manifest, self.tokenizer, ids = nanogpt.read(folder)
             self.hash = self.manifest["hash"]
             self.splits = {s: TokenStream([ids[s]], self.vocab_size) for s in SPLITS}
+            self.parts = [(self.splits["train"], 1.0)]
             return
         if not path.is_file():
             raise missing(folder)

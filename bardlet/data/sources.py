@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bardlet.data import corpus, named
 from bardlet.errors import DataError
+from bardlet.untrusted import regular
 
 KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
@@ -146,7 +147,7 @@ def readable(name: str) -> bool:
 def of_file(path: Path, name: str) -> Input:
     """The input that a file is."""
     kind, packing = kind_of(path.name) or ("text", "")
-    status = path.stat()
+    status = regular(path).stat()
     return Input(
         name=name, kind=kind, packing=packing, path=str(path), bytes=status.st_size,
         modified=status.st_mtime_ns,
