@@ -70,7 +70,7 @@ def unpacked(file: IO[bytes], packing: str, most: int, name: str) -> IO[bytes]:
         inner = lzma.LZMAFile(file)  # noqa: SIM115
     else:
         try:
-            import zstandard
+            import zstandard  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise DataError(
                 f"{name} needs zstandard", "Install it with pip install 'bardlet[data]'"

@@ -101,7 +101,7 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
 def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each row, a batch at a time."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise DataError(
             f"{name} needs pyarrow", "Install it with pip install 'bardlet[data]'"
@@ -121,7 +121,7 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
 def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:
     """Yields the rows of a data set on the hub while they arrive."""
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise DataError(
             f"{given.name} needs datasets", "Install it with pip install 'bardlet[hub]'"
