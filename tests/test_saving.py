@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import tiny_config
+from test_chaos import in_child
 from test_train import assert_same_end, metrics
 
 from bardlet import runs, saving
@@ -39,11 +41,14 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
 
 
 @pytest.fixture
-def limit_files() -> Iterator[Callable[[], None]]:
-    """Makes the system refuse files of more than 20 kB: a disk that is full, for a checkpoint."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def limit_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the disk be full from a moment on: half of a file's bytes are written, and no more."""
+
+    def fail(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    return lambda: monkeypatch.setattr(saving.checkpoint, "save_file", fail)
 
 
 def kept(config: TrainConfig) -> list[int]:
@@ -107,8 +112,24 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     assert "disk" in events(config)
     assert kept(config)[-1] == 4 and not list((tmp_path / "run/checkpoints").glob(".*"))
     monkeypatch.undo()
-    soft = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, soft))
+    train(config)
+    assert_same_end(whole, config)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a process of its own")
+def test_a_file_that_the_system_refuses(
+    dataset_folder: Path, tmp_path: Path, before: Before
+) -> None:
+    whole = tiny_config(dataset_folder, tmp_path / "whole", save_interval=2)
+    train(whole)
+    config = tiny_config(dataset_folder, tmp_path / "run", save_interval=2)
+
+    def starved() -> None:
+        before(4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+        train(config)
+
+    assert in_child(starved) == 1, "the last save must not fail"
+    assert kept(config)[-1] == 4 and not list((tmp_path / "run/checkpoints").glob(".*"))
     train(config)
     assert_same_end(whole, config)
 
