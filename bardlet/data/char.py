@@ -52,6 +52,11 @@ class CharTokenizer(Pieces):
         for start in range(0, len(text), chunk):
             part = np.bincount(code_points(text[start : start + chunk]))
             counts[: len(part)] += part
+        return cls.of_counts(counts, limit)
+
+    @classmethod
+    def of_counts(cls, counts: np.ndarray, limit: int) -> CharTokenizer:
+        """The tokenizer of a text that has each character, by code point, `counts` times."""
         seen = np.flatnonzero(counts)
         left_out = bool(limit) and len(seen) > limit
         if left_out:

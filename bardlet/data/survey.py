@@ -69,7 +69,7 @@ def survey(
     if name == "char":
         if job.separate:
             counts[ord("\n")] += 1
-        encoder = of_counts(counts, options.vocab_size)
+        encoder = CharTokenizer.of_counts(counts, options.vocab_size)
     elif name == "bpe":
         text = sample(collection, job, units, found)
         encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
@@ -110,16 +110,6 @@ def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> No
     for index, size in text:
         found.places.setdefault(index, []).append([offset, border])
         offset += size
-
-
-def of_counts(counts: np.ndarray, limit: int) -> CharTokenizer:
-    """The tokenizer of the characters that are there, as `CharTokenizer.train` makes it."""
-    seen = np.flatnonzero(counts)
-    left_out = bool(limit) and len(seen) > limit
-    if left_out:
-        commonest = np.argsort(-counts[seen], kind="stable")[: max(limit - 1, 0)]
-        seen = np.sort(seen[commonest])
-    return CharTokenizer("".join(map(chr, seen)), unknown=left_out)
 
 
 def sample(
