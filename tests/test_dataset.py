@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from bardlet.data import dataset as datasets
 from bardlet.data.corpus import Corpus
-from bardlet.data.dataset import HEADER, Dataset, TokenStream, map_shard, write_shard
+from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
+from bardlet.data.shards import SplitWriter
+from bardlet.data.stream import HEADER, TokenStream, map_shard
 from bardlet.errors import DataError
 
 U16, U32 = np.dtype("uint16"), np.dtype("uint32")
@@ -33,30 +35,34 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(kept), encoding="utf-8")
 
 
-@pytest.mark.parametrize("dtype", [U16, U32])
+def shard_file(path: Path, ids: list[int], width: int = 2) -> Path:
+    """A shard as docs/formats.md has it."""
+    header = b"BARDLET\0" + struct.pack("<IIQ", 1, width, len(ids)) + bytes(8)
+    path.write_bytes(header + b"".join(i.to_bytes(width, "little") for i in ids))
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "ids"), [(U16, [1, 258, 65535]), (U32, [1, 258, 65536])])
 def test_a_shard_is_a_header_of_32_bytes_and_little_endian_ids(
-    dtype: np.dtype, tmp_path: Path
+    dtype: np.dtype, ids: list[int], tmp_path: Path
 ) -> None:
-    path = tmp_path / "train-00000.bin"
-    entry = write_shard(path, np.array([1, 258, 65535]), dtype)
-    width = dtype.itemsize
-    raw = path.read_bytes()
-    assert raw[:32] == b"BARDLET\0" + struct.pack("<IIQ", 1, width, 3) + bytes(8)
-    assert raw[32:] == b"".join(i.to_bytes(width, "little") for i in (1, 258, 65535))
-    assert entry["file"] == path.name
-    assert entry["tokens"] == 3
-    assert map_shard(path).tolist() == [1, 258, 65535]
+    path = shard_file(tmp_path / "by_hand.bin", ids, dtype.itemsize)
+    found = map_shard(path)
+    assert (found.dtype, found.tolist()) == (dtype, ids)
+    writer = SplitWriter(tmp_path, "train", dtype.itemsize, 100, docs=False, masked=False)
+    writer.append(np.array(ids), prompt=0)
+    entry = writer.finish()["shards"][0]
+    assert (entry["file"], entry["tokens"]) == ("train-00000.bin", 3)
+    assert (tmp_path / entry["file"]).read_bytes() == path.read_bytes()
 
 
 def test_an_empty_shard_is_read_as_no_tokens(tmp_path: Path) -> None:
-    write_shard(tmp_path / "x.bin", np.array([], dtype=np.int64), U16)
-    assert len(map_shard(tmp_path / "x.bin")) == 0
+    assert len(map_shard(shard_file(tmp_path / "x.bin", []))) == 0
 
 
 def test_a_mapped_shard_cannot_be_written_to(tmp_path: Path) -> None:
-    write_shard(tmp_path / "x.bin", np.array([1, 2]), U16)
     with pytest.raises(ValueError, match="read-only"):
-        map_shard(tmp_path / "x.bin")[0] = 5
+        map_shard(shard_file(tmp_path / "x.bin", [1, 2]))[0] = 5
 
 
 @given(

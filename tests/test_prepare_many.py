@@ -26,11 +26,12 @@ import pytest
 
 from bardlet import cli
 from bardlet.data import documents, packed, sources, units
-from bardlet.data.dataset import HEADER, SPLITS, Dataset
+from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
+from bardlet.data.stream import HEADER
 from bardlet.errors import DataError, UsageError
 
 WORDS = "to be or not d\u00e9j\u00e0 vu \u4e2d\u6587\u3002 it's \U0001f600 THE question: whether\n"

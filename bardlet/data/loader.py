@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bardlet.data.dataset import TokenStream
+from bardlet.data.stream import TokenStream
 
 TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
 DECK = 1 << 14  # a share is exact to a 16,384th

@@ -12,8 +12,9 @@ from typing import Any
 import bardlet
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data.corpus import Source
-from bardlet.data.dataset import FORMAT_VERSION, Dataset
+from bardlet.data.dataset import Dataset
 from bardlet.data.sources import Collection, Input
+from bardlet.data.stream import FORMAT_VERSION
 from bardlet.errors import DataError
 from bardlet.files import sha256
 

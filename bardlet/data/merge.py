@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.data import manifest
-from bardlet.data.dataset import HEADER, SPLITS, Dataset
+from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import check_folder
 from bardlet.data.shards import SUMS
+from bardlet.data.stream import HEADER
 from bardlet.errors import DataError
 from bardlet.files import write_text
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data.dataset import SPLITS, Dataset, TokenStream, find
+from bardlet.data.dataset import SPLITS, Dataset, find
+from bardlet.data.stream import TokenStream
 from bardlet.errors import DataError, UsageError
 
 

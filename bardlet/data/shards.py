@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.dataset import FORMAT_VERSION, HEADER, MAGIC
 from bardlet.data.encoding import Encoded
+from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC
 
 DOCS, MASK = b"BARDDOCS", b"BARDMASK"
 BLOCK = 1 << 20
