@@ -97,20 +97,9 @@ class KVCache:
 
 def norm(config: GPTConfig) -> nn.Module:
     """The norm of the config's family over n_embd."""
-    return RMSNorm(config.n_embd, config.norm_eps) if config.llama else LayerNorm(config)
-
-
-class LayerNorm(nn.Module):
-    """Layer norm whose bias can be left out, which nanoGPT's configs ask for."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.n_embd))
-        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
-        self.eps = config.norm_eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+    if config.llama:
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
 
 
 class RMSNorm(nn.Module):
