@@ -17,6 +17,7 @@ from bardlet.data.dataset import Dataset
 from bardlet.data.loader import random_batches
 from bardlet.device import Machine
 from bardlet.distributed import Group
+from bardlet.errors import DataError
 from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
@@ -48,7 +49,8 @@ def evaluate(
     The figure does not depend on batch_size or on the number of processes but for rounding.
     `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
     always the same ones for one seed. Where memory runs out, a batch is scored in halves.
-    Raises Abandoned when `stop` says so and no other process waits for this one.
+    Raises Abandoned when `stop` says so and no other process waits for this one, DataError where
+    no token counts.
     """
     T = model.config.block_size
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -81,6 +83,8 @@ def evaluate(
         native.scratch.release()  # a large vocabulary's is large
         model.train(was_training)
     nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
+    if not total:
+        raise DataError(f"no token of the {split} split counts in the loss", "Prepare more text")
     return Score(
         loss=nats / total,
         tokens=int(total),
@@ -109,6 +113,6 @@ def padded_batches(
         idx = torch.zeros(len(rows), block_size, dtype=torch.int64)  # (B, T)
         targets = torch.full((len(rows), block_size), -1, dtype=torch.int64)  # (B, T)
         for row, window in enumerate(rows):
-            idx[row, : len(window) - 1] = torch.from_numpy(window[:-1])
-            targets[row, : len(window) - 1] = torch.from_numpy(window[1:])
+            idx[row, : window.shape[1]] = torch.from_numpy(window[0])
+            targets[row, : window.shape[1]] = torch.from_numpy(window[1])
         yield idx, targets

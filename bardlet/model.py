@@ -282,8 +282,8 @@ class GPT(nn.Module):
 
         idx (B, T) int64 ids below vocab_size; targets (B, T) int64 ids, -1 where a position does
         not count. With targets: logits (B, T, V) and the loss, a float32 scalar in nats per
-        token. Without: logits (B, 1, V) of the last position only, and None. With a cache, idx
-        continues what the cache holds; past and T together must fit block_size.
+        token, 0 where none counts. Without: logits (B, 1, V) of the last position only, and None.
+        With a cache, idx continues what it holds; past and T together must fit block_size.
         """
         T, past = idx.size(1), cache.length if cache is not None else 0
         assert past + T <= self.config.block_size, "longer than the context"
@@ -300,8 +300,10 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x[:, -1:]), None  # (B, 1, V)
         logits = self.lm_head(x)  # (B, T, V)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1)
-        return logits, loss
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum"
+        )
+        return logits, losses / (targets >= 0).sum().clamp(min=1)
 
     def num_params(self) -> int:
         """Parameters without the learned positions, as nanoGPT counts them; tied ones once."""

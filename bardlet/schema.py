@@ -12,7 +12,9 @@ VERSIONED = {"format_version?": int}
 ANY = (str, bool, int, float, None)
 SPLIT = {
     "characters": int, "bytes": int, "tokens": int,
-    "shards": [{"file": str, "tokens": int, "sha256?": str}],
+    "shards": [
+        {"file": str, "tokens": int, "sha256?": str, "mask?": {"file": str, "sha256": str}}
+    ],
 }  # fmt: skip
 FILES = {
     "manifest.json": {

@@ -126,6 +126,7 @@ def run(
     )  # fmt: skip
     ahead = Ahead(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
+    masked = any(stream.masked for stream, _ in dataset.parts)  # not all of them count
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
     # --- how it runs on this machine
@@ -203,7 +204,7 @@ def run(
         }
 
     def gradients(size: int) -> float:
-        """Leave the batch's mean gradient in the model, computed `size` sequences at a time."""
+        """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
         model.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(config.seed, it, group.rank))
         mean_loss = torch.zeros((), device=machine.device)
@@ -212,7 +213,7 @@ def run(
             last = first + size >= len(idx)
             with machine.autocast(), distributed.synced(forward, last):
                 _, loss = forward(x, y)
-            loss = loss * (len(x) / sequences)  # weighted by its sequences
+            loss = loss * (sum(counts[first : first + size]) / counted)
             mean_loss += loss.detach()
             # DDP takes the mean over the processes, and this is a part of the whole
             scaler.scale(loss * group.world_size).backward()
@@ -258,8 +259,13 @@ def run(
             began = time.perf_counter()
             lr = learning_rate(config, it)
             set_learning_rate(optimizers, lr / config.learning_rate)
-            idx, targets = (t.to(machine.device, non_blocking=True) for t in ahead.batch(it))
+            idx, targets = ahead.batch(it)
             waits.append(time.perf_counter() - began)
+            counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
+            counted = tokens_per_iter
+            if masked:
+                counted = max(1, group.sum([sum(counts)], machine.device)[0])
+            idx, targets = (t.to(machine.device, non_blocking=True) for t in (idx, targets))
             loss_now, stops = group.sum([pieces.fit(gradients), asked_to_stop()], machine.device)
 
             # the gradient's norm, and a step of every optimizer unless something is wrong

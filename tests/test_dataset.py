@@ -93,10 +93,10 @@ def test_windows_predict_every_token_but_the_first_once(size: int, block_size: i
     dataset = Dataset.__new__(Dataset)
     dataset.splits = {"val": TokenStream([np.arange(size, dtype=U16)])}
     windows = [w.tolist() for w in dataset.windows("val", block_size)]
-    assert [token for window in windows for token in window[1:]] == list(range(1, size))
-    assert all(window == list(range(window[0], window[-1] + 1)) for window in windows)
-    assert all(len(window) == block_size + 1 for window in windows[:-1])
-    assert all(len(window) > 1 for window in windows)
+    assert [token for _, targets in windows for token in targets] == list(range(1, size))
+    assert all([token + 1 for token in idx] == targets for idx, targets in windows)
+    assert all(len(idx) == block_size for idx, _ in windows[:-1])
+    assert all(idx for idx, _ in windows)
 
 
 def truncate(path: Path) -> None:

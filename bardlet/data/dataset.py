@@ -15,7 +15,7 @@ import numpy as np
 
 from bardlet.data import nanogpt
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data.stream import FORMAT_VERSION, PREPARE_AGAIN, TokenStream, map_shard
+from bardlet.data.stream import FORMAT_VERSION, PREPARE_AGAIN, TokenStream, map_mask, map_shard
 from bardlet.errors import DataError
 from bardlet.files import sha256
 from bardlet.schema import FILES, VERSIONED, check
@@ -50,28 +50,40 @@ class Dataset:
                 )
             check(self.manifest, FILES["manifest.json"])
             shards = {s: self.manifest["splits"][s]["shards"] for s in SPLITS}
-            files = {s: [child(folder, shard["file"]) for shard in shards[s]] for s in SPLITS}
+            self.files = {
+                split: [[child(folder, about["file"]) for about in files_named(entry)]
+                        for entry in shards[split]]
+                for split in SPLITS
+            }  # fmt: skip
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
         self.hash: str = self.manifest["hash"]  # the same however the tokens lie in shards
         self.tokenizer = tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != self.manifest["tokenizer_hash"]:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
-        self.splits = {
-            s: TokenStream([map_shard(file) for file in files[s]], self.vocab_size) for s in SPLITS
-        }
+        self.splits = {split: self.open(split) for split in SPLITS}
         self.parts = [(self.splits["train"], 1.0)]  # what is trained on, with its share
 
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
 
+    def open(self, split: str) -> TokenStream:
+        """The shards of a split, and their masks, mapped."""
+        shards = [map_shard(files[0]) for files in self.files[split]]
+        masks = [
+            map_mask(files[1], len(ids)) if files[1:] else None
+            for files, ids in zip(self.files[split], shards, strict=True)
+        ]
+        return TokenStream(shards, self.vocab_size, masks=masks)
+
     def verify(self) -> None:
         """Raise DataError where a shard is not as it was written.
 
         Datasets of more than VERIFIED_BYTES are taken as they are: reading them takes minutes.
         """
-        entries = [entry for split in SPLITS for entry in self.manifest["splits"][split]["shards"]]
+        shards = [entry for split in SPLITS for entry in self.manifest["splits"][split]["shards"]]
+        entries = [about for entry in shards for about in files_named(entry)]
         paths = [self.folder / entry["file"] for entry in entries]
         if sum(path.stat().st_size for path in paths) > VERIFIED_BYTES:
             return
@@ -82,12 +94,17 @@ class Dataset:
                 )
 
     def windows(self, split: str, block_size: int) -> Iterator[np.ndarray]:
-        """The split once, front to back: (block_size + 1,) int64, each window's last token the
-        next one's first, so that every token but the very first is predicted once. The last
-        window is shorter where the split ends."""
+        """The split once, front to back: inputs and targets, (2, block_size) int64, so that every
+        token but the very first is a target once. The last window is shorter where the split ends.
+        """
         stream = self.splits[split]
         for start in range(0, len(stream) - 1, block_size):
-            yield stream.read(start, block_size + 1)
+            yield stream.window(start, block_size)
+
+
+def files_named(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a shard's entry in the manifest what is read: the tokens, and the mask if it has one."""
+    return [entry, entry["mask"]] if "mask" in entry else [entry]
 
 
 def missing(folder: Path) -> DataError:

@@ -51,9 +51,9 @@ class Batches:
         return as_tensors([self.window(int(place)) for place in places])
 
     def window(self, place: int) -> np.ndarray:
-        """The tokens of window number `place`, counted over all epochs: (T + 1,) int64."""
+        """Window number `place`, counted over all epochs: inputs and targets, (2, T) int64."""
         start = self.start_of(*divmod(place, self.windows_per_epoch))
-        return self.stream.read(start, self.block_size + 1)
+        return self.stream.window(start, self.block_size)
 
     def start_of(self, epoch: int, place: int) -> int:
         """Where in the stream window number `place` of an epoch begins."""
@@ -88,7 +88,7 @@ class Mixed:
         return as_tensors([self.window(int(p)) for p in it * self.batch_size + self.mine])
 
     def window(self, place: int) -> np.ndarray:
-        """The tokens of window number `place`, counted over all streams: (T + 1,) int64."""
+        """Window number `place`, counted over all streams: inputs and targets, (2, T) int64."""
         part, index = self.dealt(place)
         return self.parts[part].window(index)
 
@@ -175,7 +175,7 @@ def random_batches(
     generator = np.random.default_rng((seed, EVAL))
     for _ in range(count):
         starts = generator.integers(0, len(stream) - block_size, size=batch_size)
-        yield as_tensors([stream.read(start, block_size + 1) for start in starts.tolist()])
+        yield as_tensors([stream.window(start, block_size) for start in starts.tolist()])
 
 
 def dropout_seed(seed: int, it: int, rank: int) -> int:
@@ -185,6 +185,6 @@ def dropout_seed(seed: int, it: int, rank: int) -> int:
 
 
 def as_tensors(windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Windows of T + 1 tokens as idx and targets, (B, T) int64 each."""
-    tokens = np.stack(windows)  # (B, T + 1)
-    return torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(tokens[:, 1:].copy())
+    """Windows as idx and targets, (B, T) int64 each."""
+    idx, targets = torch.from_numpy(np.stack(windows, axis=1))  # (B, T) each
+    return idx, targets

@@ -25,6 +25,7 @@ def describe(
     """The manifest of a dataset with these splits and `entries`."""
     tokenizer_hash = tokenizers.fingerprint(encoder)
     identity = [tokenizer_hash] + [splits[split]["sha256"] for split in sorted(splits)]
+    identity += ["masked"] * bool(entries.get("masked"))  # it trains to something else
     return {
         "format_version": FORMAT_VERSION,
         "name": name,

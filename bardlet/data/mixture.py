@@ -61,6 +61,7 @@ class Mixture(Dataset):
             split: TokenStream(
                 [shard for dataset in datasets for shard in dataset.splits[split].shards],
                 self.vocab_size,
+                masks=[mask for dataset in datasets for mask in dataset.splits[split].masks],
             )
             for split in SPLITS
         }

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.encoding import Encoded
-from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC
+from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC, MASK
 
-DOCS, MASK = b"BARDDOCS", b"BARDMASK"
+DOCS = b"BARDDOCS"
 BLOCK = 1 << 20
 SUMS = ("documents", "characters", "bytes", "tokens")
 

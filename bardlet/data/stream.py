@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,54 +13,112 @@ from bardlet.untrusted import regular
 
 FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sIIQ8x")  # magic, version, bytes per token, tokens
-MAGIC = b"BARDLET\0"
+MAGIC, MASK = b"BARDLET\0", b"BARDMASK"
 PREPARE_AGAIN = "Run `bardlet prepare` again"
 
 
 def map_shard(path: Path) -> np.ndarray:
     """A shard's token ids, memory-mapped read-only: (tokens,) uint16 or uint32."""
+    width, count = header(path, MAGIC, (2, 4), "a shard of token ids")
+    return mapped(path, f"<u{width}", count, count)
+
+
+def map_mask(path: Path, tokens: int) -> np.ndarray:
+    """The bits that say which of a shard's tokens count in the loss: (tokens / 8,) uint8."""
+    _, count = header(path, MASK, (0,), "a mask of tokens")
+    if count != tokens:
+        raise DataError(f"{path} is the mask of {count} tokens, not {tokens}", PREPARE_AGAIN)
+    return mapped(path, "u1", -(-count // 8), count)
+
+
+def header(path: Path, magic: bytes, widths: tuple[int, ...], what: str) -> tuple[int, int]:
+    """What a file's header says: the bytes of an element, and how many tokens there are."""
     try:
         with regular(path, path.parent).open("rb") as file:
-            magic, version, width, count = HEADER.unpack(file.read(HEADER.size))
-        size = path.stat().st_size
+            found, version, width, count = HEADER.unpack(file.read(HEADER.size))
     except (OSError, struct.error) as error:
         raise DataError(f"cannot read the shard {path}: {error}", PREPARE_AGAIN) from None
-    if magic != MAGIC or width not in (2, 4):
-        raise DataError(f"{path} is not a shard of token ids", PREPARE_AGAIN)
+    if found != magic or width not in widths:
+        raise DataError(f"{path} is not {what}", PREPARE_AGAIN)
     if version > FORMAT_VERSION:
         raise DataError(f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}")
-    if size != HEADER.size + width * count:
+    return width, count
+
+
+def mapped(path: Path, dtype: str, size: int, tokens: int) -> np.ndarray:
+    """The `size` elements after a file's header; DataError where there are more or fewer."""
+    found = path.stat().st_size
+    if found != HEADER.size + np.dtype(dtype).itemsize * size:
         raise DataError(
-            f"{path} has {size} bytes where its header says {count} tokens", PREPARE_AGAIN
+            f"{path} has {found} bytes where its header says {tokens} tokens", PREPARE_AGAIN
         )
-    if not count:  # an empty file region cannot be mapped
-        return np.zeros(0, dtype=f"<u{width}")
-    return np.memmap(path, dtype=f"<u{width}", mode="r", offset=HEADER.size, shape=(count,))
+    if not size:  # an empty file region cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER.size, shape=(size,))
 
 
 class TokenStream:
-    """Any number of shards as one sequence of tokens."""
+    """Any number of shards as one sequence of tokens, of which some may not count in the loss."""
 
-    def __init__(self, shards: list[np.ndarray], vocab_size: int = 1 << 32) -> None:
+    def __init__(
+        self, shards: list[np.ndarray], vocab_size: int = 1 << 32, *,
+        masks: Sequence[np.ndarray | None] = (),
+    ) -> None:  # fmt: skip
+        """`masks` has the bits of each shard, None where all of its tokens count."""
         self.shards = shards
+        self.masks = list(masks) or [None] * len(shards)
         self.vocab_size = vocab_size
         self.ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens start..start+count as (count,) int64, across shard borders; fewer at the end."""
-        parts = []
+    @property
+    def masked(self) -> bool:
+        """Whether there may be tokens that do not count."""
+        return any(mask is not None for mask in self.masks)
+
+    def places(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Where tokens start..start+count lie: yields shards, and from where to where in each."""
         shard = int(np.searchsorted(self.ends, start, side="right"))
         while count > 0 and shard < len(self.shards):
-            offset = start - (int(self.ends[shard - 1]) if shard else 0)
-            part = self.shards[shard][offset : offset + count]
-            parts.append(part.astype(np.int64))
-            start, count, shard = start + len(part), count - len(part), shard + 1
+            first = start - (int(self.ends[shard - 1]) if shard else 0)
+            last = min(first + count, len(self.shards[shard]))
+            yield shard, first, last
+            start, count, shard = start + last - first, count - (last - first), shard + 1
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Tokens start..start+count as (count,) int64, across shard borders; fewer at the end."""
+        parts = [
+            self.shards[shard][first:last].astype(np.int64)
+            for shard, first, last in self.places(start, count)
+        ]
         ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         if ids.max(initial=0) >= self.vocab_size:
             raise DataError(
                 f"token {ids.max()} lies beyond the vocabulary of {self.vocab_size}", PREPARE_AGAIN
             )
         return ids
+
+    def counts(self, start: int, count: int) -> np.ndarray:
+        """Whether tokens start..start+count count in the loss: (count,) bool; fewer at the end."""
+        parts = [np.zeros(0, dtype=bool)]
+        for shard, first, last in self.places(start, count):
+            mask = self.masks[shard]
+            if mask is None:
+                parts.append(np.ones(last - first, dtype=bool))
+            else:
+                bits = np.unpackbits(mask[first // 8 : -(-last // 8)], bitorder="little")
+                parts.append(bits[first % 8 :][: last - first].astype(bool))
+        return np.concatenate(parts)
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """Inputs and targets from `start` on: (2, length) int64, shorter at the end.
+
+        A target is the token after its input, and -1 where that does not count.
+        """
+        ids = self.read(start, length + 1)
+        targets = ids[1:]
+        if self.masked:
+            targets = np.where(self.counts(start + 1, length), targets, -1)
+        return np.stack([ids[:-1], targets])
