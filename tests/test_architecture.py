@@ -22,7 +22,7 @@ LAYERS = (
     ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals",
      "history", "doctor"),
     ("data", "data.fetch", "data.plays", "data.named", "data.text", "data.corpus"),
-    ("data.stream",),
+    ("data.stream", "data.permutation"),
     ("data.pieces", "data.patterns", "data.tokenizer_json", "data.sources", "data.packed",
      "data.progress", "data.workers", "data.journal"),
     ("data.records",),

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bardlet.data.loader import Ahead, Batches, dropout_seed, permute, random_batches, shuffle_of
+from bardlet.data.loader import Ahead, Batches, dropout_seed, random_batches, shuffle_of
+from bardlet.data.permutation import permute
 from bardlet.data.stream import TokenStream
 from bardlet.errors import DataError
 

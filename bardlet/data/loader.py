@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bardlet.data.permutation import permute
 from bardlet.data.stream import TokenStream
 
 TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
@@ -139,30 +140,6 @@ def shuffle_of(seed: int, epoch: int, offsets: int) -> tuple[int, tuple[int, ...
     generator = np.random.default_rng((seed, TRAIN, epoch))
     keys = generator.integers(0, 2**32, size=4, dtype=np.uint64)
     return int(generator.integers(0, offsets)), tuple(keys.tolist())
-
-
-def permute(index: int, size: int, keys: tuple[int, ...]) -> int:
-    """The place of `index` in a pseudorandom permutation of range(size).
-
-    A Feistel network (Luby and Rackoff 1988) over the next even number of bits, walked on until
-    it lands inside: any keys give a permutation, and it needs no memory.
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    low = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & low
-        for key in keys:
-            left, right = right, left ^ (mix(right ^ key) & low)
-        index = left << half | right
-        if index < size:
-            return index
-
-
-def mix(x: int) -> int:
-    """A 64-bit hash of an integer (the finaliser of splitmix64)."""
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-    return x ^ x >> 31
 
 
 def random_batches(
