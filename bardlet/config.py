@@ -68,6 +68,7 @@ class TrainConfig:
     )  # fmt: skip
     gradient_accumulation_steps: int = option(40, "micro-batches an iteration, all ranks", low=1)
     block_size: int = option(1024, "context length in tokens", low=1)
+    doc_mask: bool = option(False, "attention stays within documents; false: it crosses them")
     seed: int = option(1337, "of initial weights, batches and dropout", low=0, high=2**63 - 1)
 
     family: str = option(

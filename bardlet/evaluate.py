@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bardlet import native
 from bardlet.data.dataset import Dataset
-from bardlet.data.loader import random_batches
+from bardlet.data.loader import first_seen, random_batches
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import DataError
@@ -43,14 +43,15 @@ class Abandoned(Exception):  # noqa: N818
 def evaluate(
     model: GPT, dataset: Dataset, split: str, *, batch_size: int, machine: Machine, group: Group,
     sampled: int = 0, seed: int = 0, stop: Callable[[], bool] = lambda: False,
+    doc_mask: bool = False,
 ) -> Score:  # fmt: skip
     """The model's loss on a split: in windows of its context, non-overlapping, front to back.
 
     The figure does not depend on batch_size or on the number of processes but for rounding.
     `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
-    always the same ones for one seed. Where memory runs out, a batch is scored in halves.
-    Raises Abandoned when `stop` says so and no other process waits for this one, DataError where
-    no token counts.
+    always the same ones for one seed. `doc_mask` keeps attention within documents. Where memory
+    runs out, a batch is scored in halves. Raises Abandoned when `stop` says so and no other
+    process waits for this one, DataError where no token counts.
     """
     T = model.config.block_size
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -62,6 +63,7 @@ def evaluate(
     else:
         batches = padded_batches(dataset.windows(split, T), T, batch_size)
     token_bytes = torch.from_numpy(dataset.tokenizer.token_bytes())  # (V,)
+    end_of_text = dataset.end_of_text if doc_mask else None
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
@@ -74,7 +76,7 @@ def evaluate(
                 continue
             if alone and stop():
                 raise Abandoned
-            scored = functools.partial(summed, score, machine, idx, targets)
+            scored = functools.partial(summed, score, machine, end_of_text, idx, targets)
             nats += pieces.fit(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)
             tokens += len(counted)
@@ -85,22 +87,21 @@ def evaluate(
     nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
     if not total:
         raise DataError(f"no token of the {split} split counts in the loss", "Prepare more text")
-    return Score(
-        loss=nats / total,
-        tokens=int(total),
-        bits_per_byte=nats / math.log(2) / total_bytes,
-    )
+    bits_per_byte = nats / math.log(2) / total_bytes
+    return Score(loss=nats / total, tokens=int(total), bits_per_byte=bits_per_byte)
 
 
 @torch.no_grad()
 def summed(
-    score: torch.nn.Module, machine: Machine, idx: Tensor, targets: Tensor, size: int
+    score: torch.nn.Module, machine: Machine, end_of_text: int | None, idx: Tensor,
+    targets: Tensor, size: int,
 ) -> float:  # fmt: skip
     """The losses of all tokens of a batch together, computed `size` windows at a time."""
     total = 0.0
     for x, y in zip(idx.split(size), targets.split(size), strict=True):
         with machine.autocast():
-            _, loss = score(x.to(machine.device), y.to(machine.device))
+            x, y = x.to(machine.device), y.to(machine.device)
+            _, loss = score(x, y, first=first_seen(x, end_of_text))
         total += loss.item() * int((y >= 0).sum())
     return total
 

@@ -149,9 +149,10 @@ def eval_run(
     device.tune_process()
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
+    doc_mask = state.get("config", {}).get("doc_mask", False)
     score = evaluate(
-        model, data, split, batch_size=batch_size, machine=machine, group=Group()
-    )  # fmt: skip
+        model, data, split, batch_size=batch_size, machine=machine, group=Group(), doc_mask=doc_mask
+    )
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,

@@ -23,6 +23,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
+Maybe = Tensor | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -134,18 +136,20 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float, mask: Maybe) -> Tensor:
     """Causal attention of T queries (B, H, T, D) over S = past + T keys (B, K, S, D).
 
-    A query sees the whole past and, among the T newest positions, itself and those before it.
+    A query sees the whole past and, among the T newest positions, itself and those before it, or
+    what `mask` (B, 1, T, S) says.
     """
     T, S = q.size(2), k.size(2)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and 1 < S <= 512 and k.shape == q.shape:
+    plain = mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if plain and 1 < S <= 512 and k.shape == q.shape:
         return plain_attend(q, k, v, dropout)
-    several = past and T > 1
-    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(past) if several else None
+    if past and T > 1:
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(past)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T > 1 and not past,
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T > 1 and mask is None,
         enable_gqa=k.size(1) != q.size(1),
     )  # fmt: skip
 
@@ -175,7 +179,7 @@ class CausalSelfAttention(nn.Module):
             self.q_norm = RMSNorm(D, config.norm_eps)
             self.k_norm = RMSNorm(D, config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Maybe, cache: KVCache | None, mask: Maybe) -> Tensor:
         config = self.config
         B, T, _ = x.shape
         q, k, v = self.c_attn(x).split(self.sizes, dim=2)
@@ -192,7 +196,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # Attention dropout is part of gpt2's recipe; llama drops out on the residual stream only.
         p = config.dropout if self.training and not config.llama else 0.0
-        y = attend(q, k, v, past, p)  # (B, H, T, D)
+        y = attend(q, k, v, past, p, mask)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H * D)
         return F.dropout(self.c_proj(y), config.dropout, self.training)  # (B, T, C)
 
@@ -224,8 +228,8 @@ class Block(nn.Module):
         self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), rotary, cache)
+    def forward(self, x: Tensor, rotary: Maybe, cache: KVCache | None, mask: Maybe) -> Tensor:
+        x = x + self.attn(self.ln_1(x), rotary, cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -276,24 +280,29 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=p.size(1) ** -0.5)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, idx: Tensor, targets: Maybe = None, cache: KVCache | None = None, first: Maybe = None
+    ) -> tuple[Tensor, Maybe]:
         """Logits for token ids, and their mean cross-entropy where targets are given.
 
         idx (B, T) int64 ids below vocab_size; targets (B, T) int64 ids, -1 where a position does
         not count. With targets: logits (B, T, V) and the loss, a float32 scalar in nats per
         token, 0 where none counts. Without: logits (B, 1, V) of the last position only, and None.
         With a cache, idx continues what it holds; past and T together must fit block_size.
+        Without one, first (B, T) int64 may name the earliest position that each attends to.
         """
         T, past = idx.size(1), cache.length if cache is not None else 0
         assert past + T <= self.config.block_size, "longer than the context"
         x = self.transformer["wte"](idx)  # (B, T, C)
         rotary = self.rotary[:, past : past + T] if self.config.llama else None  # (2, T, D)
+        at = torch.arange(past, past + T, device=idx.device)  # (T,)
         if rotary is None:
-            x = x + self.transformer["wpe"](torch.arange(past, past + T, device=idx.device))
+            x = x + self.transformer["wpe"](at)
+        mask = None  # whether each query sees each key: (B, 1, T, T)
+        if first is not None:
+            mask = ((at >= first.unsqueeze(2)) & (at <= at.unsqueeze(1))).unsqueeze(1)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer["h"]:  # pyright: ignore[reportGeneralTypeIssues]
-            x = block(x, rotary, cache)
+            x = block(x, rotary, cache, mask)
         x = self.transformer["ln_f"](x)
         if cache is not None:
             cache.length += T

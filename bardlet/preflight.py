@@ -45,6 +45,11 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
             f"block_size={config.block_size} needs more",
             "Lower block_size or prepare more text",
         )
+    if config.doc_mask and dataset.end_of_text is None:
+        raise UsageError(
+            f"doc_mask has nothing to go by: {dataset.folder} has no token between documents",
+            "Prepare several documents, with a tokenizer that has an end of text (byte, gpt2, bpe)",
+        )
     if config.vocab_size and config.vocab_size < dataset.vocab_size:
         raise UsageError(
             f"vocab_size={config.vocab_size} is below the dataset's {dataset.vocab_size}"

@@ -19,6 +19,7 @@ SPLIT = {
 FILES = {
     "manifest.json": {
         "format_version": int, "name": str, "hash": str, "tokenizer_hash": str, "notes": [str],
+        "end_of_text?": (int, None),
         "sources": [{"name": str, "bytes": int, "sha256": str}],
         "splits": {"train": SPLIT, "val": SPLIT, ...: SPLIT},
     },

@@ -24,7 +24,7 @@ from bardlet import checkpoint, device, distributed, preflight, probe, runs, sav
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Ahead, batches_of, dropout_seed
+from bardlet.data.loader import Ahead, batches_of, dropout_seed, first_seen
 from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import UsageError
@@ -127,6 +127,7 @@ def run(
     ahead = Ahead(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
     masked = any(stream.masked for stream, _ in dataset.parts)  # not all of them count
+    end_of_text = dataset.end_of_text if config.doc_mask else None  # what attention stops at
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
     # --- how it runs on this machine
@@ -192,7 +193,7 @@ def run(
         """The sampled estimate on train, and validation: the whole split unless told otherwise."""
         options: dict[str, Any] = {
             "batch_size": config.batch_size, "machine": machine, "group": group,
-            "seed": config.seed, "stop": asked_to_stop,
+            "seed": config.seed, "stop": asked_to_stop, "doc_mask": config.doc_mask,
         }  # fmt: skip
         val_batches = 0 if config.eval_full else config.eval_iters
         on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
@@ -212,7 +213,7 @@ def run(
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx)
             with machine.autocast(), distributed.synced(forward, last):
-                _, loss = forward(x, y)
+                _, loss = forward(x, y, first=first_seen(x, end_of_text))
             loss = loss * (sum(counts[first : first + size]) / counted)
             mean_loss += loss.detach()
             # DDP takes the mean over the processes, and this is a part of the whole

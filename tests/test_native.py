@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from bardlet import native, sample
+from bardlet.data.loader import first_seen
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits
@@ -105,6 +106,43 @@ def test_loss_and_gradients_are_the_models(build: str, config: GPTConfig) -> Non
             assert (p.grad - q.grad).norm() <= tolerance * q.grad.norm(), name
         with torch.no_grad():
             assert core(idx, targets)[1].item() == got.item()
+
+
+@each_shape
+def test_documents_are_kept_apart_as_the_model_does(build: str, config: GPTConfig) -> None:
+    """Loss and every gradient, with borders on and off the edges of the core's blocks."""
+    idx, targets = batch(config)
+    idx = idx % (config.vocab_size - 1) + 1  # 0 ends a text
+    borders = [[], [0, 31], [1, 15, 17, 30], [16, config.block_size - 1], range(config.block_size)]
+    for row, begins in enumerate(borders):
+        idx[row, list(begins)] = 0
+    first = first_seen(idx, 0)
+    expected = random_model(config)
+    _, loss = expected(idx, targets, first=first)
+    loss.backward()
+    for dtype, tolerance in formats(build):
+        model = random_model(config)
+        core = NativeGPT(model, dtype)
+        _, got = core(idx, targets, first)
+        got.backward()
+        assert got.item() == pytest.approx(loss.item(), rel=tolerance / 10)
+        for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            assert (p.grad - q.grad).norm() <= tolerance * q.grad.norm(), name
+        with torch.no_grad():
+            assert core(idx, targets, first)[1].item() == got.item()
+            assert core(idx, targets)[1].item() != got.item()
+            assert core(idx, targets, torch.zeros_like(idx))[1] == core(idx, targets)[1]
+
+
+def test_positions_that_are_not_in_the_past_are_refused(build: str) -> None:
+    core = NativeGPT(random_model(LLAMA), torch.float32)
+    idx = torch.zeros(1, 64, dtype=torch.int64)
+    for first in (idx - 1, torch.arange(64)[None] + 1):
+        with pytest.raises(IndexError, match="attends to itself"):
+            core(idx, idx, first)
+    with pytest.raises(ValueError, match="does not fit"):
+        core(idx, idx, idx[:, :32])
 
 
 def test_threads_change_nothing_but_rounding(build: str) -> None:

@@ -35,6 +35,7 @@ class Dataset:
         if not path.is_file() and nanogpt.is_folder(folder):
             self.manifest, self.tokenizer, ids = nanogpt.read(folder)
             self.hash = self.manifest["hash"]
+            self.end_of_text: int | None = self.tokenizer.end_of_text
             self.splits = {s: TokenStream([ids[s]], self.vocab_size) for s in SPLITS}
             self.parts = [(self.splits["train"], 1.0)]
             return
@@ -57,6 +58,7 @@ class Dataset:
             }  # fmt: skip
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
+        self.end_of_text = self.manifest.get("end_of_text")  # the token after each document
         self.hash: str = self.manifest["hash"]  # the same however the tokens lie in shards
         self.tokenizer = tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != self.manifest["tokenizer_hash"]:

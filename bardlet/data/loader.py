@@ -142,6 +142,18 @@ def shuffle_of(seed: int, epoch: int, offsets: int) -> tuple[int, tuple[int, ...
     return int(generator.integers(0, offsets)), tuple(keys.tolist())
 
 
+def first_seen(idx: Tensor, end_of_text: int | None) -> Tensor | None:
+    """The earliest position that each attends to where documents are kept apart: (B, T) int64.
+
+    A document begins with the end of the one before it, which is what it is sampled from. None
+    where nothing stands between documents.
+    """
+    if end_of_text is None:
+        return None
+    positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
+    return torch.where(idx == end_of_text, positions, 0).cummax(dim=1).values
+
+
 def random_batches(
     stream: TokenStream, *, block_size: int, batch_size: int, count: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:

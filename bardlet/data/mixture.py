@@ -55,6 +55,9 @@ class Mixture(Dataset):
             (dataset.splits["train"], weight / sum(weights))
             for dataset, weight in zip(datasets, weights, strict=True)
         ]
+        self.end_of_text = next(
+            (d.end_of_text for d in datasets if d.end_of_text is not None), None
+        )
         shares = [f"{d.hash}:{w:.9f}" for d, (_, w) in zip(datasets, self.parts, strict=True)]
         self.hash = hashlib.sha256(",".join(shares).encode()).hexdigest()
         self.splits = {

@@ -84,6 +84,7 @@ struct Layer {
 
 struct Batch {
     const int64_t *idx, *targets;  // (B, T); a target of -1 does not count
+    const int64_t* earliest;       // (B, T), the first position that each attends to; null: 0
     int B, T;
     float counted;  // targets that do
 };
@@ -141,6 +142,7 @@ class Worker {
         const int M = B * T;
         const int64_t* idx = batch.idx + first * T;
         first_row = first * T;
+        earliest = batch.earliest ? batch.earliest + first * T : nullptr;
         const double loss = forward(w, p, rotary, idx, batch.targets + first * T, B, batch.counted);
         if (grad) {
             backward(w, p, g, rotary, B);
@@ -160,6 +162,7 @@ class Worker {
     const bool grad;
     const Dropout dropout;
     long first_row = 0;  // of the batch's rows, the first that this chunk has
+    const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Layer<E>> layers;
     float *x, *scale, *mean, *logits, *scores, *dx, *dk, *dv, *row;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
@@ -299,6 +302,16 @@ class Worker {
                 a.qkv + (long)b * T * s.qkv() + (s.heads + s.kv_heads + kv) * D, stride};
     }
 
+    // The first key that query t of sequence b sees.
+    int begin(int b, int t) const { return earliest ? (int)earliest[(long)b * T + t] : 0; }
+
+    // The first key that any of the ROWS queries from `first` on sees, or one shortly before it.
+    int begin_of_block(int b, int first) const {
+        int begins = first;
+        for (int t = first; t < first + ROWS; t++) begins = std::min(begins, begin(b, t));
+        return begins / NR * NR;
+    }
+
     // Causal attention of one head of one sequence, ROWS queries at a time.
     void attend(Layer<E>& a, int b, int h) {
         const int D = s.head, HD = s.heads * D;
@@ -309,12 +322,14 @@ class Worker {
         pack_columns(at.k, at.stride, D, T, keys);
         pack_rows(at.v, s.qkv(), T, D, values);
         for (int first = 0; first < T; first += ROWS) {
-            const int seen = first + ROWS;
-            multiply(at.q + first * at.stride, at.stride, keys, ROWS, seen, D,
+            const int from = begin_of_block(b, first), seen = first + ROWS - from;
+            multiply(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
                      [&](int m, int n, vec v) { store(scores + m * seen + n, v * all(scale)); });
             for (int i = 0; i < ROWS; i++) {
                 float* row = scores + i * seen;
-                for (int j = first + i + 1; j < seen; j++) row[j] = -INFINITY;
+                const int before = begin(b, first + i) - from, after = first + i + 1 - from;
+                for (int j = 0; j < before; j++) row[j] = -INFINITY;
+                for (int j = after; j < seen; j++) row[j] = -INFINITY;
                 vec top = all(-INFINITY), sum = all(0.0f);
                 for (int j = 0; j < seen; j += W) top = greater(top, load(row + j));
                 const vec highest = all(greatest(top));
@@ -327,9 +342,11 @@ class Worker {
                 log_sums[first + i] = highest[0] + std::log(z);
                 for (int j = 0; j < seen; j += W)
                     store(p + i * seen + j, load(row + j) * all(1.0f / z));
-                for (int j = first + i + 1; j < seen; j++) p[i * seen + j] = E{};
+                for (int j = 0; j < before; j++) p[i * seen + j] = E{};
+                for (int j = after; j < seen; j++) p[i * seen + j] = E{};
             }
-            gemm(p, (long)seen, (long)PAIR<E>, values, (long)T * NR, ROWS, D, seen / PAIR<E>,
+            gemm(p, (long)seen, (long)PAIR<E>, values + (long)from * NR, (long)T * NR, ROWS, D,
+                 seen / PAIR<E>,
                  [&](int m, int n, vec v) { store(o + (long)(first + m) * HD + n, v); });
         }
     }
@@ -353,8 +370,8 @@ class Worker {
             pack_rows(q, at.stride, T, D, queries);
             pack_rows(d_o, HD, T, D, d_heads);
             for (int first = 0; first < T; first += ROWS) {
-                const int seen = first + ROWS;
-                multiply(q + first * at.stride, at.stride, keys, ROWS, seen, D,
+                const int from = begin_of_block(b, first), seen = first + ROWS - from;
+                multiply(q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
                          [&](int m, int n, vec v) {
                              store(scores + m * seen + n,
                                    exp(fma(v, all(scale), all(-log_sums[first + m]))));
@@ -366,9 +383,11 @@ class Worker {
                         sum = fma(load(o + (long)(first + i) * HD + j),
                                   load(d_o + (long)(first + i) * HD + j), sum);
                     inner[i] = total(sum);
-                    for (int j = first + i + 1; j < seen; j++) scores[i * seen + j] = 0;
+                    const int before = begin(b, first + i) - from, after = first + i + 1 - from;
+                    for (int j = 0; j < before; j++) scores[i * seen + j] = 0;
+                    for (int j = after; j < seen; j++) scores[i * seen + j] = 0;
                 }
-                multiply(d_o + (long)first * HD, HD, value_columns, ROWS, seen, D,
+                multiply(d_o + (long)first * HD, HD, value_columns + (long)from * D, ROWS, seen, D,
                          [&](int m, int n, vec v) {
                              const vec share = load(scores + m * seen + n);
                              store(p + m * seen + n, share);
@@ -378,7 +397,8 @@ class Worker {
                 pack_rows(p, seen, ROWS, seen, packed_p);
                 pack_rows(ds, seen, ROWS, seen, packed_ds);
                 E* dq = d_qkv + (long)first * s.qkv() + h * D;
-                gemm(ds, (long)seen, (long)PAIR<E>, key_rows, (long)T * NR, ROWS, D, seen / PAIR<E>,
+                gemm(ds, (long)seen, (long)PAIR<E>, key_rows + (long)from * NR, (long)T * NR, ROWS,
+                     D, seen / PAIR<E>,
                      [&](int m, int n, vec v) { store(dq + (long)m * s.qkv() + n, v); });
                 auto onto = [&](float* sums) {
                     return [=](int m, int n, vec v) {
@@ -387,9 +407,9 @@ class Worker {
                     };
                 };
                 multiply_transposed(packed_p, ROWS * NR, d_heads + first * NR, (long)T * NR, seen,
-                                    D, steps, onto(dv));
+                                    D, steps, onto(dv + (long)from * D));
                 multiply_transposed(packed_ds, ROWS * NR, queries + first * NR, (long)T * NR, seen,
-                                    D, steps, onto(dk));
+                                    D, steps, onto(dk + (long)from * D));
             }
         }
         for (int t = 0; t < T; t++)

@@ -41,11 +41,14 @@ class NativeGPT(nn.Module):
         self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.named = dict(model.named_parameters())
 
-    def forward(self, idx: Tensor, targets: Tensor) -> tuple[None, Tensor]:
+    def forward(
+        self, idx: Tensor, targets: Tensor, first: Tensor | None = None
+    ) -> tuple[None, Tensor]:
         """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count).
 
-        int64 both, T a multiple of 32 and at most block_size. IndexError where a token lies outside
-        the vocabulary, ValueError for other shapes.
+        All int64, T a multiple of 32 and at most block_size; first (B, T) may name the earliest
+        position that each attends to. IndexError where a token lies outside the vocabulary or a
+        position outside the past, ValueError for other shapes.
         """
         T = idx.size(-1)
         if idx.shape != targets.shape or idx.dim() != 2 or T % native.UNIT:
@@ -57,10 +60,17 @@ class NativeGPT(nn.Module):
         V = self.model.config.vocab_size
         if idx.min() < 0 or max(idx.max(), targets.max()) >= V or targets.min() < -1:
             raise IndexError(f"token ids must be in [0, {V})")
+        if first is not None:
+            if first.shape != idx.shape or first.dtype != torch.int64:
+                raise ValueError(f"first {tuple(first.shape)} does not fit idx {tuple(idx.shape)}")
+            if first.min() < 0 or (first > torch.arange(T)).any():
+                raise IndexError("a position attends to itself and to what is before it")
+            first = first.contiguous()
         idx, targets = idx.contiguous(), targets.contiguous()
         if torch.is_grad_enabled():
-            return None, Loss.apply(self, idx, targets, *self.named.values())  # pyright: ignore
-        return None, self.compute(idx, targets, self.named, [])
+            params = self.named.values()
+            return None, Loss.apply(self, idx, targets, first, *params)  # pyright: ignore
+        return None, self.compute(idx, targets, first, self.named, [])
 
     def peak_flops(self) -> float:
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
@@ -72,6 +82,7 @@ class NativeGPT(nn.Module):
         self,
         idx: Tensor,
         targets: Tensor,
+        first: Tensor | None,
         params: Mapping[str, Tensor],
         grads: list[dict[str, Tensor]],
     ) -> Tensor:
@@ -88,8 +99,9 @@ class NativeGPT(nn.Module):
             native.table(params, config),
             (ctypes.c_void_p * len(tables))(*map(ctypes.addressof, tables)) if tables else None,
             native.rotary(self.model),
-            native.pointer(idx), native.pointer(targets), B, T, ctypes.c_float(counted),
-            ctypes.c_float(dropout), seed,
+            native.pointer(idx), native.pointer(targets),
+            native.pointer(first) if first is not None else None,
+            B, T, ctypes.c_float(counted), ctypes.c_float(dropout), seed,
             len(tables) or min(native.threads(), B), int(self.bf16),
             ctypes.c_long(sum(p.numel() for p in params.values())),
         )  # fmt: skip
@@ -103,8 +115,9 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, *params: Tensor
-    ) -> Tensor:
+        ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, first: Tensor | None,
+        *params: Tensor,
+    ) -> Tensor:  # fmt: skip
         named = dict(zip(model.named, params, strict=True))
         sizes = [p.numel() for p in params]
         grads = []
@@ -112,7 +125,7 @@ class Loss(torch.autograd.Function):
             pieces = torch.empty(sum(sizes)).split(sizes)
             views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
             grads.append(dict(zip(named, views, strict=True)))
-        loss = model.compute(idx, targets, named, grads)
+        loss = model.compute(idx, targets, first, named, grads)
         ctx.grads = list(grads[0].values())
         return loss
 
@@ -124,4 +137,4 @@ class Loss(torch.autograd.Function):
             raise RuntimeError("the compiled core's loss goes backward only once")
         if scale != 1:
             torch._foreach_mul_(grads, scale.item())
-        return None, None, None, *grads
+        return None, None, None, None, *grads
