@@ -19,6 +19,7 @@ from bardlet.model import GPT, GPTConfig
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import common
+import loader_speed
 import ngram
 import prepare_speed
 import sample_speed
@@ -246,3 +247,24 @@ def test_a_text_is_repeated_to_a_size(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"abc")
     prepare_speed.repeat(tmp_path / "in", tmp_path / "out", 8)
     assert (tmp_path / "out").read_bytes() == b"abcabcab"
+
+
+def test_both_loaders_are_measured_on_the_same_tokens(dataset_folder: Path, tmp_path: Path) -> None:
+    peer = tmp_path / "peer"
+    peer.mkdir()
+    script = (
+        "print('the rest of the script does not run')\nraise SystemExit\n"
+        "def get_batch(split):\n"
+        "    data = np.memmap(os.path.join(data_dir, f'{split}.bin'), dtype=np.uint16, mode='r')\n"
+        "    part = torch.from_numpy(data[: block_size + 1].astype(np.int64))\n"
+        "    return part[None, :-1], part[None, 1:]\n"
+    )
+    (peer / "train.py").write_text(script, encoding="utf-8")
+    loader_speed.for_peer(dataset_folder, peer)
+    idx, _ = loader_speed.peer_batches(peer, peer)(0)
+    tokens = Dataset(dataset_folder).splits["train"].read(0, loader_speed.CONTEXT)
+    assert idx[0].tolist() == tokens.tolist()
+    ours = loader_speed.our_batches(dataset_folder)
+    assert ours(0)[0].shape == (loader_speed.BATCH, loader_speed.CONTEXT)
+    speed, count = loader_speed.rate(ours, 60, 3)
+    assert count == 3 and speed > 0
