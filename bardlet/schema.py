@@ -24,7 +24,8 @@ FILES = {
         "splits": {"train": SPLIT, "val": SPLIT, ...: SPLIT},
     },
     "state.json": {
-        "iter": int, "tokens": int, "dataset": {"name": str, "hash": str}, "scaler": {...: ANY},
+        "iter": int, "tokens": int, "scaler": {...: ANY},
+        "dataset": {"name": str, "hash": str, "end_of_text?": (int, None)},
         "best_val_loss?": (float, None), "computes?": {...: ANY}, "versions?": {...: str},
         "guards?": {"losses?": [float], "skipped?": int, "since_best?": int},
         "config?": {"max_iters?": int, "patience?": int, ...: ANY},

@@ -183,7 +183,11 @@ def run(
             "best_val_loss": best if math.isfinite(best) else None,
             "guards": guards.state(),
             "computes": computes,
-            "dataset": {"name": config.dataset, "hash": dataset.hash},
+            "dataset": {
+                "name": config.dataset,
+                "hash": dataset.hash,
+                "end_of_text": dataset.end_of_text,
+            },
             "scaler": scaler.state_dict(),
             "config": dataclasses.asdict(config),
             "versions": device.versions(),

@@ -35,7 +35,8 @@ def write(
 ) -> None:  # fmt: skip
     """Print samples from a run's checkpoint; one sample is streamed as it is written.
 
-    `start` is the prompt, FILE:path the prompt's file, None a new line where the alphabet has it.
+    `start` is the prompt, FILE:path the prompt's file. None begins as the training documents did:
+    after the end of one, or, of a model of a single text, with a new line if the alphabet has it.
     `check_memorization` marks what of the samples stands in the training text; memorization.py
     has `min_run`.
     """
@@ -48,8 +49,11 @@ def write(
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
         model.to(machine.dtype)  # half the bytes to read for every token
-    text = prompt_text(start, tokenizer)
-    prompt = torch.from_numpy(tokenizer.encode(text).astype(np.int64))  # (P,)
+    end = trained.state.get("dataset", {}).get("end_of_text")
+    fresh = start is None and end is not None and end < tokenizer.vocab_size
+    text = "" if fresh else prompt_text(start, tokenizer)
+    ids = np.array([end]) if fresh else tokenizer.encode(text)
+    prompt = torch.from_numpy(ids.astype(np.int64))  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
     streamed = num_samples == 1 and not as_json and trained_on is None

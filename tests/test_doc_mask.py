@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bardlet import cli, device, native
+from bardlet import checkpoint, cli, device, native, runs
 from bardlet.config import TrainConfig
 from bardlet.data import sources
 from bardlet.data.dataset import Dataset
@@ -26,6 +26,7 @@ from bardlet.distributed import Group
 from bardlet.errors import UsageError
 from bardlet.evaluate import evaluate
 from bardlet.model import GPT
+from bardlet.sample import generate
 from bardlet.train import model_config, train
 
 END = 256  # of a text, in the tokenizer of bytes
@@ -167,3 +168,28 @@ def test_a_text_without_documents_has_nothing_to_mask(dataset_folder: Path, tmp_
 
 def test_a_mixture_has_the_documents_of_its_parts(documents: Dataset) -> None:
     assert opened(f"{documents.folder}:1,{documents.folder}:2").end_of_text == END
+
+
+def test_a_sample_begins_as_a_document_does(
+    documents: Dataset, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the end of one; a single text has no such token, and a line is begun."""
+    for name, folder, prompt in (("many", documents.folder, ""), ("one", dataset_folder, " ")):
+        train(tiny_config(folder, tmp_path / name, max_iters=30))
+        capsys.readouterr()
+        told = [
+            "--device=cpu",
+            "--json",
+            "--num_samples=1",
+            "--max_new_tokens=12",
+            "--temperature=0",
+        ]
+        assert cli.main(["sample", str(tmp_path / name), *told]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["prompt"] == prompt
+        model, tokenizer, state = checkpoint.load(runs.find(tmp_path / name, "best"))
+        assert state["dataset"]["end_of_text"] == (None if prompt else END)
+        start = [END] if not prompt else tokenizer.encode(prompt).tolist()
+        options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
+        ids = [int(i) for i in generate(model, torch.tensor(start), **options)]
+        assert found["samples"] == [prompt + tokenizer.decode(ids)]

@@ -9,7 +9,9 @@ from bardlet.errors import UsageError
 
 def run(parser: Parser, args: list[str]) -> int:
     add_run(parser)
-    parser.add_argument("--start", help="text to go on from, or FILE:path; default a new line")
+    parser.add_argument(
+        "--start", help="text to go on from, or FILE:path; default: as a document or a line begins"
+    )
     parser.add_argument("--num_samples", type=int, default=10, help="texts to write")
     parser.add_argument("--max_new_tokens", type=int, default=500, help="tokens in each")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
