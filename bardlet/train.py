@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, device, distributed, preflight, probe, runs, saving
+from bardlet import checkpoint, device, distributed, preflight, probe, runs, saving, ways
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
@@ -34,10 +34,10 @@ from bardlet.guards import Guards
 from bardlet.memory import Pieces
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
-from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 from bardlet.saving import Saver
 from bardlet.signals import stop_signals
+from bardlet.ways import Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +131,13 @@ def run(
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
     # --- how it runs on this machine
-    forward: torch.nn.Module = model
-    if wants_compile(config, model, machine, flops_per_iter, state):
-        shape = (min(config.batch_size, len(batches.mine)), config.block_size)
-        idx = torch.zeros(shape, dtype=torch.int64, device=machine.device)
-        forward = device.try_compile(model, idx, machine)
-    compiled = forward is not model
-    core = None
-    if not compiled and fits(model, training=True):
-        core = forward = NativeGPT(model, machine.dtype)
-    how = ", compiled core" if core else ", compiled" if compiled else ""
-    computes = {**machine.facts(), "core": core is not None, "compiled": compiled}
-    changed += preflight.moved(state.get("computes", {}), computes)
-    forward = distributed.wrap(forward, group, machine.device)
-    peak_flops = 0.0
-    if group.main:
-        peak_flops = (core or machine).peak_flops() * group.world_size
+    way = ways.choose(
+        config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
+        flops=flops_per_iter, before=state.get("computes", state),  # format 1 had it outside
+    )  # fmt: skip
+    changed += preflight.moved(state.get("computes", {}), way.computes)
+    forward = distributed.wrap(way.forward, group, machine.device)
+    peak_flops = way.peak_flops() * group.world_size if group.main else 0.0
 
     # --- what is written of it
     writes = group.main and not config.eval_only
@@ -158,23 +149,12 @@ def run(
     log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
     guards = Guards(config, log, {**state.get("guards", {}), **scores})
-    log.say(machine.describe() + how)
-    log.say(f"number of parameters: {model.num_params() / 1e6:.2f}M")
-    epochs = config.max_iters * tokens_per_iter / len(dataset.splits["train"])
-    log.say(
-        f"tokens per iteration: {tokens_per_iter:,}; {config.max_iters:,} iterations: "
-        f"{epochs:.2f} epochs"
-    )
+    introduce(log, config, machine, model, dataset, way, start, tokens_per_iter)
     if resumed:
         saver.go_on(start)
         log.say(f"resuming {out} at iteration {start}")
     if changed:
         log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
-    log.record(
-        type="start", iter=max(start, 0), params=model.num_params(), max_iters=config.max_iters,
-        vocab_size=dataset.vocab_size, train_tokens=len(dataset.splits["train"]),
-        tokens_per_iter=tokens_per_iter, **computes,
-    )  # fmt: skip
 
     def facts() -> dict[str, Any]:
         """What else than tensors makes the state after `it` iterations."""
@@ -182,7 +162,7 @@ def run(
             "tokens": it * tokens_per_iter,
             "best_val_loss": best if math.isfinite(best) else None,
             "guards": guards.state(),
-            "computes": computes,
+            "computes": way.computes,
             "dataset": {
                 "name": config.dataset,
                 "hash": dataset.hash,
@@ -310,6 +290,26 @@ def run(
     )  # fmt: skip
 
 
+def introduce(
+    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset, way: Way,
+    start: int, tokens_per_iter: int,
+) -> None:  # fmt: skip
+    """Say what is about to be trained, on what."""
+    params, train_tokens = model.num_params(), len(dataset.splits["train"])
+    epochs = config.max_iters * tokens_per_iter / train_tokens
+    log.say(machine.describe() + (f", {way.name}" if way.name else ""))
+    log.say(f"number of parameters: {params / 1e6:.2f}M")
+    log.say(
+        f"tokens per iteration: {tokens_per_iter:,}; {config.max_iters:,} iterations: "
+        f"{epochs:.2f} epochs"
+    )
+    log.record(
+        type="start", iter=max(start, 0), params=params, max_iters=config.max_iters,
+        vocab_size=dataset.vocab_size, train_tokens=train_tokens, tokens_per_iter=tokens_per_iter,
+        **way.computes,
+    )  # fmt: skip
+
+
 def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     """The shape of the model that a run trains: the options that both configurations have."""
     if config.lora_rank:
@@ -319,18 +319,3 @@ def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
         )
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig)}
     return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
-
-
-def wants_compile(
-    config: TrainConfig, model: GPT, machine: Machine, flops_per_iter: int, state: dict[str, Any]
-) -> bool:
-    """Whether to try torch.compile; a resumed run does as it did before, for equal rounding."""
-    if config.eval_only:  # evaluation runs the model as it is
-        return False
-    if isinstance(config.compile, bool):
-        return config.compile
-    before = state.get("computes", state)  # format 1 had it outside
-    if "compiled" in before:
-        return before["compiled"]
-    pays = device.compile_pays(machine.device.type, flops_per_iter * config.max_iters)
-    return pays and not fits(model, training=True)  # which is faster

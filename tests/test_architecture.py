@@ -44,7 +44,7 @@ LAYERS = (
     ("native.training", "native.decoding", "native.muon"),
     ("weights",),
     ("optim", "evaluate", "checkpoint", "metrics", "sample", "memorization"),
-    ("preflight", "guards", "saving", "probe", "sizing"),
+    ("preflight", "guards", "saving", "probe", "sizing", "ways"),
     ("interop", "interop.extras"),
     ("interop.families",),
     ("interop.comparison", "interop.hf_config"),

@@ -1,0 +1,62 @@
+"""How a run computes its loss on its machine: by the core, compiled by torch, or as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bardlet import device
+from bardlet.config import TrainConfig
+from bardlet.device import Machine
+from bardlet.model import GPT
+from bardlet.native.training import NativeGPT, fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a run computes its loss."""
+
+    forward: torch.nn.Module  # called as a GPT with targets; the logits may be None
+    computes: dict[str, Any]  # what of the machine and the way moves rounding
+    name: str  # for people; empty for the model as it is
+    peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
+
+
+def choose(
+    config: TrainConfig, model: GPT, machine: Machine, *, sequences: int, flops: float,
+    before: Mapping[str, Any],
+) -> Way:  # fmt: skip
+    """The fastest way for iterations of so many FLOPs, in micro-batches of up to `sequences`.
+
+    `before` is what the run has computed with up to here, for it to go on with.
+    """
+    forward: torch.nn.Module = model
+    if wants_compile(config, model, machine, flops, before):
+        idx = torch.zeros(sequences, config.block_size, dtype=torch.int64, device=machine.device)
+        forward = device.try_compile(model, idx, machine)
+    if forward is model and fits(model, training=True):
+        forward = NativeGPT(model, machine.dtype)
+    core = isinstance(forward, NativeGPT)
+    compiled = forward is not model and not core
+    return Way(
+        forward=forward, computes={**machine.facts(), "core": core, "compiled": compiled},
+        name="compiled core" if core else "compiled" if compiled else "",
+        peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,
+    )  # fmt: skip
+
+
+def wants_compile(
+    config: TrainConfig, model: GPT, machine: Machine, flops: float, before: Mapping[str, Any]
+) -> bool:
+    """Whether to try torch.compile; a resumed run does as it did before, for equal rounding."""
+    if config.eval_only:  # evaluation runs the model as it is
+        return False
+    if isinstance(config.compile, bool):
+        return config.compile
+    if "compiled" in before:
+        return before["compiled"]
+    pays = device.compile_pays(machine.device.type, flops * config.max_iters)
+    return pays and not fits(model, training=True)  # which is faster
