@@ -19,10 +19,12 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# each library, its source, and the kind of x86-64 CPU it is for; bardlet.native takes the best
+# each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
+# best core that runs
 BUILDS = {
     "native/core-avx512bf16.so": ("native/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
     "native/core-avx2.so": ("native/core.cpp", ["-march=x86-64-v3"]),
+    "data/core-bpe.so": ("data/bpe_training.cpp", []),
 }
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",
