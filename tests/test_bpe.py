@@ -144,12 +144,25 @@ def test_the_quick_library_gives_the_same_ids(
     pytest.importorskip("gigatoken")
     for tokenizer in (own, like_gpt2):
         assert isinstance(tokenizer, BPETokenizer)
+        monkeypatch.setattr(bpe, "FAST", 1 << 40)
         slow = [tokenizer.encode(text).tolist() for text in SAMPLES]
         monkeypatch.setattr(bpe, "FAST", 0)
         monkeypatch.setattr(bpe, "RENEW_BYTES", 1000)
         assert tokenizer.quick is not None
         assert [tokenizer.encode(text).tolist() for text in SAMPLES] == slow
-        monkeypatch.setattr(bpe, "FAST", 1 << 16)
+
+
+def test_many_short_texts_are_encoded_by_the_quick_library(
+    own: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    slow = [own.encode(text).tolist() for text in SAMPLES]
+    fresh = from_json(own.to_json(), "own")
+    monkeypatch.setattr(bpe, "FAST", 1000)
+    while isinstance(fresh, BPETokenizer) and fresh.done < 1000:
+        fresh.encode(TEXT)
+    monkeypatch.setattr(BPETokenizer, "ids_of", None)  # by the slow one
+    assert [fresh.encode(text).tolist() for text in SAMPLES] == slow
 
 
 def merged_by_counting(text: str, count: int) -> list[tuple[str, str]]:
