@@ -75,7 +75,7 @@ class CharTokenizer(Pieces):
             return raw
         points = code_points(text)
         # everything beyond the table's end shares its last entry, which is unknown
-        ids = self.ids[np.minimum(points, np.uint32(len(self.ids) - 1))]
+        ids = self.ids.take(points, mode="clip")
         if ids.min(initial=0) < 0:
             raise self.unseen(text, ids)
         return ids
