@@ -27,7 +27,8 @@ from bardlet.data.vocabulary import existing
 
 PLAIN = "without gigatoken"
 AT_ONCE = 512  # documents that tiktoken gets in a batch, to bound its lists of Python's integers
-TIMES = 5  # that a text is encoded by characters
+PART = 1 << 22  # characters of a text that become ids at a time
+TIMES = 5  # that this is done, for the median
 
 
 class Ids:
@@ -133,20 +134,22 @@ def train(side: str, path: Path, vocab_size: int, out: Path) -> dict[str, Any]:
 
 
 def characters(side: str, path: Path) -> dict[str, Any]:
-    """A text's characters as ids, in one thread."""
+    """A text's characters as ids, in one thread, as much at a time as `prepare` takes."""
     text = path.read_text(encoding="utf-8")
     ours = CharTokenizer.train(text)
     number = {char: i for i, char in enumerate(ours.chars)}
     encode: Callable[[str], Any] = ours.encode
     if side != "bardlet":
         encode = lambda text: np.array([number[c] for c in text], dtype=np.uint16)  # noqa: E731
+    parts = [text[start : start + PART] for start in range(0, len(text), PART)]
     took = []
     for _ in range(TIMES if side == "bardlet" else 1):
         began = time.perf_counter()
-        found = encode(text)
+        for part in parts:
+            encode(part)
         took.append(time.perf_counter() - began)
     ids = Ids()
-    ids.add([found])
+    ids.add(encode(part) for part in parts)
     return ids.found(statistics.median(took))
 
 

@@ -13,12 +13,13 @@ where it is too small, it is continued with copies whose words are made differen
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import string
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +27,12 @@ from typing import Any
 import common
 from common import OURS, Column
 
+from bardlet.data.units import whole_characters
+
 SIDES = Path(__file__).with_name("tokenizer_sides.py")
 PLAIN = f"{OURS} without gigatoken"
 CHAR_BYTES = 10**8  # of the texts of characters, at most
+BLOCK = 1 << 20  # bytes copied at once: this process has to stay small (common.py)
 MB_PER_S = Column("mb_per_s", "MB/s", ",.1f", better="more")
 Contender = Callable[[int], dict[str, Any]]
 
@@ -71,7 +75,7 @@ def encoding(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[s
 def training(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
     """A vocabulary, by three trainers."""
     text = folder / "training.txt"
-    head(folder / "text.txt", text, int(given.train_megabytes * 1e6))
+    copy([folder / "text.txt"], text, int(given.train_megabytes * 1e6))
     names = ("rustbpe", "tokenizers", OURS)
     contenders = {
         who: side(text, "train", who, text, given.vocab_size - 1, folder / who) for who in names
@@ -102,16 +106,21 @@ def compared(ours: Sequence[str], theirs: Sequence[str], who: str) -> str:
 
 def characters(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
     """Characters to ids, ASCII and others."""
-    whole = (folder / "text.txt").read_text(encoding="utf-8")
-    others = "".join(line for line in whole.splitlines(keepends=True) if not line.isascii())
-    texts = {"ASCII": whole.encode("ascii", "ignore"), "other lines": others.encode("utf-8")}
+    texts = {"ASCII": folder / "ascii.txt", "other lines": folder / "others.txt"}
+    with (
+        (folder / "text.txt").open("rb") as lines,
+        texts["ASCII"].open("wb") as ascii,
+        texts["other lines"].open("wb") as others,
+    ):
+        for line in lines:
+            kept = ascii if line.isascii() else others
+            if kept.tell() < CHAR_BYTES:
+                kept.write(line)
     runs, tables, notes = [], [], []
-    for kind, raw in texts.items():
-        if not raw:
+    for kind, text in texts.items():
+        if not text.stat().st_size:
             notes.append(f"there are no {kind} in the text")
             continue
-        text = folder / f"{kind}.txt"
-        text.write_bytes(raw[:CHAR_BYTES].decode("utf-8", "ignore").encode("utf-8"))
         contenders = {who: side(text, "characters", who, text) for who in ("a dictionary", OURS)}
         case = f"characters, {kind}, {text.stat().st_size / 1e6:,.1f} MB, one thread"
         found = common.interleaved(contenders, given.repeats, case=case)
@@ -140,47 +149,54 @@ def side(text: Path, *words: object) -> Contender:
     return measure
 
 
-def head(source: Path, target: Path, size: int) -> None:
-    """The first `size` bytes of a text, up to a whole character."""
-    with source.open("rb") as file:
-        target.write_bytes(file.read(size).decode("utf-8", "ignore").encode("utf-8"))
+def copy(sources: Sequence[Path], target: Path, size: int) -> int:
+    """Write the first `size` bytes of some texts, up to a whole character; return how many."""
+    with target.open("wb") as file:
+        for path in sources:
+            with path.open("rb") as source:
+                while block := source.read(min(BLOCK, size - file.tell())):
+                    file.write(block)
+    return end_whole(target)
+
+
+def end_whole(path: Path) -> int:
+    """Cut off a character that ends too early at the end of a file; return its size."""
+    with path.open("r+b") as file:
+        start = max(file.seek(0, os.SEEK_END) - 4, 0)
+        file.seek(start)
+        tail = file.read()
+        return file.truncate(start + len(whole_characters(tail)))
 
 
 def write_text(given: Sequence[Path], target: Path, size: int) -> str:
     """Write `size` bytes of text to `target`, and return a line that says of what."""
-    with target.open("wb") as file:
-        for path in given:
-            with path.open("rb") as source:
-                while file.tell() < size and (block := source.read(min(1 << 20, size))):
-                    file.write(block)
-        real = min(file.tell(), size)
-        file.truncate(real)
-    text = target.read_bytes().decode("utf-8", "ignore")
+    real = copy(given, target, size)
     names = ", ".join(path.name for path in given)
     note = f"{size / 1e6:,.0f} MB of text: {real / 1e6:,.1f} MB of {names}"
-    if real < size:
-        text += varied(text, size - real)
-        note += ", and copies of it in other letters"
-    target.write_text(text, encoding="utf-8")
-    return note
+    if size - real < 4:
+        return note
+    text = target.read_text(encoding="utf-8")
+    with target.open("ab") as file:
+        for copied in copies(text):
+            file.write(copied.encode("utf-8")[: size - file.tell()])
+            if file.tell() >= size:
+                break
+    end_whole(target)
+    return f"{note}, and copies of it in other letters"
 
 
-def varied(text: str, size: int) -> str:
-    """`size` bytes of copies of `text`, always the same: lines shuffled, half in other letters.
+def copies(text: str) -> Iterator[str]:
+    """Yields copies of a text without end, always the same: lines shuffled, half in other letters.
 
     So many words are new in each copy, as in a text that goes on.
     """
     lines = text.splitlines(keepends=True)
-    copies, done = [], 0
-    while done < size:
-        draw = random.Random(len(copies))
+    for number in itertools.count():
+        draw = random.Random(number)
         letters = draw.sample(string.ascii_lowercase, 26)
         table = str.maketrans(string.ascii_lowercase, "".join(letters))
         draw.shuffle(lines)
-        changed = "".join(line.translate(table) if i % 2 else line for i, line in enumerate(lines))
-        copies.append(changed)
-        done += len(changed.encode("utf-8"))
-    return "".join(copies).encode("utf-8")[:size].decode("utf-8", "ignore")
+        yield "".join(line.translate(table) if i % 2 else line for i, line in enumerate(lines))
 
 
 if __name__ == "__main__":
