@@ -1,7 +1,7 @@
-"""Compiles bardlet's core (bardlet/native/) while the package is installed.
+"""Compiles what bardlet has in C++ while the package is installed.
 
-Without an x86-64 CPU or a C++ compiler that knows the instructions, the package is complete without
-it: everything then runs through torch.
+Without a compiler, or where one does not know the instructions, the package is complete without it:
+everything then runs through other libraries.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# one build for each kind of CPU; bardlet.native takes the best that runs
+# each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
+# best core that runs
 BUILDS = {
-    "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"],
-    "avx2": ["-march=x86-64-v3"],
+    "native/core-avx512bf16.so": ("native/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
+    "native/core-avx2.so": ("native/core.cpp", ["-march=x86-64-v3"]),
+    "data/core-bpe.so": ("data/bpe_training.cpp", []),
 }
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",
@@ -30,7 +32,7 @@ FLAGS = [
 
 
 def source_hash(folder: Path) -> str:
-    """A hash of the sources, which bardlet.native compares with what lies beside the core."""
+    """A hash of the sources, which bardlet.compiled compares with what lies beside a library."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.h"), *folder.glob("*.cpp")]):
         digest.update(path.read_bytes())
@@ -40,34 +42,35 @@ def source_hash(folder: Path) -> str:
 class CompileCore(BuildHookInterface):
     def initialize(self, version: str, build_data: dict) -> None:
         """Compile, and add what was compiled to the wheel, which then fits this platform only."""
-        folder = Path(self.root) / "bardlet" / "native"
-        if platform.machine().lower() not in ("x86_64", "amd64"):
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        if not x86:
             self.app.display_info("bardlet: not an x86-64 CPU, the core is not compiled")
-            return
         if sys.platform == "win32":
-            self.app.display_info("bardlet: the core is not compiled on Windows yet")
+            self.app.display_info("bardlet: nothing is compiled on Windows yet")
             return
+        builds = [build for build in BUILDS.items() if x86 or not build[1][1]]
         with ThreadPoolExecutor() as pool:
-            made = list(pool.map(lambda build: self.compile(folder, *build), BUILDS.items()))
+            made = list(pool.map(lambda build: self.compile(build[0], *build[1]), builds))
         if any(made):
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
-    def compile(self, folder: Path, build: str, march: list[str]) -> bool:
-        """Write core-BUILD.so; a message and False where the compiler cannot."""
+    def compile(self, library: str, source: str, march: list[str]) -> bool:
+        """Write a library; a message and False where the compiler cannot."""
         compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++") or "c++"]
-        target = folder / f"core-{build}.so"
-        partial = folder / f"core-{build}.{os.getpid()}.tmp"
-        source = f'-DBARDLET_SOURCE="{source_hash(folder)}"'
-        command = [*compiler, *FLAGS, *march, source, str(folder / "core.cpp"), "-o", str(partial)]
+        package = Path(self.root) / "bardlet"
+        target, path = package / library, package / source
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
+        version = f'-DBARDLET_SOURCE="{source_hash(path.parent)}"'
+        command = [*compiler, *FLAGS, *march, version, str(path), "-o", str(partial)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
             partial.replace(target)
         except (OSError, subprocess.CalledProcessError) as error:
-            for path in (partial, target):
+            for stale in (partial, target):
                 with contextlib.suppress(OSError):  # a read-only folder
-                    path.unlink(missing_ok=True)
+                    stale.unlink(missing_ok=True)
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[:1]
-            self.app.display_warning(f"bardlet: core-{build} was not compiled: {' '.join(reason)}")
+            self.app.display_warning(f"bardlet: {library} was not compiled: {' '.join(reason)}")
             return False
         return True

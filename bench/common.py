@@ -252,12 +252,15 @@ def our_train_seconds(process: Process) -> float:
 # --- the command line, the order of runs, the results
 
 
-def arguments(doc: str | None, *, peer: bool = True, repeats: int = 3) -> argparse.ArgumentParser:
+def arguments(
+    doc: str | None, *, peer: bool = True, text: bool = True, repeats: int = 3
+) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have; `doc` is the script's docstring."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     if peer:
         parser.add_argument("--peer", type=Path, required=True, help="a checkout of nanoGPT")
-    parser.add_argument("--text", type=Path, help="the canonical tiny Shakespeare file")
+    if text:
+        parser.add_argument("--text", type=Path, help="the canonical tiny Shakespeare file")
     parser.add_argument("--repeats", "--seeds", type=int, default=repeats, help="runs of each side")
     parser.add_argument("--out", type=Path, help="write every run as JSON")
     return parser

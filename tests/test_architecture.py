@@ -18,7 +18,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 # A module imports modules of earlier rows only, and what BESIDE lets it import of its own row.
 LAYERS = (
     ("", "errors"),
-    ("files", "schema", "terminal", "untrusted"),
+    ("compiled", "files", "schema", "terminal", "untrusted"),
     ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals",
      "history", "doctor"),
     ("data", "data.fetch", "data.plays", "data.named", "data.text", "data.corpus"),
@@ -81,7 +81,7 @@ BESIDE = {
 ONLY = {
     "model": [],
     "lora": ["model"],
-    "native": ["model"],
+    "native": ["compiled", "model"],
     "native.training": ["model", "native"],
     "native.decoding": ["model", "native"],
     "native.muon": ["native"],

@@ -25,6 +25,7 @@ import prepare_speed
 import sample_speed
 import throughput
 import time_to_loss
+import tokenizer_speed
 from common import Column
 from ngram import KneserNey
 
@@ -268,3 +269,48 @@ def test_both_loaders_are_measured_on_the_same_tokens(dataset_folder: Path, tmp_
     assert ours(0)[0].shape == (loader_speed.BATCH, loader_speed.CONTEXT)
     speed, count = loader_speed.rate(ours, 60, 3)
     assert count == 3 and speed > 0
+
+
+# --- tokenizers
+
+
+def test_a_small_text_goes_on_in_other_words(tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_text("to be or not\nto \u00e9tude\n" * 50, encoding="utf-8")
+    size = source.stat().st_size
+    note = tokenizer_speed.write_text([source], target, 5 * size)
+    grown = target.read_text(encoding="utf-8")
+    assert 5 * size - 4 < target.stat().st_size <= 5 * size
+    assert grown.startswith(source.read_text(encoding="utf-8"))
+    assert len(set(grown.split())) > 2 * len({"to", "be", "or", "not", "\u00e9tude"})
+    assert "copies" in note
+    again = tmp_path / "again"
+    tokenizer_speed.write_text([source], again, 5 * size)
+    assert again.read_bytes() == target.read_bytes()
+    assert "copies" not in tokenizer_speed.write_text([source, source], target, 2 * size)
+    assert target.read_bytes() == 2 * source.read_bytes()
+
+
+def test_merges_side_by_side() -> None:
+    assert "all 2" in tokenizer_speed.compared(["ab", "bc"], ["ab", "bc"], "x")
+    assert tokenizer_speed.compared(["ab", "bc", "cd"], ["ab", "cd", "ef"], "x").startswith(
+        "2 of 3 merged tokens are also among the 3 of x, the first 1 in its order"
+    )
+
+
+def test_training_and_characters_are_timed_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rustbpe")
+    text, out = tmp_path / "text.txt", tmp_path / "out.json"
+    text.write_text("to be or not, that is the question\n\u00e9tude\n" * 99, encoding="utf-8")
+    command = ["x", f"--text={text}", "--megabytes=0.02", "--train_megabytes=0.01", "--repeats=1",
+               "--vocab_size=300", "--tasks", "train", "characters", f"--out={out}"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    tokenizer_speed.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert "all 43 merges are those of tokenizers" in found["notes"]
+    assert [note for note in found["notes"] if "of both are the same" in note]
+    assert not [note for note in found["notes"] if "DIFFERENT" in note]
+    assert len(found["runs"]) == 3 + 2 + 2
+    assert all(run["mb_per_s"] > 0 for run in found["runs"])

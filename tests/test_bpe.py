@@ -6,9 +6,11 @@ import inspect
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from bardlet.data import bpe, bpe_training, patterns, pretrained
 from bardlet.data.bpe import BPETokenizer
-from bardlet.data.pieces import BYTE_OF, spell
+from bardlet.data.pieces import ALPHABET, BYTE_OF, spell
 from bardlet.data.tokenizer import Tokenizer, from_json
 from bardlet.errors import UsageError
 
@@ -142,12 +144,25 @@ def test_the_quick_library_gives_the_same_ids(
     pytest.importorskip("gigatoken")
     for tokenizer in (own, like_gpt2):
         assert isinstance(tokenizer, BPETokenizer)
+        monkeypatch.setattr(bpe, "FAST", 1 << 40)
         slow = [tokenizer.encode(text).tolist() for text in SAMPLES]
         monkeypatch.setattr(bpe, "FAST", 0)
         monkeypatch.setattr(bpe, "RENEW_BYTES", 1000)
         assert tokenizer.quick is not None
         assert [tokenizer.encode(text).tolist() for text in SAMPLES] == slow
-        monkeypatch.setattr(bpe, "FAST", 1 << 16)
+
+
+def test_many_short_texts_are_encoded_by_the_quick_library(
+    own: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    slow = [own.encode(text).tolist() for text in SAMPLES]
+    fresh = from_json(own.to_json(), "own")
+    monkeypatch.setattr(bpe, "FAST", 1000)
+    while isinstance(fresh, BPETokenizer) and fresh.done < 1000:
+        fresh.encode(TEXT)
+    monkeypatch.setattr(BPETokenizer, "ids_of", None)  # by the slow one
+    assert [fresh.encode(text).tolist() for text in SAMPLES] == slow
 
 
 def merged_by_counting(text: str, count: int) -> list[tuple[str, str]]:
@@ -185,7 +200,17 @@ def joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def test_merges_are_those_of_the_definition() -> None:
+@pytest.fixture(params=["core", "library"])
+def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two that learn merges, in turn."""
+    if request.param == "library":
+        monkeypatch.setattr(bpe_training, "core", lambda: None)
+    elif not bpe_training.core():
+        pytest.skip("the core was not compiled")
+    return request.param
+
+
+def test_merges_are_those_of_the_definition(learner: str) -> None:
     assert bpe_training.learn(LEARNT, 150) == merged_by_counting(LEARNT, 150)
 
 
@@ -204,19 +229,73 @@ def library_merges(text: str, size: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.skipif(not CORPUS.is_file(), reason="the canonical text is not beside the checkout")
-def test_merges_on_shakespeare_are_the_librarys() -> None:
+def test_merges_on_shakespeare_are_the_librarys(learner: str) -> None:
     text = CORPUS.read_text(encoding="utf-8")[:300_000]  # several parts
     assert len(list(patterns.parts(text))) > 3
     assert bpe_training.learn(text, 744) == library_merges(text, 1000)
 
 
-def test_merges_are_rustbpes_as_long_as_counts_differ() -> None:
+def odd_texts() -> st.SearchStrategy[str]:
+    """Texts of any script, and of few characters that words begin, end or continue at."""
+    few = st.text(" \n\r\t\x85'/asSlLrevmtdD1.,\u3000\u0301\u4e2d\u01c5\u017f\u02b0", max_size=30)
+    return st.lists(any_text | few).map(" ".join)
+
+
+@settings(max_examples=300)
+@given(odd_texts())
+@example("a\u0301BC x\u0301BC 'll x'Re \u0301A \u0301a 1234567 x/\n/ \r\n \n  y  ")
+@example("aaaaaaa aaaa aa ababababa ab'\u017fc")
+def test_all_merges_of_a_text_are_the_librarys(text: str) -> None:
+    if not bpe_training.core():
+        pytest.skip("the core was not compiled")
+    assert bpe_training.learn(text, 5000) == library_merges(text, 256 + 5000)
+
+
+def test_a_thread_for_each_part_of_the_text_learns_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learnt = []
+    for count in (1, 2, 7):
+        monkeypatch.setattr(bpe_training.os, "cpu_count", lambda count=count: count)
+        learnt.append(bpe_training.learn(LEARNT, 5000))
+    assert learnt[0] == learnt[1] == learnt[2] == library_merges(LEARNT, 5256)
+
+
+def test_merges_are_rustbpes_where_equals_are_chosen_as_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rustbpe = pytest.importorskip("rustbpe")
-    other = rustbpe.Tokenizer()
-    other.train_from_iterator([LEARNT], 256 + 20, pattern=patterns.O200K)
-    learnt = [bytes(token) for token, rank in other.get_mergeable_ranks() if rank >= 256]
-    ours = [bytes(BYTE_OF[c] for c in a + b) for a, b in bpe_training.learn(LEARNT, 20)]
-    assert sorted(ours) == sorted(learnt)
+    if not bpe_training.core():
+        pytest.skip("the core was not compiled")
+    monkeypatch.setattr(bpe_training, "ORDER", ALPHABET)  # of bytes by their values
+    for text in (LEARNT, " ".join(SAMPLES), "aaaaaaa aaaa aa ababababa"):
+        other = rustbpe.Tokenizer()
+        other.train_from_iterator([text], 256 + 3000, pattern=patterns.O200K)
+        learnt = {rank: bytes(token) for token, rank in other.get_mergeable_ranks()}
+        ours = [bytes(BYTE_OF[c] for c in a + b) for a, b in bpe_training.learn(text, 3000)]
+        assert ours == [learnt[rank] for rank in range(256, len(learnt))]
+
+
+def test_what_is_too_much_for_the_core_is_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusing = SimpleNamespace(bardlet_bpe=lambda *given: -1)
+    monkeypatch.setattr(bpe_training, "core", lambda: refusing)
+    assert bpe_training.learn(LEARNT, 50) == library_merges(LEARNT, 306)
+
+
+def test_without_a_core_of_these_sources_the_library_learns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = Path(bpe_training.__file__).parent / "core-bpe.so"
+    if library.exists():
+        (tmp_path / "changed.cpp").write_text("//")
+        shutil.copy(library, tmp_path)
+        monkeypatch.setattr(bpe_training, "__file__", str(tmp_path / "bpe_training.py"))
+        with pytest.warns(UserWarning, match="another version"):
+            assert bpe_training.core.__wrapped__() is None
+    monkeypatch.setenv("BARDLET_CORE", "0")
+    assert bpe_training.core.__wrapped__() is None
 
 
 def test_training_twice_gives_the_same_file() -> None:

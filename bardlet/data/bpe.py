@@ -18,7 +18,7 @@ from bardlet.data.pieces import BYTE_OF, END_OF_TEXT, Pieces, utf8
 from bardlet.data.tokenizer_json import attempt, open_with_library
 from bardlet.errors import DataError
 
-FAST = 1 << 16  # characters from which on the quick library is worth the tenth of a second it takes
+FAST = 1 << 16  # bytes of text from which on the quick library is worth opening, for 0.1 s
 RENEW_BYTES = 1 << 29  # of text, after which its cache of words, which only grows, is thrown away
 PROBE = (  # words that patterns split differently
     "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL na\u00efve \ufb01x\u00a0x\u00b2 "
@@ -83,17 +83,17 @@ class BPETokenizer(LibraryTokenizer):
     """Byte-level BPE: every token is a string of bytes, and there is no text without ids."""
 
     kind = "bpe"
-    done = 0  # bytes that the quick library has encoded since it was opened
+    done = 0  # bytes of text that were encoded, of one or of many
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (T,) uint32; names of special tokens in it are plain text."""
         if not self.pattern:
             return super().encode(text)
         raw = utf8(text)
-        if len(text) >= FAST and self.quick is not None:
-            self.done += len(raw)
+        self.done += len(raw)
+        if self.done >= FAST and self.quick is not None:
             if self.done > RENEW_BYTES:
-                self.done, self.quick = len(raw), open_quick(self.document)
+                self.done, self.quick = FAST, open_quick(self.document)
             return self.quick.encode(raw)
         return np.array(self.ids_of(parts(text)), dtype=np.uint32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from bardlet.data.pieces import Pieces
 from bardlet.errors import DataError
 
 UNKNOWN = "<unk>"
+NO_BYTE = 255
 PATTERN = {"Regex": "[\\s\\S]"}  # every character a word of its own, new lines and spaces too
 
 
@@ -73,21 +75,27 @@ class CharTokenizer(Pieces):
             return raw
         points = code_points(text)
         # everything beyond the table's end shares its last entry, which is unknown
-        ids = self.ids[np.minimum(points, np.uint32(len(self.ids) - 1))]
+        ids = self.ids.take(points, mode="clip")
         if ids.min(initial=0) < 0:
             raise self.unseen(text, ids)
         return ids
 
     def encode_bytes(self, text: str) -> np.ndarray | None:
         """The ids of ASCII text as uint8, by one pass over its bytes; None where they do not do."""
-        unknown = 255
-        ids = self.ids[:128]
-        if ids.max(initial=0) >= unknown:
+        if self.of_byte is None:
             return None
-        table = np.full(256, unknown, dtype=np.uint8)
-        table[: len(ids)] = np.where(ids < 0, unknown, ids)
-        raw = text.encode("ascii").translate(table.tobytes())
-        return None if unknown in raw else np.frombuffer(raw, dtype=np.uint8)
+        raw = text.encode("ascii").translate(self.of_byte)
+        return None if NO_BYTE in raw else np.frombuffer(raw, dtype=np.uint8)
+
+    @cached_property
+    def of_byte(self) -> bytes | None:
+        """The id of each byte of ASCII text, `NO_BYTE` where unknown; None where one needs more."""
+        ids = self.ids[:128]
+        if ids.max(initial=0) >= NO_BYTE:
+            return None
+        table = np.full(256, NO_BYTE, dtype=np.uint8)
+        table[: len(ids)] = np.where(ids < 0, NO_BYTE, ids)
+        return table.tobytes()
 
     def unseen(self, text: str, ids: np.ndarray) -> DataError:
         """What to say of the characters of `text` that have no id."""

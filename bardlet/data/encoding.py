@@ -34,6 +34,11 @@ class Job:
     def encoder(self) -> tokenizers.Tokenizer:
         return tokenizers.from_json(self.tokenizer, "the tokenizer")
 
+    @cached_property
+    def narrow(self) -> bool:
+        """Whether ids have two bytes; asking a tokenizer for its size can take long."""
+        return self.encoder.vocab_size <= 1 << 16
+
 
 @dataclass(kw_only=True)
 class Encoded:
@@ -163,7 +168,7 @@ def encode_part(
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
     whole = prompt + shown
-    if encoder.vocab_size <= 1 << 16:
+    if job.narrow:
         ids = [part.astype(np.uint16) if part.itemsize > 2 else part for part in ids]
     found.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
     found.begins.append(begins)

@@ -13,11 +13,11 @@ _WORDS = (
 )
 CL100K = _WORDS + r"|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"  # CL100K but for the spaces that end a text
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K = (  # unlike the others it leaves accents and vowel signs with their letters, in any script
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_TAIL}"
-    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_TAIL}"
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{_TAIL}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{_TAIL}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # In all of them, every word that follows a letter and is none itself begins at its first character,

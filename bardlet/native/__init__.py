@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bardlet import compiled
 from bardlet.model import GPT, GPTConfig
 
 # the builds, best first, and what each must find in the CPU
@@ -66,7 +65,7 @@ def library() -> ctypes.CDLL | None:
 
     BARDLET_CORE=0 in the environment goes without, to compare or to look for a fault.
     """
-    if os.environ.get("BARDLET_CORE") == "0":
+    if compiled.switched_off():
         return None
     has = torch.cpu.get_capabilities()
     for build, needs in BUILDS.items():
@@ -81,22 +80,11 @@ def library() -> ctypes.CDLL | None:
 
 def load(path: Path) -> ctypes.CDLL:
     """Open one build. OSError where it cannot be loaded or comes from other sources than these."""
-    core = ctypes.CDLL(str(path))
-    core.bardlet_source.restype = ctypes.c_char_p
-    if core.bardlet_source().decode() != source_hash(path.parent):
-        raise OSError(f"{path.name} is of another version; install bardlet again to compile it")
+    core = compiled.load(path)
     core.bardlet_train.restype = ctypes.c_double
     core.bardlet_peak.restype = ctypes.c_double
     core.bardlet_muon.restype = ctypes.c_long
     return core
-
-
-def source_hash(folder: Path) -> str:
-    """What hatch_build.py compiles into the core of these sources."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.h"), *folder.glob("*.cpp")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def runs(model: GPT) -> bool:
