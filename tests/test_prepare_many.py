@@ -124,6 +124,9 @@ FORMATS = {
     "a.jsonl.bz2": lambda p: p.write_bytes(bz2.compress(lines(TEXTS))),
     "a.ndjson.xz": lambda p: p.write_bytes(lzma.compress(lines(TEXTS))),
     "a.jsonl.zst": write_zst,
+    "a.json": lambda p: p.write_text(json.dumps([{"n": 1, "text": t} for t in TEXTS], indent=2)),
+    "a.json.gz": lambda p: p.write_bytes(gzip.compress(json.dumps(TEXTS).encode())),
+    "lines.json": lambda p: p.write_bytes(lines(TEXTS)),
     "a.csv": lambda p: p.write_text(table(TEXTS), encoding="utf-8", newline=""),
     "a.csv.gz": lambda p: p.write_bytes(gzip.compress(table(TEXTS).encode())),
     "a.zip": write_zip,
@@ -142,6 +145,23 @@ def test_every_format_gives_the_same_documents(name: str, tmp_path: Path) -> Non
     assert val == [t for t in TEXTS if units.goes_to_val(t, 0.1)]
     assert len(val) > 0
     assert dataset.manifest["end_of_text"] == 256
+
+
+def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
+    poems = [
+        {"title": f"{i}", "paragraphs": [f"\u660e\u6708 {i},", "\u4f4e\u982d."]} for i in range(40)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(poems), encoding="utf-8")
+    reading = Reading(text_key="paragraphs")
+    dataset = made(tmp_path / "d", tmp_path / "a.json", reading=reading)
+    both = texts_of(dataset, "train") + texts_of(dataset, "val")
+    assert sorted(both) == sorted("\n".join(poem["paragraphs"]) for poem in poems)
+    with pytest.raises(DataError, match=r"record 1: 'text' is not there.*there are title, para"):
+        made(tmp_path / "e", tmp_path / "a.json")
+    poems[3]["paragraphs"] = ["a", 5]
+    (tmp_path / "a.json").write_text(json.dumps(poems), encoding="utf-8")
+    with pytest.raises(DataError, match="record 4: 'paragraphs' is no text"):
+        made(tmp_path / "e", tmp_path / "a.json", reading=reading)
 
 
 def test_a_folder_and_a_glob_give_each_file_as_a_document(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
-    parser.add_argument("--text_key", default="text", help="JSON key or column of the text")
+    parser.add_argument(
+        "--text_key", default="text", help="JSON key or column of the text, or of its lines"
+    )
     parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
     parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
     parser.add_argument("--response_key", default="", help="key of the response to it")

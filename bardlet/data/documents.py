@@ -11,7 +11,7 @@ from typing import IO
 
 from bardlet.data import packed, text
 from bardlet.data.patterns import CUT
-from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_jsonl, of_parquet
+from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
 from bardlet.data.sources import Input, kind_of
 from bardlet.errors import DataError
 
@@ -48,6 +48,8 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
         yield from pieces(text.stream(file, name, reading.encoding, reading.errors))
     elif kind == "jsonl":
         yield from of_jsonl(file, name, reading)
+    elif kind == "json":
+        yield from of_json(file, name, reading)
     elif kind == "csv":
         yield from of_csv(file, name, reading)
     elif kind == "parquet":
@@ -104,7 +106,7 @@ def member(path: str, archive: str) -> tuple[str, str] | None:
             "Such an archive is not to be trusted: look at it first",
         )
     found = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
-    return found if found and found[0] in ("text", "jsonl", "csv") else None
+    return found if found and found[0] in ("text", "jsonl", "json", "csv") else None
 
 
 def of_member(

@@ -17,8 +17,8 @@ from bardlet.errors import DataError
 from bardlet.untrusted import regular
 
 KINDS = {
-    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
-    ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
+    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
+    ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
