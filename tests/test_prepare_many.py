@@ -183,9 +183,12 @@ def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
     assert texts_of(dataset, "train") == ["a" * 90, "b" * 45]
     assert texts_of(dataset, "val") == ["a" * 10, "b" * 5]
     of_chars = made(tmp_path / "c", tmp_path / "a.txt", tmp_path / "b.txt", tokenizer="char")
+    end = "<|endoftext|>"
     ids = of_chars.splits["train"].read(0, 1000)
-    assert of_chars.tokenizer.decode(ids) == "a" * 90 + "\n" + "b" * 45 + "\n"
-    assert of_chars.manifest["end_of_text"] is None
+    assert of_chars.tokenizer.decode(ids) == "a" * 90 + end + "b" * 45 + end
+    assert (of_chars.manifest["end_of_text"], of_chars.vocab_size) == (2, 3)
+    single = made(tmp_path / "e", tmp_path / "a.txt", tokenizer="char")
+    assert (single.manifest["end_of_text"], single.vocab_size) == (None, 1)
 
 
 def test_more_files_do_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:
     )
     assert out == {"tokenizer": "t.json", "kind": "bpe", "vocab_size": 270}
     assert printed("tokenizer", "train", "plays.txt", "--tokenizer=char") == (
-        f"tokenizer.json: char, {len(set(TEXT))} tokens\n"
+        f"tokenizer.json: char, {len(set(TEXT)) + 1} tokens\n"
     )
     ids = printed("tokenizer", "encode", "to be \u00e9", "--tokenizer=t.json").split()
     assert [int(i) for i in ids] == load(Path("t.json")).encode("to be \u00e9").tolist()
@@ -188,7 +188,7 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
         (["train"], "source"),
         (["train", "nope.txt"], "'nope.txt' is neither a file nor a folder"),
         (["train", "plays.txt", "--vocab_size=5"], "vocab_size=5 must lie between 257"),
-        (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 2 or more"),
+        (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 3 or more"),
         (["train", "plays.txt", "--out="], "cannot write ."),
         (["train", "plays.txt", "--out=no/such/t.json"], "cannot write no/such/t.json"),
         (["train", "plays.txt", "--tokenizer=byte"], "invalid choice"),
