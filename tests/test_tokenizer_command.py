@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Refused
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli
+from bardlet import cli, writing
 from bardlet.data.tokenizer import load
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
@@ -126,6 +127,30 @@ def test_chinese_poems(tokenizer: str, size: int, printed: Any) -> None:
         assert "".join(pieces) == POEMS
         assert stream.end() == ""
         assert len(kept.encode(POEMS)) < len(POEMS)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte"])
+def test_a_sample_that_ends_within_a_character_does_not_show_it(
+    kind: str, printed: Any, monkeypatch: MonkeyPatch
+) -> None:
+    run = trained(printed, "poems.txt", kind, size=300 if kind == "bpe" else 0)
+    kept = load(Path("data", kind, "tokenizer.json"))
+    ids = kept.encode(POEMS)
+    assert len(ids) > 1.4 * len(POEMS)  # most tokens are parts of characters
+
+    def poem(*given: Any, num_samples: int = 1, max_new_tokens: int, **options: Any) -> Any:
+        for i in ids[:max_new_tokens].tolist():
+            yield torch.full((num_samples,), i)
+
+    monkeypatch.setattr(writing, "generate", poem)
+    for count in range(1, 10):
+        draw = ["sample", run, "--start=A", f"--max_new_tokens={count}"]
+        streamed = printed(*draw, "--num_samples=1").removesuffix(f"\n{writing.SEPARATOR}\n")
+        raw = b"".join([kept.tokens()[i] for i in ids[:count]])
+        assert streamed == "A" + raw.decode("utf-8", "ignore")  # the poems are UTF-8 up to its end
+        assert json.loads(printed(*draw, "--num_samples=2", "--json"))["samples"] == [streamed] * 2
+        marked = printed(*draw, "--num_samples=1", "--check_memorization")
+        assert "\ufffd" not in marked.split(writing.SEPARATOR)[0]
 
 
 def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:
