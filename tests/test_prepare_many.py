@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from bardlet import cli
-from bardlet.data import documents, packed, sources, units
+from bardlet.data import documents, options, packed, sources, units
 from bardlet.data.dataset import HEADER, SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -432,6 +432,20 @@ def test_many_tiny_files(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{i:05d}.txt").write_text(f"text {i}", encoding="utf-8")
     dataset = made(tmp_path / "d", tmp_path / "in")
     assert len(texts_of(dataset, "train")) + len(texts_of(dataset, "val")) == 3000
+
+
+def test_more_files_than_a_manifest_can_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(50):
+        (tmp_path / "in" / f"{i:02d}\u660e.txt").write_text(f"text {i}", encoding="utf-8")
+    size = (made(tmp_path / "d", tmp_path / "in").folder / "manifest.json").stat().st_size
+    monkeypatch.setattr(options, "LARGEST", size - 2500)  # of which the rest has less
+    with pytest.raises(DataError, match=r"50 files are more than .* name\. Pack"):
+        made(tmp_path / "e", tmp_path / "in")
+    monkeypatch.setattr(options, "LARGEST", size + 200)
+    made(tmp_path / "e", tmp_path / "in")
 
 
 RSS = """

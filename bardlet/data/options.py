@@ -13,10 +13,12 @@ from typing import Any
 from bardlet.data.records import Reading
 from bardlet.data.sources import Collection
 from bardlet.errors import DataError, UsageError
+from bardlet.untrusted import LARGEST
 
 OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
+ENTRY = 130  # bytes that the manifest has of an input, besides its name
 FEW = 20  # texts, below which each is split by position: a hash might leave a side without any
 
 
@@ -101,7 +103,14 @@ def identity(collection: Collection, options: Options) -> str:
 
 
 def check_room(collection: Collection, options: Options, out: Path) -> None:
-    """Raise DataError where the disk has not the room that the tokens most likely take."""
+    """Raise DataError where the manifest cannot name all inputs, or the disk has most likely not
+    the room for the tokens.
+    """
+    if sum(len(json.dumps(given.name)) + ENTRY for given in collection.inputs) > LARGEST:
+        raise DataError(
+            f"{len(collection.inputs):,} files are more than a manifest can name",
+            "Pack them with tar or zip: each file of an archive is a document, too",
+        )
     size = sum(given.bytes * (4 if given.packing else 1) for given in collection.inputs)
     need = size * 2 if options.tokenizer in ("char", "byte") else size // 2
     parent = next(p for p in out.absolute().parents if p.exists())
