@@ -216,5 +216,5 @@ def test_options_that_cannot_be_right_are_refused(
 
 
 def test_one_character_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="x has 1 characters, too few to split"):
+    with pytest.raises(DataError, match="x has 1 character, too few to split"):
         prepared(tmp_path / "d", "a")

@@ -306,9 +306,67 @@ def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
     dataset = made(tmp_path / "d", folder, skip_unreadable=True)
     notes = "\n".join(dataset.manifest["notes"])
-    assert "not read: 07.txt: 07.txt is not utf-8" in notes
-    assert "not read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
+    assert "not all read: 07.txt: 07.txt is not utf-8" in notes
+    assert "not all read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
     assert TEXTS[8] in texts_of(dataset, "train") + texts_of(dataset, "val")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
+def test_what_cannot_be_opened_in_a_folder_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "folder.txt").mkdir(parents=True)
+    (folder / "folder.txt" / "inside.txt").write_text("inside", encoding="utf-8")
+    (folder / "good.txt").write_text("good", encoding="utf-8")
+    (folder / "empty.txt").touch()
+    (folder / "broken.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.txt")
+    command = ["prepare", str(folder), "--out", str(tmp_path / "d"), "--tokenizer=byte"]
+    assert cli.main(command) == 1
+    assert f"cannot read {folder / 'broken.txt'}: No such file" in capsys.readouterr().err
+    assert cli.main([*command, "--skip_unreadable"]) == 0
+    said = capsys.readouterr().err
+    dataset = Dataset(tmp_path / "d")
+    assert dataset.manifest["notes"] == [
+        "not read: broken.txt: No such file or directory",
+        "not read: pipe.txt: not a regular file",
+        "1 empty documents were left out",
+    ]
+    assert all(note in said for note in dataset.manifest["notes"])
+    assert texts_of(dataset, "train") == ["insid", "goo"]
+
+
+@pytest.mark.parametrize("split", ["document", "position"])
+@pytest.mark.usefixtures("small_units")
+def test_what_can_be_read_of_a_damaged_file_is_a_document(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bardlet.data.text.BLOCK", 10_000)
+    whole = "".join(random.Random(0).choices("abcdefgh ", k=700_000))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(whole.encode())[:-3000])
+    jsonl(tmp_path / "b.jsonl", TEXTS)
+    given = [tmp_path / "a.txt.gz", tmp_path / "b.jsonl"]
+    with pytest.raises(DataError, match=r"a\.txt\.gz: it is damaged"):
+        made(tmp_path / "d", *given, split=split)
+    dataset = made(tmp_path / "d", *given, split=split, skip_unreadable=True)
+    [note] = dataset.manifest["notes"]
+    assert note.startswith("not all read: a.txt.gz: cannot read a.txt.gz: it is damaged")
+    train, val = (texts_of(dataset, split) for split in SPLITS)
+    if split == "document":
+        assert len(train + val) == 61 and set(TEXTS) <= set(train + val)
+        [damaged] = [t for t in train + val if t not in TEXTS]
+    else:
+        assert len(train) == len(val) == 61
+        damaged = train[0] + val[0]
+    assert 500_000 < len(damaged) < 700_000
+    assert damaged[-1] == "\n" and whole.startswith(damaged[:-1])
+
+
+def test_nothing_that_can_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:10])
+    with pytest.raises(DataError, match=r"nothing could be read: cannot read a\.jsonl\.gz: it is"):
+        made(tmp_path / "d", tmp_path / "a.jsonl.gz", skip_unreadable=True)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

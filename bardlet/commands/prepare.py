@@ -91,7 +91,7 @@ def prepared(given: argparse.Namespace, out: Path | None) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         found = sources.find(
             given.source, file=file, sample=size(given.sample), folder=Path(folder),
-            encoding=given.encoding, errors=given.errors, say=say,
+            encoding=given.encoding, errors=given.errors, skip=given.skip_unreadable, say=say,
         )  # fmt: skip
         for note in found.notes:
             say(note)

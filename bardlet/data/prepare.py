@@ -99,7 +99,7 @@ class Work:
             write_text(folder / "tokenizer.json", encoder.to_json())
         if self.collection.single and found.characters == 1:
             raise DataError(
-                f"{self.collection.name} has 1 characters, too few to split",
+                f"{self.collection.name} has 1 character, too few to split",
                 "Give more text",
             )
         job = dataclasses.replace(job, tokenizer=encoder.to_json())
@@ -212,6 +212,8 @@ class Work:
     def check(self, writers: dict[str, SplitWriter]) -> None:
         """Raise DataError where a split has no text."""
         tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
+        if not any(tokens.values()) and self.failed:
+            raise DataError(f"nothing could be read: {next(iter(self.failed.values()))}")
         if not any(tokens.values()):
             name = self.collection.inputs[0].name if self.collection.single else None
             problem = f"{name or self.collection.name} is empty"

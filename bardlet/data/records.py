@@ -138,7 +138,8 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
             for record in batch.to_pylist():
                 yield of_record(record, name, reading)
     except (ArrowException, OSError) as error:
-        raise DataError(f"cannot read {name}: {error}", "Check the file") from None
+        reason = str(error).removesuffix(".")
+        raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
 
 
 def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ REPORTED = 20  # inputs that are named
 
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     """Remarks on the documents that were left out or mended; `failed` says why by input."""
-    found = [f"not read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
+    found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = {
         "inputs in all could not be read": len(failed) if len(failed) > REPORTED else 0,
         "places that are not of the encoding were mended": counts["bad_bytes"],

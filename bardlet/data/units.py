@@ -97,20 +97,32 @@ def units(
 def batches(
     given: Input, reading: Reading, val_fraction: float
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
-    """Yields the documents of an input, some millions of characters at a time, with their size."""
+    """Yields the documents of an input, some millions of characters at a time, with their size.
+
+    What can be read of one that is damaged comes before the DataError.
+    """
     waiting: list[Piece] = []
-    size, train = 0, True
-    for piece in documents(given, reading):
-        if not (piece.first and piece.last):
-            train = not goes_to_val(piece.text, val_fraction) if piece.first else train
-            piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
-        waiting.append(piece)
-        size += len(piece.text) + len(piece.prompt)
-        if size >= UNIT:
-            yield tuple(waiting), size
-            waiting, size = [], 0
+    size, train, whole = 0, True, True
+    damage: DataError | None = None
+    try:
+        for piece in documents(given, reading):
+            if not (piece.first and piece.last):
+                train = not goes_to_val(piece.text, val_fraction) if piece.first else train
+                piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
+            whole = piece.last
+            waiting.append(piece)
+            size += len(piece.text) + len(piece.prompt)
+            if size >= UNIT:
+                yield tuple(waiting), size
+                waiting, size = [], 0
+    except DataError as error:
+        damage = error
+    if not whole:  # every document has an end
+        waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
     if waiting:
         yield tuple(waiting), size
+    if damage:
+        raise damage
 
 
 def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:
