@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from bardlet import cli
+from bardlet.commands import prepare as prepare_command
 from bardlet.data import documents, options, packed, sources, units
 from bardlet.data.dataset import HEADER, SPLITS, Dataset
 from bardlet.data.journal import Workplace
@@ -191,6 +192,40 @@ def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
     assert (single.manifest["end_of_text"], single.vocab_size) == (None, 1)
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.zip", "a.tgz"])
+def test_few_records_are_split_by_position(name: str, tmp_path: Path) -> None:
+    few = {
+        "a.json": lambda p: p.write_text(json.dumps({"text": TEXTS[0]}), encoding="utf-8"),
+        "a.jsonl.gz": lambda p: p.write_bytes(gzip.compress(lines(TEXTS[:19]))),
+        "a.csv": lambda p: p.write_text(table(TEXTS[:19]), encoding="utf-8", newline=""),
+    }
+    few.get(name, FORMATS[name])(tmp_path / name)
+    by = made(tmp_path / "d", tmp_path / name).manifest["split"]["by"]
+    assert by == ("position" if name in few else "document")
+    if name in few:
+        options: dict[str, Any] = {"part": (1, 2)}
+        assert (
+            made(tmp_path / "e", tmp_path / name, **options).manifest["split"]["by"] == "document"
+        )
+
+
+def test_a_split_far_from_what_was_asked_for_is_said(tmp_path: Path) -> None:
+    texts = [f"{i} " * 10 for i in range(40)]
+    in_val = next(f"long {i} " for i in range(99) if units.goes_to_val(f"long {i} " * 500, 0.1))
+    said: list[str] = []
+    jsonl(tmp_path / "a.jsonl", [*texts, in_val * 500])
+    dataset = made(tmp_path / "d", tmp_path / "a.jsonl", say=said.append)
+    [note] = dataset.manifest["notes"]
+    share = dataset.manifest["splits"]["val"]["bytes"]
+    share /= share + dataset.manifest["splits"]["train"]["bytes"]
+    assert note.startswith(f"val has {100 * share:.1f}% of the text, not 10.0%: by their hash")
+    assert said == [note]
+    parts = [made(tmp_path / f"p{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    assert merge(parts, tmp_path / "m").manifest["notes"] == [note]
+    by_position = made(tmp_path / "e", tmp_path / "a.jsonl", split="position")
+    assert by_position.manifest["notes"] == []
+
+
 def test_more_files_do_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:
     before = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS))
     more = [f"new {i}" for i in range(40)]
@@ -350,7 +385,7 @@ def test_what_can_be_read_of_a_damaged_file_is_a_document(
     with pytest.raises(DataError, match=r"a\.txt\.gz: it is damaged"):
         made(tmp_path / "d", *given, split=split)
     dataset = made(tmp_path / "d", *given, split=split, skip_unreadable=True)
-    [note] = dataset.manifest["notes"]
+    note, *_ = dataset.manifest["notes"]
     assert note.startswith("not all read: a.txt.gz: cannot read a.txt.gz: it is damaged")
     train, val = (texts_of(dataset, split) for split in SPLITS)
     if split == "document":
@@ -699,6 +734,53 @@ def test_parts_merged_are_the_documents_of_the_whole(tmp_path: Path) -> None:
         merge(parts, tmp_path / "e")
     with pytest.raises(UsageError, match="needs a tokenizer that all parts share"):
         made(tmp_path / "f", path, part=(1, 2), tokenizer="char")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_PROCID": "{0}", "SLURM_NTASKS": "3"},
+        {"RANK": "{0}", "WORLD_SIZE": "3"},
+        {"SLURM_ARRAY_TASK_ID": "{1}", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1",
+         "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("small_units")
+def test_parts_by_rank_and_merged_by_command(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for rank, count, _ in prepare_command.RANKS:
+        monkeypatch.delenv(rank, raising=False)
+        monkeypatch.delenv(count, raising=False)
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+    command = ["prepare", "a.jsonl", "--tokenizer=byte"]
+    assert cli.main([*command, "--part=auto"]) == 2
+    assert "there are none. Start it with srun" in capsys.readouterr().err
+    assert cli.main([*command, "--out=data/whole"]) == 0
+    for i in range(3):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(i, i + 1))
+        assert cli.main([*command, "--part=auto"]) == 0
+    parts = [f"data/a.part-{i}" for i in (1, 2, 3)]
+    assert [Dataset(Path(p)).manifest["options"]["part"] for p in parts] == ["1/3", "2/3", "3/3"]
+    assert cli.main(["prepare", "--merge", *parts, "--out=data/merged"]) == 0
+    whole, merged = Dataset(Path("data/whole")), Dataset(Path("data/merged"))
+    for split in SPLITS:
+        assert sorted(texts_of(merged, split)) == sorted(texts_of(whole, split))
+
+
+def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+    parts = [made(tmp_path / f"{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    assert not len(Dataset(parts[1]).splits["train"])
+    whole = made(tmp_path / "d", tmp_path / "a.jsonl")
+    assert merge(parts, tmp_path / "m").hash == whole.hash
+    jsonl(tmp_path / "b.jsonl", TEXTS[:1])
+    parts = [made(tmp_path / f"b{i}", tmp_path / "b.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    with pytest.raises(DataError, match="by its hash no document of b falls to"):
+        merge(parts, tmp_path / "e")
 
 
 def test_inspect_shows_bytes_per_token_and_documents(

@@ -37,6 +37,18 @@ def describe(
     }
 
 
+def check_tokens(tokens: dict[str, int], name: str) -> None:
+    """Raise DataError where a split of the corpus `name` has no tokens."""
+    empty = [split for split, count in tokens.items() if not count]
+    if len(empty) == len(tokens):
+        raise DataError(f"{name} is empty", "Give a source with some text in it.")
+    if empty:
+        raise DataError(
+            f"by its hash no document of {name} falls to {empty[0]}",
+            "--split position takes the end of each document for validation",
+        )
+
+
 class Sources:
     """The size and sha256 of every input, found beside the work on them."""
 

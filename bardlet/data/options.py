@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from bardlet.data.documents import documents
 from bardlet.data.records import Reading
 from bardlet.data.sources import Collection
 from bardlet.errors import DataError, UsageError
@@ -19,7 +22,7 @@ OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
 ENTRY = 130  # bytes that the manifest has of an input, besides its name
-FEW = 20  # texts, below which each is split by position: a hash might leave a side without any
+FEW = 20  # documents, below which each is split by position: a hash might leave a side without any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Options:
 
     tokenizer: str = "char"
     vocab_size: int = 0
-    split: str = "auto"  # position, document; auto: by position where there are few texts
+    split: str = "auto"  # position, document; auto: by position where there are few documents
     val_fraction: float = 0.1
     shard_tokens: int = 100_000_000
     distinct: bool = False  # drop documents that are there already
@@ -86,12 +89,28 @@ def check_folder(out: Path) -> None:
 
 
 def split_rule(collection: Collection, options: Options) -> str:
-    """What `auto` means here: known before anything is read."""
+    """What `auto` means here: known before all is read."""
     if options.split != "auto":
         return options.split
-    texts = all(given.kind in ("text", "memory") for given in collection.inputs)
-    few = texts and len(collection.inputs) < FEW and options.part[1] == 1
-    return "position" if few else "document"
+    whole = options.part[1] > 1 or options.reading.prompt_key
+    return "document" if whole or many(collection, options.reading) else "position"
+
+
+def many(collection: Collection, reading: Reading) -> bool:
+    """Whether there are enough documents for a hash to leave no side without any."""
+    found = 0
+    for given in collection.inputs:
+        if given.kind in ("text", "memory"):
+            found += 1
+        elif given.kind == "hub":
+            return True
+        else:
+            with contextlib.suppress(DataError):  # whoever reads all of it says so
+                ends = (piece.last for piece in documents(given, reading) if piece.last)
+                found += sum(itertools.islice(ends, FEW))
+        if found >= FEW:
+            return True
+    return False
 
 
 def identity(collection: Collection, options: Options) -> str:
