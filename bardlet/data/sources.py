@@ -93,6 +93,7 @@ def find(
             if len(given) == 1:
                 return of_text(text)
             found = list(of_text(text).inputs)
+            notes += text.notes
             names.append(text.name)
         elif source == "-":
             found = [standard_input(folder)]
