@@ -148,6 +148,16 @@ def test_every_format_gives_the_same_documents(name: str, tmp_path: Path) -> Non
     assert dataset.manifest["end_of_text"] == 256
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.usefixtures("small_units")
+def test_progress_is_told_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
+    FORMATS[name](tmp_path / name)
+    found = sources.find([str(tmp_path / name)])
+    told = [u.bytes for u in units.units(found.inputs, Reading(), 0.1, lambda *given: None)]
+    assert sum(told) == (tmp_path / name).stat().st_size
+    assert min(told) >= 0
+
+
 def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
     poems = [
         {"title": f"{i}", "paragraphs": [f"\u660e\u6708 {i},", "\u4f4e\u982d."]} for i in range(40)

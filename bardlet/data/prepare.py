@@ -77,8 +77,10 @@ class Work:
         self.counts = {"empty": 0, "bad_bytes": 0, "duplicates": 0}
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
+        unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
         quick = options.tokenizer in ("char", "byte")
-        self.workers = options.workers or workers.default_count(self.size, quick)
+        worth = workers.default_count(self.size + unknown * (1 << 40), quick)
+        self.workers = options.workers or worth
 
     def run(self, noted: dict[str, Any]) -> None:
         """Survey, tokenize, describe."""

@@ -86,7 +86,8 @@ def find(
     names: list[str] = []
     for source in given:
         if (of_hub := named.hub(source, sample)) and not Path(source).exists():
-            found = [Input(name=of_hub[0], kind="hub", path=of_hub[0], sample=of_hub[1])]
+            address, most = of_hub
+            found = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
         elif file is not None or (source in named.TABLE and not Path(source).is_file()):
             text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
