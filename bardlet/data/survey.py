@@ -120,7 +120,9 @@ def sample(
     taken: list[str] = []
     size = 0
     for unit in units():
-        if unit.index % stride or size >= 2 * SAMPLE:
+        if size >= 2 * SAMPLE:
+            break
+        if unit.index % stride:
             continue
         for piece in encoding.pieces(found.placed(unit), job, []):
             for split, text, _, _ in encoding.sides(piece, job):
