@@ -104,7 +104,7 @@ def marked(row: np.ndarray, told: Sequence[Mapping[str, Any]], tokenizer: Tokeni
         text += stream.feed(row[at:start].tolist()) + OPEN
         text += stream.feed(row[start:end].tolist()) + CLOSE
         at = end
-    return text + stream.feed(row[at:].tolist()) + stream.end()
+    return text + stream.feed(row[at:].tolist())  # without a character that is only begun
 
 
 def runs_in(stream: TokenStream, rows: Sequence[np.ndarray], least: int) -> list[list[Run]]:

@@ -74,7 +74,8 @@ def write(
     else:
         ids = Pieces(num_samples).fit(functools.partial(drawn, draw, num_samples))  # (B, N)
     took = time.perf_counter() - began
-    texts = [text + tokenizer.decode(row) for row in ids]
+    # a stream that is not ended leaves out a character that its last token only begins
+    texts = [text + tokenizer.stream().feed(row.tolist()) for row in ids]
     rate = ids.size / took if took else 0.0
     found = None
     if trained_on is not None:
@@ -87,7 +88,7 @@ def write(
         }  # fmt: skip
         print(json.dumps({**result, "memorization": found} if found else result))
     elif streamed:
-        print(f"{stream.end()}\n{SEPARATOR}")
+        print(f"\n{SEPARATOR}")
     else:
         if found:
             texts = [

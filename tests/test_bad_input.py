@@ -83,7 +83,7 @@ def fails(capfd: CaptureFixture[str]) -> Run:
     [
         (b"", "text.txt is empty"),
         (b" \n\n", "text.txt is empty"),
-        (b"a", "text has 1 characters, too few to split"),
+        (b"a", "text has 1 character, too few to split"),
     ],
     ids=["nothing", "blank", "one character"],
 )

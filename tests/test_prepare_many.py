@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 
 from bardlet import cli
-from bardlet.data import documents, packed, sources, units
+from bardlet.commands import prepare as prepare_command
+from bardlet.data import documents, options, packed, sources, units
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -125,6 +126,9 @@ FORMATS = {
     "a.jsonl.bz2": lambda p: p.write_bytes(bz2.compress(lines(TEXTS))),
     "a.ndjson.xz": lambda p: p.write_bytes(lzma.compress(lines(TEXTS))),
     "a.jsonl.zst": write_zst,
+    "a.json": lambda p: p.write_text(json.dumps([{"n": 1, "text": t} for t in TEXTS], indent=2)),
+    "a.json.gz": lambda p: p.write_bytes(gzip.compress(json.dumps(TEXTS).encode())),
+    "lines.json": lambda p: p.write_bytes(lines(TEXTS)),
     "a.csv": lambda p: p.write_text(table(TEXTS), encoding="utf-8", newline=""),
     "a.csv.gz": lambda p: p.write_bytes(gzip.compress(table(TEXTS).encode())),
     "a.zip": write_zip,
@@ -143,6 +147,33 @@ def test_every_format_gives_the_same_documents(name: str, tmp_path: Path) -> Non
     assert val == [t for t in TEXTS if units.goes_to_val(t, 0.1)]
     assert len(val) > 0
     assert dataset.manifest["end_of_text"] == 256
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.usefixtures("small_units")
+def test_progress_is_told_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
+    FORMATS[name](tmp_path / name)
+    found = sources.find([str(tmp_path / name)])
+    told = [u.bytes for u in units.units(found.inputs, Reading(), 0.1, lambda *given: None)]
+    assert sum(told) == (tmp_path / name).stat().st_size
+    assert min(told) >= 0
+
+
+def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
+    poems = [
+        {"title": f"{i}", "paragraphs": [f"\u660e\u6708 {i},", "\u4f4e\u982d."]} for i in range(40)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(poems), encoding="utf-8")
+    reading = Reading(text_key="paragraphs")
+    dataset = made(tmp_path / "d", tmp_path / "a.json", reading=reading)
+    both = texts_of(dataset, "train") + texts_of(dataset, "val")
+    assert sorted(both) == sorted("\n".join(poem["paragraphs"]) for poem in poems)
+    with pytest.raises(DataError, match=r"record 1: 'text' is not there.*there are title, para"):
+        made(tmp_path / "e", tmp_path / "a.json")
+    poems[3]["paragraphs"] = ["a", 5]
+    (tmp_path / "a.json").write_text(json.dumps(poems), encoding="utf-8")
+    with pytest.raises(DataError, match="record 4: 'paragraphs' is no text"):
+        made(tmp_path / "e", tmp_path / "a.json", reading=reading)
 
 
 def test_a_folder_and_a_glob_give_each_file_as_a_document(tmp_path: Path) -> None:
@@ -164,9 +195,46 @@ def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
     assert texts_of(dataset, "train") == ["a" * 90, "b" * 45]
     assert texts_of(dataset, "val") == ["a" * 10, "b" * 5]
     of_chars = made(tmp_path / "c", tmp_path / "a.txt", tmp_path / "b.txt", tokenizer="char")
+    end = "<|endoftext|>"
     ids = of_chars.splits["train"].read(0, 1000)
-    assert of_chars.tokenizer.decode(ids) == "a" * 90 + "\n" + "b" * 45 + "\n"
-    assert of_chars.manifest["end_of_text"] is None
+    assert of_chars.tokenizer.decode(ids) == "a" * 90 + end + "b" * 45 + end
+    assert (of_chars.manifest["end_of_text"], of_chars.vocab_size) == (2, 3)
+    single = made(tmp_path / "e", tmp_path / "a.txt", tokenizer="char")
+    assert (single.manifest["end_of_text"], single.vocab_size) == (None, 1)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.zip", "a.tgz"])
+def test_few_records_are_split_by_position(name: str, tmp_path: Path) -> None:
+    few = {
+        "a.json": lambda p: p.write_text(json.dumps({"text": TEXTS[0]}), encoding="utf-8"),
+        "a.jsonl.gz": lambda p: p.write_bytes(gzip.compress(lines(TEXTS[:19]))),
+        "a.csv": lambda p: p.write_text(table(TEXTS[:19]), encoding="utf-8", newline=""),
+    }
+    few.get(name, FORMATS[name])(tmp_path / name)
+    by = made(tmp_path / "d", tmp_path / name).manifest["split"]["by"]
+    assert by == ("position" if name in few else "document")
+    if name in few:
+        options: dict[str, Any] = {"part": (1, 2)}
+        assert (
+            made(tmp_path / "e", tmp_path / name, **options).manifest["split"]["by"] == "document"
+        )
+
+
+def test_a_split_far_from_what_was_asked_for_is_said(tmp_path: Path) -> None:
+    texts = [f"{i} " * 10 for i in range(40)]
+    in_val = next(f"long {i} " for i in range(99) if units.goes_to_val(f"long {i} " * 500, 0.1))
+    said: list[str] = []
+    jsonl(tmp_path / "a.jsonl", [*texts, in_val * 500])
+    dataset = made(tmp_path / "d", tmp_path / "a.jsonl", say=said.append)
+    [note] = dataset.manifest["notes"]
+    share = dataset.manifest["splits"]["val"]["bytes"]
+    share /= share + dataset.manifest["splits"]["train"]["bytes"]
+    assert note.startswith(f"val has {100 * share:.1f}% of the text, not 10.0%: by their hash")
+    assert said == [note]
+    parts = [made(tmp_path / f"p{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    assert merge(parts, tmp_path / "m").manifest["notes"] == [note]
+    by_position = made(tmp_path / "e", tmp_path / "a.jsonl", split="position")
+    assert by_position.manifest["notes"] == []
 
 
 def test_more_files_do_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:
@@ -284,9 +352,67 @@ def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
     dataset = made(tmp_path / "d", folder, skip_unreadable=True)
     notes = "\n".join(dataset.manifest["notes"])
-    assert "not read: 07.txt: 07.txt is not utf-8" in notes
-    assert "not read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
+    assert "not all read: 07.txt: 07.txt is not utf-8" in notes
+    assert "not all read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
     assert TEXTS[8] in texts_of(dataset, "train") + texts_of(dataset, "val")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
+def test_what_cannot_be_opened_in_a_folder_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "folder.txt").mkdir(parents=True)
+    (folder / "folder.txt" / "inside.txt").write_text("inside", encoding="utf-8")
+    (folder / "good.txt").write_text("good", encoding="utf-8")
+    (folder / "empty.txt").touch()
+    (folder / "broken.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.txt")
+    command = ["prepare", str(folder), "--out", str(tmp_path / "d"), "--tokenizer=byte"]
+    assert cli.main(command) == 1
+    assert f"cannot read {folder / 'broken.txt'}: No such file" in capsys.readouterr().err
+    assert cli.main([*command, "--skip_unreadable"]) == 0
+    said = capsys.readouterr().err
+    dataset = Dataset(tmp_path / "d")
+    assert dataset.manifest["notes"] == [
+        "not read: broken.txt: No such file or directory",
+        "not read: pipe.txt: not a regular file",
+        "1 empty documents were left out",
+    ]
+    assert all(note in said for note in dataset.manifest["notes"])
+    assert texts_of(dataset, "train") == ["insid", "goo"]
+
+
+@pytest.mark.parametrize("split", ["document", "position"])
+@pytest.mark.usefixtures("small_units")
+def test_what_can_be_read_of_a_damaged_file_is_a_document(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bardlet.data.text.BLOCK", 10_000)
+    whole = "".join(random.Random(0).choices("abcdefgh ", k=700_000))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(whole.encode())[:-3000])
+    jsonl(tmp_path / "b.jsonl", TEXTS)
+    given = [tmp_path / "a.txt.gz", tmp_path / "b.jsonl"]
+    with pytest.raises(DataError, match=r"a\.txt\.gz: it is damaged"):
+        made(tmp_path / "d", *given, split=split)
+    dataset = made(tmp_path / "d", *given, split=split, skip_unreadable=True)
+    note, *_ = dataset.manifest["notes"]
+    assert note.startswith("not all read: a.txt.gz: cannot read a.txt.gz: it is damaged")
+    train, val = (texts_of(dataset, split) for split in SPLITS)
+    if split == "document":
+        assert len(train + val) == 61 and set(TEXTS) <= set(train + val)
+        [damaged] = [t for t in train + val if t not in TEXTS]
+    else:
+        assert len(train) == len(val) == 61
+        damaged = train[0] + val[0]
+    assert 500_000 < len(damaged) < 700_000
+    assert damaged[-1] == "\n" and whole.startswith(damaged[:-1])
+
+
+def test_nothing_that_can_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:10])
+    with pytest.raises(DataError, match=r"nothing could be read: cannot read a\.jsonl\.gz: it is"):
+        made(tmp_path / "d", tmp_path / "a.jsonl.gz", skip_unreadable=True)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +536,20 @@ def test_many_tiny_files(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{i:05d}.txt").write_text(f"text {i}", encoding="utf-8")
     dataset = made(tmp_path / "d", tmp_path / "in")
     assert len(texts_of(dataset, "train")) + len(texts_of(dataset, "val")) == 3000
+
+
+def test_more_files_than_a_manifest_can_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(50):
+        (tmp_path / "in" / f"{i:02d}\u660e.txt").write_text(f"text {i}", encoding="utf-8")
+    size = (made(tmp_path / "d", tmp_path / "in").folder / "manifest.json").stat().st_size
+    monkeypatch.setattr(options, "LARGEST", size - 2500)  # of which the rest has less
+    with pytest.raises(DataError, match=r"50 files are more than .* name\. Pack"):
+        made(tmp_path / "e", tmp_path / "in")
+    monkeypatch.setattr(options, "LARGEST", size + 200)
+    made(tmp_path / "e", tmp_path / "in")
 
 
 RSS = """
@@ -605,6 +745,53 @@ def test_parts_merged_are_the_documents_of_the_whole(tmp_path: Path) -> None:
         merge(parts, tmp_path / "e")
     with pytest.raises(UsageError, match="needs a tokenizer that all parts share"):
         made(tmp_path / "f", path, part=(1, 2), tokenizer="char")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_PROCID": "{0}", "SLURM_NTASKS": "3"},
+        {"RANK": "{0}", "WORLD_SIZE": "3"},
+        {"SLURM_ARRAY_TASK_ID": "{1}", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1",
+         "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("small_units")
+def test_parts_by_rank_and_merged_by_command(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for rank, count, _ in prepare_command.RANKS:
+        monkeypatch.delenv(rank, raising=False)
+        monkeypatch.delenv(count, raising=False)
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+    command = ["prepare", "a.jsonl", "--tokenizer=byte"]
+    assert cli.main([*command, "--part=auto"]) == 2
+    assert "there are none. Start it with srun" in capsys.readouterr().err
+    assert cli.main([*command, "--out=data/whole"]) == 0
+    for i in range(3):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(i, i + 1))
+        assert cli.main([*command, "--part=auto"]) == 0
+    parts = [f"data/a.part-{i}" for i in (1, 2, 3)]
+    assert [Dataset(Path(p)).manifest["options"]["part"] for p in parts] == ["1/3", "2/3", "3/3"]
+    assert cli.main(["prepare", "--merge", *parts, "--out=data/merged"]) == 0
+    whole, merged = Dataset(Path("data/whole")), Dataset(Path("data/merged"))
+    for split in SPLITS:
+        assert sorted(texts_of(merged, split)) == sorted(texts_of(whole, split))
+
+
+def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+    parts = [made(tmp_path / f"{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    assert not len(Dataset(parts[1]).splits["train"])
+    whole = made(tmp_path / "d", tmp_path / "a.jsonl")
+    assert merge(parts, tmp_path / "m").hash == whole.hash
+    jsonl(tmp_path / "b.jsonl", TEXTS[:1])
+    parts = [made(tmp_path / f"b{i}", tmp_path / "b.jsonl", part=(i, 2)).folder for i in (1, 2)]
+    with pytest.raises(DataError, match="by its hash no document of b falls to"):
+        merge(parts, tmp_path / "e")
 
 
 def test_inspect_shows_bytes_per_token_and_documents(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Refused
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli
+from bardlet import cli, writing
 from bardlet.data.tokenizer import load
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
@@ -128,13 +129,37 @@ def test_chinese_poems(tokenizer: str, size: int, printed: Any) -> None:
         assert len(kept.encode(POEMS)) < len(POEMS)
 
 
+@pytest.mark.parametrize("kind", ["bpe", "byte"])
+def test_a_sample_that_ends_within_a_character_does_not_show_it(
+    kind: str, printed: Any, monkeypatch: MonkeyPatch
+) -> None:
+    run = trained(printed, "poems.txt", kind, size=300 if kind == "bpe" else 0)
+    kept = load(Path("data", kind, "tokenizer.json"))
+    ids = kept.encode(POEMS)
+    assert len(ids) > 1.4 * len(POEMS)  # most tokens are parts of characters
+
+    def poem(*given: Any, num_samples: int = 1, max_new_tokens: int, **options: Any) -> Any:
+        for i in ids[:max_new_tokens].tolist():
+            yield torch.full((num_samples,), i)
+
+    monkeypatch.setattr(writing, "generate", poem)
+    for count in range(1, 10):
+        draw = ["sample", run, "--start=A", f"--max_new_tokens={count}"]
+        streamed = printed(*draw, "--num_samples=1").removesuffix(f"\n{writing.SEPARATOR}\n")
+        raw = b"".join([kept.tokens()[i] for i in ids[:count]])
+        assert streamed == "A" + raw.decode("utf-8", "ignore")  # the poems are UTF-8 up to its end
+        assert json.loads(printed(*draw, "--num_samples=2", "--json"))["samples"] == [streamed] * 2
+        marked = printed(*draw, "--num_samples=1", "--check_memorization")
+        assert "\ufffd" not in marked.split(writing.SEPARATOR)[0]
+
+
 def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:
     out = json.loads(
         printed("tokenizer", "train", "plays.txt", "--out=t.json", "--vocab_size=270", "--json")
     )
     assert out == {"tokenizer": "t.json", "kind": "bpe", "vocab_size": 270}
     assert printed("tokenizer", "train", "plays.txt", "--tokenizer=char") == (
-        f"tokenizer.json: char, {len(set(TEXT))} tokens\n"
+        f"tokenizer.json: char, {len(set(TEXT)) + 1} tokens\n"
     )
     ids = printed("tokenizer", "encode", "to be \u00e9", "--tokenizer=t.json").split()
     assert [int(i) for i in ids] == load(Path("t.json")).encode("to be \u00e9").tolist()
@@ -188,7 +213,7 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
         (["train"], "source"),
         (["train", "nope.txt"], "'nope.txt' is neither a file nor a folder"),
         (["train", "plays.txt", "--vocab_size=5"], "vocab_size=5 must lie between 257"),
-        (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 2 or more"),
+        (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 3 or more"),
         (["train", "plays.txt", "--out="], "cannot write ."),
         (["train", "plays.txt", "--out=no/such/t.json"], "cannot write no/such/t.json"),
         (["train", "plays.txt", "--tokenizer=byte"], "invalid choice"),

@@ -192,14 +192,32 @@ def test_half_a_surrogate_pair_is_named(name: str) -> None:
 
 
 def test_characters_beyond_a_limit_share_a_token() -> None:
-    few = vocabulary.choose("char", "aaaabbbccd", vocab_size=3)
-    assert few.vocab_size == 3
+    few = vocabulary.choose("char", "aaaabbbccd", vocab_size=4)
+    assert (few.vocab_size, few.end_of_text) == (4, 3)
     assert few.encode("abcdz").tolist() == [0, 1, 2, 2, 2]
-    assert few.decode([0, 1, 2]) == "ab<unk>"
+    assert few.decode([0, 1, 2, 3]) == "ab<unk><|endoftext|>"
     assert from_json(few.to_json(), "x").encode("dab").tolist() == [2, 0, 1]
-    for size in (-3, 1):
-        with pytest.raises(UsageError, match=f"vocab_size={size} must be 2 or more"):
+    for size in (-3, 1, 2):
+        with pytest.raises(UsageError, match=f"vocab_size={size} must be 3 or more"):
             vocabulary.choose("char", "ab", vocab_size=size)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_characters_may_have_a_token_that_ends_a_text(unknown: bool) -> None:
+    ours = CharTokenizer("<>|ab\u660e", unknown=unknown, ends=True)
+    end = 6 + unknown
+    assert (ours.vocab_size, ours.end_of_text) == (end + 1, end)
+    again = from_json(ours.to_json(), "x")
+    assert isinstance(again, CharTokenizer)
+    assert (again.chars, again.unknown, again.end_of_text) == (ours.chars, unknown, end)
+    for text in ("ab\u660e", "a<|b", ""):
+        assert again.encode(text).tolist() == ours.encode(text).tolist()
+    assert end not in ours.encode("<|a|>").tolist()  # no text has it, however it is spelt
+    theirs = library.Tokenizer.from_str(ours.to_json())
+    assert theirs.encode("ab\u660e").ids == ours.encode("ab\u660e").tolist()
+    assert theirs.decode([3, end, 4], skip_special_tokens=False) == "a<|endoftext|>b"
+    assert theirs.decode([3, end, 4]) == ours.decode([3, 4]) == "ab"
+    assert ours.decode([3, end, 4]) == "a<|endoftext|>b"
 
 
 def test_a_size_fits_the_bytes_of_a_text() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,31 @@ SOURCE = (
 )
 SPLIT = (
     "position: the end of each text is for validation; document: whole documents by their hash; "
-    "auto (default): position where there are few texts"
+    "auto (default): position where there are few"
+)
+
+PART = (
+    "i/N: this machine's part of the work; auto: by the variables of SLURM or torchrun, into "
+    "OUT.part-i"
+)
+RANKS = (  # this process's number, how many there are, the number of the first
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("SLURM_PROCID", "SLURM_NTASKS", ""),
+    ("RANK", "WORLD_SIZE", ""),
 )
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("source", nargs="*", help=SOURCE)
+    parser.add_argument("source", nargs="*", default=[], help=SOURCE)
     parser.add_argument("--out", type=Path, help="dataset folder; default data/<name>")
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
     parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
-    parser.add_argument("--text_key", default="text", help="JSON key or column of the text")
+    parser.add_argument(
+        "--text_key", default="text", help="JSON key or column of the text, or of its lines"
+    )
     parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
     parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
     parser.add_argument("--response_key", default="", help="key of the response to it")
@@ -51,7 +65,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
     parser.add_argument("--shard_tokens", type=int, default=10**8, help="tokens in a shard")
     parser.add_argument("--workers", type=int, default=0, help="processes; default: as fits")
-    parser.add_argument("--part", default="1/1", help="i/N: this machine's part of the work")
+    parser.add_argument("--part", default="1/1", help=PART)
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
     parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
     given = parse(parser, args)
@@ -86,18 +100,22 @@ def prepared(given: argparse.Namespace, out: Path | None) -> Any:
         prompt_key=given.prompt_key, response_key=given.response_key,
     )  # fmt: skip
     file: Path | None = getattr(given, "file", None)
+    part = of_ranks(os.environ) if given.part == "auto" else fraction(given.part)
     with tempfile.TemporaryDirectory() as folder:
         found = sources.find(
             given.source, file=file, sample=size(given.sample), folder=Path(folder),
-            encoding=given.encoding, errors=given.errors, say=say,
+            encoding=given.encoding, errors=given.errors, skip=given.skip_unreadable, say=say,
         )  # fmt: skip
         for note in found.notes:
             say(note)
+        out = out or Path("data") / found.name
+        if given.part == "auto":
+            out = out.with_name(f"{out.name}.part-{part[0]}")
         return prepare(
-            found, out or Path("data") / found.name, tokenizer=given.tokenizer,
+            found, out, tokenizer=given.tokenizer,
             vocab_size=given.vocab_size, split=given.split, val_fraction=given.val_fraction,
             shard_tokens=given.shard_tokens, distinct=given.distinct,
-            skip_unreadable=given.skip_unreadable, part=fraction(given.part),
+            skip_unreadable=given.skip_unreadable, part=part,
             workers=given.workers, reading=reading, say=say,
         )  # fmt: skip
 
@@ -116,3 +134,15 @@ def fraction(given: str) -> tuple[int, int]:
     if not found:
         raise UsageError(f"part={given} is not i/N", "The first of four parts is 1/4")
     return int(found[1]), int(found[2])
+
+
+def of_ranks(variables: Mapping[str, str]) -> tuple[int, int]:
+    """The part that a process is to do among those that were started with it."""
+    for rank, count, first in RANKS:
+        if rank in variables and count in variables:
+            i = int(variables[rank]) - int(variables.get(first, 0))
+            return i + 1, int(variables[count])
+    raise UsageError(
+        "part=auto goes by SLURM's or torchrun's variables, and there are none",
+        "Start it with srun, in an array of jobs, or give the part: --part 1/4",
+    )

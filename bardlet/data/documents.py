@@ -11,22 +11,30 @@ from typing import IO
 
 from bardlet.data import packed, text
 from bardlet.data.patterns import CUT
-from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_jsonl, of_parquet
+from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
 from bardlet.data.sources import Input, kind_of
 from bardlet.errors import DataError
 
 PIECE = 1 << 22  # characters from which on a document is handed on in pieces
 
 
-def documents(given: Input, reading: Reading) -> Iterator[Piece]:
-    """Yields the documents of an input in memory that does not grow with it.
+class Place:
+    """How much of an input has been read, in bytes of its file where it is one."""
+
+    bytes = 0
+
+
+def documents(given: Input, reading: Reading, place: Place | None = None) -> Iterator[Piece]:
+    """Yields the documents of an input in memory that does not grow with it; `place` is kept.
 
     DataError for what cannot be read, with the place where that is known.
     """
-    if given.kind == "memory":
-        yield from pieces(iter([given.text]))
-    elif given.kind == "hub":
-        yield from of_hub(given, reading)
+    place = place or Place()
+    if given.kind in ("memory", "hub"):
+        found = pieces(iter([given.text])) if given.kind == "memory" else of_hub(given, reading)
+        for piece in found:
+            place.bytes += len(piece.prompt) + len(piece.text)
+            yield piece
     else:
         try:
             with Path(given.path).open("rb") as file:
@@ -34,7 +42,9 @@ def documents(given: Input, reading: Reading) -> Iterator[Piece]:
                 if given.packing:
                     most = packed.limit(given.bytes)
                     whole = packed.unpacked(file, given.packing, most, given.name)
-                yield from of_file(whole, given.kind, given.name, reading)
+                for piece in of_file(whole, given.kind, given.name, reading):
+                    place.bytes = max(place.bytes, file.tell())
+                    yield piece
         except (OSError, EOFError, *packed.FAILURES) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
@@ -48,6 +58,8 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
         yield from pieces(text.stream(file, name, reading.encoding, reading.errors))
     elif kind == "jsonl":
         yield from of_jsonl(file, name, reading)
+    elif kind == "json":
+        yield from of_json(file, name, reading)
     elif kind == "csv":
         yield from of_csv(file, name, reading)
     elif kind == "parquet":
@@ -104,7 +116,7 @@ def member(path: str, archive: str) -> tuple[str, str] | None:
             "Such an archive is not to be trusted: look at it first",
         )
     found = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
-    return found if found and found[0] in ("text", "jsonl", "csv") else None
+    return found if found and found[0] in ("text", "jsonl", "json", "csv") else None
 
 
 def of_member(

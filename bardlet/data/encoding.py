@@ -76,7 +76,7 @@ def pieces(unit: Unit, job: Job, failed: list[tuple[str, str]]) -> Iterator[Piec
     """Yields the pieces of a unit; with `skip`, an input that cannot be read goes to `failed`."""
     for part in unit.parts:
         try:
-            yield from list(read(part, job.reading))
+            yield from read(part, job.reading)
         except DataError as error:
             if not job.skip:
                 raise

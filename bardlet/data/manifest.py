@@ -39,6 +39,18 @@ def describe(
     }
 
 
+def check_tokens(tokens: dict[str, int], name: str) -> None:
+    """Raise DataError where a split of the corpus `name` has no tokens."""
+    empty = [split for split, count in tokens.items() if not count]
+    if len(empty) == len(tokens):
+        raise DataError(f"{name} is empty", "Give a source with some text in it.")
+    if empty:
+        raise DataError(
+            f"by its hash no document of {name} falls to {empty[0]}",
+            "--split position takes the end of each document for validation",
+        )
+
+
 class Sources:
     """The size and sha256 of every input, found beside the work on them."""
 
@@ -46,11 +58,18 @@ class Sources:
         self.collection = collection
         self.threads = ThreadPoolExecutor(1)
         self.streamed: dict[str, tuple[int, Any]] = {}
-        self.found = {
-            given.path: self.threads.submit(source_of, given)
-            for given in collection.inputs
-            if given.path and given.kind != "hub"
-        }
+        self.stopped = False
+        self.found = self.threads.submit(self.read)
+
+    def read(self) -> dict[str, Source | None]:
+        """The entry of every file, by its path."""
+        found: dict[str, Source | None] = {}
+        for given in self.collection.inputs:
+            if self.stopped:
+                break
+            if given.path and given.kind != "hub":
+                found[given.path] = source_of(given)
+        return found
 
     def saw(self, name: str, text: str) -> None:
         """Count a document of a data set on the hub, which is not read twice."""
@@ -69,13 +88,14 @@ class Sources:
             elif given.kind == "memory":
                 known = [asdict(s) for s in self.collection.sources] or [of_memory(given)]
                 found += known
-            elif source := self.found[given.path].result():
+            elif source := self.found.result()[given.path]:
                 found.append(asdict(source))
         return found
 
     def stop(self) -> None:
         """Do not read what has not been read."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.stopped = True
+        self.threads.shutdown(wait=False)
 
 
 def source_of(given: Input) -> Source | None:

@@ -15,6 +15,7 @@ from bardlet.data import manifest
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import check_folder
+from bardlet.data.remarks import uneven
 from bardlet.data.shards import SUMS
 from bardlet.data.stream import HEADER
 from bardlet.errors import DataError
@@ -39,10 +40,13 @@ def merge(parts: list[Path], out: Path) -> Dataset:
             splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
         write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
         first = found[0].manifest
+        tokens = {split: entry["tokens"] for split, entry in splits.items()}
+        manifest.check_tokens(tokens, first["name"])
         keep = ("split", "end_of_text", "masked", "sources")
         described = manifest.describe(
             first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
-            options={**first["options"], "part": "1/1"}, notes=notes(found),
+            options={**first["options"], "part": "1/1"},
+            notes=notes(found) + uneven(splits, first["split"]),
         )  # fmt: skip
         described["tokenizer"] = first["tokenizer"]
         write_text(place.folder / "manifest.json", json.dumps(described, indent=1) + "\n")

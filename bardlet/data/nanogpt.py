@@ -76,12 +76,12 @@ def of_meta(path: Path) -> CharTokenizer:
 
 
 def meta(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """What nanoGPT's meta.pkl says of this tokenizer."""
-    chars = tokenizer.chars
+    """What nanoGPT's meta.pkl says of this tokenizer: names for all ids, ids for characters."""
+    names = [piece.decode("utf-8", "surrogatepass") for piece in tokenizer.tokens()]
     return {
-        "vocab_size": len(chars),
-        "itos": dict(enumerate(chars)),
-        "stoi": {char: i for i, char in enumerate(chars)},
+        "vocab_size": len(names),
+        "itos": dict(enumerate(names)),
+        "stoi": {char: i for i, char in enumerate(tokenizer.chars)},
     }
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from bardlet.data.documents import documents
 from bardlet.data.records import Reading
 from bardlet.data.sources import Collection
 from bardlet.errors import DataError, UsageError
+from bardlet.untrusted import LARGEST
 
 OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
-FEW = 20  # texts, below which each is split by position: a hash might leave a side without any
+ENTRY = 130  # bytes that the manifest has of an input, besides its name
+FEW = 20  # documents, below which each is split by position: a hash might leave a side without any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class Options:
 
     tokenizer: str = "char"
     vocab_size: int = 0
-    split: str = "auto"  # position, document; auto: by position where there are few texts
+    split: str = "auto"  # position, document; auto: by position where there are few documents
     val_fraction: float = 0.1
     shard_tokens: int = 100_000_000
     distinct: bool = False  # drop documents that are there already
@@ -84,12 +89,28 @@ def check_folder(out: Path) -> None:
 
 
 def split_rule(collection: Collection, options: Options) -> str:
-    """What `auto` means here: known before anything is read."""
+    """What `auto` means here: known before all is read."""
     if options.split != "auto":
         return options.split
-    texts = all(given.kind in ("text", "memory") for given in collection.inputs)
-    few = texts and len(collection.inputs) < FEW and options.part[1] == 1
-    return "position" if few else "document"
+    whole = options.part[1] > 1 or options.reading.prompt_key
+    return "document" if whole or many(collection, options.reading) else "position"
+
+
+def many(collection: Collection, reading: Reading) -> bool:
+    """Whether there are enough documents for a hash to leave no side without any."""
+    found = 0
+    for given in collection.inputs:
+        if given.kind in ("text", "memory"):
+            found += 1
+        elif given.kind == "hub":
+            return True
+        else:
+            with contextlib.suppress(DataError):  # whoever reads all of it says so
+                ends = (piece.last for piece in documents(given, reading) if piece.last)
+                found += sum(itertools.islice(ends, FEW))
+        if found >= FEW:
+            return True
+    return False
 
 
 def identity(collection: Collection, options: Options) -> str:
@@ -101,7 +122,14 @@ def identity(collection: Collection, options: Options) -> str:
 
 
 def check_room(collection: Collection, options: Options, out: Path) -> None:
-    """Raise DataError where the disk has not the room that the tokens most likely take."""
+    """Raise DataError where the manifest cannot name all inputs, or the disk has most likely not
+    the room for the tokens.
+    """
+    if sum(len(json.dumps(given.name)) + ENTRY for given in collection.inputs) > LARGEST:
+        raise DataError(
+            f"{len(collection.inputs):,} files are more than a manifest can name",
+            "Pack them with tar or zip: each file of an archive is a document, too",
+        )
     size = sum(given.bytes * (4 if given.packing else 1) for given in collection.inputs)
     need = size * 2 if options.tokenizer in ("char", "byte") else size // 2
     parent = next(p for p in out.absolute().parents if p.exists())

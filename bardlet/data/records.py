@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from bardlet.data import text
+from bardlet.data.json_values import values
 from bardlet.data.sources import Input
 from bardlet.errors import DataError
 
@@ -44,24 +45,39 @@ class Piece:
 
 
 def of_record(record: Any, place: str, reading: Reading) -> Piece:
-    """The document that a record is, which is a mapping of names to texts."""
+    """The document that a record is: a mapping of names to texts, or a text without a name.
+
+    A list of texts is one text, of as many lines.
+    """
     keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
+    if isinstance(record, str) and not reading.prompt_key:
+        record = {reading.text_key: record}
     if not isinstance(record, dict):
-        raise DataError(f"{place} is no record with names", "Each line is an object of JSON")
+        raise DataError(f"{place} is no record with names", "Each is an object of JSON, or a text")
+    found: list[str] = []
     for key in keys:
-        if not isinstance(record.get(key, 0), str):
-            there = ", ".join([str(k) for k, v in record.items() if isinstance(v, str)][:8])
+        shown = joined(record.get(key))
+        if shown is None:
+            there = ", ".join([str(k) for k, v in record.items() if joined(v) is not None][:8])
             problem = "is no text" if key in record else "is not there"
             raise DataError(
                 f"{place}: {key!r} {problem}",
                 f"Name the text with --text_key (or --prompt_key and --response_key); there "
                 f"{'are ' + there if there else 'is none'}",
             )
-        text.check_surrogates(record[key], place)
+        text.check_surrogates(shown, place)
+        found.append(shown)
     if not reading.prompt_key:
-        return Piece(text=record[keys[0]])
-    prompt, response = (record[key] for key in keys)
+        return Piece(text=found[0])
+    prompt, response = found
     return Piece(text=response, prompt=prompt if prompt[-1:].isspace() else prompt + "\n")
+
+
+def joined(value: Any) -> str | None:
+    """The text that a value is, or that a list has as its lines; None for anything else."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    return value if isinstance(value, str) else None
 
 
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 1) -> Iterator[Piece]:
@@ -78,6 +94,13 @@ def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 1) -> It
                 raise DataError(f"{place} is no JSON: {error}", "Mend or remove it") from None
             yield of_record(record, place, reading)
         number += 1
+
+
+def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
+    """Yields a document for each record, be they in an array or one after the other."""
+    blocks = text.stream(file, name, reading.encoding, reading.errors)
+    for number, record in enumerate(values(blocks, name), start=1):
+        yield of_record(record, f"{name}, record {number}", reading)
 
 
 def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
@@ -115,7 +138,8 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
             for record in batch.to_pylist():
                 yield of_record(record, name, reading)
     except (ArrowException, OSError) as error:
-        raise DataError(f"cannot read {name}: {error}", "Check the file") from None
+        reason = str(error).removesuffix(".")
+        raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
 
 
 def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from bardlet.data.documents import documents
 from bardlet.data.records import Reading
@@ -15,7 +16,7 @@ REPORTED = 20  # inputs that are named
 
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     """Remarks on the documents that were left out or mended; `failed` says why by input."""
-    found = [f"not read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
+    found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = {
         "inputs in all could not be read": len(failed) if len(failed) > REPORTED else 0,
         "places that are not of the encoding were mended": counts["bad_bytes"],
@@ -23,6 +24,18 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
         "duplicates were left out": counts["duplicates"],
     }
     return found + [f"{count:,} {what}" for what, count in said.items() if count]
+
+
+def uneven(splits: dict[str, Any], rule: dict[str, Any]) -> list[str]:
+    """A remark where a split by documents gives one side far more or less than was asked for."""
+    sizes = {split: entry["bytes"] for split, entry in splits.items()}
+    share, wanted = sizes["val"] / max(sum(sizes.values()), 1), rule["val_fraction"]
+    if rule["by"] == "position" or wanted / 2 <= share <= min(2 * wanted, (1 + wanted) / 2):
+        return []
+    return [
+        f"val has {share:.1%} of the text, not {wanted:.1%}: by their hash, few documents or some "
+        "long ones fall to one side; --split position takes the end of each"
+    ]
 
 
 def beginning(collection: Collection, reading: Reading) -> str:

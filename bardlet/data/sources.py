@@ -17,8 +17,8 @@ from bardlet.errors import DataError
 from bardlet.untrusted import regular
 
 KINDS = {
-    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
-    ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
+    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
+    ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
@@ -71,34 +71,39 @@ def kind_of(name: str) -> tuple[str, str] | None:
 
 def find(
     given: list[str], *, file: Path | None = None, sample: int = 0, folder: Path | None = None,
-    encoding: str = "utf-8", errors: str = "strict", say: Callable[[str], None] = lambda line: None,
+    encoding: str = "utf-8", errors: str = "strict", skip: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Collection:  # fmt: skip
     """The inputs that `given` names, in its order, each folder's sorted by path.
 
     A file's name says what it is, and one that says nothing is text. `file` stands in for a named
     corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
-    UsageError and DataError as in `corpus.load`.
+    UsageError and DataError as in `corpus.load`; with `skip` a folder's files that cannot be opened
+    are passed over with a remark.
     """
     inputs: list[Input] = []
+    notes: list[str] = []
     names: list[str] = []
     for source in given:
         if (of_hub := named.hub(source, sample)) and not Path(source).exists():
-            found = [Input(name=of_hub[0], kind="hub", path=of_hub[0], sample=of_hub[1])]
+            address, most = of_hub
+            found = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
         elif file is not None or (source in named.TABLE and not Path(source).is_file()):
             text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
             if len(given) == 1:
                 return of_text(text)
             found = list(of_text(text).inputs)
+            notes += text.notes
             names.append(text.name)
         elif source == "-":
             found = [standard_input(folder)]
             names.append("stdin")
         else:
-            found = of_path(source, several=len(given) > 1)
+            found = of_path(source, several=len(given) > 1, skipped=notes if skip else None)
             names.append(stem(source))
         inputs += found
-    return Collection(name="-".join(names)[:80], inputs=tuple(inputs))
+    return Collection(name="-".join(names)[:80], inputs=tuple(inputs), notes=tuple(notes))
 
 
 def stem(source: str) -> str:
@@ -113,8 +118,11 @@ def stem(source: str) -> str:
     return Path(plain).stem
 
 
-def of_path(source: str, *, several: bool) -> list[Input]:
-    """The inputs of a file, a folder or a glob; with several sources they keep its path."""
+def of_path(source: str, *, several: bool, skipped: list[str] | None = None) -> list[Input]:
+    """The inputs of a file, a folder or a glob; with several sources they keep its path.
+
+    What cannot be opened of a folder or glob is told to `skipped` where there is such a list.
+    """
     path = Path(source)
     try:
         if source and path.is_dir():
@@ -134,7 +142,15 @@ def of_path(source: str, *, several: bool) -> list[Input]:
         else:
             raise corpus.nothing_there(source, (*named.TABLE, "hf://DATASET"))
         prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
-        return [of_file(file, prefix + name) for file, name in files]
+        if skipped is None or len(files) == 1:
+            return [of_file(file, prefix + name) for file, name in files]
+        found = []
+        for file, name in files:
+            try:
+                found.append(of_file(file, prefix + name))
+            except OSError as error:
+                skipped.append(f"not read: {prefix + name}: {error.strerror or error}")
+        return found
     except OSError as error:
         raise corpus.unreadable(error.filename or source, error) from None
 

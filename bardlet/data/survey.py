@@ -60,6 +60,7 @@ def survey(
     """Read what has to be read, and choose the tokenizer."""
     found = Survey()
     name = options.tokenizer
+    vocabulary.check_size(name, options.vocab_size)
     encoder = None
     if name not in ("char", "bpe"):
         encoder = vocabulary.choose(name, "", vocab_size=options.vocab_size, say=say)
@@ -67,9 +68,7 @@ def survey(
     if name == "char" or job.by == "position":
         counts = scan(collection, job, units, found, count)
     if name == "char":
-        if job.separate:
-            counts[ord("\n")] += 1
-        encoder = CharTokenizer.of_counts(counts, options.vocab_size)
+        encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=job.separate)
     elif name == "bpe":
         text = sample(collection, job, units, found)
         encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
@@ -121,7 +120,9 @@ def sample(
     taken: list[str] = []
     size = 0
     for unit in units():
-        if unit.index % stride or size >= 2 * SAMPLE:
+        if size >= 2 * SAMPLE:
+            break
+        if unit.index % stride:
             continue
         for piece in encoding.pieces(found.placed(unit), job, []):
             for split, text, _, _ in encoding.sides(piece, job):

@@ -39,15 +39,11 @@ def byte_level(
     bare = {**level, "use_regex": pattern == GPT2}  # the format has a name for that pattern
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
     both = {"type": "Sequence", "pretokenizers": [{**split, "invert": False}, bare]}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": content, **flags, "special": True}
-            for content, i in special.items()
-        ],
+        "added_tokens": added(special),
         "normalizer": None,
         "pre_tokenizer": both if pattern not in (None, GPT2) else bare,
         "post_processor": None,
@@ -65,6 +61,12 @@ def byte_level(
             "merges": [list(pair) for pair in merges],
         },
     }
+
+
+def added(special: dict[str, int]) -> list[dict[str, Any]]:
+    """The format's entries of tokens that no text is encoded to, by name with their ids."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [{"id": i, "content": name, **flags, "special": True} for name, i in special.items()]
 
 
 def parse(text: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bardlet.data import text
-from bardlet.data.documents import documents
+from bardlet.data.documents import Place, documents
 from bardlet.data.patterns import CUT
 from bardlet.data.records import Piece, Reading, of_jsonl
 from bardlet.data.sources import Input
@@ -97,20 +97,34 @@ def units(
 def batches(
     given: Input, reading: Reading, val_fraction: float
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
-    """Yields the documents of an input, some millions of characters at a time, with their size."""
+    """Yields the documents of an input, some millions of characters at a time, each time with the
+    bytes of its file that were read for them.
+
+    What can be read of one that is damaged comes before the DataError.
+    """
     waiting: list[Piece] = []
-    size, train = 0, True
-    for piece in documents(given, reading):
-        if not (piece.first and piece.last):
-            train = not goes_to_val(piece.text, val_fraction) if piece.first else train
-            piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
-        waiting.append(piece)
-        size += len(piece.text) + len(piece.prompt)
-        if size >= UNIT:
-            yield tuple(waiting), size
-            waiting, size = [], 0
+    size, told, train, whole = 0, 0, True, True
+    place = Place()
+    damage: DataError | None = None
+    try:
+        for piece in documents(given, reading, place):
+            if not (piece.first and piece.last):
+                train = not goes_to_val(piece.text, val_fraction) if piece.first else train
+                piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
+            whole = piece.last
+            waiting.append(piece)
+            size += len(piece.text) + len(piece.prompt)
+            if size >= UNIT:
+                yield tuple(waiting), place.bytes - told
+                waiting, size, told = [], 0, place.bytes
+    except DataError as error:
+        damage = error
+    if not whole:  # every document has an end
+        waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
     if waiting:
-        yield tuple(waiting), size
+        yield tuple(waiting), (given.bytes or place.bytes) - told
+    if damage:
+        raise damage
 
 
 def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:

@@ -26,15 +26,9 @@ def choose(
     where 0 fits it to the text. `say` receives progress lines. UsageError for what cannot be right,
     DataError for a vocabulary that cannot be had or read.
     """
-    if vocab_size and name not in ("char", "bpe"):
-        raise UsageError(
-            f"vocab_size={vocab_size} is for --tokenizer char or bpe, not for {name}",
-            "The others have the size that they have",
-        )
+    check_size(name, vocab_size)
     if name == "char":
-        if vocab_size and vocab_size < 2:
-            raise UsageError(f"vocab_size={vocab_size} must be 2 or more: a character and <unk>")
-        return CharTokenizer.train(text, limit=vocab_size)
+        return CharTokenizer.train(text, limit=vocab_size, ends=True)
     if name == "bpe":
         size = vocab_size or bpe_training.suggested_size(len(text.encode("utf-8", "replace")))
         found = from_json(bpe_training.train(text, size), "the trained vocabulary")
@@ -42,6 +36,19 @@ def choose(
             say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: each word is one")
         return found
     return existing(name, say)
+
+
+def check_size(name: str, vocab_size: int) -> None:
+    """Raise UsageError where `name` takes no size, or not this one."""
+    if vocab_size and name not in ("char", "bpe"):
+        raise UsageError(
+            f"vocab_size={vocab_size} is for --tokenizer char or bpe, not for {name}",
+            "The others have the size that they have",
+        )
+    if name == "char" and vocab_size and vocab_size < 3:
+        raise UsageError(
+            f"vocab_size={vocab_size} must be 3 or more: a character, <unk> and the end of a text"
+        )
 
 
 def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Tokenizer:

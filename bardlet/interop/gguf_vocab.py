@@ -54,9 +54,10 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     tokens = [spelt(piece) for piece in pieces] + [""] * (rows - len(pieces))
     types = [NORMAL] * rows
     if tokenizer.kind == "char":
-        characters = [piece for piece in pieces if piece != UNKNOWN_CHARACTER]
+        others = (UNKNOWN_CHARACTER, END_OF_TEXT.encode())
+        characters = [piece for piece in pieces if piece not in others]
         pre, merges = "gpt-2", [merge for piece in characters for merge in joins(piece)]
-        if len(characters) < len(pieces):
+        if UNKNOWN_CHARACTER in pieces:
             types[pieces.index(UNKNOWN_CHARACTER)] = UNKNOWN
     else:
         merges = [m if isinstance(m, str) else " ".join(m) for m in document["model"]["merges"]]
