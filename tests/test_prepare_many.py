@@ -468,6 +468,38 @@ def test_a_line_that_cannot_be_used_is_named(raw: bytes, problem: str, tmp_path:
     assert "a.jsonl, line" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.tgz"])
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+@pytest.mark.usefixtures("small_units")
+def test_only_the_lines_that_cannot_be_read_are_left_out(
+    tokenizer: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [words(40, i) for i in range(100)]
+    rows = [json.dumps({"text": text}).encode() for text in good]
+    bad = [b'{"text', b'{"body": 1}', b'{"text": "\\ud800"}', b'{"text": "caf\xe9"}']
+    for place, row in zip((70, 50, 20, 10), bad, strict=True):
+        rows.insert(place, row)
+    monkeypatch.setitem(globals(), "lines", lambda texts: b"\n".join(rows) + b"\n")
+    FORMATS[name](tmp_path / name)
+    with pytest.raises(DataError, match=r"line 11 is not utf-8: byte 0xe9"):
+        made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer)
+    dataset = made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer, skip_unreadable=True)
+    first, *rest = dataset.manifest["notes"]
+    assert first.startswith(f"not all read: {name}: ") and "line 11 is not utf-8" in first
+    assert "4 lines of JSON that could not be read were left out" in rest
+    if tokenizer == "byte":
+        assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(good)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_bad_line_far_into_a_file_is_named_by_its_byte(tmp_path: Path) -> None:
+    before = lines([words(40, i) for i in range(100)])
+    (tmp_path / "a.jsonl").write_bytes(before + b'{"text\n' + before)
+    place = rf"a\.jsonl, the line at byte {len(before):,} is no JSON"
+    with pytest.raises(DataError, match=place):
+        made(tmp_path / "d", tmp_path / "a.jsonl")
+
+
 # ---- large and many ----
 
 

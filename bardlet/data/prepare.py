@@ -74,7 +74,7 @@ class Work:
     ) -> None:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.failed: dict[str, str] = {}
-        self.counts = {"empty": 0, "bad_bytes": 0, "duplicates": 0}
+        self.counts = {"empty": 0, "bad_bytes": 0, "lines": 0, "duplicates": 0}
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
         unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
@@ -170,8 +170,9 @@ class Work:
         """Write what became of a unit, and count what is to be reported."""
         self.counts["empty"] += result.empty
         self.counts["bad_bytes"] += result.bad_bytes
+        self.counts["lines"] += result.lines
         for name, why in result.failed:
-            self.failed[name] = why
+            self.failed.setdefault(name, why)
         known: set[bytes] = set()
         for split, found in result.splits.items():
             keep = []

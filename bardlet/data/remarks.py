@@ -19,6 +19,7 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = {
         "inputs in all could not be read": len(failed) if len(failed) > REPORTED else 0,
+        "lines of JSON that could not be read were left out": counts["lines"],
         "places that are not of the encoding were mended": counts["bad_bytes"],
         "empty documents were left out": counts["empty"],
         "duplicates were left out": counts["duplicates"],

@@ -124,7 +124,7 @@ def sample(
             break
         if unit.index % stride:
             continue
-        for piece in encoding.pieces(found.placed(unit), job, []):
+        for piece in encoding.pieces(found.placed(unit), job):
             for split, text, _, _ in encoding.sides(piece, job):
                 if split == "train":
                     taken += [piece.prompt, text]
