@@ -822,7 +822,7 @@ def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
     assert merge(parts, tmp_path / "m").hash == whole.hash
     jsonl(tmp_path / "b.jsonl", TEXTS[:1])
     parts = [made(tmp_path / f"b{i}", tmp_path / "b.jsonl", part=(i, 2)).folder for i in (1, 2)]
-    with pytest.raises(DataError, match="by its hash no document of b falls to"):
+    with pytest.raises(DataError, match=r"no document of b falls to .* without --part"):
         merge(parts, tmp_path / "e")
 
 

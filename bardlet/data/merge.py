@@ -41,7 +41,7 @@ def merge(parts: list[Path], out: Path) -> Dataset:
         write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
         first = found[0].manifest
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
-        manifest.check_tokens(tokens, first["name"])
+        manifest.check_tokens(tokens, first["name"], parts=True)
         keep = ("split", "end_of_text", "masked", "sources")
         described = manifest.describe(
             first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
