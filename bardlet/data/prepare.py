@@ -8,7 +8,6 @@ in order, written (`shards`) and described (`manifest`). What is done is noted n
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,16 +52,9 @@ def prepare(
         return there
     key = identity(collection, options)
     place = Workplace(out, key, os.getpid())
-    try:
-        check_room(collection, options, out)
-        noted = place.open()
-        work = Work(collection, options, place, say)
-        work.run(noted)
-        place.publish()
-    except OSError as error:
-        raise DataError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
-    finally:
-        place.leave()
+    check_room(collection, options, out)
+    with place.held() as noted:
+        place.publish(Work(collection, options, place, say).run(noted))
     return Dataset(out)
 
 
@@ -82,8 +74,8 @@ class Work:
         worth = workers.default_count(self.size + unknown * (1 << 40), quick)
         self.workers = options.workers or worth
 
-    def run(self, noted: dict[str, Any]) -> None:
-        """Survey, tokenize, describe."""
+    def run(self, noted: dict[str, Any]) -> dict[str, Any]:
+        """Survey, tokenize, and return the manifest."""
         options, folder = self.options, self.place.folder
         job = encoding.Job(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
@@ -108,10 +100,9 @@ class Work:
         sources = manifest.Sources(self.collection)
         try:
             splits = self.write(job, encoder, found, noted, sources)
-            described = self.describe(encoder, splits, sources)
+            return self.describe(encoder, splits, sources)
         finally:
             sources.stop()
-        write_text(folder / "manifest.json", json.dumps(described, indent=1) + "\n")
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
@@ -237,11 +228,10 @@ class Work:
         notes += losses(encoder, beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
-        described = manifest.describe(
+        return manifest.describe(
             self.collection.name, encoder, splits,
-            split=rule,
+            tokenizer=kind, split=rule,
             end_of_text=encoder.end_of_text if separate else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
             sources=sources.entries(), notes=notes,
         )  # fmt: skip
-        return {**described, "tokenizer": kind}
