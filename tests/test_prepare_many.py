@@ -26,7 +26,7 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import documents, options, packed, sources, units
+from bardlet.data import documents, options, packed, remarks, sources, units
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -501,6 +501,29 @@ def test_a_bad_line_far_into_a_file_is_named_by_its_byte(tmp_path: Path) -> None
 
 
 # ---- large and many ----
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_that_much_text_could_be_encoded_faster_is_said_once(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+
+    def said(name: str, tokenizer: str) -> list[str]:
+        found: list[str] = []
+        made(tmp_path / name, tmp_path / "a.jsonl", tokenizer=tokenizer, say=found.append,
+             workers=workers)  # fmt: skip
+        return [line for line in found if "pip install 'bardlet[fast]'" in line]
+
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert not said("little", "bpe")
+    monkeypatch.setattr(remarks, "MUCH", 1000)
+    assert len(said("much", "bpe")) == 1
+    assert not said("bytes", "byte")
+    installed = SimpleNamespace(__spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "gigatoken", installed)
+    monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
+    assert not said("quick", "bpe")
 
 
 @pytest.fixture

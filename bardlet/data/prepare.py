@@ -21,7 +21,7 @@ from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
 from bardlet.data.records import Piece
-from bardlet.data.remarks import beginning, losses, report, uneven
+from bardlet.data.remarks import beginning, losses, report, slow, uneven
 from bardlet.data.shards import SplitWriter
 from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, survey
@@ -91,6 +91,8 @@ class Work:
                 self.collection, job, options, self.units, self.say, self.workers
             )
             write_text(folder / "tokenizer.json", encoder.to_json())
+        for line in slow(encoder, self.size // options.part[1]):
+            self.say(line)
         if self.collection.single and found.characters == 1:
             raise DataError(
                 f"{self.collection.name} has 1 character, too few to split",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Any
 
+from bardlet.data.bpe import BPETokenizer
 from bardlet.data.documents import documents
 from bardlet.data.records import Reading
 from bardlet.data.sources import Collection
@@ -12,6 +14,7 @@ from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 
 REPORTED = 20  # inputs that are named
+MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
@@ -47,6 +50,14 @@ def beginning(collection: Collection, reading: Reading) -> str:
     except BardletError:
         return ""
     return piece.text[:100_000] if piece else ""
+
+
+def slow(encoder: Tokenizer, size: int) -> list[str]:
+    """A remark where `size` bytes are much to encode, and a quicker library is to be had."""
+    quicker = isinstance(encoder, BPETokenizer) and encoder.pattern
+    if size < MUCH or not quicker or find_spec("gigatoken"):
+        return []
+    return ["pip install 'bardlet[fast]' encodes this vocabulary many times as fast"]
 
 
 def losses(encoder: Tokenizer, text: str) -> list[str]:
