@@ -26,7 +26,7 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import documents, options, packed, remarks, sources, units
+from bardlet.data import documents, options, packed, remarks, sources, survey, units, vocabulary
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -570,6 +570,25 @@ def test_bpe_of_a_text_in_units_has_the_ids_of_the_whole(tmp_path: Path) -> None
         assert (
             dataset.splits[split].read(0, 10**6).tolist() == dataset.tokenizer.encode(part).tolist()
         )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+@pytest.mark.usefixtures("small_units")
+def test_a_vocabulary_is_trained_on_a_bounded_part_of_the_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = ("\u4e2d\u6587\u3002" * 40_000).encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    most, taken = 60_000, []
+    monkeypatch.setattr(survey, "SAMPLE", most)
+    monkeypatch.setattr(survey, "UNIT", units.UNIT)
+    train = vocabulary.bpe_training.train
+    monkeypatch.setattr(
+        vocabulary.bpe_training, "train", lambda text, size: taken.append(text) or train(text, size)
+    )
+    made(tmp_path / "d", tmp_path / name, tokenizer="bpe", vocab_size=259)
+    [text] = taken
+    assert most / 2 < len(text.encode()) < most + 5 * units.UNIT
 
 
 @pytest.mark.usefixtures("small_units")
