@@ -232,7 +232,8 @@ def test_a_split_far_from_what_was_asked_for_is_said(tmp_path: Path) -> None:
     assert note.startswith(f"val has {100 * share:.1f}% of the text, not 10.0%: by their hash")
     assert said == [note]
     parts = [made(tmp_path / f"p{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
-    assert merge(parts, tmp_path / "m").manifest["notes"] == [note]
+    of_parts = note.replace("--split position", "--split position without --part")
+    assert merge(parts, tmp_path / "m").manifest["notes"] == [of_parts] != [note]
     by_position = made(tmp_path / "e", tmp_path / "a.jsonl", split="position")
     assert by_position.manifest["notes"] == []
 

@@ -44,7 +44,7 @@ def merge(parts: list[Path], out: Path) -> Dataset:
         described = manifest.describe(
             first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"},
-            notes=notes(found) + uneven(splits, first["split"]),
+            notes=notes(found) + uneven(splits, first["split"], parts=True),
         )  # fmt: skip
         place.publish(described)
     return Dataset(out)

@@ -30,7 +30,7 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     return found + [f"{count:,} {what}" for what, count in said.items() if count]
 
 
-def uneven(splits: dict[str, Any], rule: dict[str, Any]) -> list[str]:
+def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:
     """A remark where a split by documents gives one side far more or less than was asked for."""
     sizes = {split: entry["bytes"] for split, entry in splits.items()}
     share, wanted = sizes["val"] / max(sum(sizes.values()), 1), rule["val_fraction"]
@@ -38,7 +38,8 @@ def uneven(splits: dict[str, Any], rule: dict[str, Any]) -> list[str]:
         return []
     return [
         f"val has {share:.1%} of the text, not {wanted:.1%}: by their hash, few documents or some "
-        "long ones fall to one side; --split position takes the end of each"
+        f"long ones fall to one side; --split position{' without --part' * parts} takes the end of "
+        "each"
     ]
 
 
