@@ -48,7 +48,7 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
     if config.doc_mask and dataset.end_of_text is None:
         raise UsageError(
             f"doc_mask has nothing to go by: {dataset.folder} has no token between documents",
-            "Prepare several documents, with a tokenizer that has an end of text (byte, gpt2, bpe)",
+            "Leave it out for a single text; prepare several documents again",
         )
     if config.vocab_size and config.vocab_size < dataset.vocab_size:
         raise UsageError(
