@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
