@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +104,29 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
 
 def load_into(model: GPT, path: Path) -> None:
     """Give a model the weights of a file; warn where some are no numbers, as after divergence."""
-    saved = read_tensors(path)
-    strange = [name for name, value in saved.items() if not value.isfinite().all()]
+    own = dict(model.named_parameters())  # tied ones once
+    with torch.no_grad():
+        for name, value in mapped(path):
+            own[name].copy_(value)  # in place: the memory never holds them twice
+    strange = [name for name, p in own.items() if not p.isfinite().all()]
     if strange:
         warnings.warn(f"{path}: {strange[0]} has values that are not finite", stacklevel=2)
-    for name, p in model.named_parameters():  # tied ones once
-        p.data = saved.pop(name).to(p.dtype)  # no second copy of all of them
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
+    return {name: value.clone() for name, value in mapped(path)}
+
+
+def mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The names and tensors of a safetensors file, which are the file itself, mapped into memory.
+
+    CheckpointError where it is damaged.
+    """
     names = shapes_of(path)
     try:
         with safe_open(path, framework="pt") as file:
-            # copied, since what safetensors returns is the mapped file
-            return {name: file.get_tensor(name).clone() for name in names}
+            for name in names:
+                yield name, file.get_tensor(name)
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from None
