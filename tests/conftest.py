@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -11,19 +12,23 @@ from pathlib import Path
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
 import torch
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli
+from bardlet import cli, device
 from bardlet.config import TrainConfig, resolve, to_toml
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
 from bardlet.model import GPT, GPTConfig
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every run measures the machine for as long as a tiny one takes: of a session, the first one does.
+device.measure_flops = functools.cache(device.measure_flops)
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
 FAMILIES = {
