@@ -166,6 +166,17 @@ def test_a_dataset_without_tokens_is_described() -> None:
     assert cli.main(["inspect", str(DATA)]) == 0
 
 
+@pytest.mark.parametrize("name", ["iter", "tokens", "scaler", "dataset"])
+def test_an_entry_that_is_missing_is_named(name: str, refused: Refused) -> None:
+    path = CHECKPOINT / "state.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document[name]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    runs.seal(CHECKPOINT, checkpoint.FILES)
+    for command in READERS.values():
+        assert f"state.json is missing or damaged: it has no {name}" in refused(*command)
+
+
 OPTIONS = {
     "x.toml": [
         "x = " + "[" * 100_000,
@@ -216,3 +227,13 @@ def test_a_bomb_in_a_file_of_options(name: str, text: str, refused: Refused) -> 
     assert name in refused("train", name, "--device=cpu")
     assert time.monotonic() - began < 10
     assert not Path("boom").exists()
+
+
+@pytest.mark.parametrize("name", ["x.toml", "x.py"])
+def test_a_long_file_of_options_is_not_cut(name: str, refused: Refused) -> None:
+    """Here to a whole one."""
+    text = "seed = 1\n" + "#\n" * LARGEST
+    Path(name).write_text(text[:LARGEST], encoding="utf-8")
+    assert cli.main(["train", "tiny.toml", name, "--fresh"]) == 0
+    Path(name).write_text(text[: LARGEST + 1], encoding="utf-8")
+    assert f"more than {LARGEST:,} bytes" in refused("train", "tiny.toml", name, "--fresh")
