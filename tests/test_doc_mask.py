@@ -193,3 +193,20 @@ def test_a_sample_begins_as_a_document_does(
         options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
         ids = [int(i) for i in generate(model, torch.tensor(start), **options)]
         assert found["samples"] == [prompt + tokenizer.decode(ids)]
+
+
+def test_what_is_compiled_is_what_runs(
+    documents: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks make another graph: compiled for the plain one it would be compiled again, untried."""
+    tried: list[bool] = []
+
+    def try_compile(model: GPT, idx: torch.Tensor, machine: object, first: object) -> GPT:
+        tried.append(first is not None)
+        return model
+
+    monkeypatch.setattr(device, "try_compile", try_compile)
+    for doc_mask in (False, True):
+        out = tmp_path / f"run-{doc_mask}"
+        train(tiny_config(documents.folder, out, doc_mask=doc_mask, compile=True, max_iters=1))
+    assert tried == [False, True]
