@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -53,25 +54,28 @@ def long(history: History) -> bool:
     return len(history.iters) >= LEAST
 
 
+def done(history: History) -> int:
+    """How many iterations the run had."""
+    return history.iters[-1]["iter"] + 1
+
+
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(found) for found in findings]
 
 
 def diverged(history: History) -> Finding | None:
     """The loss is no number any more, or ends above where it began."""
-    advice = "Lower --learning_rate (with muon, --muon_lr too), or raise --warmup_iters"
+    found = partial(
+        Finding, illness="diverged",
+        suggestion="Lower --learning_rate (with muon, --muon_lr too), or raise --warmup_iters",
+    )  # fmt: skip
     for event in history.named("nonfinite"):
-        return Finding(
-            illness="diverged", iter=event["iter"], suggestion=advice,
-            evidence=f"loss {event.get('loss')}, gradient norm {event.get('grad_norm')}: "
-            "no finite numbers",
-        )  # fmt: skip
+        loss, norm = event.get("loss"), event.get("grad_norm")
+        evidence = f"loss {loss}, gradient norm {norm}: no finite numbers"
+        return found(iter=event["iter"], evidence=evidence)
     for line in history.iters:
         if line.get("loss") is None:
-            return Finding(
-                illness="diverged", iter=line["iter"], suggestion=advice,
-                evidence="the loss is no finite number",
-            )  # fmt: skip
+            return found(iter=line["iter"], evidence="the loss is no finite number")
     if not long(history):
         return None
     first, last = history.fall()
@@ -79,34 +83,29 @@ def diverged(history: History) -> Finding | None:
         return None
     means = [(it, fmean(values)) for it, values in history.chunks("loss")]
     since = next((it for it, mean in means if mean > first + RISE), means[-1][0])
-    return Finding(
-        illness="diverged", iter=since, suggestion=advice,
-        evidence=f"the loss began at {first:.2f} and ends at {last:.2f}",
-    )  # fmt: skip
+    return found(iter=since, evidence=f"the loss began at {first:.2f} and ends at {last:.2f}")
 
 
 def rate_too_high(history: History) -> Finding | None:
     """The loss leapt above its start, though it came back, or it spikes again and again."""
-    advice = "Lower --learning_rate to a third (with muon, --muon_lr too)"
+    found = partial(
+        Finding, illness="learning rate too high",
+        suggestion="Lower --learning_rate to a third (with muon, --muon_lr too)",
+    )  # fmt: skip
     spikes = history.named("spike", "skipped")
     if diverged(history) or not long(history):
         return None
-    if len(spikes) > SPIKES * (history.iters[-1]["iter"] + 1):
-        return Finding(
-            illness="learning rate too high", iter=spikes[0]["iter"], suggestion=advice,
-            evidence=f"{len(spikes)} spikes of the loss in {history.iters[-1]['iter'] + 1:,} "
-            "iterations",
-        )  # fmt: skip
+    if len(spikes) > SPIKES * done(history):
+        evidence = f"{len(spikes)} spikes of the loss in {done(history):,} iterations"
+        return found(iter=spikes[0]["iter"], evidence=evidence)
     first, last = history.fall()
     it, worst = max(
         ((it, fmean(values)) for it, values in history.chunks("loss")), key=lambda part: part[1]
     )
     if worst <= first + RISE:
         return None
-    return Finding(
-        illness="learning rate too high", iter=it, suggestion=advice,
-        evidence=f"the loss rose from {first:.2f} to {worst:.2f} before it fell to {last:.2f}",
-    )  # fmt: skip
+    evidence = f"the loss rose from {first:.2f} to {worst:.2f} before it fell to {last:.2f}"
+    return found(iter=it, evidence=evidence)
 
 
 def rate_too_low(history: History) -> Finding | None:
@@ -123,7 +122,7 @@ def rate_too_low(history: History) -> Finding | None:
     return Finding(
         illness="learning rate too low", iter=None,
         evidence=f"the loss fell from {first:.3f} to {last:.3f} only, in "
-        f"{history.iters[-1]['iter'] + 1:,} iterations at a rate of up to {max(rates):.1e}",
+        f"{done(history):,} iterations at a rate of up to {max(rates):.1e}",
         suggestion="Raise --learning_rate tenfold (with muon, --muon_lr too)",
     )  # fmt: skip
 
@@ -177,7 +176,7 @@ def data_repeated(history: History) -> Finding | None:
         evidence=f"{seen[-1]:,} tokens were read from {tokens:,}; to read them once more is worth "
         f"about {worth:.0%} of as much new text",
         suggestion=f"Prepare more text, or lower --max_iters to {most} epochs: "
-        f"{int(most / epochs * (history.iters[-1]['iter'] + 1)):,}",
+        f"{int(most / epochs * done(history)):,}",
     )  # fmt: skip
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bardlet import lora
 from bardlet.config import resolve
@@ -83,6 +85,24 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         raise damaged(path, error) from None
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are: filling them on the meta device imports for a second."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.nn.init.normal_:
+            return args[0] if args else given["tensor"]
+        if func is torch.arange:  # of the rotary angles, which are no weights
+            given["device"] = "cpu"
+        return func(*args, **given)
+
+
 def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's parameters by name, without the memory for any.
 
@@ -90,8 +110,10 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     """
     if config.n_layer > most:
         raise ValueError(f"n_layer={config.n_layer}, and the weights are {most} tensors")
-    with torch.device("meta"):
-        single = lora.built(dataclasses.replace(config, n_layer=1))
+    # of llama's weights none has the length of the context
+    context = 1 if config.llama else config.block_size
+    with torch.device("meta"), Unfilled():
+        single = lora.built(dataclasses.replace(config, n_layer=1, block_size=context))
     shapes = {}
     for name, p in single.named_parameters():  # tied ones once
         inner = re.sub(r"^transformer\.h\.0\.", "", name)
@@ -103,20 +125,29 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
 
 def load_into(model: GPT, path: Path) -> None:
     """Give a model the weights of a file; warn where some are no numbers, as after divergence."""
-    saved = read_tensors(path)
-    strange = [name for name, value in saved.items() if not value.isfinite().all()]
+    own = dict(model.named_parameters())  # tied ones once
+    with torch.no_grad():
+        for name, value in mapped(path):
+            own[name].copy_(value)  # in place: the memory never holds them twice
+    strange = [name for name, p in own.items() if not p.isfinite().all()]
     if strange:
         warnings.warn(f"{path}: {strange[0]} has values that are not finite", stacklevel=2)
-    for name, p in model.named_parameters():  # tied ones once
-        p.data = saved.pop(name).to(p.dtype)  # no second copy of all of them
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
+    return {name: value.clone() for name, value in mapped(path)}
+
+
+def mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The names and tensors of a safetensors file, which are the file itself, mapped into memory.
+
+    CheckpointError where it is damaged.
+    """
     names = shapes_of(path)
     try:
         with safe_open(path, framework="pt") as file:
-            # copied, since what safetensors returns is the mapped file
-            return {name: file.get_tensor(name).clone() for name in names}
+            for name in names:
+                yield name, file.get_tensor(name)
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +18,17 @@ import pytest
 import torch
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli
-from bardlet.config import TrainConfig, resolve
+from bardlet import cli, device
+from bardlet.config import TrainConfig, resolve, to_toml
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
 from bardlet.model import GPT, GPTConfig
-from bardlet.train import train
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every run measures the machine for as long as a tiny one takes: of a session, the first one does.
+device.measure_flops = functools.cache(device.measure_flops)
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
 FAMILIES = {
@@ -75,7 +82,8 @@ def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: objec
     return resolve([("test", {**options, **changes})])
 
 
-# what someone sent, for the tests of hostile input: a dataset, and a run of two iterations
+# what the tests of bad and of hostile input damage: a dataset, and a run of two iterations
+TEXT = some_text(6000)
 DATA, RUN = Path("data/words"), Path("out/a")
 CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
 RESUME = ["train", "--resume", f"--out_dir={RUN}", "--max_iters=3"]
@@ -92,16 +100,17 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     with MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        source = Source(name="words.txt", bytes=6000, sha256="0" * 64)
-        prepare(Corpus(name="words", text=some_text(6000), sources=(source,)), DATA)
+        Path("words.txt").write_text(TEXT, encoding="utf-8")
         shape = {"n_embd": 64, "n_head": 2, "n_kv_head": 1, "block_size": 32, "max_iters": 2}
-        train(tiny_config(DATA, RUN, "llama", **shape))
+        Path("tiny.toml").write_text(to_toml(tiny_config(DATA, RUN, **shape)), encoding="utf-8")
+        assert cli.main(["prepare", "words.txt"]) == 0
+        assert cli.main(["train", "tiny.toml"]) == 0
     return folder
 
 
 @pytest.fixture
 def sent(original: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
-    """A copy of the dataset DATA and the run RUN, in the folder that the test then runs in."""
+    """The folder that the test runs in: words.txt is prepared as DATA, tiny.toml trained as RUN."""
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -109,16 +118,18 @@ def sent(original: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(capfd: CaptureFixture[str]) -> Refused:
-    """Run a command that has to refuse what it reads, at once and in one line; return the line."""
+    """Run a command that has to fail, with `code` if given, at once and in one line; return it."""
 
-    def command(*args: str) -> str:
+    def command(*args: str, code: int | None = None) -> str:
         capfd.readouterr()
         began = time.monotonic()
-        code = cli.main(args)
+        given = cli.main(args)
         out, err = capfd.readouterr()
-        assert (code in (1, 2), out) == (True, ""), err
+        assert (given in ((code,) if code else (1, 2)), out) == (True, ""), err
         assert "Traceback" not in err and "internal error" not in err, err
         assert time.monotonic() - began < 20
-        return err.splitlines()[-1]
+        lines = err.splitlines()
+        assert [line for line in lines if line.startswith("bardlet: ")] == lines[-1:]
+        return lines[-1]
 
     return command

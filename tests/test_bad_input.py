@@ -4,78 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from pytest import CaptureFixture, MonkeyPatch
+from conftest import CHECKPOINT, RESUME, TEXT, Refused
+from pytest import CaptureFixture
 
 from bardlet import checkpoint, cli, runs
 from bardlet.files import sha256
 
-TEXT = "to be, or not to be: that is the question.\n" * 30
-CONFIG = """
-dataset = "plays"
-family = "llama"
-n_layer = 1
-n_head = 2
-n_embd = 8
-block_size = 16
-batch_size = 2
-gradient_accumulation_steps = 1
-max_iters = 2
-eval_interval = 2
-eval_iters = 1
-warmup_iters = 1
-device = "cpu"
-dtype = "float32"
-"""
 TRAIN = ["train", "tiny.toml"]
-RESUME = ["train", "--resume", "--out_dir=out/a", "--max_iters=4"]
-CHECKPOINT = Path("out/a/checkpoints/iter-00000002")
-Run = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/plays and the run out/a."""
-    folder = tmp_path_factory.mktemp("trained")
-    with MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("plays.txt").write_text(TEXT, encoding="utf-8")
-        Path("tiny.toml").write_text(CONFIG, encoding="utf-8")
-        assert cli.main(["prepare", "plays.txt"]) == 0
-        assert cli.main([*TRAIN, "--out_dir=out/a"]) == 0
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def folder(trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
-    """Every test runs in a copy of that folder."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 @pytest.fixture
-def fails(capfd: CaptureFixture[str]) -> Run:
-    """Run a command that has to fail with `code` and one line; return the line."""
-
-    def command(*args: str, code: int = 1) -> str:
-        capfd.readouterr()
-        given = cli.main(args)
-        out, err = capfd.readouterr()
-        assert (given, out) == (code, ""), err
-        assert "Traceback" not in err
-        assert "internal error" not in err
-        assert err.splitlines()[-1].startswith("bardlet: ")
-        assert sum(line.startswith("bardlet: ") for line in err.splitlines()) == 1
-        return err.splitlines()[-1]
-
-    return command
+def fails(refused: Refused) -> Refused:
+    """Run a command that has to fail with exit code 1, or with the one given."""
+    return partial(refused, code=1)
 
 
 @pytest.mark.parametrize(
@@ -87,27 +36,27 @@ def fails(capfd: CaptureFixture[str]) -> Run:
     ],
     ids=["nothing", "blank", "one character"],
 )
-def test_a_text_that_is_too_short_to_split(raw: bytes, problem: str, fails: Run) -> None:
+def test_a_text_that_is_too_short_to_split(raw: bytes, problem: str, fails: Refused) -> None:
     Path("text.txt").write_bytes(raw)
     assert problem in fails("prepare", "text.txt")
     assert not Path("data/text").exists()
 
 
-def test_a_text_shorter_than_block_size(fails: Run) -> None:
+def test_a_text_shorter_than_block_size(fails: Refused) -> None:
     Path("text.txt").write_bytes(b"to be\n")
     assert cli.main(["prepare", "text.txt"]) == 0
     line = fails(*TRAIN, "--dataset=text", "--out_dir=out/b")
-    assert "the train split of data/text has 5 tokens, block_size=16 needs at least 17" in line
+    assert "the train split of data/text has 5 tokens, block_size=32 needs at least 33" in line
     assert not Path("out/b").exists()
 
 
 def test_a_split_that_just_holds_one_block_trains(capfd: CaptureFixture[str]) -> None:
-    Path("text.txt").write_bytes(b"to be or not to be\n"[:19])  # 17 for training, 2 for validation
+    Path("text.txt").write_text(TEXT[:37], encoding="utf-8")  # 33 for training, 4 for validation
     assert cli.main(["prepare", "text.txt"]) == 0
     assert cli.main([*TRAIN, "--dataset=text", "--out_dir=out/b"]) == 0
 
 
-def test_bytes_that_are_not_utf8(fails: Run) -> None:
+def test_bytes_that_are_not_utf8(fails: Refused) -> None:
     Path("text.txt").write_bytes(b"caf\xe9, caf\xe9, caf\xe9\n")
     line = fails("prepare", "text.txt")
     for part in ("text.txt is not utf-8: byte 0xe9 at offset 3", "--encoding", "--errors replace"):
@@ -118,7 +67,7 @@ def test_bytes_that_are_not_utf8(fails: Run) -> None:
     assert "\ufffd" in Path("data/text/tokenizer.json").read_text(encoding="utf-8")
 
 
-def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
+def test_text_that_no_utf8_file_can_hold(fails: Refused) -> None:
     Path("text.txt").write_bytes(b"a lone surrogate: \\ud800, and more text\n")
     assert "surrogate" in fails("prepare", "text.txt", "--encoding=unicode_escape")
     assert not Path("data/text").exists()
@@ -130,14 +79,14 @@ def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
         (["prepare", "text.txt", "--encoding=utf-99"], 2, "unknown encoding 'utf-99'"),
         (["prepare", "text.txt", "--errors=hope"], 2, "unknown error handler 'hope'"),
         (["prepare", "none.txt"], 1, "'none.txt' is neither a file nor a folder"),
-        (["prepare", "plays.txt", "--tokenizer=bpf"], 2, "tokenizer=bpf is not known"),
-        (["prepare", "plays.txt", "--val_fraction=1"], 2, "val_fraction=1.0 must lie between"),
-        (["prepare", "plays.txt", "--shard_tokens=0"], 2, "shard_tokens=0 must be at least 1"),
-        (["prepare", "plays.txt", "--out", "out/a"], 1, "out/a is there and is no dataset"),
-        (["prepare", "plays.txt", "--out", "plays.txt/d"], 1, "plays.txt/d"),
+        (["prepare", "words.txt", "--tokenizer=bpf"], 2, "tokenizer=bpf is not known"),
+        (["prepare", "words.txt", "--val_fraction=1"], 2, "val_fraction=1.0 must lie between"),
+        (["prepare", "words.txt", "--shard_tokens=0"], 2, "shard_tokens=0 must be at least 1"),
+        (["prepare", "words.txt", "--out", "out/a"], 1, "out/a is there and is no dataset"),
+        (["prepare", "words.txt", "--out", "words.txt/d"], 1, "words.txt/d"),
         ([*TRAIN, "--dataset=none"], 1, "no dataset at data/none"),
-        ([*TRAIN, "--out_dir=plays.txt"], 1, "cannot write to plays.txt"),
-        ([*TRAIN, "--out_dir=plays.txt/b"], 1, "cannot write to plays.txt/b"),
+        ([*TRAIN, "--out_dir=words.txt"], 1, "cannot write to words.txt"),
+        ([*TRAIN, "--out_dir=words.txt/b"], 1, "cannot write to words.txt/b"),
         (
             [*TRAIN, "--out_dir=out/a"],
             1,
@@ -146,7 +95,7 @@ def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
         ([*TRAIN, "--n_embd=9"], 2, "n_embd=9 is not divisible by n_head=2"),
         ([*RESUME, "--fresh"], 2, "fresh starts anew and resume continues"),
         (["train", "--resume", "--out_dir=none"], 2, "no run to resume at none"),
-        (["train", "--resume", "--out_dir=out/a", "--n_embd=16"], 1, "n_embd=16, not 8"),
+        (["train", "--resume", "--out_dir=out/a", "--n_embd=16"], 1, "n_embd=16, not 64"),
         ([*TRAIN, "--device=tpu"], 2, "device=tpu cannot be used"),
         ([*TRAIN, "--dtype=float16"], 2, "dtype=float16 needs a CUDA device"),
         ([*TRAIN, "--vocab_size=3"], 2, "vocab_size=3 is below the dataset's"),
@@ -168,12 +117,12 @@ def test_text_that_no_utf8_file_can_hold(fails: Run) -> None:
         (["eval", "out/a", "--dataset=none"], 1, "no dataset at data/none"),
         (["eval", "out/a", "--batch_size=0"], 2, "batch_size=0 must be at least 1"),
         (["inspect", "none"], 1, "none is no dataset, run or checkpoint"),
-        (["inspect", "plays.txt"], 1, "plays.txt is no dataset, run or checkpoint"),
+        (["inspect", "words.txt"], 1, "words.txt is no dataset, run or checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_has_its_line_and_code(
-    args: list[str], code: int, problem: str, fails: Run
+    args: list[str], code: int, problem: str, fails: Refused
 ) -> None:
     Path("empty.txt").touch()
     Path("text.txt").write_text(TEXT, encoding="utf-8")
@@ -190,7 +139,7 @@ def test_a_mistake_has_its_line_and_code(
     ],
     ids=lambda args: args[-1],
 )
-def test_a_huge_size_is_refused_for_want_of_memory_or_text(args: list[str], fails: Run) -> None:
+def test_a_huge_size_is_refused_for_want_of_memory_or_text(args: list[str], fails: Refused) -> None:
     fails(*args)
 
 
@@ -223,9 +172,9 @@ def test_greedy_sampling_needs_no_luck(capfd: CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_named(folder: Path, fails: Run) -> None:
+def test_a_read_only_folder_is_named(fails: Refused) -> None:
     Path("closed").mkdir(mode=0o500)
-    assert "Permission denied" in fails("prepare", "plays.txt", "--out", "closed/d")
+    assert "Permission denied" in fails("prepare", "words.txt", "--out", "closed/d")
     assert "Permission denied" in fails(*TRAIN, "--out_dir=closed/b")
 
 
@@ -247,14 +196,14 @@ READ_BY_ALL = ("model.safetensors", "state.json", "config.json", "tokenizer.json
     + [("resume", name) for name in (*READ_BY_ALL, "optimizer.safetensors")],
 )
 def test_a_damaged_file_of_a_checkpoint_is_named(
-    command: str, name: str, damage: Callable[[Path], None], fails: Run
+    command: str, name: str, damage: Callable[[Path], None], fails: Refused
 ) -> None:
     damage(CHECKPOINT / name)
     assert name in fails(*(RESUME if command == "resume" else [command, "out/a"]))
 
 
 @pytest.mark.parametrize("name", ["checksums.json", "config.json", "state.json"])
-def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Run) -> None:
+def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Refused) -> None:
     path = CHECKPOINT / name
     document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 3}
     path.write_text(json.dumps(document), encoding="utf-8")
@@ -267,35 +216,35 @@ def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Ru
 
 @pytest.mark.parametrize("command", ["inspect", "resume"])
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"format_version": 1}'])
-def test_a_state_without_its_entries_is_damaged(command: str, text: str, fails: Run) -> None:
+def test_a_state_without_its_entries_is_damaged(command: str, text: str, fails: Refused) -> None:
     (CHECKPOINT / "state.json").write_text(text, encoding="utf-8")
     assert "state.json" in fails(*(RESUME if command == "resume" else [command, "out/a"]))
 
 
-def test_a_dataset_of_a_newer_format_is_named(fails: Run) -> None:
-    path = Path("data/plays/manifest.json")
+def test_a_dataset_of_a_newer_format_is_named(fails: Refused) -> None:
+    path = Path("data/words/manifest.json")
     document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 2}
     path.write_text(json.dumps(document), encoding="utf-8")
-    for args in ([*TRAIN, "--out_dir=out/b"], ["inspect", "data/plays"], ["eval", "out/a"]):
+    for args in ([*TRAIN, "--out_dir=out/b"], ["inspect", "data/words"], ["eval", "out/a"]):
         assert "manifest.json has format 2, this bardlet reads up to 1" in fails(*args)
 
 
-def test_tokens_beyond_the_vocabulary_are_named(fails: Run) -> None:
-    path = Path("data/plays/train-00000.bin")
+def test_tokens_beyond_the_vocabulary_are_named(fails: Refused) -> None:
+    path = Path("data/words/train-00000.bin")
     raw = path.read_bytes()
     path.write_bytes(raw[:32] + b"\xff\x7f" * ((len(raw) - 32) // 2))
     assert "its sha256 is not the one in the manifest" in fails(*TRAIN, "--out_dir=out/b")
-    manifest = Path("data/plays/manifest.json")
+    manifest = Path("data/words/manifest.json")
     document = json.loads(manifest.read_text(encoding="utf-8"))
     document["splits"]["train"]["shards"][0]["sha256"] = sha256(path)
     manifest.write_text(json.dumps(document), encoding="utf-8")
     assert "beyond the vocabulary" in fails(*TRAIN, "--out_dir=out/b")
 
 
-def test_a_run_on_other_tokens_is_not_resumed_or_measured(fails: Run) -> None:
-    Path("plays.txt").write_text(TEXT.replace("t", "z"), encoding="utf-8")
-    assert cli.main(["prepare", "plays.txt"]) == 0
-    assert "was trained on other tokens than data/plays has now" in fails(*RESUME)
+def test_a_run_on_other_tokens_is_not_resumed_or_measured(fails: Refused) -> None:
+    Path("words.txt").write_text(TEXT.replace("t", "z"), encoding="utf-8")
+    assert cli.main(["prepare", "words.txt"]) == 0
+    assert "was trained on other tokens than data/words has now" in fails(*RESUME)
     assert "was prepared with another tokenizer" in fails("eval", "out/a")
 
 
@@ -303,6 +252,6 @@ def test_a_fresh_start_over_a_run_is_possible_when_asked_for() -> None:
     assert cli.main([*TRAIN, "--out_dir=out/a", "--fresh"]) == 0
 
 
-def test_a_refused_fresh_start_leaves_the_old_run(fails: Run) -> None:
+def test_a_refused_fresh_start_leaves_the_old_run(fails: Refused) -> None:
     fails(*TRAIN, "--out_dir=out/a", "--fresh", "--n_embd=1e12")
     assert cli.main(["sample", "out/a", "--max_new_tokens=1"]) == 0

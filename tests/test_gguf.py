@@ -348,6 +348,53 @@ def test_an_absurd_list_is_refused(tmp_path: Path) -> None:
     refuse(path, "numbers do not fit")
 
 
+def header(
+    *infos: tuple[str, tuple[int, ...], str], version: int = 3, **keys: int | float | str | bytes
+) -> bytes:
+    """A file of tensors' names, shapes and formats, and of room for a few weights.
+
+    A key's value is written with its type, or as the bytes that are given.
+    """
+    raw = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(keys))
+    for key, value in keys.items():
+        given = value if isinstance(value, bytes) else b"".join(gguf_file.typed(value))
+        raw += gguf_file.text(f"general.{key}") + given
+    for name, shape, numbers in infos:
+        raw += gguf_file.text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+        raw += struct.pack("<IQ", gguf_numbers.FORMATS[numbers].id, 0)
+    return raw + bytes(4096)
+
+
+A = ("a", (32,), "F32")
+HEADERS = {
+    "another format": (header(A).replace(b"GGUF", b"GGML"), "does not begin with GGUF"),
+    "a value of no type": (header(A, x=struct.pack("<I", 99)), "a value of unknown type 99"),
+    "a list of lists": (header(A, x=struct.pack("<IIQ", 9, 9, 1)), "a list of values of type 9"),
+    "an older version": (header(A, version=1), "version 1 of the format"),
+    "a newer version": (header(A, version=4), "version 4 of the format"),
+    "alignment of nothing": (header(A, alignment=0), "general.alignment=0 is not a power"),
+    "odd alignment": (header(A, alignment=24), "general.alignment=24 is not a power"),
+    "alignment in words": (header(A, alignment="32"), "general.alignment=32 is not a power"),
+    "broken alignment": (header(A, alignment=32.0), "general.alignment=32.0 is not a power"),
+    "a tensor twice": (header(A, A), "tensor 'a' is there twice"),
+    "no dimension": (header(("a", (), "F32")), "or of 0 dimensions"),
+    "five dimensions": (header(("a", (1, 1, 1, 1, 1), "F32")), "or of 5 dimensions"),
+    "half a block": (header(("a", (16,), "Q4_0")), r"tensor 'a' of shape \(16,\) reaches past"),
+    "nothing": (header(("a", (0,), "F32")), r"tensor 'a' of shape \(0,\) reaches past"),
+    "more than there is": (header(("a", (1 << 40,), "F32")), "reaches past its end"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", HEADERS)
+def test_a_header_that_cannot_be_is_refused(lie: str, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(header(A))
+    assert gguf_file.read(tmp_path / "a.gguf").tensor("a").tolist() == [0] * 32, "sound but for it"
+    raw, problem = HEADERS[lie]
+    (tmp_path / "a.gguf").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=problem):
+        gguf_file.read(tmp_path / "a.gguf")
+
+
 @pytest.mark.parametrize("flips", range(30))
 def test_damage_anywhere_ends_in_an_error_or_a_model(flips: int, tmp_path: Path) -> None:
     path = written(tmp_path, "llama, tied", "Q4_0")

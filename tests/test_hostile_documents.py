@@ -166,9 +166,19 @@ def test_a_dataset_without_tokens_is_described() -> None:
     assert cli.main(["inspect", str(DATA)]) == 0
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+@pytest.mark.parametrize("name", ["iter", "tokens", "scaler", "dataset"])
+def test_an_entry_that_is_missing_is_named(name: str, refused: Refused) -> None:
+    path = CHECKPOINT / "state.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document[name]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    runs.seal(CHECKPOINT, checkpoint.FILES)
+    for command in READERS.values():
+        assert f"state.json is missing or damaged: it has no {name}" in refused(*command)
+
+
+OPTIONS = {
+    "x.toml": [
         "x = " + "[" * 100_000,
         "x = " + "[" * 400 + "]" * 400,
         "x = " + "{a = " * 100_000,
@@ -187,18 +197,7 @@ def test_a_dataset_without_tokens_is_described() -> None:
         "[[cpu]]\nseed = 1",
         "\x00",
     ],
-    ids=lambda text: text[:20],
-)
-def test_a_toml_bomb(text: str, refused: Refused) -> None:
-    Path("x.toml").write_text(text, encoding="utf-8")
-    began = time.monotonic()
-    assert "x.toml" in refused("train", "x.toml", "--device=cpu")
-    assert time.monotonic() - began < 10
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+    "x.py": [
         "seed = " + "(" * 100_000,
         "seed = " + "(" * 4_000,
         "seed = (\n" + "-\n" * 60_000 + "1)",
@@ -214,9 +213,27 @@ def test_a_toml_bomb(text: str, refused: Refused) -> None:
         "seed = __import__('os').mkdir('boom')",
         "\x00",
     ],
-    ids=lambda text: text[:20],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(name, text) for name, texts in OPTIONS.items() for text in texts],
+    ids=lambda value: value[:20],
 )
-def test_a_bomb_in_a_python_file_of_options(text: str, refused: Refused) -> None:
-    Path("x.py").write_text(text, encoding="utf-8")
-    assert "x.py" in refused("train", "x.py", "--device=cpu")
+def test_a_bomb_in_a_file_of_options(name: str, text: str, refused: Refused) -> None:
+    Path(name).write_text(text, encoding="utf-8")
+    began = time.monotonic()
+    assert name in refused("train", name, "--device=cpu")
+    assert time.monotonic() - began < 10
     assert not Path("boom").exists()
+
+
+@pytest.mark.parametrize("name", ["x.toml", "x.py"])
+def test_a_long_file_of_options_is_not_cut(name: str, refused: Refused) -> None:
+    """Here to a whole one."""
+    text = "seed = 1\n" + "#\n" * LARGEST
+    Path(name).write_text(text[:LARGEST], encoding="utf-8")
+    assert cli.main(["train", "tiny.toml", name, "--fresh"]) == 0
+    Path(name).write_text(text[: LARGEST + 1], encoding="utf-8")
+    assert f"more than {LARGEST:,} bytes" in refused("train", "tiny.toml", name, "--fresh")

@@ -480,6 +480,15 @@ def test_a_meta_names_every_id_and_encodes_characters_only() -> None:
     }  # fmt: skip
 
 
+def test_a_pickle_larger_than_any_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = plain_pickle.write(["a" * 100])
+    monkeypatch.setattr(plain_pickle, "MAX_BYTES", len(data))
+    assert plain_pickle.read(data, "meta.pkl") == ["a" * 100]
+    monkeypatch.setattr(plain_pickle, "MAX_BYTES", len(data) - 1)
+    with pytest.raises(DataError, match=f"it has {len(data)} bytes"):
+        plain_pickle.read(data, "meta.pkl")
+
+
 @pytest.mark.parametrize(
     "meta",
     [[], {}, {"stoi": []}, {"stoi": {}}, {"stoi": {"a": 1}}, {"stoi": {"ab": 0}}, {"stoi": {0: 0}},

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from pytest import MonkeyPatch
+
+from bardlet import cli
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TEXT = "to be, or not to be: that is the question.\n" * 30
@@ -69,14 +72,15 @@ class Command:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands in tmp_path and leaves none behind."""
+def start(tmp_path: Path, monkeypatch: MonkeyPatch) -> Iterator[Start]:
+    """Starts commands in tmp_path, where this process is as well, and leaves none behind."""
     started: list[Command] = []
 
     def command(*args: str, **options: tuple[str, ...]) -> Command:
         started.append(Command(tmp_path, *args, **options))
         return started[-1]
 
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "plays.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "tiny.toml").write_text(CONFIG, encoding="utf-8")
     yield command
@@ -85,8 +89,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
         one.process.communicate()
 
 
+@pytest.fixture
 def prepared(start: Start) -> None:
-    assert start("prepare", "plays.txt").finish()[0] == 0
+    """The dataset that CONFIG names."""
+    assert cli.main(["prepare", "plays.txt"]) == 0
+
+
+def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether the process has a function for a signal, as Linux tells."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_while_prepare_reads_standard_input(start: Start, tmp_path: Path) -> None:
@@ -98,10 +111,10 @@ def test_while_prepare_reads_standard_input(start: Start, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.usefixtures("prepared")
 def test_training_saves_and_goes_on_with_resume(
-    number: signal.Signals, start: Start, tmp_path: Path
+    number: signal.Signals, start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    prepared(start)
     command = start(*TRAIN)
     command.wait_for(command.process.stderr, "iter 3: ")
     code, out, err = command.finish(number)
@@ -111,31 +124,36 @@ def test_training_saves_and_goes_on_with_resume(
     assert last.endswith("go on with --resume --out_dir=out/a")
     assert "Traceback" not in err
     done = int(last.split()[2])
-    more = f"--max_iters={done + 2}"
-    code, out, err = start("train", "--resume", "--out_dir=out/a", more).finish()
+    capfd.readouterr()
+    code = cli.main(["train", "--resume", "--out_dir=out/a", f"--max_iters={done + 2}"])
+    out, err = capfd.readouterr()
     assert (code, out) == (0, "")
     assert f"resuming out/a at iteration {done}" in err
     assert f"iter {done + 1}: " in err
     assert [p.name for p in (tmp_path / "out/a/checkpoints").glob(".*")] == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+@pytest.mark.usefixtures("prepared")
 def test_a_second_time_in_training_ends_at_once(start: Start) -> None:
-    prepared(start)
     # an iteration of a minute, and too few of them for torch.compile
     command = start(*TRAIN, "--gradient_accumulation_steps=40000", "--max_iters=100")
     command.wait_for(command.process.stderr, "tokens per iteration")
-    time.sleep(1)  # past the tables, into the first iteration
-    command.process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    code, out, err = command.finish(signal.SIGINT)
+    while not handles(command.process, signal.SIGTERM):  # as the loop of training does
+        assert command.process.poll() is None
+        time.sleep(0.01)
+    while handles(command.process, signal.SIGTERM):  # two that come before Python looks are one
+        command.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    code, out, err = command.finish()
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "bardlet: interrupted"
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("prepared")
 def test_while_sampling(start: Start) -> None:
-    prepared(start)
-    assert start(*TRAIN, "--max_iters=1").finish()[0] == 0
+    assert cli.main([*TRAIN, "--max_iters=1"]) == 0
     command = start("sample", "out/a", "--num_samples=1", "--max_new_tokens=1000000")
     command.wait_for(command.process.stdout, "\n")  # the prompt
     assert len(command.process.stdout.read(1)) == 1  # and of the text that follows it

@@ -28,15 +28,15 @@ def stream_of(text: list[int], vocab_size: int = 300) -> TokenStream:
 
 
 def looked_for(text: list[int], row: list[int]) -> list[tuple[int, int]]:
-    """(start, tokens) of each run of the row in the text that no longer one contains."""
+    """(start, tokens) of each run of the row in the text that no longer one contains.
+
+    Both are ids below 256, and looked at as bytes.
+    """
     runs = []
+    known, sought = bytes(text), bytes(row)
     reached = 0
     for start in range(len(row)):
-        size = max(
-            n
-            for n in range(len(row) - start + 1)
-            if any(text[i : i + n] == row[start : start + n] for i in range(len(text) - n + 1))
-        )
+        size = max(n for n in range(len(row) - start + 1) if sought[start : start + n] in known)
         if size and start + size > reached:
             reached = start + size
             runs.append((start, size))

@@ -6,17 +6,20 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import FAMILIES, some_text, tiny_config
 from safetensors.torch import load_file
 
 from bardlet import cli, memory, runs
 from bardlet.config import TrainConfig, to_toml
+from bardlet.data.corpus import Corpus
+from bardlet.data.prepare import prepare
 from bardlet.errors import TrainingError, UsageError
 from bardlet.plan import measure, plan, time_of
 from bardlet.train import train
@@ -40,19 +43,37 @@ def planned(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(plan(config, 0.1), allow_nan=False))
 
 
-@pytest.fixture
-def config(family: str, dataset_folder: Path, tmp_path: Path) -> TrainConfig:
-    return tiny_config(
-        dataset_folder, tmp_path / "run", family, batch_size=2, gradient_accumulation_steps=4
-    )
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run, and what was planned of it before."""
+
+    config: TrainConfig
+    found: dict[str, Any]
+
+    @property
+    def run(self) -> Path:
+        return Path(self.config.out_dir)
 
 
-def test_sizes_are_those_of_the_run(config: TrainConfig, tmp_path: Path) -> None:
-    before = sorted(tmp_path.rglob("*"))
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """A plan and its run, of each family in turn."""
+    folder = tmp_path_factory.mktemp("planned")
+    prepare(Corpus(name="words", text=some_text(6000), sources=()), folder / "words")
+    config = tiny_config(
+        folder / "words", folder / "run", request.param, batch_size=2,
+        gradient_accumulation_steps=4,
+    )  # fmt: skip
+    before = sorted(folder.rglob("*"))
     found = planned(config)
-    assert sorted(tmp_path.rglob("*")) == before, "nothing is left of the trials"
+    assert sorted(folder.rglob("*")) == before, "nothing is left of the trials"
     train(config)
-    folder = runs.find(tmp_path / "run", "last")
+    return Planned(config=config, found=found)
+
+
+def test_sizes_are_those_of_the_run(both: Planned) -> None:
+    config, found = both.config, both.found
+    folder = runs.find(both.run, "last")
     weights = load_file(folder / "model.safetensors")
     positions = weights.get("transformer.wpe.weight", torch.empty(0))  # not counted, as nanoGPT
     assert found["parameters"] == sum(w.numel() for w in weights.values()) - positions.numel()
@@ -60,7 +81,7 @@ def test_sizes_are_those_of_the_run(config: TrainConfig, tmp_path: Path) -> None
     moments = load_file(folder / "optimizer.safetensors")
     counted = sum(m.numel() * 4 for name, m in moments.items() if not name.endswith("/step"))
     assert found["memory"]["optimizer"] == counted
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (both.run / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     start = next(e for e in entries if e["type"] == "start")
     for name in ("vocab_size", "train_tokens", "tokens_per_iter", "dtype", "threads", "core"):
@@ -77,16 +98,15 @@ def test_sizes_are_those_of_the_run(config: TrainConfig, tmp_path: Path) -> None
     )
 
 
-def test_disk_is_that_of_the_run(config: TrainConfig, tmp_path: Path) -> None:
-    found = planned(config)["disk"]
-    train(config)
-    files = {f.name: f.stat().st_size for f in runs.find(tmp_path / "run", "last").iterdir()}
+def test_disk_is_that_of_the_run(both: Planned) -> None:
+    found = both.found["disk"]
+    files = {f.name: f.stat().st_size for f in runs.find(both.run, "last").iterdir()}
     assert set(found["files"]) == set(files)
     for name in ("model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"):
         assert found["files"][name] == files[name]
     # state.json grows by the losses that spikes are judged by, and by names of folders
     assert found["checkpoint"] == pytest.approx(sum(files.values()), abs=2048)
-    assert found["total"] == found["checkpoint"] * (config.keep_checkpoints + 2)
+    assert found["total"] == found["checkpoint"] * (both.config.keep_checkpoints + 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")

@@ -691,40 +691,47 @@ def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> Non
     assert sorted(contents(tmp_path / "d")) == ["manifest.json", "val-00000.bin"]
 
 
+def noted_units(folder: Path) -> int:
+    """How many units the journal of a preparation into `folder` has: -1 where there is none."""
+    try:
+        text = (folder.parent / f".{folder.name}.partial.tmp" / "journal.json").read_text()
+    except FileNotFoundError:
+        return -1
+    return json.loads(text)["units"]
+
+
 def kill_and_go_on(folder: Path, times: int, workers: int) -> None:
-    """Prepare, killed at `times` random moments; the result is that of an undisturbed run."""
+    """Prepare, killed `times` times, some units on; the result is that of an undisturbed run."""
     given = corpus_of_pairs(folder)
     script = folder / "child.py"
     script.write_text(CHILD, encoding="utf-8")
+    killed, whole = folder / "killed", folder / "whole"
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(script), str(folder / out), str(workers), *given]
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(out), str(workers), *given]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    began = time.monotonic()
-    whole = start("whole")
-    _, err = whole.communicate(timeout=120)
-    took = time.monotonic() - began
-    assert whole.returncode == 0, err.decode()
+    def finished(out: Path) -> bytes:
+        said, err = start(out).communicate(timeout=120)
+        assert out.is_dir(), err.decode()
+        return said
+
+    finished(whole)
     generator = random.Random(times + workers)
-    killed = went_on = 0
-    while killed < times:
-        process = start("killed")
-        time.sleep(took * generator.uniform(0.2, 0.9))
-        process.send_signal(signal.SIGKILL)
-        out, _ = process.communicate()
-        went_on += b"going on with" in out
-        if process.returncode == -signal.SIGKILL and not (folder / "killed").exists():
-            killed += 1
-        else:  # it was done before; what is left of the kills happens to a new one
-            assert contents(folder / "killed") == contents(folder / "whole")
-            shutil.rmtree(folder / "killed")
-            took *= 0.8
-    last = start("killed")
-    _, err = last.communicate(timeout=120)
-    assert last.returncode == 0, err.decode()
-    assert went_on > 0 or times < 20
-    assert contents(folder / "killed") == contents(folder / "whole")
+    for _ in range(times):
+        process, before = start(killed), noted_units(killed)
+        beyond = before + generator.randint(1, 30)
+        while process.poll() is None and noted_units(killed) < beyond:
+            time.sleep(0.001)
+        process.kill()
+        said, _ = process.communicate()
+        assert (b"going on with" in said) == (before >= 0)
+        if killed.exists():  # it was done before; what is left of the kills happens to a new one
+            assert contents(killed) == contents(whole)
+            shutil.rmtree(killed)
+    before = noted_units(killed)
+    assert (b"going on with" in finished(killed)) == (before >= 0)
+    assert contents(killed) == contents(whole)
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["killed", "whole"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -94,14 +93,23 @@ def test_a_log_line_under_the_progress_bar(
 
 
 def on_a_terminal(*args: str) -> str:
-    """What a command writes to a terminal of its own, as stdout and stderr."""
+    """What a command writes to a terminal of its own, as stdout and stderr of a forked process."""
     import pty
 
     outer, inner = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bardlet", *args], stdin=subprocess.DEVNULL, stdout=inner,
-        stderr=inner, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            for stream in (1, 2):
+                os.dup2(inner, stream)
+            with (
+                open(1, "w", encoding="utf-8", buffering=1) as sys.stdout,
+                open(2, "w", encoding="utf-8", buffering=1) as sys.stderr,
+            ):
+                code = cli.main(args)
+        finally:
+            os._exit(code)
     os.close(inner)
     written = b""
     while True:
@@ -113,7 +121,7 @@ def on_a_terminal(*args: str) -> str:
             break
         written += part
     os.close(outer)
-    assert process.wait(60) in (0, 1, 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, 1, 2)
     return written.decode("utf-8").replace("\r\n", "\n")
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import urllib.request
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,6 +14,7 @@ import pytest
 from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_bpe import any_text, awkward
 
 from bardlet.data import bpe, bpe_training, comparison, fetch, pretrained, vocabulary
 from bardlet.data import tokenizer as tokenizers
@@ -24,8 +22,7 @@ from bardlet.data.bpe import BPETokenizer
 from bardlet.data.byte import ByteTokenizer
 from bardlet.data.char import CharTokenizer
 from bardlet.data.corpus import Corpus, Source
-from bardlet.data.patterns import CL100K, GPT2, O200K, parts
-from bardlet.data.pieces import ALPHABET, BYTE_OF
+from bardlet.data.patterns import CL100K, GPT2, O200K
 from bardlet.data.prepare import prepare
 from bardlet.data.tokenizer_json import byte_level, check_pattern
 from bardlet.errors import DataError, UsageError
@@ -35,7 +32,6 @@ from bardlet.writing import write
 
 library = pytest.importorskip("tokenizers")
 
-CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 MIXED = (
     "Hello, world! It's 12345 o'clock, we'LL see.\r\n\n\tdef f(x):\n        return x**2  # \u00b2\n"
     "\u4e16\u754c\uff0c\u4f60\u597d\u3002\u0928\u092e\u0938\u094d\u0924\u0947 "
@@ -44,14 +40,6 @@ MIXED = (
     "\x00\x7f <|endoftext|>   "
 )
 WORDS = "the cat sat on the mat; the other cat sat there, that's the cat.\n" * 3
-any_text = st.text(st.characters(exclude_categories=["Cs"]))
-# letters, accents, digits, punctuation and white space in all the combinations that patterns split
-awkward = st.text(
-    st.sampled_from(
-        "aBz'stLl\u00e9\u0301\u0928\u092e\u0947\u4e16\u00b29\u0663"
-        " \n\r\t\u00a0\u3000.,!/\U0001f600\u200d"
-    )
-)
 
 
 def trained(vocab_size: int = 400, pattern: str = O200K) -> BPETokenizer:
@@ -67,7 +55,7 @@ BPE = trained()
 EXACT = {"byte": ByteTokenizer(), "bpe": BPE, "char": CharTokenizer.train(MIXED)}
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
 @given(st.one_of(any_text, awkward))
 def test_any_text_comes_back_whole_streamed_and_piece_by_piece(text: str) -> None:
     for tokenizer in (ByteTokenizer(), BPE):
@@ -146,54 +134,6 @@ def test_half_a_surrogate_pair_is_one_clear_error() -> None:
         bpe_training.train("a\ud800", 300)
 
 
-def plain_merges(text: str, count: int) -> list[tuple[str, str]]:
-    """BPE by its definition: merge the commonest pair, the first in order of ids among equals."""
-    regex = pytest.importorskip("regex")  # comes with transformers
-    words = Counter(
-        tuple(ALPHABET[byte] for byte in word.encode()) for word in regex.findall(O200K, text)
-    )
-    ids = {char: i for i, char in enumerate(sorted(ALPHABET))}  # as the library orders them
-    merges: list[tuple[str, str]] = []
-    while len(merges) < count:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, n in words.items():
-            for pair in pairwise(word):
-                pairs[pair] += n
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], ids[pair[0]], ids[pair[1]]))
-        merges.append(best)
-        ids.setdefault("".join(best), len(ids))
-        merged: Counter[tuple[str, ...]] = Counter()
-        for word, n in words.items():
-            out, i = [], 0
-            while i < len(word):
-                two = word[i : i + 2] == best
-                out.append(word[i] + word[i + 1] if two else word[i])
-                i += 1 + two
-            merged[tuple(out)] += n
-        words = merged
-    return merges
-
-
-def test_training_merges_the_commonest_pair_each_time() -> None:
-    text = MIXED + WORDS
-    assert bpe_training.learn(text, 60) == plain_merges(text, 60)
-
-
-@pytest.mark.skipif(not CANONICAL.is_file(), reason="the canonical file is not on this machine")
-def test_training_finds_the_tokens_that_rustbpe_finds() -> None:
-    rustbpe = pytest.importorskip("rustbpe")
-    text = CANONICAL.read_text(encoding="utf-8")
-    theirs = rustbpe.Tokenizer()
-    theirs.train_from_iterator([text], 1023, pattern=O200K)
-    ranks = {bytes(token) for token, _ in theirs.get_mergeable_ranks()}
-    merges = bpe_training.learn(text, 1023 - 256)
-    ours = {bytes(BYTE_OF[char] for char in left + right) for left, right in merges}
-    # pairs that are equally common may be taken in another order, at the end not at all
-    assert len(ours - ranks) <= 2
-
-
 def test_a_small_text_gives_what_it_has_and_says_so() -> None:
     said: list[str] = []
     found = vocabulary.choose("bpe", "abab", vocab_size=300, say=said.append)
@@ -208,86 +148,15 @@ def test_a_vocabulary_is_sized_by_the_text(size: int, tokens: int) -> None:
     assert bpe_training.suggested_size(size) == tokens
 
 
-@settings(deadline=None)
-@given(st.lists(st.one_of(awkward, st.just(" the cat,"))), st.integers(1, 9))
-def test_a_text_encoded_in_parts_has_the_same_ids(texts: list[str], size: int) -> None:
-    text = "".join(texts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bardlet.data.patterns.PART", size)
-        assert "".join(parts(text)) == text
-        for tokenizer in BY_PATTERN:
-            whole = tokenizer.library.encode(text, add_special_tokens=False).ids
-            assert tokenizer.encode(text).tolist() == whole
-
-
-@pytest.mark.parametrize("size", range(1, 8))
-def test_words_are_not_cut(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bardlet.data.patterns.PART", size)
-    text = MIXED + "that's x        return    y\n\n\n  z we'LL 12345,6 e\u0301 o'clock" + WORDS
-    for tokenizer in BY_PATTERN:
-        whole = tokenizer.library.encode(text, add_special_tokens=False).ids
-        assert tokenizer.encode(text).tolist() == whole
-
-
-BY_PATTERN = [trained(400, pattern) for pattern in (GPT2, CL100K, O200K)]
-
-
-def test_texts_are_cut_at_all() -> None:
-    assert len(list(parts("the cat, " * 50_000))) > 5
-
-
-def test_a_long_text_has_the_same_ids_from_the_quick_library(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("gigatoken")
-    generator = random.Random(0)
-    scripts = [0x7F, 0x250, 0x600, 0x3000, 0x10000, 0x20000]
-    wild = "".join(
-        char
-        for _ in range(20_000)
-        if not 0xD800 <= ord(char := chr(generator.randrange(generator.choice(scripts)))) < 0xE000
-    )
-    text = (MIXED + wild) * 5
-    monkeypatch.setattr(bpe, "RENEW_BYTES", 100_000)  # so that the cache is thrown away, too
-    quick = [tokenizer for tokenizer in BY_PATTERN if tokenizer.quick is not None]
-    assert len(quick) >= 2, "and where it would differ, it is not taken"
-    for tokenizer in quick:
-        first, again = tokenizer.encode(text), tokenizer.encode(text)
-        assert first.dtype == np.uint32
-        assert first.tolist() == again.tolist() == tokenizer.library.encode(text).ids
-        monkeypatch.setattr(tokenizer, "quick", None)
-        assert tokenizer.encode(text).tolist() == first.tolist()
-
-
 def test_a_quick_library_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe, "open_quick", lambda document: Mock(encode=lambda raw: [1, 2, 3]))
     assert trained(300).quick is None
-
-
-def test_a_vocabulary_of_ranks_becomes_one_of_merges() -> None:
-    """tiktoken's files have no merges: what is rebuilt from the ranks gives the same ids."""
-    ranks = {piece: i for i, piece in enumerate(BPE.tokens()[:-1])}
-    text = pretrained.of_ranks(ranks, O200K, {"<|endoftext|>": 399})
-    assert json.loads(text)["model"]["merges"] == BPE.document["model"]["merges"]
-    assert tokenizers.fingerprint(tokenizers.from_json(text, "x")) == tokenizers.fingerprint(BPE)
 
 
 def test_a_token_that_no_merge_makes_gets_none() -> None:
     ranks = {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"abc": 4, b"cab": 5, b"cabab": 6}
     # "cab" is c, a, b when merging stops before it; "cabab" is cab, a, b
     assert pretrained.merges_of(ranks) == [(b"b", b"c"), (b"a", b"bc")]
-
-
-def test_the_ids_are_tiktokens() -> None:
-    tiktoken = pytest.importorskip("tiktoken")
-    for tokenizer in BY_PATTERN:
-        ranks = {piece: i for i, piece in enumerate(tokenizer.tokens()[:-1])}
-        theirs = tiktoken.Encoding(
-            "x", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={}
-        )
-        raw = random.Random(1).randbytes(20_000)
-        for text in (MIXED, WORDS, raw.decode("utf-8", "replace"), raw.decode("latin-1")):
-            assert tokenizer.encode(text).tolist() == theirs.encode_ordinary(text)
 
 
 def gpt2_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
@@ -334,35 +203,6 @@ def test_a_download_that_is_something_else_is_refused(
     with pytest.raises(DataError, match="26 bytes of something else"):
         vocabulary.choose("gpt2", "")
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.network
-def test_gpt2_is_what_the_world_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiktoken = pytest.importorskip("tiktoken")
-    monkeypatch.setenv("BARDLET_CACHE", str(tmp_path))
-    found = vocabulary.choose("gpt2", "")
-    assert isinstance(found, BPETokenizer)
-    assert (found.vocab_size, found.end_of_text) == (50257, 50256)
-    assert found.encode("Hello, world!").tolist() == [15496, 11, 995, 0]
-    ranks = {piece: i for i, piece in enumerate(found.tokens()[:-1])}
-    theirs = tiktoken.Encoding("gpt2", pat_str=GPT2, mergeable_ranks=ranks, special_tokens={})
-    raw = random.Random(2).randbytes(200_000)
-    texts = [
-        MIXED,
-        raw.decode("utf-8", "replace"),
-        raw.decode("latin-1"),
-        Path(__file__).read_text(),
-    ]
-    for text in texts:
-        expected = theirs.encode_ordinary(text)
-        assert found.encode(text).tolist() == expected
-        assert found.decode(expected) == text
-    if CANONICAL.is_file():
-        text = CANONICAL.read_text(encoding="utf-8")
-        border = int(len(text) * 0.9)
-        train, val = found.encode(text[:border]), found.encode(text[border:])
-        assert (len(train), len(val)) == (301_966, 36_059)
-        assert train.tolist() == theirs.encode_ordinary(text[:border])
 
 
 def spelt(text: str, **changes: Any) -> str:

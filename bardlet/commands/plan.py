@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 
 from bardlet.arguments import Parser, say
-from bardlet.commands.train import parse_settings
-from bardlet.errors import UsageError
+from bardlet.commands.train import parse_timed
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each trial of the run")
-    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    settings, given = parse_settings(parser, args)
-    if not 0 < given["seconds"] <= 3600:
-        raise UsageError(f"seconds={given['seconds']} must be above 0, and at most 3600")
+    settings, seconds, as_json = parse_timed(parser, args, 3.0, "of each trial of the run")
     from bardlet.plan import describe, fits, plan
 
     say("measuring some iterations of this run")
-    found = plan(settings, given["seconds"])
-    print(json.dumps(found) if given["json"] else describe(settings, found))
+    found = plan(settings, seconds)
+    print(json.dumps(found) if as_json else describe(settings, found))
     return 0 if fits(found) else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from bardlet.arguments import Parser, parse, say
@@ -62,10 +63,15 @@ def train(parser: Parser, args: list[str]) -> int:
     return 0
 
 
-def encode(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("text", nargs="*", default=[], help="default: standard input")
+def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespace:
+    """The arguments of an action on `what`, and which tokenizer does it."""
+    parser.add_argument(what, nargs="*", default=[], help="default: standard input")
     parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
-    given = parse(parser, args)
+    return parse(parser, args)
+
+
+def encode(parser: Parser, args: list[str]) -> int:
+    given = parse_with_tokenizer(parser, args, "text")
     from bardlet.data import vocabulary
 
     found = vocabulary.existing(given.tokenizer, say)
@@ -80,9 +86,7 @@ def encode(parser: Parser, args: list[str]) -> int:
 
 
 def decode(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("ids", nargs="*", default=[], help="default: standard input")
-    parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
-    given = parse(parser, args)
+    given = parse_with_tokenizer(parser, args, "ids")
     from bardlet.data import vocabulary
 
     found = vocabulary.existing(given.tokenizer, say)

@@ -75,6 +75,18 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     return config_file.settings(bases, {**flags, **unknown}, say, size), rest
 
 
+def parse_timed(
+    parser: Parser, args: list[str], seconds: float, of: str
+) -> tuple[TrainConfig, float, bool]:
+    """The run to try out, for how many seconds, and whether the result is wanted as JSON."""
+    parser.add_argument("--seconds", type=float, default=seconds, help=of)
+    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+    settings, given = parse_settings(parser, args)
+    if not 0 < given["seconds"] <= 3600:
+        raise UsageError(f"seconds={given['seconds']} must be above 0, and at most 3600")
+    return settings, given["seconds"], given["json"]
+
+
 def seconds_of(text: str) -> float:
     """The seconds of a time such as 90s, 10m or 1.5h; UsageError where it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)

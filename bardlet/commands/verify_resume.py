@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 
 from bardlet.arguments import Parser, say
-from bardlet.commands.train import parse_settings
-from bardlet.errors import UsageError
+from bardlet.commands.train import parse_timed
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("--seconds", type=float, default=15.0, help="of training, each way")
-    parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    settings, given = parse_settings(parser, args)
-    if not 0 < given["seconds"] <= 3600:
-        raise UsageError(f"seconds={given['seconds']} must be above 0, and at most 3600")
+    settings, seconds, as_json = parse_timed(parser, args, 15.0, "of training, each way")
     from bardlet.verification import verify_resume
 
-    found = verify_resume(settings, given["seconds"], say)
-    if given["json"]:
+    found = verify_resume(settings, seconds, say)
+    if as_json:
         print(json.dumps(found))
     elif found["equal"]:
         print(
