@@ -271,3 +271,25 @@ def test_a_mixture_has_the_masks_of_its_parts(pairs: Dataset, tmp_path: Path) ->
     assert val.counts(0, len(val)).tolist() == counts.tolist() + [True] * len(of_part)
     assert [stream.masked for stream, _ in mixed.parts] == [True, False]
     assert 0 < counts.sum() < len(counts)
+
+
+def test_the_same_tokens_masked_otherwise_are_another_dataset(tmp_path: Path) -> None:
+    """Whatever the shards: what a run compares when it goes on is the hash."""
+    hashes = {}
+    for name, cut in (("early", 3), ("late", 9)):
+        path = tmp_path / f"{name}.jsonl"
+        texts = [f"{i:03}\nab{i:03}\ncdefg" for i in range(60)]
+        records = [{"ask": text[:cut], "say": text[cut + 1 :]} for text in texts]
+        path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        for size in (10**8, 101):
+            dataset = prepare(
+                sources.find([str(path)]), tmp_path / f"{name}-{size}", tokenizer="byte",
+                reading=Reading(prompt_key="ask", response_key="say"), shard_tokens=size,
+                say=lambda line: None,
+            )  # fmt: skip
+            ids = [stream.read(0, 10**6).tolist() for stream in dataset.splits.values()]
+            hashes[name, size] = dataset.hash
+            assert hashes.setdefault("tokens", ids) == ids
+    assert hashes["early", 101] == hashes["early", 10**8]
+    assert hashes["late", 101] == hashes["late", 10**8]
+    assert hashes["early", 101] != hashes["late", 101]

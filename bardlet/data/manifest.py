@@ -24,8 +24,9 @@ def describe(
 ) -> dict[str, Any]:
     """The manifest of a dataset with these splits and `entries`."""
     tokenizer_hash = tokenizers.fingerprint(encoder)
-    identity = [tokenizer_hash] + [splits[split]["sha256"] for split in sorted(splits)]
-    identity += ["masked"] * bool(entries.get("masked"))  # it trains to something else
+    keys = ("sha256", "mask_sha256")  # the same tokens masked otherwise train something else
+    sums = [splits[split][key] for key in keys for split in sorted(splits) if key in splits[split]]
+    identity = [tokenizer_hash, *sums]
     return {
         "format_version": FORMAT_VERSION,
         "name": name,

@@ -15,7 +15,7 @@ from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import check_folder
 from bardlet.data.remarks import uneven
-from bardlet.data.shards import SUMS
+from bardlet.data.shards import SUMS, entry_of
 from bardlet.data.stream import HEADER
 from bardlet.errors import DataError
 from bardlet.files import write_text
@@ -109,7 +109,7 @@ def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
                 else:
                     named = {"file": name, "tokens": shard["tokens"], "sha256": shard["sha256"]}
             shards.append(named)
-    return {**sums, "sha256": whole.hexdigest(), "shards": shards}
+    return entry_of(folder, sums, whole.hexdigest(), shards)
 
 
 def check(path: Path, expected: str, whole: Any) -> None:

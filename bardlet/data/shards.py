@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.encoding import Encoded
-from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC, MASK
+from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC, MASK, map_mask
 
 DOCS = b"BARDDOCS"
 BLOCK = 1 << 20
@@ -158,13 +159,30 @@ class SplitWriter:
         self.close_shard(last=True)
         shards = [entry.result() for entry in self.entries]
         self.hasher.shutdown()
-        return {**self.sums, "sha256": self.whole.hexdigest(), "shards": shards}
+        return entry_of(self.folder, self.sums, self.whole.hexdigest(), shards)
 
     def abandon(self) -> None:
         """Close what is open."""
         for file in self.files.values():
             file.close()
         self.hasher.shutdown(cancel_futures=True)
+
+
+def entry_of(
+    folder: Path, sums: Mapping[str, Any], digest: str, shards: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The entry in the manifest of a split with these shards, which lie in `folder`."""
+    entry = {**sums, "sha256": digest, "shards": shards}
+    masks = [shard for shard in shards if "mask" in shard]
+    if masks:
+        counts = hashlib.sha256()  # of a byte for each token, however they lie in shards
+        for shard in masks:
+            bits = map_mask(folder / shard["mask"]["file"], shard["tokens"])
+            for at in range(0, len(bits), BLOCK):
+                part = np.unpackbits(bits[at : at + BLOCK], bitorder="little")
+                counts.update(part[: shard["tokens"] - 8 * at].data)
+        entry["mask_sha256"] = counts.hexdigest()
+    return entry
 
 
 def pack_bits(raw: Path, path: Path, count: int) -> None:
