@@ -286,7 +286,7 @@ class Merger {
     }
 
     // Both tokens become one, wherever they stand in a row: at `places`, if still there.
-    void join(int32_t left, int32_t right, const std::vector<uint32_t>& places) {
+    void join(int32_t left, int32_t right, std::vector<uint32_t> places) {
         const int32_t both = lengths.size();
         const uint32_t middle = lengths[left], end = middle + lengths[right];
         lengths.push_back(end);

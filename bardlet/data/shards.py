@@ -34,7 +34,7 @@ class SplitWriter:
         self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
         self.dtype = np.dtype(f"<u{width}")
         self.docs, self.masked = docs, masked
-        self.sums = dict.fromkeys(SUMS, 0)
+        self.sums: dict[str, int] = dict.fromkeys(SUMS, 0)
         self.done: list[dict[str, int]] = []  # tokens and documents of the shards that are full
         self.tokens = self.begun = 0  # of the shard that is being written
         self.files: dict[str, Any] = {}
