@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -415,14 +416,36 @@ def test_nothing_that_can_be_read_is_said(tmp_path: Path) -> None:
         made(tmp_path / "d", tmp_path / "a.jsonl.gz", skip_unreadable=True)
 
 
+@pytest.mark.parametrize("left", [1, 30, 0.5, -1])
+def test_a_cut_file_of_zstandard_is_damaged(left: float, tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    text = "".join(random.Random(0).choices("abcdefgh ", k=300_000))
+    first, second = (zstandard.compress(part.encode()) for part in (text[:99], text[99:]))
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+    (tmp_path / "a.txt.zst").write_bytes(first + skipped + second)
+    whole = made(tmp_path / "d", tmp_path / "a.txt.zst")
+    shown = [whole.tokenizer.decode(whole.splits[s].read(0, 10**6)) for s in SPLITS]
+    assert "".join(shown) == text
+    cut = int(left * len(second)) if isinstance(left, float) else left
+    (tmp_path / "b.txt.zst").write_bytes(first + skipped + second[:cut])
+    with pytest.raises(DataError, match=r"b\.txt\.zst: it is damaged: it ends within a frame"):
+        made(tmp_path / "e", tmp_path / "b.txt.zst")
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "ALWAYS", 1 << 16)
     zeros = bytes(1 << 22)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(zeros))
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(zeros))
+    names = ["a.txt.gz", "a.txt.xz", "a.zip"]
+    with contextlib.suppress(ImportError):
+        import zstandard
+
+        (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(zeros))
+        names.append("a.txt.zst")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.txt", zeros)
-    for name in ("a.txt.gz", "a.txt.xz", "a.zip"):
+    for name in names:
         with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
             made(tmp_path / "d", tmp_path / name)
 
