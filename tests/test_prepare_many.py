@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -34,6 +35,7 @@ from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
 from bardlet.data.stream import HEADER
+from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
 
 WORDS = "to be or not d\u00e9j\u00e0 vu \u4e2d\u6587\u3002 it's \U0001f600 THE question: whether\n"
@@ -722,6 +724,40 @@ def test_no_process_outlives_an_end_from_outside(number: signal.Signals, tmp_pat
     while any(Path(f"/proc/{pid}").exists() for pid in found) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
+def test_processes_that_start_do_not_hear_ctrl_c(wait: float, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(words(100_000), encoding="utf-8")
+    command = [sys.executable, "-m", "bardlet", "prepare", "a.txt", "--workers=2", "--out=d",
+               "--tokenizer=byte"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(found := children(process.pid)) < 2 and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(wait)
+    for pid in found:  # as a terminal does, which sends it to their parent as well
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "to another thread"])
+def test_ctrl_c_is_held_back_and_not_lost(beside: bool) -> None:
+    done = threading.Event()
+    if beside:
+        threading.Thread(target=done.wait, daemon=True).start()
+    held = False
+    with pytest.raises(KeyboardInterrupt), starting():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        held = True
+    done.set()
+    assert held
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_the_same_again_does_nothing_and_a_change_is_named(tmp_path: Path) -> None:
