@@ -828,9 +828,8 @@ def test_parts_by_rank_and_merged_by_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    for rank, count, _ in prepare_command.RANKS:
-        monkeypatch.delenv(rank, raising=False)
-        monkeypatch.delenv(count, raising=False)
+    for name in [name for names in prepare_command.RANKS for name in names if name]:
+        monkeypatch.delenv(name, raising=False)
     jsonl(tmp_path / "a.jsonl", TEXTS)
     command = ["prepare", "a.jsonl", "--tokenizer=byte"]
     assert cli.main([*command, "--part=auto"]) == 2
@@ -846,6 +845,30 @@ def test_parts_by_rank_and_merged_by_command(
     whole, merged = Dataset(Path("data/whole")), Dataset(Path("data/merged"))
     for split in SPLITS:
         assert sorted(texts_of(merged, split)) == sorted(texts_of(whole, split))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_an_array_of_jobs_may_have_a_step(step: int) -> None:
+    array = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3"}
+    array["SLURM_ARRAY_TASK_STEP"] = str(step)
+    ids = [str(3 + i * step) for i in range(4)]
+    parts = [prepare_command.of_ranks({**array, "SLURM_ARRAY_TASK_ID": i}) for i in ids]
+    assert parts == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": ""},
+        {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_STEP": "-1"},
+    ],
+)
+def test_a_variable_that_is_no_number_is_named(variables: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        prepare_command.of_ranks(variables)
+    name, value = next((n, v) for n, v in variables.items() if not v.isdecimal())
+    assert f"goes by {name}, and {value!r} is no number" in caught.value.message
 
 
 def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
