@@ -386,6 +386,30 @@ def test_what_cannot_be_opened_in_a_folder_is_reported(
     assert texts_of(dataset, "train") == ["insid", "goo"]
 
 
+def test_what_is_passed_over_in_a_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG", "sub/no", ".git/x", ".x"):
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a text", encoding="utf-8")
+    assert cli.main(["prepare", "texts"]) == 0
+    note = "4 files with other endings were passed over: .bak, .png, no ending"
+    assert capsys.readouterr().err == f"{note}\n"
+    assert Dataset(Path("data/texts")).manifest["notes"] == [note]
+    notes = sources.find(["texts/a.txt", "texts/sub/no"]).notes
+    assert notes == ()  # a file that is given is text, whatever it is called
+    for name in ("b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG"):
+        (tmp_path / "texts" / name).unlink()
+    (note,) = sources.find(["texts"]).notes
+    assert note == "1 file with another ending was passed over: no ending"
+    for i in range(9):
+        (tmp_path / "texts" / f"a.{i}").touch()
+    (note,) = sources.find(["texts"]).notes
+    assert note.endswith("over: .0, .1, .2, .3, .4, .5, .6, .7, ...")
+
+
 @pytest.mark.parametrize("split", ["document", "position"])
 @pytest.mark.usefixtures("small_units")
 def test_what_can_be_read_of_a_damaged_file_is_a_document(
