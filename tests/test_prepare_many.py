@@ -812,6 +812,26 @@ def test_the_same_again_does_nothing_and_a_change_is_named(tmp_path: Path) -> No
     assert texts_of(Dataset(tmp_path / "d"), "val")
 
 
+def test_why_a_dataset_is_prepared_again_is_said_when_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "a {i}", "id": "{i}"}}\n' for i in range(99)))
+    made(tmp_path / "d", path)
+    before = contents(tmp_path / "d")
+    said: list[str] = []
+    for tokenizer in ("byte", "char"):
+        with pytest.raises(DataError, match="'body' is not there"):
+            reading = Reading(text_key="body")
+            made(tmp_path / "d", path, say=said.append, reading=reading, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match="gpt5 is not known"):
+        made(tmp_path / "d", path, say=said.append, tokenizer="gpt5")
+    assert said == []
+    assert contents(tmp_path / "d") == before
+    reading = Reading(prompt_key="id", response_key="text")
+    made(tmp_path / "d", path, say=said.append, reading=reading)
+    changed = "prompt_key is id, not none; response_key is text, not none"
+    assert said[0] == f"{tmp_path / 'd'} is prepared again: {changed}"
+
+
 @pytest.mark.usefixtures("small_units")
 def test_parts_merged_are_the_documents_of_the_whole(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [words(40, i) for i in range(300)])
