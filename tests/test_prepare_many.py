@@ -34,6 +34,7 @@ from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
+from bardlet.data.remarks import report
 from bardlet.data.stream import HEADER
 from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
@@ -341,6 +342,12 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
     (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
     bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
     assert bad.manifest["notes"] == ["6 places that are not of the encoding were mended"]
+    counts = {"bad_bytes": 1, "empty": 1, "duplicates": 1}
+    assert report(counts, {}) == [
+        "1 place that is not of the encoding was mended",
+        "1 empty document was left out",
+        "1 duplicate was left out",
+    ]
 
 
 def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
@@ -380,7 +387,7 @@ def test_what_cannot_be_opened_in_a_folder_is_reported(
     assert dataset.manifest["notes"] == [
         "not read: broken.txt: No such file or directory",
         "not read: pipe.txt: not a regular file",
-        "1 empty documents were left out",
+        "1 empty document was left out",
     ]
     assert all(note in said for note in dataset.manifest["notes"])
     assert texts_of(dataset, "train") == ["insid", "goo"]
