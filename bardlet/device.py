@@ -167,12 +167,17 @@ def compile_pays(device_type: str, total_flops: float) -> bool:
     return False
 
 
-def try_compile(model: torch.nn.Module, idx: torch.Tensor, machine: Machine) -> torch.nn.Module:
-    """The compiled model, tried forward and backward on idx (B, T); the model itself on failure."""
+def try_compile(
+    model: torch.nn.Module, idx: torch.Tensor, machine: Machine, first: torch.Tensor | None = None
+) -> torch.nn.Module:
+    """The compiled model, tried forward and backward on idx (B, T), and first as GPT.forward has
+    it; the model itself on failure.
+    """
     compiled = torch.compile(model)
     try:
         with machine.autocast():
-            _, loss = compiled(idx, idx.clone())  # one tensor twice would compile for that only
+            # one tensor twice would compile for that only
+            _, loss = compiled(idx, idx.clone(), first=first)
         loss.backward()
     except Exception as error:  # whatever a compiler can raise, the run goes on without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -86,7 +86,7 @@ def evaluate(
         model.train(was_training)
     nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
     if not total:
-        raise DataError(f"no token of the {split} split counts in the loss", "Prepare more text")
+        raise DataError(f"nothing that was scored of {split} counts", "Raise eval_iters")
     bits_per_byte = nats / math.log(2) / total_bytes
     return Score(loss=nats / total, tokens=int(total), bits_per_byte=bits_per_byte)
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bardlet.data import samples
 from bardlet.data.dataset import Dataset, is_dataset
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import DataError, UsageError
@@ -20,7 +21,7 @@ def facts(path: Path) -> dict[str, Any]:
     if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
         return {"kind": "checkpoint", **checkpoint_facts(path)}
     if is_dataset(path):
-        return {"kind": "dataset", "path": str(path), **Dataset(path).manifest}
+        return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}
     if (path / "checkpoints").is_dir():
         named = {name: runs.pointed(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
@@ -29,6 +30,16 @@ def facts(path: Path) -> dict[str, Any]:
         f"{path} is no dataset, run or checkpoint",
         "Give the folder that prepare or train wrote, such as data/tinyshakespeare or out/demo",
     )
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """A dataset's manifest, some of its documents, and how many tokens count in the loss."""
+    splits = dataset.splits.items()
+    return {
+        **dataset.manifest,
+        "counted": {name: samples.counted(stream) for name, stream in splits},
+        "samples": {name: samples.samples(dataset, name) for name, _ in splits},
+    }
 
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
@@ -51,7 +62,7 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
 def describe(found: dict[str, Any]) -> str:
     """What `facts` found, for people."""
     if found["kind"] == "dataset":
-        return describe_dataset(Dataset(Path(found["path"])))
+        return describe_dataset(Dataset(Path(found["path"])), found)
     if found["kind"] == "run":
         parts = [f"run {found['path']}"]
         parts += [f"{n}: {describe_checkpoint(found[n])}" for n in ("best", "last") if n in found]
@@ -79,9 +90,9 @@ def describe_checkpoint(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_dataset(dataset: Dataset) -> str:
-    """A dataset's manifest for people."""
-    manifest = dataset.manifest
+def describe_dataset(dataset: Dataset, found: dict[str, Any] | None = None) -> str:
+    """A dataset's facts for people; they are `found` already, or are looked up."""
+    manifest = found or dataset_facts(dataset)
     counts = [split.get("characters") for split in manifest["splits"].values()]
     characters = "" if None in counts else f"{sum(counts):,} characters, "
     about = manifest["tokenizer"]
@@ -103,7 +114,15 @@ def describe_dataset(dataset: Dataset) -> str:
             f"  {name}: {split['tokens']:,} tokens, {sizes}"
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
-        lines.append(f"    begins {json.dumps(beginning(dataset, name), ensure_ascii=False)}")
+        counted, tokens = manifest["counted"][name], split["tokens"]
+        if counted < tokens:
+            lines.append(f"    {counted:,} tokens, {counted / tokens:.1%}, count in the loss")
+        shown = manifest["samples"][name]
+        for document in shown:
+            what = "begins" if len(shown) == 1 else f"document {document['document']:,}:"
+            texts = [document[key] for key in ("prompt", "text") if key in document]
+            quoted = " -> ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+            lines.append(f"    {what} {quoted}")
     rule = manifest.get("split")
     if rule:
         lines.append(f"  split by {rule['by']}, {rule['val_fraction']:g} of it for validation")
@@ -113,12 +132,6 @@ def describe_dataset(dataset: Dataset) -> str:
     for source in sources[:SHOWN]:
         lines.append(f"  from {source['name']}, {source['bytes']:,} bytes, {source['sha256'][:12]}")
     return "\n".join(lines + [f"  note: {note}" for note in manifest["notes"]])
-
-
-def beginning(dataset: Dataset, split: str) -> str:
-    """The first characters of a split, as its tokens give them."""
-    ids = dataset.splits[split].read(0, 60)
-    return dataset.tokenizer.decode(ids)[:60]
 
 
 def eval_run(

@@ -23,7 +23,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
-Maybe = Tensor | None
+Maybe = Tensor | None  # an argument that can be left out
 
 
 @dataclass(frozen=True, kw_only=True)

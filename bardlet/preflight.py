@@ -45,6 +45,12 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
             f"block_size={config.block_size} needs more",
             "Lower block_size or prepare more text",
         )
+    for split, stream in dataset.splits.items():
+        if all(mask is not None and not mask.any() for mask in stream.masks):
+            raise DataError(
+                f"no token of the {split} split of {dataset.folder} counts in the loss",
+                "Prepare it with --response_key, or without --prompt_key",
+            )
     if config.doc_mask and dataset.end_of_text is None:
         raise UsageError(
             f"doc_mask has nothing to go by: {dataset.folder} has no token between documents",

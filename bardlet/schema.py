@@ -13,7 +13,10 @@ ANY = (str, bool, int, float, None)
 SPLIT = {
     "characters": int, "bytes": int, "tokens": int,
     "shards": [
-        {"file": str, "tokens": int, "sha256?": str, "mask?": {"file": str, "sha256": str}}
+        {
+            "file": str, "tokens": int, "sha256?": str,
+            "docs?": {"file": str, "sha256": str}, "mask?": {"file": str, "sha256": str},
+        },
     ],
 }  # fmt: skip
 FILES = {

@@ -36,7 +36,8 @@ def choose(
     forward: torch.nn.Module = model
     if wants_compile(config, model, machine, flops, before):
         idx = torch.zeros(sequences, config.block_size, dtype=torch.int64, device=machine.device)
-        forward = device.try_compile(model, idx, machine)
+        first = torch.zeros_like(idx) if config.doc_mask else None  # another graph
+        forward = device.try_compile(model, idx, machine, first)
     if forward is model and fits(model, training=True):
         forward = NativeGPT(model, machine.dtype)
     core = isinstance(forward, NativeGPT)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bardlet import lora
 from bardlet.config import resolve
@@ -84,6 +85,24 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         raise damaged(path, error) from None
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are: filling them on the meta device imports for a second."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.nn.init.normal_:
+            return args[0] if args else given["tensor"]
+        if func is torch.arange:  # of the rotary angles, which are no weights
+            given["device"] = "cpu"
+        return func(*args, **given)
+
+
 def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's parameters by name, without the memory for any.
 
@@ -91,8 +110,10 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     """
     if config.n_layer > most:
         raise ValueError(f"n_layer={config.n_layer}, and the weights are {most} tensors")
-    with torch.device("meta"):
-        single = lora.built(dataclasses.replace(config, n_layer=1))
+    # of llama's weights none has the length of the context
+    context = 1 if config.llama else config.block_size
+    with torch.device("meta"), Unfilled():
+        single = lora.built(dataclasses.replace(config, n_layer=1, block_size=context))
     shapes = {}
     for name, p in single.named_parameters():  # tied ones once
         inner = re.sub(r"^transformer\.h\.0\.", "", name)

@@ -35,8 +35,8 @@ def write(
 ) -> None:  # fmt: skip
     """Print samples from a run's checkpoint; one sample is streamed as it is written.
 
-    `start` is the prompt, FILE:path the prompt's file. None begins as the training documents did:
-    after the end of one, or, of a model of a single text, with a new line if the alphabet has it.
+    A sample ends with its text. `start` is the prompt, FILE:path the prompt's file, None a new line
+    where the alphabet has it; after documents, a text begins as they did: behind the end of one.
     `check_memorization` marks what of the samples stands in the training text; memorization.py
     has `min_run`.
     """
@@ -49,11 +49,10 @@ def write(
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
         model.to(machine.dtype)  # half the bytes to read for every token
-    end = trained.state.get("dataset", {}).get("end_of_text")
-    fresh = start is None and end is not None and end < tokenizer.vocab_size
-    text = "" if fresh else prompt_text(start, tokenizer)
-    ids = np.array([end]) if fresh else tokenizer.encode(text)
-    prompt = torch.from_numpy(ids.astype(np.int64))  # (P,)
+    ends = trained.state.get("dataset", {}).get("end_of_text")
+    behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
+    text = "" if start is None and behind else prompt_text(start, tokenizer)
+    prompt = torch.tensor(behind + tokenizer.encode(text).tolist(), dtype=torch.int64)  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
     streamed = num_samples == 1 and not as_json and trained_on is None
@@ -68,22 +67,26 @@ def write(
     if streamed:
         tokens = []
         for chosen in draw():
+            if chosen.item() == tokenizer.end_of_text:
+                break
             tokens.append(chosen.item())
             print(stream.feed(tokens[-1:]), end="", flush=True)
-        ids = np.array([tokens], dtype=np.int64)  # (1, N)
+        rows = [np.array(tokens, dtype=np.int64)]  # (N,)
     else:
-        ids = Pieces(num_samples).fit(functools.partial(drawn, draw, num_samples))  # (B, N)
+        all_of_them = functools.partial(drawn, draw, num_samples, tokenizer.end_of_text)
+        rows = Pieces(num_samples).fit(all_of_them)
     took = time.perf_counter() - began
     # a stream that is not ended leaves out a character that its last token only begins
-    texts = [text + tokenizer.stream().feed(row.tolist()) for row in ids]
-    rate = ids.size / took if took else 0.0
+    texts = [text + tokenizer.stream().feed(row.tolist()) for row in rows]
+    count = sum(map(len, rows))
+    rate = count / took if took else 0.0
     found = None
     if trained_on is not None:
-        found = memorization.report(trained_on, tokenizer, list(ids), min_run)
+        found = memorization.report(trained_on, tokenizer, rows, min_run)
     if as_json:
         result: dict[str, Any] = {
             "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
-            "temperature": temperature, "top_k": top_k, "new_tokens": int(ids.shape[1]),
+            "temperature": temperature, "top_k": top_k, "new_tokens": max(map(len, rows)),
             "tokens_per_s": rate,
         }  # fmt: skip
         print(json.dumps({**result, "memorization": found} if found else result))
@@ -93,24 +96,34 @@ def write(
         if found:
             texts = [
                 text + memorization.marked(row, sample["runs"], tokenizer)
-                for row, sample in zip(ids, found["samples"], strict=True)
+                for row, sample in zip(rows, found["samples"], strict=True)
             ]
         for sample in texts:
             print(f"{sample}\n{SEPARATOR}")
         if found:
             print(memorization.describe(found))
     sys.stdout.flush()
-    say(f"{ids.size:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+    say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
 
 
-def drawn(draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, size: int) -> np.ndarray:
-    """The new tokens of all samples, (num_samples, N) int64, drawn `size` samples at once."""
-    parts = []
+def drawn(
+    draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, end: int | None, size: int
+) -> list[np.ndarray]:
+    """The new tokens of all samples, (N,) int64 each, before the token `end`; `size` at once."""
+    rows = []
     for first in range(0, num_samples, size):
         count = min(size, num_samples - first)
-        columns = [chosen.numpy() for chosen in draw(num_samples=count, first=first)]
-        parts.append(np.array(columns, dtype=np.int64).reshape(-1, count).T)
-    return np.concatenate(parts)
+        columns: list[np.ndarray] = []
+        ended = np.zeros(count, dtype=bool)
+        for chosen in draw(num_samples=count, first=first):
+            columns.append(chosen.numpy())
+            ended |= columns[-1] == end
+            if ended.all():
+                break
+        for row in np.array(columns, dtype=np.int64).reshape(-1, count).T:
+            found = np.flatnonzero(row == end)
+            rows.append(row[: found[0]] if len(found) else row)
+    return rows
 
 
 def without_padding(model: GPT, vocab_size: int) -> None:

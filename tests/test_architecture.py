@@ -37,7 +37,7 @@ LAYERS = (
     ("data.dataset", "data.mixture", "data.loader"),
     ("data.manifest", "data.encoding", "data.remarks"),
     ("data.shards", "data.survey"),
-    ("data.prepare", "data.merge"),
+    ("data.prepare", "data.merge", "data.samples"),
     ("model",),
     ("lora",),
     ("native",),

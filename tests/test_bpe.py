@@ -33,6 +33,7 @@ TEXT = (
     "def f(x):\n\treturn {'a': x**2}  # 0xFF\n \x00\x1c\x85\u2028\u3000 \n  "
 )
 LEARNT = TEXT * 3 + some_text(4000) + inspect.getsource(random)[:20_000]
+NUMBERS = "1 22 333,4444. 55555\n6 " * 9 + "\u0663\u0664 \u00b2, \u4e09\u3002 \u2167 1"
 any_text = st.text(st.characters(exclude_categories=["Cs"]))
 # letters, accents, digits, punctuation and white space in all the combinations that patterns split
 awkward = st.text(
@@ -156,12 +157,34 @@ def test_a_long_text_in_parts_has_the_ids_of_the_whole(
     size: int, by_pattern: dict[str, BPETokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patterns, "PART", size)
-    for text in SAMPLES:
+    for text in [*SAMPLES, NUMBERS]:
         assert "".join(patterns.parts(text)) == text
         for ours in by_pattern.values():
             whole = ours.library.encode(text, add_special_tokens=False).ids
             assert ours.encode(text).tolist() == whole
     assert len(list(patterns.parts(TEXT))) > 5
+    assert len(list(patterns.parts(NUMBERS))) > 5, "also where there are no letters"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_only_words_longer_than_the_longest_are_cut(
+    own: Tokenizer, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if quick:
+        pytest.importorskip("gigatoken")
+    assert isinstance(own, BPETokenizer)
+    monkeypatch.setattr(bpe, "FAST", 0 if quick else 1 << 40)
+    giant, before = "question" * 5, "to be, "
+    text = before + giant + " or not. " + TEXT
+    whole = own.encode(text).tolist()
+    monkeypatch.setattr(patterns, "PART", len(before))
+    monkeypatch.setattr(patterns, "LONGEST", len(giant))
+    assert own.encode(text).tolist() == whole
+    monkeypatch.setattr(patterns, "LONGEST", 21)
+    start, *rest = patterns.parts(text)
+    assert start == before + giant[:21] and "".join(rest) == giant[21:] + text[47:]
+    cut = own.encode(text).tolist()
+    assert cut == [*own.encode(start).tolist(), *own.encode("".join(rest)).tolist()] != whole
 
 
 @settings(deadline=None)

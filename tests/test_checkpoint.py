@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,17 @@ def test_a_failed_save_leaves_what_was_there(
         saved(tmp_path, 2)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last", "iter-00000001"}
     checkpoint.load(runs.find(tmp_path))
+
+
+def test_reading_a_checkpoint_imports_no_compiler() -> None:
+    """Filling weights on the meta device would bring torch's, a second and 65 MB for nothing."""
+    code = (
+        "import sys\nfrom bardlet import weights\nfrom bardlet.model import GPT, GPTConfig\n"
+        "for family in ('gpt2', 'llama'):\n"
+        "    config = GPTConfig(family=family, n_layer=2, n_embd=32, n_head=2, vocab_size=9)\n"
+        "    shapes = {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}\n"
+        "    assert weights.shapes_for(config, most=99) == shapes\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -88,7 +88,7 @@ def test_a_failing_compiler_is_one_warning_and_no_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(model: torch.nn.Module) -> torch.nn.Module:
-        def forward(*args: object) -> None:
+        def forward(*args: object, **options: object) -> None:
             raise RuntimeError("no C++ compiler\nand much more")
 
         return forward  # pyright: ignore

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bardlet import checkpoint, cli, device, native, runs
+from bardlet import checkpoint, cli, device, native, runs, writing
 from bardlet.config import TrainConfig
 from bardlet.data import sources
 from bardlet.data.dataset import Dataset
@@ -170,26 +170,65 @@ def test_a_mixture_has_the_documents_of_its_parts(documents: Dataset) -> None:
     assert opened(f"{documents.folder}:1,{documents.folder}:2").end_of_text == END
 
 
+@pytest.mark.parametrize("given", [None, "ab"])
 def test_a_sample_begins_as_a_document_does(
-    documents: Dataset, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """After the end of one; a single text has no such token, and a line is begun."""
+    documents: Dataset, dataset_folder: Path, tmp_path: Path, given: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """After the end of one; a single text has no such token."""
     for name, folder, prompt in (("many", documents.folder, ""), ("one", dataset_folder, " ")):
         train(tiny_config(folder, tmp_path / name, max_iters=30))
         capsys.readouterr()
-        told = [
-            "--device=cpu",
-            "--json",
-            "--num_samples=1",
-            "--max_new_tokens=12",
-            "--temperature=0",
-        ]
+        told = ["--device=cpu", "--dtype=float32", "--json", "--num_samples=1"]
+        told += ["--max_new_tokens=12", "--temperature=0"] + (
+            [f"--start={given}"] if given and not prompt else []
+        )
         assert cli.main(["sample", str(tmp_path / name), *told]) == 0
         found = json.loads(capsys.readouterr().out)
+        prompt = prompt or given or ""
         assert found["prompt"] == prompt
         model, tokenizer, state = checkpoint.load(runs.find(tmp_path / name, "best"))
-        assert state["dataset"]["end_of_text"] == (None if prompt else END)
-        start = [END] if not prompt else tokenizer.encode(prompt).tolist()
+        assert state["dataset"]["end_of_text"] == (END if name == "many" else None)
+        start = [END] * (name == "many") + tokenizer.encode(prompt).tolist()
         options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
         ids = [int(i) for i in generate(model, torch.tensor(start), **options)]
+        ids = ids[: ids.index(END)] if END in ids else ids
         assert found["samples"] == [prompt + tokenizer.decode(ids)]
+
+
+def test_a_sample_ends_with_its_text(
+    documents: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a batch each of its own, streamed too: the first of those that run on past it."""
+    train(tiny_config(documents.folder, tmp_path / "run", max_iters=150, eval_interval=150))
+    told = ["sample", str(tmp_path / "run"), "--device=cpu", "--dtype=float32"]
+    told += ["--max_new_tokens=60", "--top_k=0"]
+    capsys.readouterr()
+    assert cli.main([*told, "--num_samples=6", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, tokenizer, _ = checkpoint.load(runs.find(tmp_path / "run", "best"))
+    options = {"num_samples": 6, "max_new_tokens": 60, "top_k": 0}
+    rows = torch.stack(list(generate(model, torch.tensor([END]), **options)), dim=1).tolist()
+    ended = [row[: row.index(END)] if END in row else row for row in rows]
+    assert min(map(len, ended)) < 60, "some of them end"
+    assert found["samples"] == [tokenizer.decode(row) for row in ended]
+    assert found["new_tokens"] == max(map(len, ended))
+    assert cli.main([*told, "--num_samples=1"]) == 0
+    assert capsys.readouterr().out == f"{found['samples'][0]}\n{writing.SEPARATOR}\n"
+
+
+def test_what_is_compiled_is_what_runs(
+    documents: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks make another graph: compiled for the plain one it would be compiled again, untried."""
+    tried: list[bool] = []
+
+    def try_compile(model: GPT, idx: torch.Tensor, machine: object, first: object) -> GPT:
+        tried.append(first is not None)
+        return model
+
+    monkeypatch.setattr(device, "try_compile", try_compile)
+    for doc_mask in (False, True):
+        out = tmp_path / f"run-{doc_mask}"
+        train(tiny_config(documents.folder, out, doc_mask=doc_mask, compile=True, max_iters=1))
+    assert tried == [False, True]

@@ -19,7 +19,8 @@ from bardlet import device, native
 from bardlet.config import TrainConfig
 from bardlet.data import sources
 from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Batches
+from bardlet.data.loader import Batches, random_batches
+from bardlet.data.mixture import opened
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
 from bardlet.data.stream import HEADER, TokenStream
@@ -223,5 +224,50 @@ def test_a_split_in_which_nothing_counts_is_refused(pairs: Dataset) -> None:
     stream.masks = [np.zeros(len(shard), dtype=np.uint8) for shard in stream.shards]
     model = GPT(GPTConfig(vocab_size=257, n_layer=1, n_head=1, n_embd=32, block_size=16))
     machine = device.choose("cpu", "float32")
-    with pytest.raises(DataError, match="no token of the val split counts in the loss"):
+    with pytest.raises(DataError, match="nothing that was scored of val counts"):
         evaluate(model, pairs, "val", batch_size=3, machine=machine, group=Group())
+
+
+def test_a_sampled_estimate_finds_what_counts(tmp_path: Path) -> None:
+    """Prompts so long that most windows are of nothing else."""
+    path = tmp_path / "long.jsonl"
+    records = [{"ask": f"{i}" + "a" * 700, "say": "yes"} for i in range(60)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    dataset = prepare(
+        sources.find([str(path)]), tmp_path / "long", tokenizer="byte",
+        reading=Reading(prompt_key="ask", response_key="say"), say=lambda line: None,
+    )  # fmt: skip
+    stream = dataset.splits["train"]
+    options = {"block_size": 16, "batch_size": 8, "count": 5, "seed": 1}
+    found = list(random_batches(stream, **options))
+    assert all((targets.max(1).values >= 0).all() for _, targets in found)
+    again = list(random_batches(stream, **options))
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(found, again, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+    config = tiny_config(dataset.folder, tmp_path / "run", max_iters=2, eval_iters=1, batch_size=1)
+    assert np.isfinite(train(config).val_loss)
+
+
+def test_a_dataset_in_which_nothing_counts_is_refused(pairs: Dataset, tmp_path: Path) -> None:
+    def none_counts(folder: Path, shard: dict[str, Any]) -> None:
+        path = folder / shard["mask"]["file"]
+        raw = path.read_bytes()
+        path.write_bytes(raw[: HEADER.size] + bytes(len(raw) - HEADER.size))
+        shard["mask"]["sha256"] = sha256(path)
+
+    folder = edited(pairs, tmp_path / "none", none_counts)
+    with pytest.raises(DataError, match=r"no token of the train split .* counts in the loss"):
+        train(tiny_config(folder, tmp_path / "run"))
+
+
+def test_a_mixture_has_the_masks_of_its_parts(pairs: Dataset, tmp_path: Path) -> None:
+    whole = edited(pairs, tmp_path / "whole", no_mask)
+    mixed = opened(f"{pairs.folder}:1,{whole}:3")
+    val, of_part = mixed.splits["val"], pairs.splits["val"]
+    counts = of_part.counts(0, len(of_part))
+    assert val.counts(0, len(val)).tolist() == counts.tolist() + [True] * len(of_part)
+    assert [stream.masked for stream, _ in mixed.parts] == [True, False]
+    assert 0 < counts.sum() < len(counts)

@@ -116,3 +116,9 @@ def test_a_mixture_needs_one_tokenizer_and_long_enough_parts(pair: Path) -> None
         opened("a:1,c:1")
     with pytest.raises(DataError, match="a dataset of the mixture has 2700"):
         train(tiny_config(Path("a:1,b:1"), pair / "run", block_size=3000))
+
+
+def test_a_share_that_is_never_dealt_is_refused() -> None:
+    parts = list(zip(streams(), (0.99999, 0.00001), strict=True))
+    with pytest.raises(UsageError, match=r"less than 1/16,384 of the mixture"):
+        batches_of(parts, block_size=8, batch_size=2, seed=0)

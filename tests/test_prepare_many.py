@@ -28,7 +28,7 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import documents, options, packed, sources, units
+from bardlet.data import documents, options, packed, remarks, sources, survey, units, vocabulary
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -236,7 +236,8 @@ def test_a_split_far_from_what_was_asked_for_is_said(tmp_path: Path) -> None:
     assert note.startswith(f"val has {100 * share:.1f}% of the text, not 10.0%: by their hash")
     assert said == [note]
     parts = [made(tmp_path / f"p{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
-    assert merge(parts, tmp_path / "m").manifest["notes"] == [note]
+    of_parts = note.replace("--split position", "--split position without --part")
+    assert merge(parts, tmp_path / "m").manifest["notes"] == [of_parts] != [note]
     by_position = made(tmp_path / "e", tmp_path / "a.jsonl", split="position")
     assert by_position.manifest["notes"] == []
 
@@ -342,8 +343,9 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
     (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
     bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
     assert bad.manifest["notes"] == ["6 places that are not of the encoding were mended"]
-    counts = {"bad_bytes": 1, "empty": 1, "duplicates": 1}
+    counts = {"lines": 1, "bad_bytes": 1, "empty": 1, "duplicates": 1}
     assert report(counts, {}) == [
+        "1 line of JSON that could not be read was left out",
         "1 place that is not of the encoding was mended",
         "1 empty document was left out",
         "1 duplicate was left out",
@@ -524,7 +526,62 @@ def test_a_line_that_cannot_be_used_is_named(raw: bytes, problem: str, tmp_path:
     assert "a.jsonl, line" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.tgz"])
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+@pytest.mark.usefixtures("small_units")
+def test_only_the_lines_that_cannot_be_read_are_left_out(
+    tokenizer: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [words(40, i) for i in range(100)]
+    rows = [json.dumps({"text": text}).encode() for text in good]
+    bad = [b'{"text', b'{"body": 1}', b'{"text": "\\ud800"}', b'{"text": "caf\xe9"}']
+    for place, row in zip((70, 50, 20, 10), bad, strict=True):
+        rows.insert(place, row)
+    monkeypatch.setitem(globals(), "lines", lambda texts: b"\n".join(rows) + b"\n")
+    FORMATS[name](tmp_path / name)
+    with pytest.raises(DataError, match=r"line 11 is not utf-8: byte 0xe9"):
+        made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer)
+    dataset = made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer, skip_unreadable=True)
+    first, *rest = dataset.manifest["notes"]
+    assert first.startswith(f"not all read: {name}: ") and "line 11 is not utf-8" in first
+    assert "4 lines of JSON that could not be read were left out" in rest
+    if tokenizer == "byte":
+        assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(good)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_bad_line_far_into_a_file_is_named_by_its_byte(tmp_path: Path) -> None:
+    before = lines([words(40, i) for i in range(100)])
+    (tmp_path / "a.jsonl").write_bytes(before + b'{"text\n' + before)
+    place = rf"a\.jsonl, the line at byte {len(before):,} is no JSON"
+    with pytest.raises(DataError, match=place):
+        made(tmp_path / "d", tmp_path / "a.jsonl")
+
+
 # ---- large and many ----
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_that_much_text_could_be_encoded_faster_is_said_once(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(tmp_path / "a.jsonl", TEXTS)
+
+    def said(name: str, tokenizer: str) -> list[str]:
+        found: list[str] = []
+        made(tmp_path / name, tmp_path / "a.jsonl", tokenizer=tokenizer, say=found.append,
+             workers=workers)  # fmt: skip
+        return [line for line in found if "pip install 'bardlet[fast]'" in line]
+
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert not said("little", "bpe")
+    monkeypatch.setattr(remarks, "MUCH", 1000)
+    assert len(said("much", "bpe")) == 1
+    assert not said("bytes", "byte")
+    installed = SimpleNamespace(__spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "gigatoken", installed)
+    monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
+    assert not said("quick", "bpe")
 
 
 @pytest.fixture
@@ -571,6 +628,25 @@ def test_bpe_of_a_text_in_units_has_the_ids_of_the_whole(tmp_path: Path) -> None
         assert (
             dataset.splits[split].read(0, 10**6).tolist() == dataset.tokenizer.encode(part).tolist()
         )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+@pytest.mark.usefixtures("small_units")
+def test_a_vocabulary_is_trained_on_a_bounded_part_of_the_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = ("\u4e2d\u6587\u3002" * 40_000).encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    most, taken = 60_000, []
+    monkeypatch.setattr(survey, "SAMPLE", most)
+    monkeypatch.setattr(survey, "UNIT", units.UNIT)
+    train = vocabulary.bpe_training.train
+    monkeypatch.setattr(
+        vocabulary.bpe_training, "train", lambda text, size: taken.append(text) or train(text, size)
+    )
+    made(tmp_path / "d", tmp_path / name, tokenizer="bpe", vocab_size=259)
+    [text] = taken
+    assert most / 2 < len(text.encode()) < most + 5 * units.UNIT
 
 
 @pytest.mark.usefixtures("small_units")
@@ -668,8 +744,8 @@ def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> Non
     for name in (".journal.json.77.tmp", "seen-3.bin", "val-00000.mask.raw", "val-00000.bin"):
         (place.folder / name).touch()
     place.note({"units": 1})
-    place.publish()
-    assert [path.name for path in (tmp_path / "d").iterdir()] == ["val-00000.bin"]
+    place.publish({})
+    assert sorted(contents(tmp_path / "d")) == ["manifest.json", "val-00000.bin"]
 
 
 def noted_units(folder: Path) -> int:
@@ -930,7 +1006,7 @@ def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
     assert merge(parts, tmp_path / "m").hash == whole.hash
     jsonl(tmp_path / "b.jsonl", TEXTS[:1])
     parts = [made(tmp_path / f"b{i}", tmp_path / "b.jsonl", part=(i, 2)).folder for i in (1, 2)]
-    with pytest.raises(DataError, match="by its hash no document of b falls to"):
+    with pytest.raises(DataError, match=r"no document of b falls to .* without --part"):
         merge(parts, tmp_path / "e")
 
 

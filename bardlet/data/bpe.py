@@ -89,12 +89,12 @@ class BPETokenizer(LibraryTokenizer):
         """The ids of `text`, (T,) uint32; names of special tokens in it are plain text."""
         if not self.pattern:
             return super().encode(text)
-        raw = utf8(text)
-        self.done += len(raw)
+        self.done += len(utf8(text))
         if self.done >= FAST and self.quick is not None:
             if self.done > RENEW_BYTES:
                 self.done, self.quick = FAST, open_quick(self.document)
-            return self.quick.encode(raw)
+            encoded = [self.quick.encode(part.encode()) for part in parts(text)]
+            return np.concatenate([np.zeros(0, dtype=np.uint32), *encoded])
         return np.array(self.ids_of(parts(text)), dtype=np.uint32)
 
     def steps(self) -> Any:

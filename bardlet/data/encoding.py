@@ -59,6 +59,7 @@ class Result:
     splits: dict[str, Encoded]
     empty: int = 0
     bad_bytes: int = 0
+    lines: int = 0  # of JSON that could not be read
     failed: list[tuple[str, str]] = field(default_factory=list)  # input, why
 
 
@@ -72,16 +73,24 @@ class Scanned:
     counts: np.ndarray  # how often each is there
 
 
-def pieces(unit: Unit, job: Job, failed: list[tuple[str, str]]) -> Iterator[Piece]:
-    """Yields the pieces of a unit; with `skip`, an input that cannot be read goes to `failed`."""
+def pieces(unit: Unit, job: Job, result: Result | None = None) -> Iterator[Piece]:
+    """Yields the pieces of a unit; with `skip`, `result` gets what cannot be read."""
+    result = result or Result(splits={})
     for part in unit.parts:
+        name = part.input.name if isinstance(part, Range) else unit.source
         try:
-            yield from read(part, job.reading)
+            for piece in read(part, job.reading):
+                if not piece.problem:
+                    yield piece
+                elif not job.skip:
+                    raise piece.problem
+                else:
+                    result.lines += 1
+                    result.failed.append((name, piece.problem.message))
         except DataError as error:
             if not job.skip:
                 raise
-            name = part.input.name if isinstance(part, Range) else unit.source
-            failed.append((name, error.message))
+            result.failed.append((name, error.message))
 
 
 def scan(unit: Unit, job: Job) -> Scanned:
@@ -89,7 +98,7 @@ def scan(unit: Unit, job: Job) -> Scanned:
     sizes: list[int] = []
     characters = 0
     counts = np.zeros(128, dtype=np.int64)
-    for piece in pieces(unit, job, []):
+    for piece in pieces(unit, job):
         if not (piece.first and piece.last):
             sizes.append(len(piece.text))
         characters += len(piece.prompt) + len(piece.text)
@@ -116,7 +125,7 @@ def encode(unit: Unit, job: Job) -> Result:
     """The tokens of a unit."""
     before = text.bad_bytes
     result = Result(splits={split: Encoded() for split in SPLITS})
-    for piece in pieces(unit, job, result.failed):
+    for piece in pieces(unit, job, result):
         whole = piece.first and piece.last
         if whole and (not piece.text or piece.text.isspace()):
             result.empty += 1

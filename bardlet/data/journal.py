@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from bardlet.errors import DataError
-from bardlet.files import write_json
+from bardlet.files import write_json, write_text
 
 EVERY_S = 2.0  # between two entries
 
@@ -26,6 +28,21 @@ class Workplace:
         self.lock: Any = None
         self.saved = monotonic()
         self.kept = False  # whether there is anything to go on with
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[dict[str, Any]]:
+        """A context that has the folder and ends by letting go of it; what `open` returns.
+
+        What the disk refuses is a DataError.
+        """
+        try:
+            yield self.open()
+        except OSError as error:
+            raise DataError(
+                f"cannot write the dataset to {self.out}: {error.strerror or error}"
+            ) from None
+        finally:
+            self.leave()
 
     def open(self) -> dict[str, Any]:
         """Take the folder; return what the last one who worked here has noted, if that fits."""
@@ -61,8 +78,9 @@ class Workplace:
         write_json(self.folder / "journal.json", {**state, "key": self.key})
         self.saved, self.kept = monotonic(), True
 
-    def publish(self) -> None:
-        """Give the folder its name, in place of the dataset that has it."""
+    def publish(self, manifest: dict[str, Any]) -> None:
+        """Give the folder its manifest and its name, in place of the dataset that has it."""
+        write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         (self.folder / "journal.json").unlink(missing_ok=True)
         for pattern in ("*.mask.raw", "seen-*.bin", ".*.tmp"):  # the last from kills
             for path in self.folder.glob(pattern):

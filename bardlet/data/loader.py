@@ -16,9 +16,11 @@ from torch import Tensor
 
 from bardlet.data.permutation import permute
 from bardlet.data.stream import TokenStream
+from bardlet.errors import UsageError
 
 TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
 DECK = 1 << 14  # a share is exact to a 16,384th
+TRIES = 1000  # windows looked at, where a whole one may not count
 
 
 class Batches:
@@ -81,6 +83,8 @@ class Mixed:
         ]
         ends = np.rint(np.cumsum([share for _, share in parts]) * DECK).astype(np.int64)
         self.cards = np.diff(ends, prepend=0)  # of each stream in a deck
+        if not self.cards.all():
+            raise UsageError(f"a dataset with less than 1/{DECK:,} of the mixture is never seen")
         self.ends, self.batch_size, self.seed = ends, batch_size, seed
         self.mine = np.arange(rank, batch_size, world_size)
 
@@ -164,7 +168,14 @@ def random_batches(
     generator = np.random.default_rng((seed, EVAL))
     for _ in range(count):
         starts = generator.integers(0, len(stream) - block_size, size=batch_size)
-        yield as_tensors([stream.window(start, block_size) for start in starts.tolist()])
+        windows = [stream.window(start, block_size) for start in starts.tolist()]
+        for i in range(batch_size * stream.masked):
+            for _ in range(TRIES):  # to find one in which something counts
+                if windows[i][1].max() >= 0:
+                    break
+                start = int(generator.integers(0, len(stream) - block_size))
+                windows[i] = stream.window(start, block_size)
+        yield as_tensors(windows)
 
 
 def dropout_seed(seed: int, it: int, rank: int) -> int:

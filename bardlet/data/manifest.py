@@ -39,15 +39,16 @@ def describe(
     }
 
 
-def check_tokens(tokens: dict[str, int], name: str) -> None:
-    """Raise DataError where a split of the corpus `name` has no tokens."""
+def check_tokens(tokens: dict[str, int], name: str, *, parts: bool = False) -> None:
+    """Raise DataError where a split of the corpus `name`, made of `parts` or not, has no tokens."""
     empty = [split for split, count in tokens.items() if not count]
     if len(empty) == len(tokens):
         raise DataError(f"{name} is empty", "Give a source with some text in it.")
     if empty:
+        position = "--split position takes the end of each document for validation"
         raise DataError(
             f"by its hash no document of {name} falls to {empty[0]}",
-            "--split position takes the end of each document for validation",
+            f"Prepare it without --part: {position}" if parts else position,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -33,28 +32,21 @@ def merge(parts: list[Path], out: Path) -> Dataset:
     check_folder(out)
     found = ordered([Dataset(part) for part in parts])
     place = Workplace(out, "", os.getpid())
-    try:
-        place.open()
+    with place.held():
         with ThreadPoolExecutor(len(SPLITS)) as beside:
             joined = beside.map(lambda split: join(found, split, place.folder), SPLITS)
             splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
         write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
         first = found[0].manifest
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
-        manifest.check_tokens(tokens, first["name"])
-        keep = ("split", "end_of_text", "masked", "sources")
+        manifest.check_tokens(tokens, first["name"], parts=True)
+        keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
         described = manifest.describe(
             first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"},
-            notes=notes(found) + uneven(splits, first["split"]),
+            notes=notes(found) + uneven(splits, first["split"], parts=True),
         )  # fmt: skip
-        described["tokenizer"] = first["tokenizer"]
-        write_text(place.folder / "manifest.json", json.dumps(described, indent=1) + "\n")
-        place.publish()
-    except OSError as error:
-        raise DataError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
-    finally:
-        place.leave()
+        place.publish(described)
     return Dataset(out)
 
 

@@ -20,17 +20,22 @@ O200K = (  # unlike the others it leaves accents and vowel signs with their lett
     rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{_TAIL}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# In all of them, every word that follows a letter and is none itself begins at its first character,
-# whatever comes next: text can be cut there and encoded in parts.
-CUT = re.compile(r"(?<=[^\W\d_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
+# In all of them, a word that follows a letter or digit and has none itself begins at its first
+# character, whatever comes next: text can be cut there and encoded in parts.
+CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 PART = 1 << 16  # characters; the library's time and memory for a word list grow with its text
+LONGEST = 1 << 16  # characters of a word that is merged whole: time grows faster than a word does
 
 
 def parts(text: str) -> Iterator[str]:
-    """`text` in parts that are encoded as they would be within it."""
+    """`text` in parts that are encoded as they would be within it.
+
+    All but in words of more than `LONGEST` characters, which are cut anywhere.
+    """
     start = 0
     while start < len(text):
-        found = CUT.search(text, start + PART)
-        end = found.start() if found else len(text)
+        most = start + PART + LONGEST
+        found = CUT.search(text, start + PART, most)
+        end = found.start() if found else most
         yield text[start:end]
         start = end

@@ -8,7 +8,6 @@ in order, written (`shards`) and described (`manifest`). What is done is noted n
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
 from bardlet.data.records import Piece
-from bardlet.data.remarks import beginning, losses, report, uneven
+from bardlet.data.remarks import beginning, losses, report, slow, uneven
 from bardlet.data.shards import SplitWriter
 from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, survey
@@ -54,15 +53,9 @@ def prepare(
         return there
     key = identity(collection, options)
     place = Workplace(out, key, os.getpid())
-    try:
-        check_room(collection, options, out)
-        noted = place.open()
-        Work(collection, options, place, say, again=there).run(noted)
-        place.publish()
-    except OSError as error:
-        raise DataError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
-    finally:
-        place.leave()
+    check_room(collection, options, out)
+    with place.held() as noted:
+        place.publish(Work(collection, options, place, say, again=there).run(noted))
     return Dataset(out)
 
 
@@ -75,7 +68,7 @@ class Work:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
         self.failed: dict[str, str] = {}
-        self.counts = {"empty": 0, "bad_bytes": 0, "duplicates": 0}
+        self.counts = {"empty": 0, "bad_bytes": 0, "lines": 0, "duplicates": 0}
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
         unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
@@ -83,8 +76,8 @@ class Work:
         worth = workers.default_count(self.size + unknown * (1 << 40), quick)
         self.workers = options.workers or worth
 
-    def run(self, noted: dict[str, Any]) -> None:
-        """Survey, tokenize, describe."""
+    def run(self, noted: dict[str, Any]) -> dict[str, Any]:
+        """Survey, tokenize, and return the manifest."""
         options, folder = self.options, self.place.folder
         job = encoding.Job(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
@@ -100,6 +93,8 @@ class Work:
                 self.collection, job, options, self.units, self.say, self.workers
             )
             write_text(folder / "tokenizer.json", encoder.to_json())
+        for line in slow(encoder, self.size // options.part[1]):
+            self.say(line)
         if self.collection.single and found.characters == 1:
             raise DataError(
                 f"{self.collection.name} has 1 character, too few to split",
@@ -109,10 +104,9 @@ class Work:
         sources = manifest.Sources(self.collection)
         try:
             splits = self.write(job, encoder, found, noted, sources)
-            described = self.describe(encoder, splits, sources)
+            return self.describe(encoder, splits, sources)
         finally:
             sources.stop()
-        write_text(folder / "manifest.json", json.dumps(described, indent=1) + "\n")
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
@@ -174,8 +168,9 @@ class Work:
         """Write what became of a unit, and count what is to be reported."""
         self.counts["empty"] += result.empty
         self.counts["bad_bytes"] += result.bad_bytes
+        self.counts["lines"] += result.lines
         for name, why in result.failed:
-            self.failed[name] = why
+            self.failed.setdefault(name, why)
         known: set[bytes] = set()
         for split, found in result.splits.items():
             keep = []
@@ -240,11 +235,10 @@ class Work:
         notes += losses(encoder, beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
-        described = manifest.describe(
+        return manifest.describe(
             self.collection.name, encoder, splits,
-            split=rule,
+            tokenizer=kind, split=rule,
             end_of_text=encoder.end_of_text if separate else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
             sources=sources.entries(), notes=notes,
         )  # fmt: skip
-        return {**described, "tokenizer": kind}

@@ -33,7 +33,8 @@ class Piece:
     """A document or, between `first` and `last`, a part of one.
 
     Of a part, `offset` is the number of characters before it and `border` the number of the
-    document's that are for training; of a whole document, `border` is -1: not yet known.
+    document's that are for training; of a whole document, `border` is -1: not yet known. With a
+    `problem` this is none, but stands for one that cannot be read.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Piece:
     last: bool = True
     offset: int = 0
     border: int = -1
+    problem: DataError | None = None
 
 
 def of_record(record: Any, place: str, reading: Reading) -> Piece:
@@ -80,20 +82,28 @@ def joined(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 1) -> Iterator[Piece]:
-    """Yields a document for each line of JSON; `start` is the number of the first line."""
-    number = start
+def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:
+    """Yields a document or its problem for each line of JSON; `start` is the first line's byte."""
+    number, at = 1, start
     while line := file.readline(LINE_BYTES + 1):
-        place = f"{name}, line {number}" if start else f"{name}, a line"
+        place = f"{name}, the line at byte {at:,}" if start else f"{name}, line {number}"
         if len(line) > LINE_BYTES:
             raise DataError(f"{place} has more than {LINE_BYTES:,} bytes", "Split the document")
         if line.strip():
-            try:
-                record = json.loads(text.decode(line, place, reading.encoding, reading.errors))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{place} is no JSON: {error}", "Mend or remove it") from None
-            yield of_record(record, place, reading)
-        number += 1
+            yield of_line(line, place, reading)
+        number, at = number + 1, at + len(line)
+
+
+def of_line(line: bytes, place: str, reading: Reading) -> Piece:
+    """The document in a line of JSON, or its problem."""
+    try:
+        record = json.loads(text.decode(line, place, reading.encoding, reading.errors))
+        return of_record(record, place, reading)
+    except DataError as error:
+        return Piece(text="", problem=error)
+    except (ValueError, RecursionError) as error:
+        wrong = DataError(f"{place} is no JSON: {error}", "Mend or remove it")
+        return Piece(text="", problem=wrong)
 
 
 def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Any
 
+from bardlet.data.bpe import BPETokenizer
 from bardlet.data.documents import documents
 from bardlet.data.records import Reading
 from bardlet.data.sources import Collection
@@ -12,6 +14,7 @@ from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 
 REPORTED = 20  # inputs that are named
+MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
@@ -19,6 +22,8 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = (
         (len(failed) * (len(failed) > REPORTED), "", "inputs in all could not be read"),
+        (counts["lines"], "line of JSON that could not be read was left out",
+         "lines of JSON that could not be read were left out"),
         (counts["bad_bytes"], "place that is not of the encoding was mended",
          "places that are not of the encoding were mended"),
         (counts["empty"], "empty document was left out", "empty documents were left out"),
@@ -27,7 +32,7 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     return found + [f"{n:,} {one if n == 1 else many}" for n, one, many in said if n]
 
 
-def uneven(splits: dict[str, Any], rule: dict[str, Any]) -> list[str]:
+def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:
     """A remark where a split by documents gives one side far more or less than was asked for."""
     sizes = {split: entry["bytes"] for split, entry in splits.items()}
     share, wanted = sizes["val"] / max(sum(sizes.values()), 1), rule["val_fraction"]
@@ -35,7 +40,8 @@ def uneven(splits: dict[str, Any], rule: dict[str, Any]) -> list[str]:
         return []
     return [
         f"val has {share:.1%} of the text, not {wanted:.1%}: by their hash, few documents or some "
-        "long ones fall to one side; --split position takes the end of each"
+        f"long ones fall to one side; --split position{' without --part' * parts} takes the end of "
+        "each"
     ]
 
 
@@ -47,6 +53,14 @@ def beginning(collection: Collection, reading: Reading) -> str:
     except BardletError:
         return ""
     return piece.text[:100_000] if piece else ""
+
+
+def slow(encoder: Tokenizer, size: int) -> list[str]:
+    """A remark where `size` bytes are much to encode, and a quicker library is to be had."""
+    quicker = isinstance(encoder, BPETokenizer) and encoder.pattern
+    if size < MUCH or not quicker or find_spec("gigatoken"):
+        return []
+    return ["pip install 'bardlet[fast]' encodes this vocabulary many times as fast"]
 
 
 def losses(encoder: Tokenizer, text: str) -> list[str]:

@@ -16,9 +16,9 @@ from bardlet.data.char import CharTokenizer
 from bardlet.data.progress import bar
 from bardlet.data.sources import Collection
 from bardlet.data.tokenizer import Tokenizer
-from bardlet.data.units import Range, Unit
+from bardlet.data.units import UNIT, Range, Unit
 
-SAMPLE = 1 << 27  # characters that a vocabulary is trained on, taken from everywhere
+SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from everywhere
 
 
 @dataclass(kw_only=True)
@@ -120,15 +120,15 @@ def sample(
     taken: list[str] = []
     size = 0
     for unit in units():
-        if size >= 2 * SAMPLE:
+        if size > SAMPLE + UNIT:  # of packed inputs, whose text is longer than they are
             break
         if unit.index % stride:
             continue
-        for piece in encoding.pieces(found.placed(unit), job, []):
+        for piece in encoding.pieces(found.placed(unit), job):
             for split, text, _, _ in encoding.sides(piece, job):
                 if split == "train":
                     taken += [piece.prompt, text]
-                    size += len(piece.prompt) + len(text)
+                    size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
                     if job.separate and not text.endswith("\n"):
                         taken.append("\n")
     return "".join(taken)

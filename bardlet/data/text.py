@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import re
 from collections.abc import Iterator
 from typing import IO
 
@@ -56,7 +55,7 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
         # Some codecs count from after the byte order mark; the user's editor does not.
         at = len(raw) - len(error.object) + error.start
         raise undecodable(name, encoding, raw[:2], error, offset + at) from None
-    check_surrogates(text, name)
+    check_decoded(text, encoding, name)
     text = text if offset else text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
@@ -74,7 +73,7 @@ def stream(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator[s
         except UnicodeDecodeError as error:
             at = done - len(error.object) + error.start
             raise undecodable(name, encoding, head, error, at) from None
-        check_surrogates(text, name)
+        check_decoded(text, encoding, name)
         yield text if done > len(raw) else text.removeprefix("\ufeff")
         if not raw:
             return
@@ -93,8 +92,17 @@ def undecodable(
     )
 
 
+def check_decoded(text: str, encoding: str, name: str) -> None:
+    """`check_surrogates` for text out of an encoding; UTF-8 has none by itself."""
+    if codecs.lookup(encoding).name != "utf-8":
+        check_surrogates(text, name)
+
+
 def check_surrogates(text: str, name: str) -> None:
     """Raises DataError for half a surrogate pair, which no tokenizer can encode."""
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
         problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
-        raise DataError(problem, "Name the encoding it is really in with --encoding.")
+        hint = "Name the encoding it is really in with --encoding."
+        raise DataError(problem, hint) from None

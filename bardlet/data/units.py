@@ -187,7 +187,7 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
             "Check the path and its permissions.",
         ) from None
     if given.kind == "jsonl":
-        yield from of_jsonl(io.BytesIO(raw), given.name, reading, start=0 if part.start else 1)
+        yield from of_jsonl(io.BytesIO(raw), given.name, reading, part.start)
         return
     shown = text.decode(raw, given.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == given.bytes

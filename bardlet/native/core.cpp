@@ -52,15 +52,15 @@ double bardlet_peak(int threads, int bf16_products) {
 // its arrays one block of grad_size floats that begins with the embedding's.
 double bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
                      const float* rotary, const int64_t* idx, const int64_t* targets,
-                     const int64_t* earliest, int B, int T, float counted, float dropout, uint32_t seed, int threads, int bf16_products,
-                     long grad_size, char* memory) {
+                     const int64_t* earliest, int B, int T, float counted, float dropout,
+                     uint32_t seed, int threads, int bf16_products, long grad_size, char* memory) {
     Arena arena{memory};
     std::vector<Params> gradients;
     for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
     const double loss = in_format(bf16_products, [&](auto e) {
         return train_step<decltype(e)>(*s, {params}, gradients.data(), rotary,
-                                       {idx, targets, earliest, B, T, counted}, {dropout, seed}, threads,
-                                       grads != nullptr, grad_size, arena);
+                                       {idx, targets, earliest, B, T, counted}, {dropout, seed},
+                                       threads, grads != nullptr, grad_size, arena);
     });
     return memory ? loss : (double)arena.used;
 }

@@ -1,0 +1,84 @@
+"""What a look into a dataset shows: some of its documents, how much of it counts in the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bardlet.data.dataset import Dataset
+from bardlet.data.shards import DOCS
+from bardlet.data.stream import PREPARE_AGAIN, TokenStream, header, mapped
+from bardlet.errors import DataError
+from bardlet.untrusted import child
+
+DOCUMENTS = 3  # of a split that are shown: the first, the last and one between
+WIDTH = 60  # characters of a text
+TOKENS = 4096  # of a document that are looked at; a prompt may be long
+BLOCK = 1 << 22  # tokens whose mask is counted at a time
+
+
+def samples(dataset: Dataset, split: str) -> list[dict[str, Any]]:
+    """Some documents of a split: the number of each from 1, how its text begins, and its prompt.
+
+    Where nothing says where documents begin, the split is one.
+    """
+    stream = dataset.splits[split]
+    if not len(stream):
+        return []
+    starts = beginnings(dataset, split) or [np.zeros(1, dtype="<u8")]
+    before = np.cumsum([0, *map(len, starts)])  # documents, by shard
+    count = int(before[-1])
+
+    def place(number: int) -> int:
+        if number == count:
+            return len(stream)
+        shard = int(np.searchsorted(before, number, side="right")) - 1
+        first = int(stream.ends[shard]) - len(stream.shards[shard])
+        return first + int(starts[shard][number - before[shard]])
+
+    found = []
+    for number in sorted({0, count // 2, count - 1}):
+        start, end = place(number), place(number + 1)
+        about = shortened(dataset, stream, start, min(end - start, TOKENS))
+        found.append({"document": number + 1, **about})
+    return found
+
+
+def shortened(dataset: Dataset, stream: TokenStream, start: int, count: int) -> dict[str, str]:
+    """How a document of `count` tokens begins, and its prompt if it has one."""
+    ids = stream.read(start, count)
+    counts = stream.counts(start, count)
+    if dataset.end_of_text is not None:
+        kept = ids != dataset.end_of_text
+        ids, counts = ids[kept], counts[kept]
+    parts = {"prompt": ids[~counts], "text": ids[counts]}
+    if not len(parts["prompt"]):
+        del parts["prompt"]
+    return {name: beginning(dataset, part) for name, part in parts.items()}
+
+
+def beginning(dataset: Dataset, ids: np.ndarray) -> str:
+    """The first characters of tokens, each of which is at least a byte of one."""
+    text = dataset.tokenizer.decode(ids[: 4 * WIDTH])
+    return text[:WIDTH] + "..." * (len(text) > WIDTH or len(ids) > 4 * WIDTH)
+
+
+def beginnings(dataset: Dataset, split: str) -> list[np.ndarray]:
+    """Where documents begin in each shard of a split, mapped; none in a dataset of one text."""
+    found = []
+    for entry in dataset.manifest["splits"][split]["shards"]:
+        if "docs" not in entry:
+            return []
+        try:
+            path = child(dataset.folder, entry["docs"]["file"])
+        except ValueError as error:
+            raise DataError(f"{dataset.folder} is damaged: {error}", PREPARE_AGAIN) from None
+        _, count = header(path, DOCS, (8,), "a list of where documents begin")
+        found.append(mapped(path, "<u8", count, count))
+    return found if sum(map(len, found)) else []
+
+
+def counted(stream: TokenStream) -> int:
+    """How many of a split's tokens count in the loss."""
+    return sum(int(stream.counts(at, BLOCK).sum()) for at in range(0, len(stream), BLOCK))
