@@ -46,7 +46,7 @@ class CompileCore(BuildHookInterface):
         if not x86:
             self.app.display_info("bardlet: not an x86-64 CPU, the core is not compiled")
         if sys.platform == "win32":
-            self.app.display_info("bardlet: nothing is compiled on Windows yet")
+            self.app.display_info("bardlet: Windows is not supported, nothing is compiled")
             return
         builds = [build for build in BUILDS.items() if x86 or not build[1][1]]
         with ThreadPoolExecutor() as pool:

@@ -17,7 +17,8 @@ class BardletError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.hint}" if self.hint else self.message
+        stop = "" if self.message.endswith("?") else "."
+        return f"{self.message}{stop} {self.hint}" if self.hint else self.message
 
 
 class UsageError(BardletError):

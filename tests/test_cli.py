@@ -119,7 +119,7 @@ def test_no_command_at_all_prints_the_help_and_exits_with_2(run: Run) -> None:
         (["train", "--n_layr=4", "--zzz=4"], "unknown option zzz"),
         (["sample", "--temprature=1"], "unknown option temprature, did you mean temperature?"),
         (["eval", "--splt", "val", "--jsn"], "split?; unknown option jsn, did you mean json?"),
-        (["prepare", "x", "--tokeniser=char"], "did you mean tokenizer?"),
+        (["prepare", "x", "--tokeniser=char"], "did you mean tokenizer? `bardlet prepare --help`"),
         (["inspect"], "the following arguments are required: path"),
         (["sample", "--seed=x"], "argument --seed: invalid int value: 'x'"),
         (["eval", "--split=test"], "invalid choice: 'test'"),

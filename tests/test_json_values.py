@@ -77,6 +77,10 @@ def test_what_is_no_json_is_named(text: str, problem: str) -> None:
     assert f"a.json, {problem}" in caught.value.message
 
 
+def test_a_block_without_text_is_not_the_end() -> None:
+    assert list(values(iter(["", '["a"', "", "", ', "b', "", '"]', ""]), "a.json")) == ["a", "b"]
+
+
 def test_a_mistake_is_found_without_reading_on() -> None:
     blocks = iter(['[{"text" "a"}, ' + '"b", ' * 20, *['"c", '] * 100])
     with pytest.raises(DataError, match="record 1 is no JSON: Expecting ':' delimiter"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -32,7 +34,9 @@ from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
+from bardlet.data.remarks import report
 from bardlet.data.stream import HEADER
+from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
 
 WORDS = "to be or not d\u00e9j\u00e0 vu \u4e2d\u6587\u3002 it's \U0001f600 THE question: whether\n"
@@ -339,6 +343,13 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
     (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
     bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
     assert bad.manifest["notes"] == ["6 places that are not of the encoding were mended"]
+    counts = {"lines": 1, "bad_bytes": 1, "empty": 1, "duplicates": 1}
+    assert report(counts, {}) == [
+        "1 line of JSON that could not be read was left out",
+        "1 place that is not of the encoding was mended",
+        "1 empty document was left out",
+        "1 duplicate was left out",
+    ]
 
 
 def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
@@ -378,10 +389,34 @@ def test_what_cannot_be_opened_in_a_folder_is_reported(
     assert dataset.manifest["notes"] == [
         "not read: broken.txt: No such file or directory",
         "not read: pipe.txt: not a regular file",
-        "1 empty documents were left out",
+        "1 empty document was left out",
     ]
     assert all(note in said for note in dataset.manifest["notes"])
     assert texts_of(dataset, "train") == ["insid", "goo"]
+
+
+def test_what_is_passed_over_in_a_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG", "sub/no", ".git/x", ".x"):
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a text", encoding="utf-8")
+    assert cli.main(["prepare", "texts"]) == 0
+    note = "4 files with other endings were passed over: .bak, .png, no ending"
+    assert capsys.readouterr().err == f"{note}\n"
+    assert Dataset(Path("data/texts")).manifest["notes"] == [note]
+    notes = sources.find(["texts/a.txt", "texts/sub/no"]).notes
+    assert notes == ()  # a file that is given is text, whatever it is called
+    for name in ("b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG"):
+        (tmp_path / "texts" / name).unlink()
+    (note,) = sources.find(["texts"]).notes
+    assert note == "1 file with another ending was passed over: no ending"
+    for i in range(9):
+        (tmp_path / "texts" / f"a.{i}").touch()
+    (note,) = sources.find(["texts"]).notes
+    assert note.endswith("over: .0, .1, .2, .3, .4, .5, .6, .7, ...")
 
 
 @pytest.mark.parametrize("split", ["document", "position"])
@@ -416,14 +451,36 @@ def test_nothing_that_can_be_read_is_said(tmp_path: Path) -> None:
         made(tmp_path / "d", tmp_path / "a.jsonl.gz", skip_unreadable=True)
 
 
+@pytest.mark.parametrize("left", [1, 30, 0.5, -1])
+def test_a_cut_file_of_zstandard_is_damaged(left: float, tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    text = "".join(random.Random(0).choices("abcdefgh ", k=300_000))
+    first, second = (zstandard.compress(part.encode()) for part in (text[:99], text[99:]))
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+    (tmp_path / "a.txt.zst").write_bytes(first + skipped + second)
+    whole = made(tmp_path / "d", tmp_path / "a.txt.zst")
+    shown = [whole.tokenizer.decode(whole.splits[s].read(0, 10**6)) for s in SPLITS]
+    assert "".join(shown) == text
+    cut = int(left * len(second)) if isinstance(left, float) else left
+    (tmp_path / "b.txt.zst").write_bytes(first + skipped + second[:cut])
+    with pytest.raises(DataError, match=r"b\.txt\.zst: it is damaged: it ends within a frame"):
+        made(tmp_path / "e", tmp_path / "b.txt.zst")
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "ALWAYS", 1 << 16)
     zeros = bytes(1 << 22)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(zeros))
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(zeros))
+    names = ["a.txt.gz", "a.txt.xz", "a.zip"]
+    with contextlib.suppress(ImportError):
+        import zstandard
+
+        (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(zeros))
+        names.append("a.txt.zst")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.txt", zeros)
-    for name in ("a.txt.gz", "a.txt.xz", "a.zip"):
+    for name in names:
         with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
             made(tmp_path / "d", tmp_path / name)
 
@@ -776,6 +833,40 @@ def test_no_process_outlives_an_end_from_outside(number: signal.Signals, tmp_pat
     assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.2])
+def test_processes_that_start_do_not_hear_ctrl_c(wait: float, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(words(100_000), encoding="utf-8")
+    command = [sys.executable, "-m", "bardlet", "prepare", "a.txt", "--workers=2", "--out=d",
+               "--tokenizer=byte"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(found := children(process.pid)) < 2 and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(wait)
+    for pid in found:  # as a terminal does, which sends it to their parent as well
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "to another thread"])
+def test_ctrl_c_is_held_back_and_not_lost(beside: bool) -> None:
+    done = threading.Event()
+    if beside:
+        threading.Thread(target=done.wait, daemon=True).start()
+    held = False
+    with pytest.raises(KeyboardInterrupt), starting():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        held = True
+    done.set()
+    assert held
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_the_same_again_does_nothing_and_a_change_is_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", TEXTS)
     made(tmp_path / "d", path)
@@ -802,6 +893,26 @@ def test_the_same_again_does_nothing_and_a_change_is_named(tmp_path: Path) -> No
         )
         assert said[0].startswith(again) and wanted in said[0]
     assert texts_of(Dataset(tmp_path / "d"), "val")
+
+
+def test_why_a_dataset_is_prepared_again_is_said_when_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "a {i}", "id": "{i}"}}\n' for i in range(99)))
+    made(tmp_path / "d", path)
+    before = contents(tmp_path / "d")
+    said: list[str] = []
+    for tokenizer in ("byte", "char"):
+        with pytest.raises(DataError, match="'body' is not there"):
+            reading = Reading(text_key="body")
+            made(tmp_path / "d", path, say=said.append, reading=reading, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match="gpt5 is not known"):
+        made(tmp_path / "d", path, say=said.append, tokenizer="gpt5")
+    assert said == []
+    assert contents(tmp_path / "d") == before
+    reading = Reading(prompt_key="id", response_key="text")
+    made(tmp_path / "d", path, say=said.append, reading=reading)
+    changed = "prompt_key is id, not none; response_key is text, not none"
+    assert said[0] == f"{tmp_path / 'd'} is prepared again: {changed}"
 
 
 @pytest.mark.usefixtures("small_units")
@@ -844,9 +955,8 @@ def test_parts_by_rank_and_merged_by_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    for rank, count, _ in prepare_command.RANKS:
-        monkeypatch.delenv(rank, raising=False)
-        monkeypatch.delenv(count, raising=False)
+    for name in [name for names in prepare_command.RANKS for name in names if name]:
+        monkeypatch.delenv(name, raising=False)
     jsonl(tmp_path / "a.jsonl", TEXTS)
     command = ["prepare", "a.jsonl", "--tokenizer=byte"]
     assert cli.main([*command, "--part=auto"]) == 2
@@ -862,6 +972,30 @@ def test_parts_by_rank_and_merged_by_command(
     whole, merged = Dataset(Path("data/whole")), Dataset(Path("data/merged"))
     for split in SPLITS:
         assert sorted(texts_of(merged, split)) == sorted(texts_of(whole, split))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_an_array_of_jobs_may_have_a_step(step: int) -> None:
+    array = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3"}
+    array["SLURM_ARRAY_TASK_STEP"] = str(step)
+    ids = [str(3 + i * step) for i in range(4)]
+    parts = [prepare_command.of_ranks({**array, "SLURM_ARRAY_TASK_ID": i}) for i in ids]
+    assert parts == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": ""},
+        {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_STEP": "-1"},
+    ],
+)
+def test_a_variable_that_is_no_number_is_named(variables: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        prepare_command.of_ranks(variables)
+    name, value = next((n, v) for n, v in variables.items() if not v.isdecimal())
+    assert f"goes by {name}, and {value!r} is no number" in caught.value.message
 
 
 def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:

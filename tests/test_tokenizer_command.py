@@ -233,6 +233,20 @@ def test_a_mistake_is_said_in_one_line(args: list[str], message: str, refused: R
     assert message in refused("tokenizer", *args)
 
 
+def test_a_file_among_the_words_hears_of_the_option(capfd: CaptureFixture[str]) -> None:
+    assert cli.main(["tokenizer", "encode", "plays.txt", "a", "--tokenizer=byte"]) == 0
+    out, err = capfd.readouterr()
+    assert out.split() == [str(byte) for byte in b"plays.txt a"]
+    assert err == (
+        "plays.txt is a file, and its name is taken as text: --tokenizer plays.txt takes it for "
+        "the tokenizer, < plays.txt reads the text from it\n"
+    )
+    assert cli.main(["tokenizer", "decode", "plays.txt", "9", "--tokenizer=byte"]) == 2
+    assert "--tokenizer plays.txt" in capfd.readouterr().err
+    assert cli.main(["tokenizer", "encode", "a" * 5000, "no.txt", "--tokenizer=byte"]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_standard_input_that_cannot_be(refused: Refused, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
     assert "standard input is not UTF-8" in refused("tokenizer", "encode", "--tokenizer=byte")

@@ -37,11 +37,12 @@ PART = (
     "i/N: this machine's part of the work; auto: by the variables of SLURM or torchrun, into "
     "OUT.part-i"
 )
-RANKS = (  # this process's number, how many there are, the number of the first
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
-    ("SLURM_PROCID", "SLURM_NTASKS", ""),
-    ("RANK", "WORLD_SIZE", ""),
-)
+RANKS = (  # this process's number, how many there are, the number of the first, the step from it
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN",
+     "SLURM_ARRAY_TASK_STEP"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "", ""),
+    ("RANK", "WORLD_SIZE", "", ""),
+)  # fmt: skip
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -138,11 +139,22 @@ def fraction(given: str) -> tuple[int, int]:
 
 def of_ranks(variables: Mapping[str, str]) -> tuple[int, int]:
     """The part that a process is to do among those that were started with it."""
-    for rank, count, first in RANKS:
+    for rank, count, first, step in RANKS:
         if rank in variables and count in variables:
-            i = int(variables[rank]) - int(variables.get(first, 0))
-            return i + 1, int(variables[count])
+            i = number(variables, rank) - number(variables, first, "0")
+            return i // max(number(variables, step, "1"), 1) + 1, number(variables, count)
     raise UsageError(
         "part=auto goes by SLURM's or torchrun's variables, and there are none",
         "Start it with srun, in an array of jobs, or give the part: --part 1/4",
     )
+
+
+def number(variables: Mapping[str, str], name: str, absent: str = "") -> int:
+    """The number that a variable has, `absent` where it is not there."""
+    value = variables.get(name, absent)
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise UsageError(
+            f"part=auto goes by {name}, and {value!r} is no number",
+            "Give the part itself, such as --part 1/4",
+        )
+    return int(value)

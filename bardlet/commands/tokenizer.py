@@ -64,10 +64,21 @@ def train(parser: Parser, args: list[str]) -> int:
 
 
 def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespace:
-    """The arguments of an action on `what`, and which tokenizer does it."""
+    """The arguments of an action on `what`, and which tokenizer does it.
+
+    A remark where a word is a file: it is neither read nor taken for the tokenizer.
+    """
     parser.add_argument(what, nargs="*", default=[], help="default: standard input")
     parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
-    return parse(parser, args)
+    given = parse(parser, args)
+    # os.path takes a text of any length for no file, where pathlib raises
+    file = next((word for word in getattr(given, what) if os.path.isfile(word)), None)  # noqa: PTH113
+    if file:
+        say(
+            f"{file} is a file, and its name is taken as {what}: --tokenizer {file} takes it for "
+            f"the tokenizer, < {file} reads the {what} from it"
+        )
+    return given
 
 
 def encode(parser: Parser, args: list[str]) -> int:

@@ -21,6 +21,7 @@ def values(blocks: Iterator[str], name: str) -> Iterator[Any]:
     That is an array of records, a record alone, and lines of JSON. DataError for what is no JSON.
     """
     decode = json.JSONDecoder().raw_decode
+    blocks = filter(None, blocks)  # one of bytes that are left out has no text, and ends nothing
     waiting, at, inside, number = "", 0, False, 1
     while True:
         gap = GAP.match(waiting, at)

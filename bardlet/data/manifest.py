@@ -116,22 +116,22 @@ def of_memory(given: Input) -> dict[str, Any]:
 
 def unchanged(
     out: Path, collection: Collection, options: dict[str, Any], say: Callable[[str], None]
-) -> Dataset | None:
-    """The dataset at `out`, if it is what is asked for; else None, and `say` hears what changed."""
+) -> Dataset | str:
+    """The dataset at `out`, if it is what is asked for, which `say` hears; else what is to be said
+    of it: why it is not, or nothing.
+    """
     if not (out / "manifest.json").is_file():
-        return None
+        return ""
     try:
         there = Dataset(out)
         there.verify()
     except DataError as error:
-        say(f"{out} is prepared again: {error.message}")
-        return None
+        return f"{out} is prepared again: {error.message}"
     if any(given.kind == "hub" for given in collection.inputs):
-        return None
+        return ""
     differ = changes(there.manifest, collection, options)
     if differ:
-        say(f"{out} is prepared again: {'; '.join(differ)}")
-        return None
+        return f"{out} is prepared again: {'; '.join(differ)}"
     say(f"{out} is up to date: the same sources and options")
     return there
 
@@ -142,7 +142,7 @@ def changes(manifest: dict[str, Any], collection: Collection, options: dict[str,
     if not isinstance(before, dict):
         return ["another bardlet made it"]
     found = [
-        f"{key} is {options.get(key)}, not {before.get(key)}"
+        f"{key} is {told(options.get(key))}, not {told(before.get(key))}"
         for key in options
         if options.get(key) != before.get(key)
     ]
@@ -159,6 +159,11 @@ def changes(manifest: dict[str, Any], collection: Collection, options: dict[str,
     sources = Sources(collection)
     now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
     return few("changed", [name for name in both if now.get(name) != old[name]["sha256"]])
+
+
+def told(value: Any) -> str:
+    """An option's value in a sentence."""
+    return "none" if value in ("", None) else str(value)
 
 
 def few(what: str, names: list[str]) -> list[str]:

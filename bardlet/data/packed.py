@@ -9,13 +9,14 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from typing import IO
+from typing import IO, Any
 
 from bardlet.errors import DataError
 
 FAILURES = (zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 RATIO = 200  # text packs to a tenth at best, what is made to burst to a thousandth
 ALWAYS = 1 << 26  # bytes that any file may give
+STEP = 1 << 11  # bytes of Zstandard taken at a time, of which no more than ALWAYS can come
 
 
 def limit(size: int) -> int:
@@ -55,6 +56,32 @@ class Bounded(io.RawIOBase):
         return len(raw)
 
 
+class Frames:
+    """The bytes of a file of Zstandard, frame after frame: its library takes a cut one as whole.
+
+    EOFError where the last frame has no end.
+    """
+
+    def __init__(self, file: IO[bytes], decompressor: Any) -> None:
+        self.file, self.decompressor = file, decompressor
+        self.frame: Any = None  # the one that is being read
+        self.packed = self.waiting = b""
+
+    def read(self, size: int) -> bytes:
+        while not self.waiting:
+            self.packed = self.packed or self.file.read(STEP)
+            if not self.packed and self.frame:
+                raise EOFError("it ends within a frame")
+            if not self.packed:
+                return b""
+            self.frame = self.frame or self.decompressor.decompressobj()
+            self.waiting, self.packed = self.frame.decompress(self.packed), b""
+            if self.frame.eof:
+                self.frame, self.packed = None, self.frame.unused_data
+        given, self.waiting = self.waiting[:size], self.waiting[size:]
+        return given
+
+
 def bounded(inner: IO[bytes], limit: int, name: str) -> IO[bytes]:
     """`inner`, buffered, up to `limit` bytes; DataError beyond."""
     return io.BufferedReader(Bounded(inner, limit, name), 1 << 18)
@@ -75,7 +102,5 @@ def unpacked(file: IO[bytes], packing: str, most: int, name: str) -> IO[bytes]:
             raise DataError(
                 f"{name} needs zstandard", "Install it with pip install 'bardlet[data]'"
             ) from None
-        inner = zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(
-            file, read_across_frames=True
-        )
+        inner = Frames(file, zstandard.ZstdDecompressor(max_window_size=1 << 28))
     return bounded(inner, most, name)  # pyright: ignore[reportArgumentType]

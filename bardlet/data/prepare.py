@@ -48,13 +48,14 @@ def prepare(
     check_folder(out)
     options = dataclasses.replace(options, split=split_rule(collection, options))
     identified = all(i.kind != "memory" for i in collection.inputs) or collection.sources
-    if identified and (there := manifest.unchanged(out, collection, options.noted(), say)):
+    there = manifest.unchanged(out, collection, options.noted(), say) if identified else ""
+    if isinstance(there, Dataset):
         return there
     key = identity(collection, options)
     place = Workplace(out, key, os.getpid())
     check_room(collection, options, out)
     with place.held() as noted:
-        place.publish(Work(collection, options, place, say).run(noted))
+        place.publish(Work(collection, options, place, say, again=there).run(noted))
     return Dataset(out)
 
 
@@ -62,9 +63,10 @@ class Work:
     """The making of one dataset in its workplace."""
 
     def __init__(
-        self, collection: Collection, options: Options, place: Workplace, say: Say
+        self, collection: Collection, options: Options, place: Workplace, say: Say, again: str = ""
     ) -> None:
         self.collection, self.options, self.place, self.say = collection, options, place, say
+        self.again = again  # why: said when some text was read, and no option turned out wrong
         self.failed: dict[str, str] = {}
         self.counts = {"empty": 0, "bad_bytes": 0, "lines": 0, "duplicates": 0}
         self.seen: set[bytes] = set()
@@ -148,6 +150,9 @@ class Work:
         try:
             with bar("tokenizing", self.size) as advance:
                 for unit, result in workers.ordered(encoding.encode, waiting, job, self.workers):
+                    if self.again:
+                        self.say(self.again)
+                        self.again = ""
                     self.take(result, writers)
                     done += 1
                     advance(unit.bytes)

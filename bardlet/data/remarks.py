@@ -20,14 +20,16 @@ MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     """Remarks on the documents that were left out or mended; `failed` says why by input."""
     found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
-    said = {
-        "inputs in all could not be read": len(failed) if len(failed) > REPORTED else 0,
-        "lines of JSON that could not be read were left out": counts["lines"],
-        "places that are not of the encoding were mended": counts["bad_bytes"],
-        "empty documents were left out": counts["empty"],
-        "duplicates were left out": counts["duplicates"],
-    }
-    return found + [f"{count:,} {what}" for what, count in said.items() if count]
+    said = (
+        (len(failed) * (len(failed) > REPORTED), "", "inputs in all could not be read"),
+        (counts["lines"], "line of JSON that could not be read was left out",
+         "lines of JSON that could not be read were left out"),
+        (counts["bad_bytes"], "place that is not of the encoding was mended",
+         "places that are not of the encoding were mended"),
+        (counts["empty"], "empty document was left out", "empty documents were left out"),
+        (counts["duplicates"], "duplicate was left out", "duplicates were left out"),
+    )  # fmt: skip
+    return found + [f"{n:,} {one if n == 1 else many}" for n, one, many in said if n]
 
 
 def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:

@@ -21,6 +21,7 @@ KINDS = {
     ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+ENDINGS = 8  # that are named of what is passed over
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 
 
@@ -78,8 +79,8 @@ def find(
 
     A file's name says what it is, and one that says nothing is text. `file` stands in for a named
     corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
-    UsageError and DataError as in `corpus.load`; with `skip` a folder's files that cannot be opened
-    are passed over with a remark.
+    UsageError and DataError as in `corpus.load`; a folder's files of no known kind, and with `skip`
+    those that cannot be opened, are passed over with a remark.
     """
     inputs: list[Input] = []
     notes: list[str] = []
@@ -100,7 +101,7 @@ def find(
             found = [standard_input(folder)]
             names.append("stdin")
         else:
-            found = of_path(source, several=len(given) > 1, skipped=notes if skip else None)
+            found = of_path(source, notes, several=len(given) > 1, skip=skip)
             names.append(stem(source))
         inputs += found
     return Collection(name="-".join(names)[:80], inputs=tuple(inputs), notes=tuple(notes))
@@ -118,15 +119,19 @@ def stem(source: str) -> str:
     return Path(plain).stem
 
 
-def of_path(source: str, *, several: bool, skipped: list[str] | None = None) -> list[Input]:
+def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list[Input]:
     """The inputs of a file, a folder or a glob; with several sources they keep its path.
 
-    What cannot be opened of a folder or glob is told to `skipped` where there is such a list.
+    `notes` hears of the files of a folder that are of no known kind, and with `skip` of those of a
+    folder or glob that cannot be opened.
     """
     path = Path(source)
     try:
         if source and path.is_dir():
-            files = [(f, f.relative_to(path).as_posix()) for f in corpus.files(path, readable)]
+            there = corpus.files(path, lambda name: True)
+            files = [(f, f.relative_to(path).as_posix()) for f in there if kind_of(f.name)]
+            if files and len(there) > len(files):
+                notes.append(passed_over([f for f in there if not kind_of(f.name)]))
             if not files:
                 raise DataError(
                     f"folder {source} has no .txt or .md files, nor others that can be read",
@@ -142,22 +147,26 @@ def of_path(source: str, *, several: bool, skipped: list[str] | None = None) -> 
         else:
             raise corpus.nothing_there(source, (*named.TABLE, "hf://DATASET"))
         prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
-        if skipped is None or len(files) == 1:
+        if not skip or len(files) == 1:
             return [of_file(file, prefix + name) for file, name in files]
         found = []
         for file, name in files:
             try:
                 found.append(of_file(file, prefix + name))
             except OSError as error:
-                skipped.append(f"not read: {prefix + name}: {error.strerror or error}")
+                notes.append(f"not read: {prefix + name}: {error.strerror or error}")
         return found
     except OSError as error:
         raise corpus.unreadable(error.filename or source, error) from None
 
 
-def readable(name: str) -> bool:
-    """Whether a folder's file of that name is read."""
-    return kind_of(name) is not None
+def passed_over(files: list[Path]) -> str:
+    """A remark on the files of a folder that are of no known kind."""
+    endings = sorted({f.suffix.lower() for f in files}, key=lambda ending: (not ending, ending))
+    shown = [ending or "no ending" for ending in endings[:ENDINGS]]
+    shown += ["..."] * (len(endings) > ENDINGS)
+    what = "file with another ending was" if len(files) == 1 else "files with other endings were"
+    return f"{len(files):,} {what} passed over: {', '.join(shown)}"
 
 
 def of_file(path: Path, name: str) -> Input:

@@ -33,7 +33,8 @@ def choose(
         size = vocab_size or bpe_training.suggested_size(len(text.encode("utf-8", "replace")))
         found = from_json(bpe_training.train(text, size), "the trained vocabulary")
         if found.vocab_size < size:
-            say(f"the text gives {found.vocab_size:,} tokens, not {size:,}: each word is one")
+            given = f"the text gives {found.vocab_size:,} tokens, not {size:,}"
+            say(f"{given}: no pair of them is left to merge within its words")
         return found
     return existing(name, say)
 

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,9 @@ def ordered(
     waiting: deque[tuple[Item, Future[Found]]] = deque()
     try:
         for item in items:
-            waiting.append((item, pool.submit(call, function, item)))
+            with starting():
+                future = pool.submit(call, function, item)
+            waiting.append((item, future))
             if len(waiting) >= 3 * workers:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -57,6 +60,29 @@ def ordered(
         for _, future in waiting:
             future.cancel()
         stop(pool)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that are started meanwhile never hear of it.
+
+    They inherit that it is blocked, and so cannot be interrupted while they import. It may still
+    come to another thread of this process, and would leave one of them half started: it is noted,
+    and raised at the end.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
 
 
 def begin(shared: Any) -> None:
