@@ -180,6 +180,14 @@ def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
         made(tmp_path / "e", tmp_path / "a.json", reading=reading)
 
 
+@pytest.mark.parametrize("row", ['1,"unclosed', '1,"a"b\n2,"c"\n'])
+def test_a_table_with_a_wrong_quote_is_refused(row: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n0,whole\n{row}", encoding="utf-8")
+    problem = "it ends within a quoted field" if "unclosed" in row else "expected after"
+    with pytest.raises(DataError, match=rf"a\.csv is no table: .*{problem}"):
+        made(tmp_path / "d", tmp_path / "a.csv")
+
+
 def test_a_folder_and_a_glob_give_each_file_as_a_document(tmp_path: Path) -> None:
     for i, text in enumerate(TEXTS):
         path = tmp_path / "in" / f"{i % 3}" / f"{i:02d}.txt"
@@ -511,7 +519,7 @@ def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
     [
         (b"{}\n", "'text' is not there"),
         (b'{"body": "x"}\n', "there are body"),
-        (b'{"text": 5}\n', "'text' is no text"),
+        (b'{"text": 5}\n', "'text' is no text. Nothing else of it is text either"),
         (b"[1]\n", "is no record"),
         (b'{"text": "a"}\n{"text\n', "line 2 is no JSON"),
         (b"[" * 100_000, "is no JSON"),

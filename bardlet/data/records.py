@@ -62,10 +62,10 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         if shown is None:
             there = ", ".join([str(k) for k, v in record.items() if joined(v) is not None][:8])
             problem = "is no text" if key in record else "is not there"
+            hint = "Name the text with --text_key (or --prompt_key and --response_key); there are "
             raise DataError(
                 f"{place}: {key!r} {problem}",
-                f"Name the text with --text_key (or --prompt_key and --response_key); there "
-                f"{'are ' + there if there else 'is none'}",
+                hint + there if there else "Nothing else of it is text either: give another source",
             )
         text.check_surrogates(shown, place)
         found.append(shown)
@@ -120,13 +120,15 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
         file, encoding=reading.encoding, errors=text.counting(reading.errors), newline=""
     )
     try:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, strict=True)
         for number, row in enumerate(rows, start=2):
             yield of_record(row, f"{name}, row {number}", reading)
     except UnicodeDecodeError as error:
         raise text.undecodable(name, reading.encoding, b"", error, error.start) from None
     except csv.Error as error:
-        raise DataError(f"{name} is no table: {error}", "Mend it") from None
+        cut = "unexpected end" in str(error)
+        reason = "it ends within a quoted field, whose quote is not closed" if cut else error
+        raise DataError(f"{name} is no table: {reason}", "Mend it") from None
     finally:
         lines.detach()
 
