@@ -125,7 +125,9 @@ def describe_dataset(dataset: Dataset, found: dict[str, Any] | None = None) -> s
             lines.append(f"    {what} {quoted}")
     rule = manifest.get("split")
     if rule:
-        lines.append(f"  split by {rule['by']}, {rule['val_fraction']:g} of it for validation")
+        by, part = rule["by"], f"{rule['val_fraction']:g}"
+        of = f"the last {part} of each text" if by == "position" else f"{part} of the documents"
+        lines.append(f"  split by {by}: {of} for validation")
     sources = manifest["sources"]
     if len(sources) > SHOWN:
         lines.append(f"  from {len(sources):,} sources, of them the first {SHOWN}:")
