@@ -25,9 +25,9 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, at: set[int], change: Any) -> None:
     count = -1
     forward = GPT.forward
 
-    def wrong(self: GPT, idx: Any, targets: Any = None) -> Any:
+    def wrong(self: GPT, idx: Any, targets: Any = None, first: Any = None) -> Any:
         nonlocal count
-        logits, loss = forward(self, idx, targets)
+        logits, loss = forward(self, idx, targets, first=first)
         if self.training:
             count += 1
             if count in at:

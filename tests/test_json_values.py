@@ -20,7 +20,12 @@ RECORDS = st.lists(
         st.dictionaries(
             STRINGS,
             st.recursive(
-                st.one_of(STRINGS, st.integers(), st.floats(allow_nan=False), st.none()),
+                st.one_of(
+                    STRINGS,
+                    st.integers(),
+                    st.floats(allow_nan=False, allow_subnormal=False),
+                    st.none(),
+                ),
                 lambda inner: st.lists(inner, max_size=3),
                 max_leaves=5,
             ),
