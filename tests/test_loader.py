@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bardlet.data.loader import Ahead, Batches, dropout_seed, random_batches, shuffle_of
+from bardlet.data.loader import DEEP, Ahead, Batches, dropout_seed, random_batches, shuffle_of
 from bardlet.data.permutation import permute
-from bardlet.data.stream import TokenStream
+from bardlet.data.stream import TokenStream, pages
 from bardlet.errors import DataError
 
 
@@ -222,3 +224,31 @@ def test_dropout_seeds_are_distinct_and_fixed() -> None:
     assert seeds == [dropout_seed(*triple) for triple in triples]
     assert all(0 <= seed < 2**64 for seed in seeds)
     torch.manual_seed(max(seeds))  # the whole range is taken
+
+
+@pytest.mark.parametrize("header", [0, 32])
+def test_what_is_asked_of_the_disk_holds_the_window(header: int, tmp_path: Path) -> None:
+    ids = np.arange(20_000, dtype="<u2")
+    path = tmp_path / "ids.bin"
+    path.write_bytes(bytes(header) + ids.tobytes())
+    mapped = np.memmap(path, dtype="<u2", mode="r", offset=header)
+    for first, last in ((0, 1), (5, 2000), (2031, 2033), (2032, 4100), (19_000, 20_000)):
+        begin, size = pages(mapped, first, last)
+        assert begin % mmap.PAGESIZE == 0
+        assert mapped.base[begin : begin + size].endswith(ids[first:last].tobytes())
+        assert size < 2 * (last - first) + mmap.PAGESIZE
+    TokenStream([mapped, ids]).will_need(19_990, 50)  # nothing to ask for of what is in memory
+
+
+def test_windows_are_asked_of_the_disk_once_and_early() -> None:
+    asked: list[int] = []
+
+    class Watched(Batches):
+        def will_need(self, it: int) -> None:
+            asked.append(it)
+
+    ahead = Ahead(Watched(counting(1000), block_size=4, batch_size=2, seed=0))
+    for it in range(5, 9):
+        ahead.batch(it)
+    ahead.thread.shutdown(wait=True)
+    assert asked == list(range(5, 9 + DEEP))

@@ -52,7 +52,8 @@ def test_a_batch_is_windows_of_the_streams_own_epochs() -> None:
     idx, targets = batches.batch(5)
     for row, place in enumerate(range(30, 36)):
         part, number = batches.dealt(place)
-        window = torch.from_numpy(alone[part].window(number))
+        stream, start = alone[part].find(number)
+        window = torch.from_numpy(stream.window(start, 8))
         assert torch.equal(idx[row], window[0])
         assert torch.equal(targets[row], window[1])
         assert bool((window >= 1000).all()) == (part == 1)

@@ -20,43 +20,50 @@ from bardlet.errors import UsageError
 
 TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
 DECK = 1 << 14  # a share is exact to a 16,384th
+DEEP = 16  # iterations whose windows are asked of the disk at once
 TRIES = 1000  # windows looked at, where a whole one may not count
 
 
-class Batches:
-    """Windows of a stream for one rank: `batch(it)` is the same whoever asks and whenever."""
+class Windows:
+    """One rank's batches: `batch(it)` is the same whoever asks and whenever."""
 
     def __init__(
-        self,
-        stream: TokenStream,
-        *,
-        block_size: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, *, block_size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """`batch_size` is that of a whole iteration, which the ranks share out in turn.
-
-        The stream has to hold more than block_size tokens.
-        """
-        assert len(stream) > block_size
-        self.stream, self.block_size, self.batch_size, self.seed = (
-            stream, block_size, batch_size, seed,
-        )  # fmt: skip
+        """`batch_size` is that of a whole iteration, which the ranks share out in turn."""
+        self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         self.mine = np.arange(rank, batch_size, world_size)  # this rank's places in a batch
-        # one window fewer than would fit leaves room for the offset to reach every token
-        self.windows_per_epoch = max(1, (len(stream) - 1) // block_size - 1)
+
+    def find(self, place: int) -> tuple[TokenStream, int]:
+        """Where window number `place`, counted from the first one ever, begins, in which stream."""
+        raise NotImplementedError
+
+    def found(self, it: int) -> list[tuple[TokenStream, int]]:
+        return [self.find(int(place)) for place in it * self.batch_size + self.mine]
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
-        places = it * self.batch_size + self.mine  # counted from the first window ever
-        return as_tensors([self.window(int(place)) for place in places])
+        return as_tensors([s.window(start, self.block_size) for s, start in self.found(it)])
 
-    def window(self, place: int) -> np.ndarray:
-        """Window number `place`, counted over all epochs: inputs and targets, (2, T) int64."""
-        start = self.start_of(*divmod(place, self.windows_per_epoch))
-        return self.stream.window(start, self.block_size)
+    def will_need(self, it: int) -> None:
+        """Have the system read what the batch of iteration `it` is made of."""
+        for stream, start in self.found(it):
+            stream.will_need(start, self.block_size + 1)
+
+
+class Batches(Windows):
+    """Windows of one stream, which has to hold more than block_size tokens."""
+
+    def __init__(self, stream: TokenStream, **options: int) -> None:
+        """`options` are those of Windows."""
+        super().__init__(**options)
+        assert len(stream) > self.block_size
+        self.stream = stream
+        # one window fewer than would fit leaves room for the offset to reach every token
+        self.windows_per_epoch = max(1, (len(stream) - 1) // self.block_size - 1)
+
+    def find(self, place: int) -> tuple[TokenStream, int]:
+        return self.stream, self.start_of(*divmod(place, self.windows_per_epoch))
 
     def start_of(self, epoch: int, place: int) -> int:
         """Where in the stream window number `place` of an epoch begins."""
@@ -65,37 +72,26 @@ class Batches:
         return offset + permute(place, self.windows_per_epoch, keys) * self.block_size
 
 
-class Mixed:
+class Mixed(Windows):
     """Windows of several streams in given shares, each stream in epochs of its own.
 
     Places are dealt in decks that hold each stream's share of cards, shuffled by a keyed
     permutation: which window a place has needs neither the places before nor any memory.
     """
 
-    def __init__(
-        self, parts: Sequence[tuple[TokenStream, float]], *, block_size: int, batch_size: int,
-        seed: int, rank: int = 0, world_size: int = 1,
-    ) -> None:  # fmt: skip
-        """`parts` are streams with shares that add up to 1; the rest is as for Batches."""
-        self.parts = [
-            Batches(stream, block_size=block_size, batch_size=batch_size, seed=seed)
-            for stream, _ in parts
-        ]
+    def __init__(self, parts: Sequence[tuple[TokenStream, float]], **options: int) -> None:
+        """`parts` are streams with shares that add up to 1; `options` are those of Windows."""
+        super().__init__(**options)
+        self.parts = [Batches(stream, **options) for stream, _ in parts]
         ends = np.rint(np.cumsum([share for _, share in parts]) * DECK).astype(np.int64)
         self.cards = np.diff(ends, prepend=0)  # of each stream in a deck
         if not self.cards.all():
             raise UsageError(f"a dataset with less than 1/{DECK:,} of the mixture is never seen")
-        self.ends, self.batch_size, self.seed = ends, batch_size, seed
-        self.mine = np.arange(rank, batch_size, world_size)
+        self.ends = ends
 
-    def batch(self, it: int) -> tuple[Tensor, Tensor]:
-        """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
-        return as_tensors([self.window(int(p)) for p in it * self.batch_size + self.mine])
-
-    def window(self, place: int) -> np.ndarray:
-        """Window number `place`, counted over all streams: inputs and targets, (2, T) int64."""
-        part, index = self.dealt(place)
-        return self.parts[part].window(index)
+    def find(self, place: int) -> tuple[TokenStream, int]:
+        part, number = self.dealt(place)
+        return self.parts[part].find(number)
 
     def dealt(self, place: int) -> tuple[int, int]:
         """Which stream a place has a window of, and the window's number among that stream's."""
@@ -106,7 +102,7 @@ class Mixed:
         return part, deck * int(self.cards[part]) + number
 
 
-def batches_of(parts: Sequence[tuple[TokenStream, float]], **options: int) -> Batches | Mixed:
+def batches_of(parts: Sequence[tuple[TokenStream, float]], **options: int) -> Windows:
     """Batches of one stream, or of several in their shares."""
     return Batches(parts[0][0], **options) if len(parts) == 1 else Mixed(parts, **options)
 
@@ -119,11 +115,15 @@ def deck_keys(seed: int, deck: int) -> tuple[int, ...]:
 
 
 class Ahead:
-    """Batches made in a thread while the one before is trained on; which they are, stays."""
+    """Batches made in a thread while the one before is trained on; which they are, stays.
 
-    def __init__(self, batches: Batches | Mixed, *, pin: bool = False) -> None:
+    What later ones are made of is asked of the disk before, so that nothing waits for it.
+    """
+
+    def __init__(self, batches: Windows, *, pin: bool = False) -> None:
         """`pin` puts them where a GPU copies from while it computes."""
         self.batches, self.pin = batches, pin
+        self.asked = -1  # the last iteration whose windows were asked of the disk
         self.thread = ThreadPoolExecutor(1, "batches")
         self.coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
 
@@ -134,6 +134,9 @@ class Ahead:
         return ready.result()
 
     def make(self, it: int) -> tuple[Tensor, Tensor]:
+        for later in range(max(it, self.asked + 1), it + DEEP):
+            self.batches.will_need(later)
+            self.asked = later
         idx, targets = self.batches.batch(it)
         return (idx.pin_memory(), targets.pin_memory()) if self.pin else (idx, targets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,6 +58,13 @@ def mapped(path: Path, dtype: str, size: int, tokens: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r", offset=HEADER.size, shape=(size,))
 
 
+def pages(ids: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """Where the pages of ids[first:last] begin in their mapped file, and the bytes to their end."""
+    begin = getattr(ids, "offset", 0) % mmap.ALLOCATIONGRANULARITY + first * ids.itemsize
+    page = begin - begin % mmap.PAGESIZE
+    return page, begin - page + (last - first) * ids.itemsize
+
+
 class TokenStream:
     """Any number of shards as one sequence of tokens, of which some may not count in the loss."""
 
@@ -99,6 +107,13 @@ class TokenStream:
                 f"token {ids.max()} lies beyond the vocabulary of {self.vocab_size}", PREPARE_AGAIN
             )
         return ids
+
+    def will_need(self, start: int, count: int) -> None:
+        """Ask the system to bring tokens start..start+count to memory; returns at once."""
+        for shard, first, last in self.places(start, count):
+            file = self.shards[shard].base
+            if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
+                file.madvise(mmap.MADV_WILLNEED, *pages(self.shards[shard], first, last))
 
     def counts(self, start: int, count: int) -> np.ndarray:
         """Whether tokens start..start+count count in the loss: (count,) bool; fewer at the end."""
