@@ -242,10 +242,10 @@ def run(
 
             # forward and backward, and the true mean loss over all micro-batches and processes
             began = time.perf_counter()
-            lr = learning_rate(config, it)
-            set_learning_rate(optimizers, lr / config.learning_rate)
             idx, targets = ahead.batch(it)
             waits.append(time.perf_counter() - began)
+            lr = learning_rate(config, it)
+            set_learning_rate(optimizers, lr / config.learning_rate)
             counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
             counted = tokens_per_iter
             if masked:
