@@ -217,6 +217,17 @@ def test_a_sample_ends_with_its_text(
     assert capsys.readouterr().out == f"{found['samples'][0]}\n{writing.SEPARATOR}\n"
 
 
+def test_bits_per_byte_are_of_text(documents: Dataset) -> None:
+    """The end of a text is predicted, but it is no bytes of one."""
+    model = tiny_model("llama", vocab_size=documents.vocab_size)
+    machine = device.choose("cpu", "float32")
+    found = evaluate(model, documents, "val", batch_size=8, machine=machine, group=Group())
+    split = documents.manifest["splits"]["val"]
+    assert split["tokens"] == found.tokens + 1 == split["bytes"] + split["documents"]
+    text = split["bytes"] - 1  # the first byte is predicted by nothing
+    assert found.bits_per_byte == pytest.approx(found.loss * found.tokens / np.log(2) / text)
+
+
 def test_what_is_compiled_is_what_runs(
     documents: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ class ByteTokenizer(Pieces):
     def to_json(self) -> str:
         """`tokenizer.json`: byte-level BPE without a merge."""
         vocab = {char: byte for byte, char in enumerate(ALPHABET)}
-        document = byte_level(vocab, [], None, {END_OF_TEXT: self.end_of_text})
+        document = byte_level(vocab, [], None, {END_OF_TEXT: len(vocab)})
         return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
     def identity(self) -> str:

@@ -70,6 +70,7 @@ class Pieces:
     """
 
     pieces: list[bytes]  # the bytes of every token, by id
+    end_of_text: int | None  # the token after each document
 
     @property
     def vocab_size(self) -> int:
@@ -88,5 +89,11 @@ class Pieces:
         return self.pieces
 
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 length of every token, (V,) int64: what bits per byte divide by."""
-        return np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
+        """UTF-8 length of every token, (V,) int64: what bits per byte divide by.
+
+        None of the end of a text, which is no text.
+        """
+        lengths = np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
+        if self.end_of_text is not None:
+            lengths[self.end_of_text] = 0
+        return lengths
