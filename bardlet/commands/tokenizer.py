@@ -45,18 +45,15 @@ def train(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
     given = parse(parser, args)
     from bardlet.data import corpus, vocabulary
-    from bardlet.data.prepare import write_text
+    from bardlet.files import write_text
 
     text = corpus.load(given.source, say=say).text
     made = vocabulary.choose(given.tokenizer, text, vocab_size=given.vocab_size, say=say)
-    partial = given.out.parent / f".{given.out.name}.{os.getpid()}"
     try:
-        write_text(partial, made.to_json())
-        partial.replace(given.out)
-    except OSError as error:
-        raise DataError(f"cannot write {given.out}: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        write_text(given.out, made.to_json())
+    except (OSError, ValueError) as error:  # the latter of a path without a name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot write {given.out}: {reason}") from None
     result = {"tokenizer": str(given.out), "kind": made.kind, "vocab_size": made.vocab_size}
     line = f"{given.out}: {made.kind}, {made.vocab_size:,} tokens"
     print(json.dumps(result) if given.json else line)
