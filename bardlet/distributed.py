@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# DDP imports this one late, and the defaults of its functions then keep the process group beyond
+# its end: a thread of gloo that lets go of a tensor while the interpreter ends aborts the process.
+import torch.distributed.nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import UsageError

@@ -45,6 +45,34 @@ def test_processes_equal_one(
     assert done.stderr.count("step 8: ") == 1, "the main process alone logs"
 
 
+LEFT = """
+import sys, torch
+from pathlib import Path
+from bardlet.distributed import here, joined, wrap
+group = here()
+with joined(group, "auto", torch.device("cpu")):
+    model = wrap(torch.nn.Linear(3, 1), group, torch.device("cpu"))
+    model(torch.ones(2, 3)).sum().backward()
+    del model
+names = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+Path(sys.argv[1], str(group.rank)).write_text(" ".join(names))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux")
+def test_no_thread_outlives_the_process_group(tmp_path: Path) -> None:
+    """One that did let go of a tensor while the interpreter ended, and the process aborted."""
+    (tmp_path / "left.py").write_text(LEFT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "left.py"), str(tmp_path)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = [(tmp_path / str(rank)).read_text(encoding="utf-8").split() for rank in (0, 1)]
+    assert [name for names in left for name in names if "gloo" in name] == []
+
+
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
