@@ -10,6 +10,11 @@ from typing import NoReturn
 from bardlet.errors import UsageError
 from bardlet.terminal import shown
 
+SOURCE = (
+    "named corpus (tinyshakespeare, ...), file, folder, glob, - for standard input, or "
+    "hf://DATASET[:CONFIG][:SPLIT]"
+)
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UsageErrors, and which leaves out what was not given."""
@@ -71,6 +76,19 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+
+
+def add_reading(parser: Parser) -> None:
+    """The options that say how sources are read, for `data.options.gathered`."""
+    parser.add_argument(
+        "--text_key", default="text", help="JSON key or column of the text, or of its lines"
+    )
+    parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
+    parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
+    parser.add_argument("--response_key", default="", help="key of the response to it")
+    parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
+    parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
+    parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -173,6 +174,32 @@ def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:
     assert (manifest["tokenizer"], manifest["vocab_size"]) == ("bpe", 270)
     for folder in (run, "data/t"):  # their tokenizer, by their name
         assert printed("tokenizer", "encode", "to be", f"--tokenizer={folder}").split() == ids[:-3]
+
+
+def test_train_and_compare_read_what_prepare_reads(printed: Any, refused: Refused) -> None:
+    """Records, tables and packed files are read as such: their keys are no part of the text."""
+    Path("all").mkdir()
+    with gzip.open("all/a.jsonl.gz", "wt") as file:
+        file.write('{"body": "aab"}\n{"body": "cc"}\n')
+    Path("all/b.csv").write_text("id,body\n7,d\n", encoding="utf-8")
+    args = ["--tokenizer=char", "--out=t.json", "--text_key=body"]
+    printed("tokenizer", "train", "all", *args)
+    assert load(Path("t.json")).tokens() == [b"a", b"b", b"c", b"d", b"<|endoftext|>"]
+    printed("tokenizer", "train", "all/*.gz", "all/b.csv", *args)
+    assert load(Path("t.json")).vocab_size == 5
+    args = ["--tokenizers=byte", "--text_column=body", "--json"]
+    found = json.loads(printed("tokenizer", "compare", "all", *args))
+    assert found["tokenizers"][0]["bytes"] == len("aab\ncc\nd\n")
+    assert "there are body" in refused("tokenizer", "train", "all")
+
+
+def test_a_vocabulary_of_several_texts_is_that_of_all_of_them(printed: Any) -> None:
+    printed("tokenizer", "train", "plays.txt", "poems.txt", "--vocab_size=300", "--out=t.json")
+    Path("both.txt").write_text(TEXT + POEMS, encoding="utf-8")
+    printed("tokenizer", "train", "both.txt", "--vocab_size=300", "--out=both.json")
+    assert Path("t.json").read_bytes() == Path("both.json").read_bytes()
+    printed("tokenizer", "train", "plays.txt", "--vocab_size=300", "--out=one.json")
+    assert Path("t.json").read_bytes() != Path("one.json").read_bytes()
 
 
 def test_standard_input_is_taken(printed: Any, monkeypatch: MonkeyPatch) -> None:

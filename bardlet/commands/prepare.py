@@ -6,12 +6,11 @@ import argparse
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet.arguments import Parser, parse, say
+from bardlet.arguments import SOURCE, Parser, add_reading, parse, say
 from bardlet.errors import UsageError
 
 TOKENIZER = (
@@ -24,10 +23,6 @@ VOCAB_SIZE = (
 )
 
 
-SOURCE = (
-    "named corpus (tinyshakespeare, ...), file, folder, glob, - for standard input, or "
-    "hf://DATASET[:CONFIG][:SPLIT]"
-)
 SPLIT = (
     "position: the end of each text is for validation; document: whole documents by their hash; "
     "auto (default): position where there are few"
@@ -53,17 +48,9 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
-    parser.add_argument(
-        "--text_key", default="text", help="JSON key or column of the text, or of its lines"
-    )
-    parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
-    parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
-    parser.add_argument("--response_key", default="", help="key of the response to it")
-    parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
-    parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
+    add_reading(parser)
     parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")
     parser.add_argument("--distinct", action="store_true", default=False, help="drop duplicates")
-    parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
     parser.add_argument("--shard_tokens", type=int, default=10**8, help="tokens in a shard")
     parser.add_argument("--workers", type=int, default=0, help="processes; default: as fits")
     parser.add_argument("--part", default="1/1", help=PART)
@@ -91,24 +78,11 @@ def merged(given: argparse.Namespace, out: Path | None) -> Any:
 
 def prepared(given: argparse.Namespace, out: Path | None) -> Any:
     """The dataset of what the sources name."""
-    from bardlet.data import sources, text
+    from bardlet.data.options import gathered
     from bardlet.data.prepare import prepare
-    from bardlet.data.records import Reading
 
-    text.check_decoding(given.encoding, given.errors)
-    reading = Reading(
-        encoding=given.encoding, errors=given.errors, text_key=given.text_key,
-        prompt_key=given.prompt_key, response_key=given.response_key,
-    )  # fmt: skip
-    file: Path | None = getattr(given, "file", None)
     part = of_ranks(os.environ) if given.part == "auto" else fraction(given.part)
-    with tempfile.TemporaryDirectory() as folder:
-        found = sources.find(
-            given.source, file=file, sample=size(given.sample), folder=Path(folder),
-            encoding=given.encoding, errors=given.errors, skip=given.skip_unreadable, say=say,
-        )  # fmt: skip
-        for note in found.notes:
-            say(note)
+    with gathered(given.source, given, say) as (found, reading):
         out = out or Path("data") / found.name
         if given.part == "auto":
             out = out.with_name(f"{out.name}.part-{part[0]}")
@@ -119,14 +93,6 @@ def prepared(given: argparse.Namespace, out: Path | None) -> Any:
             skip_unreadable=given.skip_unreadable, part=part,
             workers=given.workers, reading=reading, say=say,
         )  # fmt: skip
-
-
-def size(given: str) -> int:
-    """A number of bytes, such as 100M."""
-    found = re.fullmatch(r"(\d+)([KMGT]?)", given.upper())
-    if not found:
-        raise UsageError(f"sample={given} is no size", "It is a number of bytes, such as 100M")
-    return int(found[1]) * 1000 ** "_KMGT".index(found[2] or "_")
 
 
 def fraction(given: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse, say
+from bardlet.arguments import SOURCE, Parser, add_reading, parse, say
 from bardlet.errors import DataError, UsageError
 
 ACTIONS = {
@@ -39,16 +39,21 @@ def run(parser: Parser, args: list[str]) -> int:
 
 
 def train(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("source", help="named corpus (tinyshakespeare), file, folder, or -")
+    parser.add_argument("source", nargs="+", help=SOURCE)
     parser.add_argument("--out", type=Path, default=Path("tokenizer.json"), help="file to write")
     parser.add_argument("--tokenizer", choices=("bpe", "char"), default="bpe", help="default bpe")
     parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
+    add_reading(parser)
     given = parse(parser, args)
-    from bardlet.data import corpus, vocabulary
+    from bardlet.data.options import Options, gathered
+    from bardlet.data.survey import learnt
     from bardlet.files import write_text
 
-    text = corpus.load(given.source, say=say).text
-    made = vocabulary.choose(given.tokenizer, text, vocab_size=given.vocab_size, say=say)
+    with gathered(given.source, given, say) as (found, reading):
+        options = Options(
+            tokenizer=given.tokenizer, vocab_size=given.vocab_size, reading=reading
+        )  # fmt: skip
+        made = learnt(found, options, say)
     try:
         write_text(given.out, made.to_json())
     except (OSError, ValueError) as error:  # the latter of a path without a name
@@ -110,16 +115,22 @@ def decode(parser: Parser, args: list[str]) -> int:
 
 
 def compare(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("source", nargs="+", help="named corpus, file, folder or -; a row for each")
+    parser.add_argument("source", nargs="+", help=f"{SOURCE}; each is measured by itself, too")
     parser.add_argument(
         "--tokenizers", default="char,byte,bpe,gpt2",
         help="with commas between: char, bpe, or what `bardlet tokenizer encode` takes",
     )  # fmt: skip
     parser.add_argument("--vocab_size", type=int, default=0, help="of bpe; default: as fits")
+    add_reading(parser)
     given = parse(parser, args)
-    from bardlet.data import comparison, corpus
+    from bardlet.data import comparison
+    from bardlet.data.options import Options, gathered
+    from bardlet.data.survey import text_of
 
-    texts = {source: corpus.load(source, say=say).text for source in given.source}
+    texts = {}
+    for source in given.source:
+        with gathered([source], given, say) as (found, reading):
+            texts[source] = text_of(found, Options(reading=reading), comparison.MOST)
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")

@@ -9,12 +9,15 @@ import itertools
 import json
 import re
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bardlet.data.documents import documents
 from bardlet.data.records import Reading
-from bardlet.data.sources import Collection
+from bardlet.data.sources import Collection, find
+from bardlet.data.text import check_decoding
 from bardlet.errors import DataError, UsageError
 from bardlet.untrusted import LARGEST
 
@@ -71,6 +74,38 @@ class Options:
         reading = found.pop("reading")
         del found["workers"]
         return {**found, **reading, "part": "/".join(map(str, self.part))}
+
+
+@contextlib.contextmanager
+def gathered(
+    sources: list[str], given: Any, say: Callable[[str], None]
+) -> Iterator[tuple[Collection, Reading]]:  # fmt: skip
+    """What `sources` name and how it is read, as the command line's options `given` have it.
+
+    Standard input is kept for as long as the context lasts. Raises as `find` and `check_decoding`.
+    """
+    check_decoding(given.encoding, given.errors)
+    reading = Reading(
+        encoding=given.encoding, errors=given.errors, text_key=given.text_key,
+        prompt_key=given.prompt_key, response_key=given.response_key,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        found = find(
+            sources, file=getattr(given, "file", None), sample=size(given.sample),
+            folder=Path(folder), encoding=given.encoding, errors=given.errors,
+            skip=getattr(given, "skip_unreadable", False), say=say,
+        )  # fmt: skip
+        for note in found.notes:
+            say(note)
+        yield found, reading
+
+
+def size(given: str) -> int:
+    """A number of bytes, such as 100M."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)", given.upper())
+    if not found:
+        raise UsageError(f"sample={given} is no size", "It is a number of bytes, such as 100M")
+    return int(found[1]) * 1000 ** "_KMGT".index(found[2] or "_")
 
 
 def check_folder(out: Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from bardlet.data import encoding, vocabulary, workers
 from bardlet.data.char import CharTokenizer
 from bardlet.data.progress import bar
-from bardlet.data.sources import Collection
+from bardlet.data.sources import Collection, Input
 from bardlet.data.tokenizer import Tokenizer
-from bardlet.data.units import UNIT, Range, Unit
+from bardlet.data.units import UNIT, Range, Unit, units
+from bardlet.errors import DataError
 
 SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from everywhere
 
@@ -55,7 +56,7 @@ def ends(part: Any) -> bool:
 
 def survey(
     collection: Collection, job: encoding.Job, options: Any,
-    units: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
+    read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
 ) -> tuple[Survey, Tokenizer]:  # fmt: skip
     """Read what has to be read, and choose the tokenizer."""
     found = Survey()
@@ -66,18 +67,53 @@ def survey(
         encoder = vocabulary.choose(name, "", vocab_size=options.vocab_size, say=say)
     counts = np.zeros(128, dtype=np.int64)
     if name == "char" or job.by == "position":
-        counts = scan(collection, job, units, found, count)
+        counts = scan(collection, job, read, found, count)
     if name == "char":
         encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=job.separate)
     elif name == "bpe":
-        text = sample(collection, job, units, found)
+        text = sample(collection, job, read, found)
         encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     return found, encoder
 
 
+def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> Tokenizer:
+    """The tokenizer that `options` ask for, made for all of a corpus; DataError where it is empty.
+
+    There are no splits yet, so nothing is left out for validation.
+    """
+    job, read = everything(collection, options, separate=True)
+    size = sum(given.bytes for given in collection.inputs)
+    count = workers.default_count(size, options.tokenizer == "char")
+    _, made = survey(collection, job, options, read, say, count)
+    if isinstance(made, CharTokenizer):
+        check_text(collection, made.chars)
+    return made
+
+
+def text_of(collection: Collection, options: Any, most: int) -> str:
+    """About `most` bytes of text from everywhere in a corpus; DataError where it is empty."""
+    job, read = everything(collection, options, separate=not collection.single)
+    return sample(collection, job, read, Survey(), most)
+
+
+def everything(
+    collection: Collection, options: Any, *, separate: bool
+) -> tuple[encoding.Job, Callable[[], Iterable[Unit]]]:
+    """The job that takes all documents for training, and what gives their units."""
+    options.check()
+
+    def failed(given: Input, error: DataError) -> None:
+        raise error
+
+    job = encoding.Job(
+        reading=options.reading, by="document", val_fraction=0.0, separate=separate
+    )  # fmt: skip
+    return job, lambda: units(collection.inputs, options.reading, 0.0, failed)
+
+
 def scan(
-    collection: Collection, job: encoding.Job, units: Callable[[], Iterable[Unit]],
+    collection: Collection, job: encoding.Job, read: Callable[[], Iterable[Unit]],
     found: Survey, count: int,
 ) -> np.ndarray:  # fmt: skip
     """Count the characters of everything into `found`; return how often each one is there."""
@@ -85,7 +121,7 @@ def scan(
     found.characters = 0
     text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
-        for unit, scanned in workers.ordered(encoding.scan, units(), job, count):
+        for unit, scanned in workers.ordered(encoding.scan, read(), job, count):
             found.characters += scanned.characters
             last = int(scanned.alphabet.max(initial=0))
             if last >= len(counts):
@@ -112,23 +148,35 @@ def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> No
 
 
 def sample(
-    collection: Collection, job: encoding.Job, units: Callable[[], Iterable[Unit]], found: Survey
-) -> str:
-    """Text for training from everywhere in the corpus, all of it where it is not too long."""
+    collection: Collection, job: encoding.Job, read: Callable[[], Iterable[Unit]], found: Survey,
+    most: int = 0,
+) -> str:  # fmt: skip
+    """Text for training from everywhere in the corpus, all of it where it has at most `most` bytes
+    (0: `SAMPLE`). DataError where there is none.
+    """
+    most = most or SAMPLE
     total = sum(given.bytes for given in collection.inputs)
-    stride = -(-total // SAMPLE) or 1
+    stride = -(-total // most) or 1
     taken: list[str] = []
     size = 0
-    for unit in units():
-        if size > SAMPLE + UNIT:  # of packed inputs, whose text is longer than they are
+    for unit in read():
+        if size > most + UNIT:  # of packed inputs, whose text is longer than they are
             break
         if unit.index % stride:
             continue
         for piece in encoding.pieces(found.placed(unit), job):
-            for split, text, _, _ in encoding.sides(piece, job):
+            for split, text, _, ends in encoding.sides(piece, job):
                 if split == "train":
                     taken += [piece.prompt, text]
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
-                    if job.separate and not text.endswith("\n"):
+                    if job.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
-    return "".join(taken)
+    whole = "".join(taken)
+    check_text(collection, whole)
+    return whole
+
+
+def check_text(collection: Collection, found: str) -> None:
+    """Raise DataError where what was found in a corpus is nothing or white space."""
+    if not found.strip():
+        raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")
