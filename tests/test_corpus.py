@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from unittest.mock import Mock
 import pytest
 from pytest import MonkeyPatch
 
-from bardlet.data import corpus, fetch, named, plays, sources
+from bardlet.data import corpus, fetch, named, plays, sources, survey
+from bardlet.data.options import Options, gathered
 from bardlet.errors import BardletError, DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -36,6 +38,15 @@ DOWNLOAD, PIP = (urllib.request, "urlopen"), (subprocess, "run")
 
 def source_of(name: str, raw: bytes) -> corpus.Source:
     return corpus.Source(name=name, bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+
+
+def read(source: str, file: Path | None = None, **reading: str) -> str:
+    """The text that a command reads from `source`."""
+    options = {"encoding": "utf-8", "errors": "strict", **reading}
+    keys = {"text_key": "text", "prompt_key": "", "response_key": "", "sample": "0"}
+    given = Namespace(file=file, **options, **keys)
+    with gathered([source], given, lambda line: None) as (found, how):
+        return survey.text_of(found, Options(reading=how), 1 << 20)
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -81,9 +92,10 @@ def test_a_file(
     tmp_path: Path, file: str, raw: bytes, options: dict[str, Any], name: str, text: str
 ) -> None:
     write(tmp_path, {file: raw})
+    assert read(str(tmp_path / file), **options) == text
+    found = sources.find([str(tmp_path / file)])
     # The source is what is on disk, whatever the decoding drops.
-    wanted = corpus.Corpus(name=name, text=text, sources=(source_of(file, raw),), notes=())
-    assert corpus.load(str(tmp_path / file), **options) == wanted
+    assert (found.name, [(i.name, i.bytes) for i in found.inputs]) == (name, [(file, len(raw))])
 
 
 def test_a_folder_gives_its_texts_in_order(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -94,24 +106,23 @@ def test_a_folder_gives_its_texts_in_order(tmp_path: Path, monkeypatch: MonkeyPa
     write(tmp_path / ".library", dict(reversed(texts.items())))
     others = ("notes.rst", "bin", ".hidden.txt", ".git/x.txt", "a/.cache/deep/x.txt")
     write(tmp_path / ".library", dict.fromkeys(others, b"\xff"))
-    wanted = corpus.Corpus(
-        name=".library",  # hidden folders are passed over below the source, not as the source
-        text="# B\nblank < slash\nz\nb without an end\ninner\n",
-        sources=tuple(source_of(name, raw) for name, raw in texts.items()),
-    )
-    assert corpus.load(str(tmp_path / ".library")) == wanted
-    monkeypatch.chdir(tmp_path / ".library")
-    assert corpus.load(".") == wanted
+    text = "# B\nblank < slash\nz\nb without an end\ninner\n"
+    for source in (str(tmp_path / ".library"), "."):
+        assert read(source) == text
+        found = sources.find([source])
+        # hidden folders are passed over below the source, not as the source
+        assert found.name == ".library"
+        assert [(i.name, i.bytes) for i in found.inputs] == [(n, len(r)) for n, r in texts.items()]
+        assert found.notes == ("2 files with other endings were passed over: .rst, no ending",)
+        monkeypatch.chdir(tmp_path / ".library")
 
 
 def test_standard_input(monkeypatch: MonkeyPatch) -> None:
-    def load(raw: bytes) -> corpus.Corpus:
+    def load(raw: bytes) -> str:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
-        return corpus.load("-")
+        return read("-")
 
-    wanted = (source_of("-", b"piped\r\ntext"),)
-    loaded = load(b"piped\r\ntext")
-    assert loaded == corpus.Corpus(name="stdin", text="piped\ntext", sources=wanted)
+    assert load(b"piped\r\ntext") == "piped\ntext"
     with pytest.raises(DataError, match=r"^stdin is empty"):
         load(b"")
     with pytest.raises(DataError, match=r"^stdin is not utf-8: byte 0xff at offset 1 "):
@@ -119,7 +130,7 @@ def test_standard_input(monkeypatch: MonkeyPatch) -> None:
     sys.stdin.buffer.close()
     for _ in range(2):  # first closed, then absent
         with pytest.raises(DataError, match=r"^standard input cannot be read"):
-            corpus.load("-")
+            read("-")
         monkeypatch.setattr(sys, "stdin", None)
 
 
@@ -131,7 +142,10 @@ FILES = {
     "marked": b"\xef\xbb\xbfab\xff", "utf16": b"\xff\xfea\x00", "half": b"\xff\xfea\x00b",
 }  # fmt: skip
 NAMED = "tinyshakespeare, shakespeare_char, shakespeare-plays."
-GIVE = f"Give a text file, a folder, - for standard input, or one of: {NAMED}"
+GIVE = (
+    "Give a text file, a folder, - for standard input, or one of: tinyshakespeare, "
+    "shakespeare_char, shakespeare-plays, openwebtext, fineweb-edu, hf://DATASET."
+)
 NEITHER = "{!r} is neither a file nor a folder nor a named corpus"
 HANDLERS = "--errors is one of: strict, replace, ignore, backslashreplace."
 ENCODINGS = "Common ones are utf-8, utf-16, latin-1 and cp1252."
@@ -159,7 +173,7 @@ ACCESS = "Check the path and its permissions."
             ("no", "cannot read no: No such file", ACCESS), ("void", "void is empty", "Give "),
             ("late", "late is not utf-8", LATIN))],
         *[(s, {}, DataError, f"{s} is empty", "Give ") for s in ("void", "bom", "blank", "voids")],
-        ("none", {}, DataError, "folder none has no .txt or .md files", "Give "),
+        ("none", {}, DataError, "folder none has no .txt or .md files, nor", "Files end "),
         ("in", {}, DataError, "in/a.txt is not utf-8: byte 0xff at offset 0 (", LATIN),
         ("late", {}, DataError, "late is not utf-8: byte 0xe9 at offset 6 (", LATIN),
         # Counted from the file's start, though these codecs take the byte order mark off first.
@@ -178,19 +192,26 @@ def test_what_a_user_gets_wrong(
     write(tmp_path, FILES)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error) as caught:
-        corpus.load(source, **options)
+        read(source, **options)
     assert caught.value.message.startswith(message)
     assert caught.value.hint.startswith(hint)
 
 
-@pytest.mark.parametrize("broken", [(Path, "read_bytes"), (os, "scandir")])
+@pytest.mark.parametrize("broken", [(Path, "open"), (os, "scandir")])
 def test_failures_to_read(tmp_path: Path, monkeypatch: MonkeyPatch, broken: Any) -> None:
     write(tmp_path, {"a.txt": b"x"})
     path = tmp_path / "a.txt" if broken[0] is Path else tmp_path
-    monkeypatch.setattr(*broken, Mock(side_effect=OSError(5, "Input/output error", str(path))))
+    whole = getattr(*broken)
+
+    def fails(given: Any, *args: Any) -> Any:
+        if str(given) == str(path):
+            raise OSError(5, "Input/output error", str(path))
+        return whole(given, *args)
+
+    monkeypatch.setattr(*broken, fails)
     for source in (path, tmp_path):
         with pytest.raises(DataError) as caught:
-            corpus.load(str(source))
+            read(str(source))
         assert caught.value.message == f"cannot read {path}: Input/output error"
         assert caught.value.hint == ACCESS
 
@@ -202,9 +223,9 @@ def test_a_name_against_a_path(tmp_path: Path, monkeypatch: MonkeyPatch) -> None
     serve(monkeypatch, TINY)
     monkeypatch.chdir(tmp_path)
     write(tmp_path, {"shakespeare_char/a.txt": b"mine", "tinyshakespeare": b"my file"})
-    assert corpus.load("shakespeare_char").text == TINY.decode()  # nanoGPT's data/NAME is common
-    assert corpus.load("./shakespeare_char").text == "mine"
-    assert corpus.load("tinyshakespeare").text == "my file"
+    assert read("shakespeare_char") == TINY.decode()  # nanoGPT's data/NAME is common
+    assert read("./shakespeare_char") == "mine"
+    assert read("tinyshakespeare") == "my file"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ Nothing is read here; `documents` opens what is found.
 
 from __future__ import annotations
 
+import difflib
 import glob
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -79,8 +81,10 @@ def find(
 
     A file's name says what it is, and one that says nothing is text. `file` stands in for a named
     corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
-    UsageError and DataError as in `corpus.load`; a folder's files of no known kind, and with `skip`
-    those that cannot be opened, are passed over with a remark.
+    A corpus name wins over a folder of that name ("./NAME" is the folder), a file over both. What
+    is hidden in a folder is left out; files of no known kind in it, and with `skip` those that
+    cannot be opened, are passed over with a remark. DataError for what is not there, UsageError for
+    a `file` that stands in for nothing.
     """
     inputs: list[Input] = []
     notes: list[str] = []
@@ -128,7 +132,7 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
     path = Path(source)
     try:
         if source and path.is_dir():
-            there = corpus.files(path, lambda name: True)
+            there = files_of(path)
             files = [(f, f.relative_to(path).as_posix()) for f in there if kind_of(f.name)]
             if files and len(there) > len(files):
                 notes.append(passed_over([f for f in there if not kind_of(f.name)]))
@@ -145,7 +149,7 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
             if not files:
                 raise DataError(f"no file is like {source}", "Check the pattern")
         else:
-            raise corpus.nothing_there(source, (*named.TABLE, "hf://DATASET"))
+            raise nothing_there(source)
         prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
         if not skip or len(files) == 1:
             return [of_file(file, prefix + name) for file, name in files]
@@ -189,3 +193,27 @@ def standard_input(folder: Path | None) -> Input:
         return of_file(path, "-")
     except (AttributeError, OSError, ValueError):  # absent, unreadable or closed
         raise DataError("standard input cannot be read", "Give a file or a folder.") from None
+
+
+def nothing_there(source: str) -> DataError:
+    """What to say of a source that names nothing, with the corpora that are known."""
+    known = (*named.TABLE, "hf://DATASET")
+    near = difflib.get_close_matches(source, known, n=1)
+    allowed = f"a text file, a folder, - for standard input, or one of: {', '.join(known)}"
+    return DataError(
+        f"{source!r} is neither a file nor a folder nor a named corpus",
+        f"Did you mean {near[0]}?" if near else f"Give {allowed}.",
+    )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Returns the files in and below `folder` that are not hidden, sorted by path."""
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk by itself passes over an unreadable folder in silence
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
