@@ -290,13 +290,19 @@ def joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-@pytest.fixture(params=["core", "library"])
+COMPILED = bool(bpe_training.core())
+needs_core = pytest.mark.skipif(not COMPILED, reason="there was no C++ compiler")
+
+
+def test_the_core_was_compiled_where_it_can_be() -> None:
+    assert COMPILED or not shutil.which("c++")
+
+
+@pytest.fixture(params=[pytest.param("core", marks=needs_core), "library"])
 def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the two that learn merges, in turn."""
     if request.param == "library":
         monkeypatch.setattr(bpe_training, "core", lambda: None)
-    elif not bpe_training.core():
-        pytest.skip("the core was not compiled")
     return request.param
 
 
@@ -331,13 +337,12 @@ def odd_texts() -> st.SearchStrategy[str]:
     return st.lists(any_text | few).map(" ".join)
 
 
+@needs_core
 @settings(max_examples=300)
 @given(odd_texts())
 @example("a\u0301BC x\u0301BC 'll x'Re \u0301A \u0301a 1234567 x/\n/ \r\n \n  y  ")
 @example("aaaaaaa aaaa aa ababababa ab'\u017fc")
 def test_all_merges_of_a_text_are_the_librarys(text: str) -> None:
-    if not bpe_training.core():
-        pytest.skip("the core was not compiled")
     assert bpe_training.learn(text, 5000) == library_merges(text, 256 + 5000)
 
 
@@ -351,12 +356,11 @@ def test_a_thread_for_each_part_of_the_text_learns_the_same(
     assert learnt[0] == learnt[1] == learnt[2] == library_merges(LEARNT, 5256)
 
 
+@needs_core
 def test_merges_are_rustbpes_where_equals_are_chosen_as_it_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rustbpe = pytest.importorskip("rustbpe")
-    if not bpe_training.core():
-        pytest.skip("the core was not compiled")
     monkeypatch.setattr(bpe_training, "ORDER", ALPHABET)  # of bytes by their values
     for text in (LEARNT, " ".join(SAMPLES), "aaaaaaa aaaa aa ababababa"):
         other = rustbpe.Tokenizer()
