@@ -54,10 +54,7 @@ class CharTokenizer(Pieces):
             raw = text.encode("ascii")
             known = bytes(set(raw[:chunk]))
             return cls("".join(map(chr, sorted({*known, *raw.translate(None, known)}))), ends=ends)
-        counts = np.zeros(0x110000, dtype=np.int64)
-        for start in range(0, len(text), chunk):
-            part = np.bincount(code_points(text[start : start + chunk]))
-            counts[: len(part)] += part
+        counts = count(text, np.zeros(0, dtype=np.int64), chunk)
         return cls.of_counts(counts, limit, ends=ends)
 
     @classmethod
@@ -189,3 +186,13 @@ def code_points(text: str) -> np.ndarray:
         return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     # surrogates can stand alone in text decoded with errors="surrogateescape"
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def count(text: str, counts: np.ndarray, chunk: int = 1 << 20) -> np.ndarray:
+    """`counts` by code point, made longer where need be, with those of `text` added."""
+    for start in range(0, len(text), chunk):
+        part = np.bincount(code_points(text[start : start + chunk]))
+        if len(part) > len(counts):
+            counts = np.concatenate([counts, np.zeros(len(part) - len(counts), dtype=np.int64)])
+        counts[: len(part)] += part
+    return counts

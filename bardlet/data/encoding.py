@@ -11,7 +11,7 @@ import numpy as np
 
 from bardlet.data import text
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data.char import code_points
+from bardlet.data.char import count
 from bardlet.data.dataset import SPLITS
 from bardlet.data.records import Piece, Reading
 from bardlet.data.units import Range, Unit, goes_to_val, read
@@ -109,16 +109,6 @@ def scan(unit: Unit, job: Job) -> Scanned:
         sizes=sizes, characters=characters, alphabet=alphabet.astype(np.int32),
         counts=counts[alphabet],
     )  # fmt: skip
-
-
-def count(shown: str, counts: np.ndarray, chunk: int = 1 << 20) -> np.ndarray:
-    """`counts` by code point, made longer where need be, with those of `shown` added."""
-    for start in range(0, len(shown), chunk):
-        part = np.bincount(code_points(shown[start : start + chunk]))
-        if len(part) > len(counts):
-            counts = np.concatenate([counts, np.zeros(len(part) - len(counts), dtype=np.int64)])
-        counts[: len(part)] += part
-    return counts
 
 
 def encode(unit: Unit, job: Job) -> Result:

@@ -7,6 +7,7 @@ an order that a keyed permutation gives in constant memory, however many windows
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ DEEP = 16  # iterations whose windows are asked of the disk at once
 TRIES = 1000  # windows looked at, where a whole one may not count
 
 
-class Windows:
+class Windows(ABC):
     """One rank's batches: `batch(it)` is the same whoever asks and whenever."""
 
     def __init__(
@@ -34,9 +35,9 @@ class Windows:
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         self.mine = np.arange(rank, batch_size, world_size)  # this rank's places in a batch
 
+    @abstractmethod
     def find(self, place: int) -> tuple[TokenStream, int]:
         """Where window number `place`, counted from the first one ever, begins, in which stream."""
-        raise NotImplementedError
 
     def found(self, it: int) -> list[tuple[TokenStream, int]]:
         return [self.find(int(place)) for place in it * self.batch_size + self.mine]

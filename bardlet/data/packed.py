@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from bardlet.errors import DataError
 
+# the last one is zipfile's word for a way of packing that it does not know
 FAILURES = (zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 RATIO = 200  # text packs to a tenth at best, what is made to burst to a thousandth
 ALWAYS = 1 << 26  # bytes that any file may give
