@@ -85,25 +85,10 @@ def run(
     preflight.check_data(config, dataset)
     check_tracker(config)
 
-    # --- the model, new, from elsewhere, or as the last checkpoint left it
+    # --- the model, and how far it has come
     out = Path(config.out_dir)
-    start = group.agree(preflight.start_of(config) if group.main else 0)
-    config = probe.settle(config, group, start)
+    model, config, start, state, changed = beginning(config, group, dataset, begin)
     resumed = start >= 0
-    state: dict[str, Any] = {}
-    changed: list[str] = []
-    folder = out / "checkpoints" / runs.name_of(start)
-    if resumed:
-        model, _, state = checkpoint.load(folder)
-        config = preflight.shaped(config, model.config)
-        changed = preflight.check_resume(config, model, state, dataset)
-    elif config.init_from not in OWN:
-        assert begin, "init_from names a model"
-        model = begin(config, dataset)
-        config = preflight.shaped(config, model.config)
-    else:
-        torch.manual_seed(config.seed)
-        model = GPT(model_config(config, dataset.vocab_size))
     model.to(machine.device)
     known = config.init_from not in OWN  # a model that can do something before its first step
     scores: dict[str, float] = state.get("eval", {})
@@ -113,7 +98,7 @@ def run(
     optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     if resumed:
-        checkpoint.load_optimizers(folder, model, optimizers)
+        checkpoint.load_optimizers(out / "checkpoints" / runs.name_of(start), model, optimizers)
         scaler.load_state_dict(state["scaler"])
 
     # --- where its batches come from: one an iteration, shared out among the processes
@@ -173,21 +158,6 @@ def run(
             "versions": device.versions(),
         }
 
-    def losses() -> dict[str, float]:
-        """The sampled estimate on train, and validation: the whole split unless told otherwise."""
-        options: dict[str, Any] = {
-            "batch_size": config.batch_size, "machine": machine, "group": group,
-            "seed": config.seed, "stop": asked_to_stop, "doc_mask": config.doc_mask,
-        }  # fmt: skip
-        val_batches = 0 if config.eval_full else config.eval_iters
-        on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
-        on_val = evaluate(model, dataset, "val", sampled=val_batches, **options)
-        return {
-            "train_loss": on_train.loss,
-            "val_loss": on_val.loss,
-            "bits_per_byte": on_val.bits_per_byte,
-        }
-
     def gradients(size: int) -> float:
         """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
         model.zero_grad(set_to_none=True)
@@ -224,7 +194,7 @@ def run(
                 if final or config.always_save_checkpoint:
                     saver.save(it, facts())
                 try:
-                    scores = losses()
+                    scores = losses(config, model, dataset, machine, group, asked_to_stop)
                 except Abandoned:
                     stopped = True
                     saver.save(it, facts(), must=True)
@@ -288,6 +258,48 @@ def run(
         out_dir=config.out_dir, iter=it, val_loss=scores.get("val_loss", math.nan),
         best_val_loss=best, train_s=train_s, stopped=stopped,
     )  # fmt: skip
+
+
+def beginning(
+    config: TrainConfig, group: Group, dataset: Dataset, begin: Begin | None
+) -> tuple[GPT, TrainConfig, int, dict[str, Any], list[str]]:
+    """The model, new, from elsewhere, or as the last checkpoint left it.
+
+    With it the options as they then are, the iteration it stands at (-1: a new run), the state
+    that the checkpoint has beside it, and what has changed since.
+    """
+    start = group.agree(preflight.start_of(config) if group.main else 0)
+    config = probe.settle(config, group, start)
+    if start >= 0:
+        folder = Path(config.out_dir) / "checkpoints" / runs.name_of(start)
+        model, _, state = checkpoint.load(folder)
+        config = preflight.shaped(config, model.config)
+        return model, config, start, state, preflight.check_resume(config, model, state, dataset)
+    if config.init_from not in OWN:
+        assert begin, "init_from names a model"
+        model = begin(config, dataset)
+        return model, preflight.shaped(config, model.config), start, {}, []
+    torch.manual_seed(config.seed)
+    return GPT(model_config(config, dataset.vocab_size)), config, start, {}, []
+
+
+def losses(
+    config: TrainConfig, model: GPT, dataset: Dataset, machine: Machine, group: Group,
+    stop: Callable[[], bool],
+) -> dict[str, float]:  # fmt: skip
+    """The sampled estimate on train, and validation: the whole split unless told otherwise."""
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size, "machine": machine, "group": group,
+        "seed": config.seed, "stop": stop, "doc_mask": config.doc_mask,
+    }  # fmt: skip
+    val_batches = 0 if config.eval_full else config.eval_iters
+    on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
+    on_val = evaluate(model, dataset, "val", sampled=val_batches, **options)
+    return {
+        "train_loss": on_train.loss,
+        "val_loss": on_val.loss,
+        "bits_per_byte": on_val.bits_per_byte,
+    }
 
 
 def introduce(
