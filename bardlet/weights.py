@@ -30,7 +30,7 @@ LARGEST_TABLE = 1 << 28  # numbers of rotary angles, which no file holds
 
 
 def untrained(folder: Path) -> GPT:
-    """The model of a checkpoint's config.json, with initial weights.
+    """The model of a checkpoint's config.json, with weights that are still to be read.
 
     CheckpointError where the config cannot be right, or the weights' header shows other tensors.
     """
@@ -53,7 +53,8 @@ def untrained(folder: Path) -> GPT:
         if have[name] != want[name]:
             shapes = f"{name} is {have[name]}, not {want[name]}"
             raise damaged(path, f"its tensors do not fit config.json: {shapes}")
-    return lora.built(config)
+    with Unfilled():
+        return lora.built(config)
 
 
 def config_of(document: dict[str, Any]) -> GPTConfig:
@@ -86,7 +87,9 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 class Unfilled(TorchFunctionMode):
-    """Leaves new weights as they are: filling them on the meta device imports for a second."""
+    """Leaves new weights as they are: those of GPT-2 take a second to draw, before they are read
+    from a file, and on the meta device what draws them takes a second to import.
+    """
 
     def __torch_function__(
         self,
@@ -96,7 +99,7 @@ class Unfilled(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
-        if func is torch.nn.init.normal_:
+        if getattr(func, "__module__", "") == torch.nn.init.__name__:
             return args[0] if args else given["tensor"]
         if func is torch.arange:  # of the rotary angles, which are no weights
             given["device"] = "cpu"
