@@ -88,6 +88,7 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument("--response_key", default="", help="key of the response to it")
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
+    parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")
     parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
 
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,25 @@ def test_train_and_compare_read_what_prepare_reads(printed: Any, refused: Refuse
     found = json.loads(printed("tokenizer", "compare", "all", *args))
     assert found["tokenizers"][0]["bytes"] == len("aab\ncc\nd\n")
     assert "there are body" in refused("tokenizer", "train", "all")
+
+
+def test_what_cannot_be_read_is_an_error_or_left_out_and_said(
+    refused: Refused, capfd: CaptureFixture[str]
+) -> None:
+    Path("all").mkdir()
+    Path("all/a.txt").write_text("aabb\n" * 60, encoding="utf-8")
+    Path("all/bad.txt").write_bytes(b"c\xff")
+    Path("all/bad.jsonl").write_text('{"text": "d"}\n{"text"', encoding="utf-8")
+    Path("all/bad.txt.gz").write_bytes(b"\x1f\x8b no")
+    for action in ("train", "compare"):
+        assert "bad.jsonl, line 2 is no JSON" in refused("tokenizer", action, "all")
+    bad = {"bad.jsonl", "bad.txt", "bad.txt.gz"}
+    for action in (["train"], ["train", "--tokenizer=char"], ["compare", "--tokenizers=byte"]):
+        assert cli.main(["tokenizer", *action, "all", "--skip_unreadable"]) == 0
+        said = re.findall("^not all read: ([^:]*): .", capfd.readouterr().err, re.MULTILINE)
+        assert (set(said), len(said)) == (bad, 3)
+    assert cli.main(["tokenizer", "train", "all/bad.txt", "--skip_unreadable"]) == 1
+    assert "nothing could be read: bad.txt is not utf-8" in capfd.readouterr().err
 
 
 def test_a_vocabulary_of_several_texts_is_that_of_all_of_them(printed: Any) -> None:

@@ -49,7 +49,6 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
     add_reading(parser)
-    parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")
     parser.add_argument("--distinct", action="store_true", default=False, help="drop duplicates")
     parser.add_argument("--shard_tokens", type=int, default=10**8, help="tokens in a shard")
     parser.add_argument("--workers", type=int, default=0, help="processes; default: as fits")

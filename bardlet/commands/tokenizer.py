@@ -51,7 +51,8 @@ def train(parser: Parser, args: list[str]) -> int:
 
     with gathered(given.source, given, say) as (found, reading):
         options = Options(
-            tokenizer=given.tokenizer, vocab_size=given.vocab_size, reading=reading
+            tokenizer=given.tokenizer, vocab_size=given.vocab_size, reading=reading,
+            skip_unreadable=given.skip_unreadable,
         )  # fmt: skip
         made = learnt(found, options, say)
     try:
@@ -130,7 +131,8 @@ def compare(parser: Parser, args: list[str]) -> int:
     texts = {}
     for source in given.source:
         with gathered([source], given, say) as (found, reading):
-            texts[source] = text_of(found, Options(reading=reading), comparison.MOST)
+            options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
+            texts[source] = text_of(found, options, comparison.MOST, say)
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")

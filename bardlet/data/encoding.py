@@ -71,11 +71,11 @@ class Scanned:
     characters: int
     alphabet: np.ndarray  # code points, ascending
     counts: np.ndarray  # how often each is there
+    failed: list[tuple[str, str]]  # input, why
 
 
-def pieces(unit: Unit, job: Job, result: Result | None = None) -> Iterator[Piece]:
+def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
     """Yields the pieces of a unit; with `skip`, `result` gets what cannot be read."""
-    result = result or Result(splits={})
     for part in unit.parts:
         name = part.input.name if isinstance(part, Range) else unit.source
         try:
@@ -98,7 +98,8 @@ def scan(unit: Unit, job: Job) -> Scanned:
     sizes: list[int] = []
     characters = 0
     counts = np.zeros(128, dtype=np.int64)
-    for piece in pieces(unit, job):
+    result = Result(splits={})
+    for piece in pieces(unit, job, result):
         if not (piece.first and piece.last):
             sizes.append(len(piece.text))
         characters += len(piece.prompt) + len(piece.text)
@@ -107,7 +108,7 @@ def scan(unit: Unit, job: Job) -> Scanned:
     alphabet = np.flatnonzero(counts)
     return Scanned(
         sizes=sizes, characters=characters, alphabet=alphabet.astype(np.int32),
-        counts=counts[alphabet],
+        counts=counts[alphabet], failed=result.failed,
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def gathered(
         found = find(
             sources, file=getattr(given, "file", None), sample=size(given.sample),
             folder=Path(folder), encoding=given.encoding, errors=given.errors,
-            skip=getattr(given, "skip_unreadable", False), say=say,
+            skip=given.skip_unreadable, say=say,
         )  # fmt: skip
         for note in found.notes:
             say(note)

@@ -89,8 +89,9 @@ class Work:
             encoder = tokenizers.load(folder / "tokenizer.json")
             self.say(f"going on with {self.place.out} after {noted['units']:,} units")
         else:
-            found, encoder = survey(
-                self.collection, job, options, self.units, self.say, self.workers
+            found = Survey()
+            encoder = survey(
+                self.collection, job, options, self.units, self.say, self.workers, found
             )
             write_text(folder / "tokenizer.json", encoder.to_json())
         for line in slow(encoder, self.size // options.part[1]):

@@ -5,6 +5,7 @@ Nothing, for a tokenizer that is there already and documents that fall to one si
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from bardlet.data import encoding, vocabulary, workers
 from bardlet.data.char import CharTokenizer
 from bardlet.data.progress import bar
+from bardlet.data.remarks import report
 from bardlet.data.sources import Collection, Input
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.data.units import UNIT, Range, Unit, units
@@ -24,10 +26,18 @@ SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from ev
 
 @dataclass(kw_only=True)
 class Survey:
-    """What was found. `places` is, by unit, the offset and the border of each part of a text."""
+    """What was found. `places` is, by unit, the offset and the border of each part of a text;
+    `failed` says by input what could not be read.
+    """
 
     characters: int = -1  # -1: not counted
     places: dict[str, list[list[int]]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def missed(self, failed: Iterable[tuple[str, str]]) -> None:
+        """Take note of inputs and of why they could not be read."""
+        for name, why in failed:
+            self.failed.setdefault(name, why)
 
     def placed(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
@@ -57,9 +67,9 @@ def ends(part: Any) -> bool:
 def survey(
     collection: Collection, job: encoding.Job, options: Any,
     read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
-) -> tuple[Survey, Tokenizer]:  # fmt: skip
-    """Read what has to be read, and choose the tokenizer."""
-    found = Survey()
+    found: Survey,
+) -> Tokenizer:  # fmt: skip
+    """Read what has to be read into `found`, and choose the tokenizer."""
     name = options.tokenizer
     vocabulary.check_size(name, options.vocab_size)
     encoder = None
@@ -74,7 +84,7 @@ def survey(
         text = sample(collection, job, read, found)
         encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
-    return found, encoder
+    return encoder
 
 
 def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> Tokenizer:
@@ -82,32 +92,44 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
 
     There are no splits yet, so nothing is left out for validation.
     """
-    job, read = everything(collection, options, separate=True)
+    found = Survey()
+    job, read = everything(collection, options, found, separate=True)
     size = sum(given.bytes for given in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
-    _, made = survey(collection, job, options, read, say, count)
+    made = survey(collection, job, options, read, say, count, found)
     if isinstance(made, CharTokenizer):
-        check_text(collection, made.chars)
+        check_text(collection, made.chars, found)
+    for line in report(Counter(), found.failed):
+        say(line)
     return made
 
 
-def text_of(collection: Collection, options: Any, most: int) -> str:
+def text_of(
+    collection: Collection, options: Any, most: int, say: Callable[[str], None]
+) -> str:  # fmt: skip
     """About `most` bytes of text from everywhere in a corpus; DataError where it is empty."""
-    job, read = everything(collection, options, separate=not collection.single)
-    return sample(collection, job, read, Survey(), most)
+    found = Survey()
+    job, read = everything(collection, options, found, separate=not collection.single)
+    text = sample(collection, job, read, found, most)
+    for line in report(Counter(), found.failed):
+        say(line)
+    return text
 
 
 def everything(
-    collection: Collection, options: Any, *, separate: bool
-) -> tuple[encoding.Job, Callable[[], Iterable[Unit]]]:
+    collection: Collection, options: Any, found: Survey, *, separate: bool
+) -> tuple[encoding.Job, Callable[[], Iterable[Unit]]]:  # fmt: skip
     """The job that takes all documents for training, and what gives their units."""
     options.check()
 
     def failed(given: Input, error: DataError) -> None:
-        raise error
+        if not options.skip_unreadable:
+            raise error
+        found.missed([(given.name, error.message)])
 
     job = encoding.Job(
-        reading=options.reading, by="document", val_fraction=0.0, separate=separate
+        reading=options.reading, by="document", val_fraction=0.0, separate=separate,
+        skip=options.skip_unreadable,
     )  # fmt: skip
     return job, lambda: units(collection.inputs, options.reading, 0.0, failed)
 
@@ -123,6 +145,7 @@ def scan(
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
         for unit, scanned in workers.ordered(encoding.scan, read(), job, count):
             found.characters += scanned.characters
+            found.missed(scanned.failed)
             last = int(scanned.alphabet.max(initial=0))
             if last >= len(counts):
                 counts = np.concatenate([counts, np.zeros(last + 1 - len(counts), np.int64)])
@@ -164,19 +187,23 @@ def sample(
             break
         if unit.index % stride:
             continue
-        for piece in encoding.pieces(found.placed(unit), job):
+        result = encoding.Result(splits={})
+        for piece in encoding.pieces(found.placed(unit), job, result):
             for split, text, _, ends in encoding.sides(piece, job):
                 if split == "train":
                     taken += [piece.prompt, text]
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
                     if job.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
+        found.missed(result.failed)
     whole = "".join(taken)
-    check_text(collection, whole)
+    check_text(collection, whole, found)
     return whole
 
 
-def check_text(collection: Collection, found: str) -> None:
-    """Raise DataError where what was found in a corpus is nothing or white space."""
-    if not found.strip():
+def check_text(collection: Collection, text: str, found: Survey) -> None:
+    """Raise DataError where the text of a corpus is nothing or white space."""
+    if not text.strip():
+        for why in found.failed.values():
+            raise DataError(f"nothing could be read: {why}")
         raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")
