@@ -22,6 +22,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -289,9 +290,11 @@ def rows(*given: Any, **options: Any) -> Any:
 
 
 def test_a_data_set_on_the_hub_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=rows))
+    hub = Mock(side_effect=rows)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=hub))
     reading = Reading(text_key="body")
     dataset = made(tmp_path / "d", "hf://me/texts:small:test", reading=reading)
+    assert hub.call_count == 1, "a tokenizer that is there already needs it once"
     assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(TEXTS)
     raw = "".join(TEXTS).encode()
     assert dataset.manifest["sources"] == [

@@ -60,6 +60,7 @@ class Sources:
         self.collection = collection
         self.threads = ThreadPoolExecutor(1)
         self.streamed: dict[str, tuple[int, Any]] = {}
+        self.first = ""  # document that was streamed
         self.stopped = False
         self.found = self.threads.submit(self.read)
 
@@ -77,6 +78,7 @@ class Sources:
         """Count a document of a data set on the hub, which is not read twice."""
         size, digest = self.streamed.get(name, (0, hashlib.sha256()))
         raw = text.encode("utf-8", "surrogatepass")
+        self.first = self.first or text
         digest.update(raw)
         self.streamed[name] = (size + len(raw), digest)
 

@@ -233,7 +233,7 @@ class Work:
         notes = list(self.collection.notes) + report(self.counts, self.failed)
         if options.part[1] == 1:
             notes += uneven(splits, rule)
-        notes += losses(encoder, beginning(self.collection, options.reading))
+        notes += losses(encoder, sources.first or beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
         return manifest.describe(

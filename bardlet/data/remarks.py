@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +13,7 @@ from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 
 REPORTED = 20  # inputs that are named
+HEAD = 100_000  # characters that a tokenizer is tried on
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 
@@ -46,13 +46,12 @@ def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False)
 
 
 def beginning(collection: Collection, reading: Reading) -> str:
-    """The first characters of the corpus, to try the tokenizer on."""
-    first = dataclasses.replace(collection.inputs[0], sample=1)
+    """What the corpus begins with, to try the tokenizer on."""
     try:
-        piece = next(iter(documents(first, reading)), None)
+        piece = next(iter(documents(collection.inputs[0], reading)), None)
     except BardletError:
         return ""
-    return piece.text[:100_000] if piece else ""
+    return piece.text if piece else ""
 
 
 def slow(encoder: Tokenizer, size: int) -> list[str]:
@@ -64,7 +63,8 @@ def slow(encoder: Tokenizer, size: int) -> list[str]:
 
 
 def losses(encoder: Tokenizer, text: str) -> list[str]:
-    """A remark where `text` does not survive encoding, with the first place."""
+    """A remark where the head of `text` does not survive encoding, with the first place."""
+    text = text[:HEAD]
     found = encoder.decode(encoder.encode(text))
     if found == text:
         return []
