@@ -7,16 +7,13 @@ does nothing, so the training loop has no second way.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-
-# DDP imports this one late, and the defaults of its functions then keep the process group beyond
-# its end: a thread of gloo that lets go of a tensor while the interpreter ends aborts the process.
-import torch.distributed.nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import UsageError
@@ -79,6 +76,9 @@ def joined(group: Group, backend: str, device: torch.device) -> Iterator[None]:
         backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # DDP imports this one late, and the defaults of its functions then keep the group beyond its
+    # end: a thread of gloo that lets go of a tensor while the interpreter ends aborts the process
+    importlib.import_module("torch.distributed.nn")
     try:
         dist.init_process_group(backend)
     except (ValueError, RuntimeError) as error:
