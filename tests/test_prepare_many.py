@@ -861,6 +861,31 @@ def test_processes_that_start_do_not_hear_ctrl_c(wait: float, tmp_path: Path) ->
     assert (process.returncode, err) == (0, "")
 
 
+LARGE = """
+import sys, time
+from bardlet.data import workers
+
+def large(item, shared):
+    return bytes(shared)
+
+if __name__ == "__main__":
+    for wait in (0.0, 0.003, 0.01, 0.02):
+        found = workers.ordered(large, range(99), 1 << 27, 2)
+        next(found)
+        time.sleep(wait)
+        found.close()
+"""
+
+
+def test_processes_end_while_they_send_what_they_have_done(tmp_path: Path) -> None:
+    """The pool's thread once waited for ever for the rest of a result, and Python waited for it."""
+    (tmp_path / "large.py").write_text(LARGE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "large.py")], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "to another thread"])
 def test_ctrl_c_is_held_back_and_not_lost(beside: bool) -> None:

@@ -57,8 +57,6 @@ def ordered(
             "Go on with fewer: the same command and --workers 1",
         ) from None
     finally:
-        for _, future in waiting:
-            future.cancel()
         stop(pool)
 
 
@@ -106,8 +104,14 @@ def call(function: Callable[[Any, Any], Any], item: Any) -> Any:
 
 
 def stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes without waiting for what they have begun."""
+    """End the processes without waiting for what they have begun.
+
+    The pool's thread may be reading a result of which a process has sent a part: it hears that no
+    more comes when this process, too, has closed the end that results are sent through.
+    """
     processes = list((pool._processes or {}).values())
+    within: Any = pool  # of which shutdown() takes its own hold
+    results, manager = within._result_queue, within._executor_manager_thread
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         with contextlib.suppress(OSError, ValueError):
@@ -115,6 +119,10 @@ def stop(pool: ProcessPoolExecutor) -> None:
     for process in processes:
         with contextlib.suppress(OSError, ValueError, AssertionError):
             process.join(5)
+    with contextlib.suppress(OSError):
+        results._writer.close()
+    if manager is not None:
+        manager.join(5)  # or Python's exit, which joins it as well, wakes it while it closes
 
 
 def default_count(size: int, quick: bool) -> int:
