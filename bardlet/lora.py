@@ -28,7 +28,8 @@ class Adapted(nn.Module):
         out, size = layer.weight.shape
         self.weight, self.bias = layer.weight, layer.bias
         # A random and B zero: it begins as the layer was
-        self.lora_a = nn.Parameter(torch.empty(rank, size).normal_(std=size**-0.5))
+        self.lora_a = nn.Parameter(torch.empty(rank, size))
+        nn.init.normal_(self.lora_a, std=size**-0.5)
         self.lora_b = nn.Parameter(torch.zeros(out, rank))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_config, tiny_model
 
-from bardlet import checkpoint, runs
+from bardlet import checkpoint, lora, runs
 from bardlet.data.tokenizer import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
@@ -61,6 +61,21 @@ def test_a_checkpoint_holds_all_of_it(family: str, tmp_path: Path) -> None:
     )
     assert set(ours) == set(theirs) and len(ours) >= len(list(model.parameters()))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_reading_a_checkpoint_draws_no_weights(rank: int, family: str, tmp_path: Path) -> None:
+    """They would be overwritten, and drawing those of GPT-2 takes a second."""
+    model = tiny_model(family)
+    if rank:
+        lora.adapt(model, rank)
+    facts = {"tokens": 1, "scaler": {}, "dataset": {"name": "x", "hash": "0"}}
+    folder = checkpoint.save(tmp_path, 3, model, [], CharTokenizer(CHARS), facts)
+    before = torch.random.get_rng_state()
+    loaded, _, _ = checkpoint.load(folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    named = dict(loaded.named_parameters())
+    assert all(torch.equal(named[name], p) for name, p in model.named_parameters())
 
 
 def test_a_loaded_model_computes_the_same(family: str, tmp_path: Path) -> None:

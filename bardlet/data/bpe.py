@@ -18,8 +18,8 @@ from bardlet.data.pieces import BYTE_OF, END_OF_TEXT, Pieces, utf8
 from bardlet.data.tokenizer_json import attempt, open_with_library
 from bardlet.errors import DataError
 
-FAST = 1 << 16  # characters of text from which on the quick library is worth opening, for 0.1 s
-RENEW = 1 << 29  # characters of text, after which its cache of words, which grows, is thrown away
+FAST = 1 << 16  # bytes of text from which on the quick library is worth opening, for 0.1 s
+RENEW = 1 << 29  # bytes of text, after which its cache of words, which only grows, is thrown away
 PROBE = (  # words that patterns split differently
     "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL na\u00efve \ufb01x\u00a0x\u00b2 "
     "<|endoftext|> \u0928\u092e\u0938\u094d\u0924\u0947 \u4e16\u754c\uff0c\u4f60\u597d\u3002 "
@@ -83,7 +83,7 @@ class BPETokenizer(LibraryTokenizer):
     """Byte-level BPE: every token is a string of bytes, and there is no text without ids."""
 
     kind = "bpe"
-    done = 0  # characters of text that were encoded, of one or of many
+    done = 0  # bytes of text that were encoded, of one or of many
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (T,) uint32, or from the quick library uint16 where that holds them;
@@ -91,9 +91,8 @@ class BPETokenizer(LibraryTokenizer):
         """
         if not self.pattern:
             return super().encode(text)
-        self.done += len(text)
-        if self.done < FAST or self.quick is None:
-            utf8(text)
+        if self.done + len(text) < FAST or self.quick is None:
+            self.done += len(utf8(text))
             return np.array(self.ids_of(parts(text)), dtype=np.uint32)
         if self.done > RENEW:
             self.done, self.quick = FAST, open_quick(self.document)
@@ -101,7 +100,9 @@ class BPETokenizer(LibraryTokenizer):
         encoded = [np.zeros(0, dtype=self.dtype)]
         try:
             for part in parts(text):
-                encoded.append(self.quick.encode(part.encode()).astype(self.dtype))
+                raw = part.encode()
+                self.done += len(raw)
+                encoded.append(self.quick.encode(raw).astype(self.dtype))
         except UnicodeEncodeError:
             utf8(text)  # says where
             raise
