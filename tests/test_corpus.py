@@ -226,6 +226,9 @@ def test_a_name_against_a_path(tmp_path: Path, monkeypatch: MonkeyPatch) -> None
     assert read("shakespeare_char") == TINY.decode()  # nanoGPT's data/NAME is common
     assert read("./shakespeare_char") == "mine"
     assert read("tinyshakespeare") == "my file"
+    write(tmp_path, {"openwebtext/a.txt": b"my pages"})  # which would be streamed otherwise
+    assert read("openwebtext") == "my pages"
+    assert read("./openwebtext") == "my pages"
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,12 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
     (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
     bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
     assert bad.manifest["notes"] == ["6 places that are not of the encoding were mended"]
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress((tmp_path / "b.txt").read_bytes() * 2))
+    for workers in (1, 2):  # of the same text packed, where it is decoded elsewhere
+        given = [tmp_path / "b.txt", tmp_path / "b.txt.gz"]
+        options = {"reading": Reading(errors="replace"), "workers": workers, "tokenizer": "char"}
+        bad = made(tmp_path / f"f{workers}", *given, **options)
+        assert bad.manifest["notes"] == ["18 places that are not of the encoding were mended"]
     counts = {"lines": 1, "bad_bytes": 1, "empty": 1, "duplicates": 1}
     assert report(counts, {}) == [
         "1 line of JSON that could not be read was left out",
@@ -361,6 +367,25 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
         "1 empty document was left out",
         "1 duplicate was left out",
     ]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
+def test_what_has_no_text_to_train_on_is_said_alike(tokenizer: str, tmp_path: Path) -> None:
+    """Whichever tokenizer: a BPE is made of the training side alone."""
+    asked = {"tokenizer": tokenizer}
+    for text in ("", " \n"):
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"^a(\.txt)? is empty"):
+            made(tmp_path / "d", tmp_path / "a.txt", **asked)
+    in_val = next(text for text in TEXTS if units.goes_to_val(text, 0.1))
+    jsonl(tmp_path / "b.jsonl", [in_val] * 3)
+    with pytest.raises(DataError, match=r"^by its hash no document of b falls to train"):
+        made(tmp_path / "d", tmp_path / "b.jsonl", split="document", **asked)
+    (tmp_path / "c.txt.gz").write_bytes(b"\x1f\x8b no")
+    with pytest.raises(DataError, match=r"^nothing could be read: cannot read c\.txt\.gz"):
+        made(tmp_path / "d", tmp_path / "c.txt.gz", skip_unreadable=True, **asked)
+    (tmp_path / "d.txt").write_text(" " * 900 + "words " * 16, encoding="utf-8")
+    assert made(tmp_path / "d", tmp_path / "d.txt", **asked).splits["val"]
 
 
 def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
@@ -650,7 +675,6 @@ def test_a_vocabulary_is_trained_on_a_bounded_part_of_the_text(
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     most, taken = 60_000, []
     monkeypatch.setattr(survey, "SAMPLE", most)
-    monkeypatch.setattr(survey, "UNIT", units.UNIT)
     train = vocabulary.bpe_training.train
     monkeypatch.setattr(
         vocabulary.bpe_training, "train", lambda text, size: taken.append(text) or train(text, size)
@@ -658,6 +682,56 @@ def test_a_vocabulary_is_trained_on_a_bounded_part_of_the_text(
     made(tmp_path / "d", tmp_path / name, tokenizer="bpe", vocab_size=259)
     [text] = taken
     assert most / 2 < len(text.encode()) < most + 5 * units.UNIT
+
+
+@pytest.mark.parametrize("size", [200_000, 210_000, 390_000, 1_000_000])
+@pytest.mark.usefixtures("small_units")
+def test_a_sample_is_of_its_size_and_from_everywhere(size: int, tmp_path: Path) -> None:
+    raw = b"".join(b"%06d \n" % i for i in range(size // 8))
+    (tmp_path / "a.txt").write_bytes(raw)
+    most = 200_000
+    text = survey.text_of(sources.find([str(tmp_path / "a.txt")]), options.Options(), most, print)
+    assert most <= len(text) <= min(most + 3 * units.UNIT, size)
+    places = [int(place) for place in text.split()]
+    gaps = np.diff([0, *places, size // 8])
+    assert gaps.min() >= 0 and gaps.max() * 8 < (size / most + 3) * units.UNIT
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_sample_of_packed_texts_is_of_all_of_them(tmp_path: Path) -> None:
+    """Their text is longer than they are, and the first alone would be enough."""
+    for name, word in (("a", "one"), ("b", "two"), ("c", "three")):
+        raw = "".join(f'{{"text": "{word} {i}"}}\n' for i in range(20_000)).encode()
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(raw))
+    found = sources.find([str(tmp_path)])
+    assert sum(given.bytes for given in found.inputs) > 60_000
+    text = survey.text_of(found, options.Options(), 60_000, print)
+    assert 60_000 <= len(text) < 60_000 + 3 * units.UNIT
+    shares = [text.count(word) / text.count("\n") for word in ("one", "two", "three")]
+    assert min(shares) > 0.25
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_line_end_stands_between_documents_alone(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("word " * 5000 + "end", encoding="utf-8")
+    found = sources.find([str(tmp_path)])
+    text = survey.text_of(found, options.Options(), 1 << 20, print)
+    assert text == ("word " * 5000 + "end\n") * 2
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_text_whose_end_cannot_be_read_moves_no_other_border(tmp_path: Path) -> None:
+    whole = words(3000)
+    (tmp_path / "b.txt").write_text(whole, encoding="utf-8")
+    (tmp_path / "a.txt").write_bytes(whole.encode() + b" \xff")
+    given = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    dataset = made(tmp_path / "d", *given, split="position", skip_unreadable=True)
+    wanted = made(tmp_path / "e", tmp_path / "b.txt", split="position")
+    text = dataset.tokenizer.decode(dataset.splits["val"].read(0, 10**6))
+    only = wanted.tokenizer.decode(wanted.splits["val"].read(0, 10**6))
+    rest = text.removesuffix(only + "<|endoftext|>")
+    assert rest in whole and 0 < len(rest) < 0.11 * len(whole)
 
 
 @pytest.mark.usefixtures("small_units")

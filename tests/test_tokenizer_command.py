@@ -213,6 +213,22 @@ def test_what_cannot_be_read_is_an_error_or_left_out_and_said(
     assert "nothing could be read: bad.txt is not utf-8" in capfd.readouterr().err
 
 
+def test_a_limit_may_leave_white_space_alone(printed: Any, refused: Refused) -> None:
+    Path("a.txt").write_text("a a b   c", encoding="utf-8")
+    printed("tokenizer", "train", "a.txt", "--tokenizer=char", "--vocab_size=3", "--out=t.json")
+    assert load(Path("t.json")).tokens() == [b" ", b"<unk>", b"<|endoftext|>"]
+    Path("a.txt").write_text(" \n", encoding="utf-8")
+    for tokenizer in ("char", "bpe"):
+        assert "a is empty" in refused("tokenizer", "train", "a.txt", f"--tokenizer={tokenizer}")
+
+
+def test_what_is_mended_is_counted(capfd: CaptureFixture[str]) -> None:
+    Path("a.txt").write_bytes(b"caf\xe9 " * 40)
+    for action in (["train"], ["train", "--tokenizer=char"], ["compare", "--tokenizers=byte"]):
+        assert cli.main(["tokenizer", *action, "a.txt", "--errors=replace"]) == 0
+        assert "40 places that are not of the encoding were mended" in capfd.readouterr().err
+
+
 def test_a_vocabulary_of_several_texts_is_that_of_all_of_them(printed: Any) -> None:
     printed("tokenizer", "train", "plays.txt", "poems.txt", "--vocab_size=300", "--out=t.json")
     Path("both.txt").write_text(TEXT + POEMS, encoding="utf-8")

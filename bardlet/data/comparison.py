@@ -11,7 +11,7 @@ from bardlet.data.bpe import BPETokenizer
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError
 
-MOST = 20_000_000  # characters of each text that are looked at
+MOST = 20_000_000  # characters of each text that are looked at, from everywhere in it
 OFTEN = 100  # times that a token should be seen on average, for a model to learn what it means
 EXAMPLE = 60  # characters
 

@@ -60,8 +60,8 @@ def load(
 ) -> Corpus:
     """Returns the text of the corpus `name`, one of `NAMED`, or of `file` in its place.
 
-    `encoding` and `errors` are for `file`. Every line ends in "\n", as in Python's text mode. `say`
-    receives progress lines. Raises UsageError for another name, DataError for text that is missing,
+    `encoding` and `errors` are for `file`. Lines end as in Python's text mode. `say` receives
+    progress lines. Raises UsageError for another name, DataError for text that is missing,
     unreadable or empty.
     """
     if name not in NAMED:

@@ -65,32 +65,42 @@ class Result:
 
 @dataclass(kw_only=True)
 class Scanned:
-    """What a first reading of a unit finds: `sizes` of parts of documents, in characters."""
+    """What a first reading of a unit finds: `sizes` of its parts, in characters."""
 
     sizes: list[int]
     characters: int
     alphabet: np.ndarray  # code points, ascending
     counts: np.ndarray  # how often each is there
-    failed: list[tuple[str, str]]  # input, why
+    result: Result  # what could not be read
 
 
 def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
-    """Yields the pieces of a unit; with `skip`, `result` gets what cannot be read."""
+    """Yields the pieces of a unit; `result` gets what was mended and, with `skip`, what cannot be
+    read.
+    """
+    result.bad_bytes += unit.mended
     for part in unit.parts:
-        name = part.input.name if isinstance(part, Range) else unit.source
-        try:
-            for piece in read(part, job.reading):
-                if not piece.problem:
-                    yield piece
-                elif not job.skip:
-                    raise piece.problem
-                else:
-                    result.lines += 1
-                    result.failed.append((name, piece.problem.message))
-        except DataError as error:
-            if not job.skip:
-                raise
-            result.failed.append((name, error.message))
+        yield from of_part(part, unit, job, result)
+
+
+def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
+    """`pieces`, of one part of a unit."""
+    name = part.input.name if isinstance(part, Range) else unit.source
+    before = text.bad_bytes
+    try:
+        for piece in read(part, job.reading):
+            if not piece.problem:
+                yield piece
+            elif not job.skip:
+                raise piece.problem
+            else:
+                result.lines += 1
+                result.failed.append((name, piece.problem.message))
+    except DataError as error:
+        if not job.skip:
+            raise
+        result.failed.append((name, error.message))
+    result.bad_bytes += text.bad_bytes - before
 
 
 def scan(unit: Unit, job: Job) -> Scanned:
@@ -98,23 +108,23 @@ def scan(unit: Unit, job: Job) -> Scanned:
     sizes: list[int] = []
     characters = 0
     counts = np.zeros(128, dtype=np.int64)
-    result = Result(splits={})
-    for piece in pieces(unit, job, result):
-        if not (piece.first and piece.last):
-            sizes.append(len(piece.text))
-        characters += len(piece.prompt) + len(piece.text)
-        for part in (piece.prompt, piece.text):
-            counts = count(part, counts)
+    result = Result(splits={}, bad_bytes=unit.mended)
+    for part in unit.parts:
+        sizes.append(0)
+        for piece in of_part(part, unit, job, result):
+            sizes[-1] += len(piece.text)
+            characters += len(piece.prompt) + len(piece.text)
+            for shown in (piece.prompt, piece.text):
+                counts = count(shown, counts)
     alphabet = np.flatnonzero(counts)
     return Scanned(
         sizes=sizes, characters=characters, alphabet=alphabet.astype(np.int32),
-        counts=counts[alphabet], failed=result.failed,
+        counts=counts[alphabet], result=result,
     )  # fmt: skip
 
 
 def encode(unit: Unit, job: Job) -> Result:
     """The tokens of a unit."""
-    before = text.bad_bytes
     result = Result(splits={split: Encoded() for split in SPLITS})
     for piece in pieces(unit, job, result):
         whole = piece.first and piece.last
@@ -127,7 +137,6 @@ def encode(unit: Unit, job: Job) -> Result:
             digest = hashlib.blake2b(raw, digest_size=16).digest()
         for split, part, begins, ends in sides(piece, job):
             encode_part(result.splits[split], part, piece.prompt, begins, ends, digest, job)
-    result.bad_bytes = text.bad_bytes - before
     return result
 
 

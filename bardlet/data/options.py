@@ -1,4 +1,4 @@
-"""How a dataset is made: the options of `prepare`, what may not be, and what follows from them."""
+"""How a dataset is made: the options and sources as given, what may not be, what follows."""
 
 from __future__ import annotations
 

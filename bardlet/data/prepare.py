@@ -21,7 +21,7 @@ from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
 from bardlet.data.records import Piece
-from bardlet.data.remarks import beginning, losses, report, slow, uneven
+from bardlet.data.remarks import COUNTED, beginning, losses, report, slow, uneven
 from bardlet.data.shards import SplitWriter
 from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, survey
@@ -68,7 +68,7 @@ class Work:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
         self.failed: dict[str, str] = {}
-        self.counts = {"empty": 0, "bad_bytes": 0, "lines": 0, "duplicates": 0}
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
         unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)

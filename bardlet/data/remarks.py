@@ -12,6 +12,8 @@ from bardlet.data.sources import Collection
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 
+# what `report` counts
+COUNTED: tuple[str, ...] = ("lines", "bad_bytes", "empty", "duplicates")
 REPORTED = 20  # inputs that are named
 HEAD = 100_000  # characters that a tokenizer is tried on
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute

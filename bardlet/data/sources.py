@@ -1,4 +1,4 @@
-"""What the sources of `bardlet prepare` name: files in folders, globs, standard input, the hub.
+"""What the sources of a command name: files in folders, globs, standard input, the hub.
 
 Nothing is read here; `documents` opens what is found.
 """
@@ -94,7 +94,7 @@ def find(
             address, most = of_hub
             found = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
-        elif file is not None or (source in named.TABLE and not Path(source).is_file()):
+        elif file is not None or (source in corpus.NAMED and not Path(source).is_file()):
             text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
             if len(given) == 1:
                 return of_text(text)

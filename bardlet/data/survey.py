@@ -1,11 +1,11 @@
 """What has to be known of a corpus before its first token: its alphabet, where texts are split.
 
-Nothing, for a tokenizer that is there already and documents that fall to one side whole.
+Nothing, for a tokenizer that is there already and documents that fall to one side whole. A
+tokenizer that is made before there are splits, or compared with others, surveys all of a corpus.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 from bardlet.data import encoding, vocabulary, workers
 from bardlet.data.char import CharTokenizer
 from bardlet.data.progress import bar
-from bardlet.data.remarks import report
+from bardlet.data.remarks import COUNTED, report
 from bardlet.data.sources import Collection, Input
 from bardlet.data.tokenizer import Tokenizer
-from bardlet.data.units import UNIT, Range, Unit, units
+from bardlet.data.units import Range, Unit, units
 from bardlet.errors import DataError
 
 SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from everywhere
@@ -27,17 +27,24 @@ SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from ev
 @dataclass(kw_only=True)
 class Survey:
     """What was found. `places` is, by unit, the offset and the border of each part of a text;
-    `failed` says by input what could not be read.
+    `failed` says by input what could not be read, `counts` how much was mended or left out.
     """
 
     characters: int = -1  # -1: not counted
     places: dict[str, list[list[int]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
 
-    def missed(self, failed: Iterable[tuple[str, str]]) -> None:
-        """Take note of inputs and of why they could not be read."""
-        for name, why in failed:
+    def missed(self, result: encoding.Result) -> None:
+        """Take note of what could not be read of a unit."""
+        self.counts["bad_bytes"] += result.bad_bytes
+        self.counts["lines"] += result.lines
+        for name, why in result.failed:
             self.failed.setdefault(name, why)
+
+    def report(self) -> list[str]:
+        """Remarks on what could not be read."""
+        return report(self.counts, self.failed)
 
     def placed(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
@@ -79,9 +86,11 @@ def survey(
     if name == "char" or job.by == "position":
         counts = scan(collection, job, read, found, count)
     if name == "char":
+        check_text("".join(map(chr, np.flatnonzero(counts))), collection, job, found)
         encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=job.separate)
     elif name == "bpe":
         text = sample(collection, job, read, found)
+        check_text(text, collection, job, found)
         encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     return encoder
@@ -97,9 +106,7 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
     size = sum(given.bytes for given in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
     made = survey(collection, job, options, read, say, count, found)
-    if isinstance(made, CharTokenizer):
-        check_text(collection, made.chars, found)
-    for line in report(Counter(), found.failed):
+    for line in found.report():
         say(line)
     return made
 
@@ -111,7 +118,8 @@ def text_of(
     found = Survey()
     job, read = everything(collection, options, found, separate=not collection.single)
     text = sample(collection, job, read, found, most)
-    for line in report(Counter(), found.failed):
+    check_text(text, collection, job, found)
+    for line in found.report():
         say(line)
     return text
 
@@ -125,7 +133,7 @@ def everything(
     def failed(given: Input, error: DataError) -> None:
         if not options.skip_unreadable:
             raise error
-        found.missed([(given.name, error.message)])
+        found.failed[given.name] = error.message
 
     job = encoding.Job(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
@@ -145,14 +153,15 @@ def scan(
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
         for unit, scanned in workers.ordered(encoding.scan, read(), job, count):
             found.characters += scanned.characters
-            found.missed(scanned.failed)
+            found.missed(scanned.result)
             last = int(scanned.alphabet.max(initial=0))
             if last >= len(counts):
                 counts = np.concatenate([counts, np.zeros(last + 1 - len(counts), np.int64)])
             counts[scanned.alphabet] += scanned.counts
             advance(unit.bytes)
-            parts = [part for part in unit.parts if is_part(part)]
-            for part, size in zip(parts, scanned.sizes, strict=False):
+            for part, size in zip(unit.parts, scanned.sizes, strict=True):
+                if not is_part(part):
+                    continue
                 text.append((str(unit.index), size))
                 if ends(part) and job.by == "position":
                     place(found, text, job.val_fraction)
@@ -175,17 +184,17 @@ def sample(
     most: int = 0,
 ) -> str:  # fmt: skip
     """Text for training from everywhere in the corpus, all of it where it has at most `most` bytes
-    (0: `SAMPLE`). DataError where there is none.
+    (0: `SAMPLE`), and else so much and up to a unit more.
     """
     most = most or SAMPLE
-    total = sum(given.bytes for given in collection.inputs)
-    stride = -(-total // most) or 1
+    total = sum(given.bytes for given in collection.inputs)  # of files, whose text can be longer
     taken: list[str] = []
-    size = 0
+    size = passed = 0
     for unit in read():
-        if size > most + UNIT:  # of packed inputs, whose text is longer than they are
+        passed += unit.bytes
+        if size >= most:
             break
-        if unit.index % stride:
+        if total and size >= most * passed / total:  # more than its share of what was passed
             continue
         result = encoding.Result(splits={})
         for piece in encoding.pieces(found.placed(unit), job, result):
@@ -195,15 +204,13 @@ def sample(
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
                     if job.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
-        found.missed(result.failed)
-    whole = "".join(taken)
-    check_text(collection, whole, found)
-    return whole
+        found.missed(result)
+    return "".join(taken)
 
 
-def check_text(collection: Collection, text: str, found: Survey) -> None:
-    """Raise DataError where the text of a corpus is nothing or white space."""
-    if not text.strip():
+def check_text(text: str, collection: Collection, job: encoding.Job, found: Survey) -> None:
+    """Raise DataError where all of a corpus is white space; of splits, whoever has both tells."""
+    if not job.val_fraction and not text.strip():
         for why in found.failed.values():
             raise DataError(f"nothing could be read: {why}")
         raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")

@@ -47,6 +47,7 @@ class Unit:
     parts: tuple[Range | Piece, ...]
     bytes: int
     source: str  # the input's name, for what is to be reported
+    mended: int = 0  # bad bytes of what was decoded here
 
 
 def goes_to_val(head: str, val_fraction: float) -> bool:
@@ -85,8 +86,10 @@ def units(
                     )
                     index += 1
             else:
-                for batch, done in batches(given, reading, val_fraction):
-                    yield Unit(index=index, parts=batch, bytes=done, source=given.name)
+                for batch, done, mended in batches(given, reading, val_fraction):
+                    yield Unit(
+                        index=index, parts=batch, bytes=done, source=given.name, mended=mended
+                    )  # fmt: skip
                     index += 1
         except DataError as error:
             failed(given, error)
@@ -96,15 +99,16 @@ def units(
 
 def batches(
     given: Input, reading: Reading, val_fraction: float
-) -> Iterator[tuple[tuple[Piece, ...], int]]:
+) -> Iterator[tuple[tuple[Piece, ...], int, int]]:
     """Yields the documents of an input, some millions of characters at a time, each time with the
-    bytes of its file that were read for them.
+    bytes of its file that were read for them, and how many places of these were mended.
 
     What can be read of one that is damaged comes before the DataError.
     """
     waiting: list[Piece] = []
     size, told, train, whole = 0, 0, True, True
     place = Place()
+    mended = text.bad_bytes
     damage: DataError | None = None
     try:
         for piece in documents(given, reading, place):
@@ -115,14 +119,15 @@ def batches(
             waiting.append(piece)
             size += len(piece.text) + len(piece.prompt)
             if size >= UNIT:
-                yield tuple(waiting), place.bytes - told
-                waiting, size, told = [], 0, place.bytes
+                yield tuple(waiting), place.bytes - told, text.bad_bytes - mended
+                # what others mend in this process meanwhile is theirs
+                waiting, size, told, mended = [], 0, place.bytes, text.bad_bytes
     except DataError as error:
         damage = error
     if not whole:  # every document has an end
         waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
     if waiting:
-        yield tuple(waiting), (given.bytes or place.bytes) - told
+        yield tuple(waiting), (given.bytes or place.bytes) - told, text.bad_bytes - mended
     if damage:
         raise damage
 
