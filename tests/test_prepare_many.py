@@ -360,9 +360,9 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
         options = {"reading": Reading(errors="replace"), "workers": workers, "tokenizer": "char"}
         bad = made(tmp_path / f"f{workers}", *given, **options)
         assert bad.manifest["notes"] == ["18 places that are not of the encoding were mended"]
-    counts = {"lines": 1, "bad_bytes": 1, "empty": 1, "duplicates": 1}
+    counts = {"unread": 1, "bad_bytes": 1, "empty": 1, "duplicates": 1}
     assert report(counts, {}) == [
-        "1 line of JSON that could not be read was left out",
+        "1 document that could not be read was left out",
         "1 place that is not of the encoding was mended",
         "1 empty document was left out",
         "1 duplicate was left out",
@@ -403,6 +403,60 @@ def test_an_unreadable_file_is_an_error_or_reported(tmp_path: Path) -> None:
     assert "not all read: 07.txt: 07.txt is not utf-8" in notes
     assert "not all read: z.jsonl.gz: cannot read z.jsonl.gz" in notes
     assert TEXTS[8] in texts_of(dataset, "train") + texts_of(dataset, "val")
+
+
+def test_one_bad_record_is_an_error_or_left_out(tmp_path: Path) -> None:
+    """In every format; the rest of the file is kept."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts: list[str | None] = [*TEXTS]
+    texts[7] = None
+    values = [{"text": text} for text in texts]
+    (tmp_path / "a.json").write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
+    parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "c.parquet")
+    rows = "".join(f'{i},"{text}"\n' if text else f"{i}\n" for i, text in enumerate(texts))
+    (tmp_path / "d.csv").write_text("id,text\n" + rows, encoding="utf-8")
+    for name in ("a.json", "b.jsonl", "c.parquet", "d.csv"):
+        with pytest.raises(DataError, match=r"'text' is no text\. Name the text with --text_key"):
+            made(tmp_path / "d", tmp_path / name)
+        dataset = made(tmp_path / "d", tmp_path / name, skip_unreadable=True)
+        assert sum(s["documents"] for s in dataset.manifest["splits"].values()) == 59, name
+        assert "1 document that could not be read was left out" in dataset.manifest["notes"]
+
+
+def test_a_damaged_file_of_an_archive_is_an_error_or_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for i, text in enumerate(TEXTS):
+            archive.writestr(f"{i:02d}.txt", text + " \xe9" * (i == 5))
+    raw = path.read_bytes()
+    broken = raw.replace(TEXTS[3].encode(), b"?" * len(TEXTS[3].encode()))  # its checksum stays
+    path.write_bytes(broken.replace(" \xe9".encode(), b" \xff\xff"))
+    with pytest.raises(DataError, match=r"cannot read a\.zip/03\.txt: it is damaged: Bad CRC"):
+        made(tmp_path / "d", path)
+    dataset = made(tmp_path / "d", path, skip_unreadable=True)
+    found = texts_of(dataset, "train") + texts_of(dataset, "val")
+    assert sorted(found) == sorted(TEXTS[:3] + TEXTS[4:5] + TEXTS[6:])
+    assert "2 documents that could not be read were left out" in dataset.manifest["notes"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.txt"])
+def test_byte_order_marks_are_no_part_of_a_text(name: str, encoding: str, tmp_path: Path) -> None:
+    texts = ["one, two \u3002", "three"]
+    quoted = "text,id\n" + "".join(f'"{text}",1\n' for text in texts)
+    shown = {
+        "a.csv": quoted, "a.txt": "".join(f"{text}\n" for text in texts),
+        "a.jsonl": "".join(json.dumps({"text": t}) + "\n" for t in texts),
+        "a.json": json.dumps(texts),
+    }[name]  # fmt: skip
+    (tmp_path / name).write_text(shown, encoding=encoding)
+    plain = encoding == "utf-8-sig"  # which needs no option
+    reading = Reading() if plain else Reading(encoding=encoding)
+    found = sources.find([str(tmp_path / name)])
+    text = survey.text_of(found, options.Options(reading=reading), 1 << 20, print)
+    assert text == "".join(f"{text}\n" for text in texts)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
@@ -547,7 +601,7 @@ def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
     [
         (b"{}\n", "'text' is not there"),
         (b'{"body": "x"}\n', "there are body"),
-        (b'{"text": 5}\n', "'text' is no text. Nothing else of it is text either"),
+        (b'{"text": 5}\n', "'text' is no text. Name the text with --text_key; --skip"),
         (b"[1]\n", "is no record"),
         (b'{"text": "a"}\n{"text\n', "line 2 is no JSON"),
         (b"[" * 100_000, "is no JSON"),
@@ -580,7 +634,7 @@ def test_only_the_lines_that_cannot_be_read_are_left_out(
     dataset = made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer, skip_unreadable=True)
     first, *rest = dataset.manifest["notes"]
     assert first.startswith(f"not all read: {name}: ") and "line 11 is not utf-8" in first
-    assert "4 lines of JSON that could not be read were left out" in rest
+    assert "4 documents that could not be read were left out" in rest
     if tokenizer == "byte":
         assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(good)
 

@@ -15,6 +15,7 @@ from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_json, of_jso
 from bardlet.data.sources import Input, kind_of
 from bardlet.errors import DataError
 
+DAMAGE = (OSError, EOFError, *packed.FAILURES)
 PIECE = 1 << 22  # characters from which on a document is handed on in pieces
 
 
@@ -45,11 +46,8 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
                 for piece in of_file(whole, given.kind, given.name, reading):
                     place.bytes = max(place.bytes, file.tell())
                     yield piece
-        except (OSError, EOFError, *packed.FAILURES) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(
-                f"cannot read {given.name}: {reason}", "Check the file, or --skip_unreadable"
-            ) from None
+        except DAMAGE as error:
+            raise unreadable(given.name, error) from None
 
 
 def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
@@ -123,10 +121,27 @@ def of_member(
     inside: IO[bytes], limit: int, found: tuple[str, str], archive: str, path: str,
     reading: Reading,
 ) -> Iterator[Piece]:  # fmt: skip
-    """Yields the documents of a file in an archive, of `limit` bytes at most."""
+    """Yields the documents of a file in an archive, of `limit` bytes at most; where it is damaged,
+    what comes before, and the problem.
+    """
     kind, packing = found
     name = f"{archive}/{path}"
-    bounded = packed.bounded(inside, limit, name)
-    if packing:
-        bounded = packed.unpacked(bounded, packing, limit, name)
-    yield from of_file(bounded, kind, name, reading)
+    whole = True
+    try:
+        bounded = packed.bounded(inside, limit, name)
+        if packing:
+            bounded = packed.unpacked(bounded, packing, limit, name)
+        for piece in of_file(bounded, kind, name, reading):
+            whole = piece.last
+            yield piece
+    except (DataError, *DAMAGE) as error:
+        if not whole:  # every document has an end
+            yield Piece(text="\n", first=False)
+        problem = error if isinstance(error, DataError) else unreadable(name, error)
+        yield Piece(text="", problem=problem)
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """What to say of a file that is damaged."""
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"cannot read {name}: {reason}", "Check the file, or --skip_unreadable")

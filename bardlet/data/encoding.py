@@ -59,8 +59,8 @@ class Result:
     splits: dict[str, Encoded]
     empty: int = 0
     bad_bytes: int = 0
-    lines: int = 0  # of JSON that could not be read
-    failed: list[tuple[str, str]] = field(default_factory=list)  # input, why
+    unread: int = 0  # documents
+    failed: dict[str, str] = field(default_factory=dict)  # by input, why
 
 
 @dataclass(kw_only=True)
@@ -94,12 +94,12 @@ def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterat
             elif not job.skip:
                 raise piece.problem
             else:
-                result.lines += 1
-                result.failed.append((name, piece.problem.message))
+                result.unread += 1
+                result.failed.setdefault(name, piece.problem.message)
     except DataError as error:
         if not job.skip:
             raise
-        result.failed.append((name, error.message))
+        result.failed.setdefault(name, error.message)
     result.bad_bytes += text.bad_bytes - before
 
 

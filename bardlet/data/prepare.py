@@ -169,8 +169,8 @@ class Work:
         """Write what became of a unit, and count what is to be reported."""
         self.counts["empty"] += result.empty
         self.counts["bad_bytes"] += result.bad_bytes
-        self.counts["lines"] += result.lines
-        for name, why in result.failed:
+        self.counts["unread"] += result.unread
+        for name, why in result.failed.items():
             self.failed.setdefault(name, why)
         known: set[bytes] = set()
         for split, found in result.splits.items():

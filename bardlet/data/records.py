@@ -1,7 +1,11 @@
-"""Documents that are records: lines of JSON, rows of tables, data sets on the hub."""
+"""Documents that are records: lines of JSON, rows of tables, data sets on the hub.
+
+One that cannot be read is a piece with a `problem`, for whoever reads it to raise or to leave out.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -65,7 +69,9 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
             hint = "Name the text with --text_key (or --prompt_key and --response_key); there are "
             raise DataError(
                 f"{place}: {key!r} {problem}",
-                hint + there if there else "Nothing else of it is text either: give another source",
+                hint + there
+                if there
+                else "Name the text with --text_key; --skip_unreadable leaves out what has none",
             )
         text.check_surrogates(shown, place)
         found.append(shown)
@@ -82,8 +88,19 @@ def joined(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def piece_of(record: Any, place: str, reading: Reading) -> Piece:
+    """The document that a record is, or its problem."""
+    try:
+        return of_record(record, place, reading)
+    except DataError as error:
+        return Piece(text="", problem=error)
+
+
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:
     """Yields a document or its problem for each line of JSON; `start` is the first line's byte."""
+    if "\n".encode(reading.encoding) != b"\n":  # lines are not seen before they are decoded
+        yield from of_json(file, name, reading)
+        return
     number, at = 1, start
     while line := file.readline(LINE_BYTES + 1):
         place = f"{name}, the line at byte {at:,}" if start else f"{name}, line {number}"
@@ -98,31 +115,34 @@ def of_line(line: bytes, place: str, reading: Reading) -> Piece:
     """The document in a line of JSON, or its problem."""
     try:
         record = json.loads(text.decode(line, place, reading.encoding, reading.errors))
-        return of_record(record, place, reading)
     except DataError as error:
         return Piece(text="", problem=error)
     except (ValueError, RecursionError) as error:
-        wrong = DataError(f"{place} is no JSON: {error}", "Mend or remove it")
-        return Piece(text="", problem=wrong)
+        hint = "Mend or remove it, or leave it out with --skip_unreadable"
+        return Piece(text="", problem=DataError(f"{place} is no JSON: {error}", hint))
+    return piece_of(record, place, reading)
 
 
 def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each record, be they in an array or one after the other."""
     blocks = text.stream(file, name, reading.encoding, reading.errors)
     for number, record in enumerate(values(blocks, name), start=1):
-        yield of_record(record, f"{name}, record {number}", reading)
+        yield piece_of(record, f"{name}, record {number}", reading)
 
 
 def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each row of a table whose first row has the names of its columns."""
     csv.field_size_limit(LINE_BYTES)
+    # spreadsheets put a byte order mark before the first name
+    marked = codecs.lookup(reading.encoding).name == "utf-8"
     lines = io.TextIOWrapper(
-        file, encoding=reading.encoding, errors=text.counting(reading.errors), newline=""
-    )
+        file, encoding="utf-8-sig" if marked else reading.encoding,
+        errors=text.counting(reading.errors), newline="",
+    )  # fmt: skip
     try:
         rows = csv.DictReader(lines, strict=True)
         for number, row in enumerate(rows, start=2):
-            yield of_record(row, f"{name}, row {number}", reading)
+            yield piece_of(row, f"{name}, row {number}", reading)
     except UnicodeDecodeError as error:
         raise text.undecodable(name, reading.encoding, b"", error, error.start) from None
     except csv.Error as error:
@@ -148,7 +168,7 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
         columns = there if len(there) == len(keys) else None  # all, to say what there is
         for batch in table.iter_batches(batch_size=256, columns=columns):
             for record in batch.to_pylist():
-                yield of_record(record, name, reading)
+                yield piece_of(record, name, reading)
     except (ArrowException, OSError) as error:
         reason = str(error).removesuffix(".")
         raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
@@ -168,7 +188,7 @@ def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:
     try:
         rows = load_dataset(name, config or None, split=split or "train", streaming=True)
         for record in rows:
-            piece = of_record(record, given.name, reading)
+            piece = piece_of(record, given.name, reading)
             yield piece
             done += len(piece.prompt.encode()) + len(piece.text.encode())
             if 0 < given.sample <= done:

@@ -13,7 +13,7 @@ from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 
 # what `report` counts
-COUNTED: tuple[str, ...] = ("lines", "bad_bytes", "empty", "duplicates")
+COUNTED: tuple[str, ...] = ("unread", "bad_bytes", "empty", "duplicates")
 REPORTED = 20  # inputs that are named
 HEAD = 100_000  # characters that a tokenizer is tried on
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
@@ -24,8 +24,8 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = (
         (len(failed) * (len(failed) > REPORTED), "", "inputs in all could not be read"),
-        (counts["lines"], "line of JSON that could not be read was left out",
-         "lines of JSON that could not be read were left out"),
+        (counts["unread"], "document that could not be read was left out",
+         "documents that could not be read were left out"),
         (counts["bad_bytes"], "place that is not of the encoding was mended",
          "places that are not of the encoding were mended"),
         (counts["empty"], "empty document was left out", "empty documents were left out"),

@@ -38,8 +38,8 @@ class Survey:
     def missed(self, result: encoding.Result) -> None:
         """Take note of what could not be read of a unit."""
         self.counts["bad_bytes"] += result.bad_bytes
-        self.counts["lines"] += result.lines
-        for name, why in result.failed:
+        self.counts["unread"] += result.unread
+        for name, why in result.failed.items():
             self.failed.setdefault(name, why)
 
     def report(self) -> list[str]:

@@ -21,6 +21,7 @@ from bardlet.data.sources import Input
 from bardlet.errors import DataError
 
 UNIT = 1 << 23  # bytes of text in a unit
+PROBLEM = 1000  # characters, that one takes about as much memory as
 FILES = 1000  # small files in a unit, at most
 WINDOW = 1 << 20  # bytes in which the end of a word is looked for
 HEAD = 1 << 16  # characters that decide on which side of the split a document falls
@@ -117,7 +118,7 @@ def batches(
                 piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
             whole = piece.last
             waiting.append(piece)
-            size += len(piece.text) + len(piece.prompt)
+            size += len(piece.text) + len(piece.prompt) + PROBLEM * bool(piece.problem)
             if size >= UNIT:
                 yield tuple(waiting), place.bytes - told, text.bad_bytes - mended
                 # what others mend in this process meanwhile is theirs
