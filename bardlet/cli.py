@@ -21,9 +21,11 @@ from bardlet.errors import BardletError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = [underscored(a) for a in (sys.argv[1:] if argv is None else argv)]
-    debug = "--debug" in args
-    args = [a for a in args if a != "--debug"]
+    args = list(sys.argv[1:] if argv is None else argv)
+    last = args.index("--") if "--" in args else len(args)  # what follows are no options
+    options, rest = [underscored(a) for a in args[:last]], args[last:]
+    debug = "--debug" in options
+    args = [a for a in options if a != "--debug"] + rest
     warnings.showwarning = show_warning
     # Read when torch loads. By default OpenMP's threads spin for each other so long that on a
     # machine with other work a step takes tens of times its time (docs/log.md).
