@@ -55,7 +55,7 @@ def guarded() -> Iterator[None]:
         stream = getattr(sys, name)
         if stream is None:  # as without a console on Windows
             continue
-        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
             # a character that its encoding lacks must not end the command
             stream.reconfigure(errors="backslashreplace")
         if stream.isatty():
