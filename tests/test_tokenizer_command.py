@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,52 @@ def test_what_cannot_be_read_is_an_error_or_left_out_and_said(
     assert "nothing could be read: bad.txt is not utf-8" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
+def test_a_tokenizer_is_written_where_a_link_leads(printed: Any, refused: Refused) -> None:
+    os.mkfifo("pipe")  # which stands for a device
+    assert "cannot write pipe: it is no reg" in refused("tokenizer", "train", "no", "--out=pipe")
+    assert Path("pipe").is_fifo()
+    Path("pipe").unlink()
+    Path("kept").mkdir()
+    Path("t.json").symlink_to("kept/t.json")
+    for _ in range(2):
+        printed("tokenizer", "train", "plays.txt", "--tokenizer=char", "--out=t.json")
+        assert Path("t.json").is_symlink() and load(Path("kept/t.json")).kind == "char"
+    Path("t.json").unlink()
+    Path("kept/t.json").unlink()
+    printed("tokenizer", "train", ".")
+    first = Path("tokenizer.json").read_bytes()
+    printed("tokenizer", "train", ".")  # which is not taken for one of the texts
+    assert Path("tokenizer.json").read_bytes() == first
+
+
+def test_what_follows_two_dashes_is_no_option(printed: Any) -> None:
+    ids = printed("tokenizer", "encode", "--tokenizer=byte", "--", "--no-such", "--debug")
+    assert bytes(int(i) for i in ids.split()) == b"--no-such --debug"
+    Path("-dash.txt").write_text(TEXT, encoding="utf-8")
+    args = ["--tokenizer=char", "--out=t.json", "--", "-dash.txt"]
+    printed("tokenizer", "train", *args)
+    printed("prepare", "--out=data/d", "--", "-dash.txt")
+
+
+def test_a_comparison_of_none_has_failed(capfd: CaptureFixture[str]) -> None:
+    Path("bad.json").write_text("{}", encoding="utf-8")
+    for extra in ([], ["--json"]):
+        args = ["tokenizer", "compare", "plays.txt", "--tokenizers=bad.json", *extra]
+        assert cli.main(args) == 1
+        assert "none of them could be had" in capfd.readouterr().out
+
+
+def test_an_encoding_that_lacks_a_character_ends_no_command() -> None:
+    command = [sys.executable, "-m", "bardlet", "tokenizer", "compare", "poems.txt"]
+    done = subprocess.run(
+        [*command, "--tokenizers=char"], capture_output=True, text=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\\u5e8a|\\u524d" in done.stdout
+
+
 def test_a_limit_may_leave_white_space_alone(printed: Any, refused: Refused) -> None:
     Path("a.txt").write_text("a a b   c", encoding="utf-8")
     printed("tokenizer", "train", "a.txt", "--tokenizer=char", "--vocab_size=3", "--out=t.json")
@@ -277,8 +325,12 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
         (["train", "nope.txt"], "'nope.txt' is neither a file nor a folder"),
         (["train", "plays.txt", "--vocab_size=5"], "vocab_size=5 must lie between 257"),
         (["train", "plays.txt", "--tokenizer=char", "--vocab_size=-3"], "must be 3 or more"),
-        (["train", "plays.txt", "--out="], "cannot write ."),
-        (["train", "plays.txt", "--out=no/such/t.json"], "cannot write no/such/t.json"),
+        (["train", "plays.txt", "--out="], "cannot write .: it is a folder"),
+        (["train", "no.txt", "--out=no/t.json"], "cannot write no/t.json: there is no such folder"),
+        (["train", "poems.txt", "plays.txt", "--out=./plays.txt"], "plays.txt is the text itself"),
+        (["train", ".", "--out=plays.txt"], "plays.txt is the text itself"),
+        (["train", "-", "-"], "standard input can be read once"),
+        (["encode", "a", "--tokenizer="], "tokenizer= names none"),
         (["train", "plays.txt", "--tokenizer=byte"], "invalid choice"),
         (["encode", "a", "--tokenizer=char"], "char is made for a text"),
         (["encode", "a", "--tokenizer=bite"], "Did you mean byte?"),
@@ -288,6 +340,8 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
         (["decode", "257", "--tokenizer=byte"], "'257' is no id"),
         (["decode", "0" * 20 + "999", "--tokenizer=byte"], "is no id"),
         (["decode", "--tokenizer=byte", "--", "-1"], ""),
+        (["compare", "no.txt", "--vocab_size=9"], "'no.txt' is neither"),
+        (["compare", "plays.txt", "--vocab_size=9"], "vocab_size=9 must lie between 257"),
         (["compare", "plays.txt", "--tokenizers=,"], "--tokenizers names none"),
         (["compare", "plays.txt", "--tokenizers=char,zip"], "tokenizer=zip is not known"),
     ],

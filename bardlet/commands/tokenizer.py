@@ -49,21 +49,36 @@ def train(parser: Parser, args: list[str]) -> int:
     from bardlet.data.survey import learnt
     from bardlet.files import write_text
 
+    check_out(given.out)
     with gathered(given.source, given, say) as (found, reading):
+        if any(i.path and given.out.exists() and given.out.samefile(i.path) for i in found.inputs):
+            raise UsageError(f"{given.out} is the text itself", "Name another file with --out")
         options = Options(
             tokenizer=given.tokenizer, vocab_size=given.vocab_size, reading=reading,
             skip_unreadable=given.skip_unreadable,
         )  # fmt: skip
         made = learnt(found, options, say)
     try:
-        write_text(given.out, made.to_json())
-    except (OSError, ValueError) as error:  # the latter of a path without a name
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot write {given.out}: {reason}") from None
+        write_text(given.out.resolve(), made.to_json())
+    except OSError as error:
+        raise DataError(f"cannot write {given.out}: {error.strerror or error}") from None
     result = {"tokenizer": str(given.out), "kind": made.kind, "vocab_size": made.vocab_size}
     line = f"{given.out}: {made.kind}, {made.vocab_size:,} tokens"
     print(json.dumps(result) if given.json else line)
     return 0
+
+
+def check_out(out: Path) -> None:
+    """Raise DataError where a file cannot be written: known before all is read."""
+    problem = ""
+    if out.is_dir():
+        problem = "it is a folder"
+    elif out.exists() and not out.is_file():  # a device, which a file must not replace
+        problem = "it is no regular file"
+    elif not out.parent.is_dir():
+        problem = "there is no such folder"
+    if problem:
+        raise DataError(f"cannot write {out}: {problem}", "Name a file with --out")
 
 
 def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespace:
@@ -138,7 +153,7 @@ def compare(parser: Parser, args: list[str]) -> int:
         raise UsageError("--tokenizers names none", "Give some, with commas between")
     found = comparison.compare(names, texts, vocab_size=given.vocab_size, say=say)
     print(json.dumps(found) if given.json else comparison.table(found))
-    return 0
+    return int(all("problem" in row for row in found["tokenizers"]))
 
 
 def standard_input() -> str:

@@ -47,14 +47,19 @@ def train(text: str, vocab_size: int) -> str:
     Ids are the 256 bytes, the merges in order, the end of a text. A text with too few repetitions
     gives fewer. UsageError for a size that cannot be.
     """
-    if not LEAST <= vocab_size <= MOST:
-        raise UsageError(f"vocab_size={vocab_size} must lie between {LEAST} and {MOST:,}")
+    check_size(vocab_size)
     utf8(text)
     merges = learn(text, vocab_size - LEAST)
     tokens = [*ALPHABET, *(left + right for left, right in merges)]
     vocab = {token: i for i, token in enumerate(tokens)}
     document = byte_level(vocab, merges, O200K, {END_OF_TEXT: len(vocab)})
     return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def check_size(vocab_size: int) -> None:
+    """Raise UsageError for a size that cannot be."""
+    if not LEAST <= vocab_size <= MOST:
+        raise UsageError(f"vocab_size={vocab_size} must lie between {LEAST} and {MOST:,}")
 
 
 def learn(text: str, count: int) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ def compare(
     texts = {name: text[:MOST] for name, text in texts.items()}
     whole = "\n".join(texts.values())
     rows = []
+    vocabulary.check_size("bpe", vocab_size)
     for name in names:
         say(f"{name} ...")
         began = time.perf_counter()
@@ -80,6 +81,8 @@ def recommendation(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
     Fewer tokens mean more text in the context and in each step, as long as each is seen often.
     """
+    if all("problem" in row for row in rows):
+        return {"recommended": "", "why": "none of them could be had"}
     exact = [row for row in rows if row.get("exact")]
     if not exact:
         return {"recommended": "", "why": "none of them gives the text back as it is"}

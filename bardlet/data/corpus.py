@@ -83,7 +83,8 @@ def load(
     if source == PACKAGE and name != "shakespeare-plays":
         notes = (
             f"taken from the package {plays.PACKAGE.replace('==', ' ')}: close to the canonical "
-            f"{TINY.name}, not byte for byte: {counts(text)}; --file PATH takes the canonical file",
+            f"{TINY.name}, not byte for byte: {counts(text)}; prepare --file PATH "
+            "takes the canonical file",
         )
     # The text is compared, not the bytes: a copy with Windows line ends is the same text.
     elif file is not None and digest(text.encode("utf-8", "replace")) != TINY.sha256:

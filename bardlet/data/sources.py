@@ -6,6 +6,7 @@ Nothing is read here; `documents` opens what is found.
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
 import os
 import shutil
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bardlet.data import corpus, named
-from bardlet.errors import DataError
+from bardlet.errors import DataError, UsageError
 from bardlet.untrusted import regular
 
 KINDS = {
@@ -23,6 +24,7 @@ KINDS = {
     ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+VOCABULARY = "tokenizer.json"  # no text, though of a kind that is read
 ENDINGS = 8  # that are named of what is passed over
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 
@@ -86,6 +88,8 @@ def find(
     cannot be opened, are passed over with a remark. DataError for what is not there, UsageError for
     a `file` that stands in for nothing.
     """
+    if given.count("-") > 1:
+        raise UsageError("standard input can be read once", "Give - once among the sources")
     inputs: list[Input] = []
     notes: list[str] = []
     names: list[str] = []
@@ -133,6 +137,7 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
     try:
         if source and path.is_dir():
             there = files_of(path)
+            there = [f for f in there if f.name != VOCABULARY]
             files = [(f, f.relative_to(path).as_posix()) for f in there if kind_of(f.name)]
             if files and len(there) > len(files):
                 notes.append(passed_over([f for f in there if not kind_of(f.name)]))
@@ -191,7 +196,10 @@ def standard_input(folder: Path | None) -> Input:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         return of_file(path, "-")
-    except (AttributeError, OSError, ValueError):  # absent, unreadable or closed
+    except (AttributeError, OSError, ValueError) as error:  # absent, unreadable or closed
+        if getattr(error, "errno", 0) == errno.ENOSPC:
+            problem = f"standard input is kept in {folder.parent}, whose disk is full"
+            raise DataError(problem, "Name another folder with TMPDIR, or give a file.") from None
         raise DataError("standard input cannot be read", "Give a file or a folder.") from None
 
 

@@ -46,6 +46,8 @@ def check_size(name: str, vocab_size: int) -> None:
             f"vocab_size={vocab_size} is for --tokenizer char or bpe, not for {name}",
             "The others have the size that they have",
         )
+    if name == "bpe" and vocab_size:
+        bpe_training.check_size(vocab_size)
     if name == "char" and vocab_size and vocab_size < 3:
         raise UsageError(
             f"vocab_size={vocab_size} must be 3 or more: a character, <unk> and the end of a text"
@@ -54,6 +56,8 @@ def check_size(name: str, vocab_size: int) -> None:
 
 def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Tokenizer:
     """The tokenizer of `name` where that is not made for a text; errors as in `choose`."""
+    if not name:
+        raise UsageError("tokenizer= names none", f"It is {FORMS}")
     if name == "byte":
         return ByteTokenizer()
     if name in ("gpt2", "r50k_base"):
