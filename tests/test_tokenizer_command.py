@@ -288,7 +288,9 @@ def test_a_vocabulary_of_several_texts_is_that_of_all_of_them(printed: Any) -> N
 
 def test_standard_input_is_taken(printed: Any, monkeypatch: MonkeyPatch) -> None:
     for command, given, expected in (
-        ("encode", "\u00e9\n".encode(), "195 169 10\n"), ("decode", b"195, 169\n32", "\u00e9 \n"),
+        ("encode", "\u00e9\n".encode(), "195 169 10\n"),
+        ("encode", b"\xef\xbb\xbfa\r\nb\r", "97 10 98 10\n"),  # as prepare reads a text
+        ("decode", b"195, 169\n32", "\u00e9 \n"),
     ):  # fmt: skip
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
         assert printed("tokenizer", command, "--tokenizer=byte") == expected

@@ -157,10 +157,13 @@ def compare(parser: Parser, args: list[str]) -> int:
 
 
 def standard_input() -> str:
-    """The text on standard input; DataError where it is closed or no UTF-8."""
+    """The text on standard input, its lines ended as `prepare` reads them; DataError where it is
+    closed or no UTF-8.
+    """
     if sys.stdin is None:
         raise DataError("standard input is closed", "Give the text or the ids as arguments")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        given = sys.stdin.buffer.read().decode("utf-8").removeprefix("\ufeff")
+        return given.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not UTF-8: {error.reason}") from None
