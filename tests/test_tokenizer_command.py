@@ -261,6 +261,19 @@ def test_an_encoding_that_lacks_a_character_ends_no_command() -> None:
     assert "\\u5e8a|\\u524d" in done.stdout
 
 
+def test_compare_leaves_out_a_text_that_cannot_be_read(capfd: CaptureFixture[str]) -> None:
+    Path("bad.txt").write_bytes(b"\xff")
+    args = ["tokenizer", "compare", "bad.txt", "plays.txt", "--tokenizers=byte", "--json"]
+    assert cli.main(args) == 1
+    assert "bad.txt is not utf-8" in capfd.readouterr().err
+    assert cli.main([*args, "--skip_unreadable"]) == 0
+    out, err = capfd.readouterr()
+    assert list(json.loads(out)["tokenizers"][0]["bytes_per_token_of"]) == ["plays.txt"]
+    assert "left out: bad.txt: nothing could be read: bad.txt is not utf-8" in err
+    assert cli.main([*args[:3], "--skip_unreadable"]) == 1
+    assert "nothing could be read: bad.txt is not utf-8" in capfd.readouterr().err
+
+
 def test_a_limit_may_leave_white_space_alone(printed: Any, refused: Refused) -> None:
     Path("a.txt").write_text("a a b   c", encoding="utf-8")
     printed("tokenizer", "train", "a.txt", "--tokenizer=char", "--vocab_size=3", "--out=t.json")

@@ -145,9 +145,14 @@ def compare(parser: Parser, args: list[str]) -> int:
 
     texts = {}
     for source in given.source:
-        with gathered([source], given, say) as (found, reading):
-            options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
-            texts[source] = text_of(found, options, comparison.MOST, say)
+        try:
+            with gathered([source], given, say) as (found, reading):
+                options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
+                texts[source] = text_of(found, options, comparison.MOST, say)
+        except DataError as error:
+            if not given.skip_unreadable or (source == given.source[-1] and not texts):
+                raise
+            say(f"left out: {source}: {error.message}")
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")
