@@ -21,10 +21,10 @@ from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
 from bardlet.data.records import Piece
-from bardlet.data.remarks import COUNTED, beginning, losses, report, slow, uneven
+from bardlet.data.remarks import beginning, losses, slow, uneven
 from bardlet.data.shards import SplitWriter
 from bardlet.data.sources import Collection, Input, of_text
-from bardlet.data.survey import Survey, survey
+from bardlet.data.survey import Survey, Tally, survey
 from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
 from bardlet.files import flush, write_text
@@ -67,8 +67,7 @@ class Work:
     ) -> None:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
-        self.failed: dict[str, str] = {}
-        self.counts = dict.fromkeys(COUNTED, 0)
+        self.tally = Tally()
         self.seen: set[bytes] = set()
         self.size = sum(given.bytes for given in collection.inputs)
         unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
@@ -116,7 +115,7 @@ class Work:
         def failed(given: Input, error: DataError) -> None:
             if not self.options.skip_unreadable:
                 raise error
-            self.failed[given.name] = error.message
+            self.tally.failed[given.name] = error.message
 
         found = units(
             self.collection.inputs, self.options.reading, self.options.val_fraction, failed
@@ -167,11 +166,7 @@ class Work:
 
     def take(self, result: encoding.Result, writers: dict[str, SplitWriter]) -> None:
         """Write what became of a unit, and count what is to be reported."""
-        self.counts["empty"] += result.empty
-        self.counts["bad_bytes"] += result.bad_bytes
-        self.counts["unread"] += result.unread
-        for name, why in result.failed.items():
-            self.failed.setdefault(name, why)
+        self.tally.add(result)
         known: set[bytes] = set()
         for split, found in result.splits.items():
             keep = []
@@ -179,7 +174,7 @@ class Work:
                 # by position a document is in both splits, which makes it no duplicate
                 twice = bool(digest) and digest in self.seen
                 keep.append(not twice)
-                self.counts["duplicates"] += twice
+                self.tally.counts["duplicates"] += twice
                 if digest and self.options.split == "document":
                     self.seen.add(digest)
                 elif digest:
@@ -196,8 +191,8 @@ class Work:
             path.write_bytes(b"".join(sorted(self.seen)))
             flush(path)
         self.place.note({
-            "units": done, "splits": states, "survey": dataclasses.asdict(found),
-            "failed": self.failed, "counts": self.counts,
+            "units": done, "splits": states, "survey": found.noted(),
+            "failed": self.tally.failed, "counts": self.tally.counts,
         })  # fmt: skip
         for path in self.place.folder.glob("seen-*.bin"):
             if path.name != f"seen-{done}.bin":
@@ -205,8 +200,8 @@ class Work:
 
     def restore(self, noted: dict[str, Any]) -> None:
         """Take up the counts of who worked here before."""
-        self.failed.update(noted.get("failed", {}))
-        self.counts.update(noted.get("counts", {}))
+        self.tally.failed.update(noted.get("failed", {}))
+        self.tally.counts.update(noted.get("counts", {}))
         if self.options.distinct and noted.get("units"):
             raw = (self.place.folder / f"seen-{noted['units']}.bin").read_bytes()
             self.seen = {raw[i : i + 16] for i in range(0, len(raw), 16)}
@@ -216,8 +211,8 @@ class Work:
         if self.options.part[1] > 1:  # the whole is looked at when the parts are merged
             return
         tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
-        if not any(tokens.values()) and self.failed:
-            raise DataError(f"nothing could be read: {next(iter(self.failed.values()))}")
+        if not any(tokens.values()) and self.tally.failed:
+            raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
         single = self.collection.single
         name = self.collection.inputs[0].name if single else self.collection.name
         manifest.check_tokens(tokens, name or self.collection.name)
@@ -230,7 +225,7 @@ class Work:
         rule = {"by": options.split, "val_fraction": options.val_fraction}
         kind = options.tokenizer if options.tokenizer in vocabulary.OURS else encoder.kind
         separate = not self.collection.single
-        notes = list(self.collection.notes) + report(self.counts, self.failed)
+        notes = list(self.collection.notes) + self.tally.report()
         if options.part[1] == 1:
             notes += uneven(splits, rule)
         notes += losses(encoder, sources.first or beginning(self.collection, options.reading))

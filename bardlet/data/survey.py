@@ -25,26 +25,36 @@ SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from ev
 
 
 @dataclass(kw_only=True)
-class Survey:
-    """What was found. `places` is, by unit, the offset and the border of each part of a text;
-    `failed` says by input what could not be read, `counts` how much was mended or left out.
-    """
+class Tally:
+    """How much of a corpus was mended or left out, and by input why it could not be read."""
 
-    characters: int = -1  # -1: not counted
-    places: dict[str, list[list[int]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
 
-    def missed(self, result: encoding.Result) -> None:
-        """Take note of what could not be read of a unit."""
+    def add(self, result: encoding.Result) -> None:
+        """Take note of what became of a unit."""
+        self.counts["empty"] += result.empty
         self.counts["bad_bytes"] += result.bad_bytes
         self.counts["unread"] += result.unread
         for name, why in result.failed.items():
             self.failed.setdefault(name, why)
 
     def report(self) -> list[str]:
-        """Remarks on what could not be read."""
+        """Remarks for the user."""
         return report(self.counts, self.failed)
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What was found. `places` is, by unit, the offset and the border of each part of a text."""
+
+    characters: int = -1  # -1: not counted
+    places: dict[str, list[list[int]]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def noted(self) -> dict[str, Any]:
+        """What whoever goes on needs of it."""
+        return {"characters": self.characters, "places": self.places}
 
     def placed(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
@@ -106,7 +116,7 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
     size = sum(given.bytes for given in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
     made = survey(collection, job, options, read, say, count, found)
-    for line in found.report():
+    for line in found.tally.report():
         say(line)
     return made
 
@@ -119,7 +129,7 @@ def text_of(
     job, read = everything(collection, options, found, separate=not collection.single)
     text = sample(collection, job, read, found, most)
     check_text(text, collection, job, found)
-    for line in found.report():
+    for line in found.tally.report():
         say(line)
     return text
 
@@ -133,7 +143,7 @@ def everything(
     def failed(given: Input, error: DataError) -> None:
         if not options.skip_unreadable:
             raise error
-        found.failed[given.name] = error.message
+        found.tally.failed[given.name] = error.message
 
     job = encoding.Job(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
@@ -153,7 +163,7 @@ def scan(
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
         for unit, scanned in workers.ordered(encoding.scan, read(), job, count):
             found.characters += scanned.characters
-            found.missed(scanned.result)
+            found.tally.add(scanned.result)
             last = int(scanned.alphabet.max(initial=0))
             if last >= len(counts):
                 counts = np.concatenate([counts, np.zeros(last + 1 - len(counts), np.int64)])
@@ -204,13 +214,13 @@ def sample(
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
                     if job.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
-        found.missed(result)
+        found.tally.add(result)
     return "".join(taken)
 
 
 def check_text(text: str, collection: Collection, job: encoding.Job, found: Survey) -> None:
     """Raise DataError where all of a corpus is white space; of splits, whoever has both tells."""
     if not job.val_fraction and not text.strip():
-        for why in found.failed.values():
+        for why in found.tally.failed.values():
             raise DataError(f"nothing could be read: {why}")
         raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")
