@@ -381,7 +381,9 @@ def test_a_file_among_the_words_hears_of_the_option(capfd: CaptureFixture[str]) 
 
 def test_standard_input_that_cannot_be(refused: Refused, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
-    assert "standard input is not UTF-8" in refused("tokenizer", "encode", "--tokenizer=byte")
+    said = refused("tokenizer", "encode", "--tokenizer=byte")
+    assert "standard input is not utf-8: byte 0xff at offset 1 (" in said
+    assert "--" not in said, "no option of another command"
     monkeypatch.setattr(sys, "stdin", None)
     assert "standard input is closed" in refused("tokenizer", "encode", "--tokenizer=byte")
 

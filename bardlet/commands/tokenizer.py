@@ -162,13 +162,12 @@ def compare(parser: Parser, args: list[str]) -> int:
 
 
 def standard_input() -> str:
-    """The text on standard input, its lines ended as `prepare` reads them; DataError where it is
-    closed or no UTF-8.
-    """
+    """The text on standard input as `prepare` reads it; DataError where there is none."""
+    from bardlet.data import text
+
     if sys.stdin is None:
         raise DataError("standard input is closed", "Give the text or the ids as arguments")
     try:
-        given = sys.stdin.buffer.read().decode("utf-8").removeprefix("\ufeff")
-        return given.replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8: {error.reason}") from None
+        return text.decode(sys.stdin.buffer.read(), "standard input", "utf-8", "strict")
+    except DataError as error:  # its hint is of options that are not here
+        raise DataError(error.message) from None
