@@ -110,6 +110,7 @@ def read_file(path: Path) -> bytes:
 
 
 def unreadable(path: Path | str, error: OSError) -> DataError:
+    """What to say of a file that cannot be read."""
     special = error.errno == errno.EINVAL
     hint = "Check the path and its permissions" if not special else "To read a pipe, give - for it"
     return DataError(f"cannot read {path}: {error.strerror or error}", f"{hint}.")

@@ -83,10 +83,10 @@ def find(
 
     A file's name says what it is, and one that says nothing is text. `file` stands in for a named
     corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
-    A corpus name wins over a folder of that name ("./NAME" is the folder), a file over both. What
-    is hidden in a folder is left out; files of no known kind in it, and with `skip` those that
-    cannot be opened, are passed over with a remark. DataError for what is not there, UsageError for
-    a `file` that stands in for nothing.
+    A corpus that is fetched wins over a folder of its name ("./NAME" is the folder), a file over
+    both, and any path over a data set on the hub. What is hidden in a folder is left out; its files
+    of no known kind, and with `skip` those that cannot be opened, are passed over with a remark.
+    DataError for what is not there, UsageError for a `file` that stands in for nothing.
     """
     if given.count("-") > 1:
         raise UsageError("standard input can be read once", "Give - once among the sources")

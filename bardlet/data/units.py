@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bardlet.data import text
+from bardlet.data.corpus import unreadable
 from bardlet.data.documents import Place, documents
 from bardlet.data.patterns import CUT
 from bardlet.data.records import Piece, Reading, of_jsonl
@@ -155,10 +156,7 @@ def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
                 yield Range(input=given, start=start, end=end, offset=start, border=border)
                 start = end
     except OSError as error:
-        raise DataError(
-            f"cannot read {given.path}: {error.strerror or error}",
-            "Check the path and its permissions.",
-        ) from None
+        raise unreadable(given.path, error) from None
 
 
 def word_end(window: bytes) -> int:
@@ -188,10 +186,7 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
             file.seek(part.start)
             raw = file.read(part.end - part.start)
     except OSError as error:
-        raise DataError(
-            f"cannot read {given.path}: {error.strerror or error}",
-            "Check the path and its permissions.",
-        ) from None
+        raise unreadable(given.path, error) from None
     if given.kind == "jsonl":
         yield from of_jsonl(io.BytesIO(raw), given.name, reading, part.start)
         return
