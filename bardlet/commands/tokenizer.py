@@ -139,10 +139,14 @@ def compare(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help="of bpe; default: as fits")
     add_reading(parser)
     given = parse(parser, args)
-    from bardlet.data import comparison
+    names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--tokenizers names none", "Give some, with commas between")
+    from bardlet.data import comparison, vocabulary
     from bardlet.data.options import Options, gathered
     from bardlet.data.survey import text_of
 
+    vocabulary.check_size("bpe", given.vocab_size)
     texts = {}
     for source in given.source:
         try:
@@ -150,12 +154,11 @@ def compare(parser: Parser, args: list[str]) -> int:
                 options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
                 texts[source] = text_of(found, options, comparison.MOST, say)
         except DataError as error:
-            if not given.skip_unreadable or (source == given.source[-1] and not texts):
+            if not given.skip_unreadable:
                 raise
             say(f"left out: {source}: {error.message}")
-    names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
-    if not names:
-        raise UsageError("--tokenizers names none", "Give some, with commas between")
+    if not texts:
+        raise DataError("no source could be read", "Give one with some text in it")
     found = comparison.compare(names, texts, vocab_size=given.vocab_size, say=say)
     print(json.dumps(found) if given.json else comparison.table(found))
     return int(all("problem" in row for row in found["tokenizers"]))

@@ -28,7 +28,6 @@ def compare(
     texts = {name: text[:MOST] for name, text in texts.items()}
     whole = "\n".join(texts.values())
     rows = []
-    vocabulary.check_size("bpe", vocab_size)
     for name in names:
         say(f"{name} ...")
         began = time.perf_counter()
