@@ -8,7 +8,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from bardlet import native
 from bardlet.config import TrainConfig, resolve
+from bardlet.config_file import load_layers, preset_names
+from bardlet.model import GPT
+from bardlet.native import muon
 from bardlet.optim import (
     Muon,
     build_optimizers,
@@ -17,6 +21,7 @@ from bardlet.optim import (
     newton_schulz,
     set_learning_rate,
 )
+from bardlet.train import model_config
 
 
 def config(**options: object) -> TrainConfig:
@@ -62,14 +67,109 @@ def test_constant_rate_has_no_warmup() -> None:
 
 def test_newton_schulz_brings_singular_values_near_one() -> None:
     x = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
-    before, after = torch.linalg.svdvals(x), torch.linalg.svdvals(newton_schulz(x))
+    before, after = torch.linalg.svdvals(x), torch.linalg.svdvals(newton_schulz(x, x.dtype))
     assert before.max() / before.min() > 3
     assert after.min() > 0.6 and after.max() < 1.3
     # and keeps the singular vectors: x = U S V^T becomes U S' V^T
     u, _, vh = torch.linalg.svd(x, full_matrices=False)
-    inner = u.mT @ newton_schulz(x) @ vh.mT
+    inner = u.mT @ newton_schulz(x, x.dtype) @ vh.mT
     off_diagonal = inner - torch.diag_embed(inner.diagonal(dim1=1, dim2=2))
     assert off_diagonal.abs().max() < 1e-4
+
+
+def preset_shapes() -> list[tuple[int, int]]:
+    """The shapes of the matrices that Muon steps in the presets' models, and a larger one."""
+    shapes = {(384, 384)}
+    for name in preset_names():
+        c = resolve(load_layers(name, lambda: "cpu"))
+        if c.optimizer == "muon":
+            with torch.device("meta"):
+                model = GPT(model_config(c, 65))
+            _, optimizer = build_optimizers(model, c, "cpu", torch.float32)
+            assert isinstance(optimizer, Muon)
+            shapes |= {(n, p.size(1)) for p, rows in optimizer.rows.items() for n in rows}
+    return sorted(shapes)
+
+
+def with_singular_values(rows: int, columns: int, values: torch.Tensor) -> torch.Tensor:
+    """A matrix of this shape with random singular vectors."""
+    u, _ = torch.linalg.qr(torch.randn(rows, len(values)))
+    v, _ = torch.linalg.qr(torch.randn(columns, len(values)))
+    return u * values @ v.T
+
+
+def hard_matrices(rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """Matrices of every rank and conditioning."""
+    torch.manual_seed(0)
+    side = min(rows, columns)
+    one = torch.outer(torch.randn(rows), torch.randn(columns))
+    noise = torch.randn(rows, columns)
+    single = torch.zeros(rows, columns)
+    single[1, 2] = 3.0
+    half = torch.where(torch.arange(side) % 2 == 0, 1.0, 0.05)
+    return {
+        "rank one": one, "one entry": single, "one row": one * (torch.arange(rows) == 1)[:, None],
+        **{f"rank one, noise {s}": one + s * noise for s in (1e-4, 1e-3, 0.01, 0.03)},
+        "random": noise, "tiny": 1e-8 * noise, "huge": 1e8 * noise, "beyond float32": 1e25 * noise,
+        "tiny rank one": 1e-8 * one, "huge rank one": 1e8 * one, "below all": 1e-22 * one,
+        "clustered": with_singular_values(rows, columns, half),
+        "two": with_singular_values(rows, columns, torch.tensor([1.0, 0.011])),
+        "ill-conditioned": with_singular_values(rows, columns, torch.logspace(0, -6, side)),
+        "orthogonal": with_singular_values(rows, columns, torch.ones(side)),
+        "zero": torch.zeros(rows, columns),
+    }  # fmt: skip
+
+
+def orthogonalised(matrices: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """What a step of Muon subtracts for these gradients, without momentum, rate and decay."""
+    params = [torch.nn.Parameter(torch.zeros_like(m)) for m in matrices]
+    for p, m in zip(params, matrices, strict=True):
+        p.grad = m.clone()
+    rows, columns = matrices[0].shape
+    Muon([(p, [rows]) for p in params], 1.0, 0.0, 0.0, dtype).step()
+    return [-p.detach().double() / math.sqrt(max(1.0, rows / columns)) for p in params]
+
+
+@pytest.fixture(params=["torch", "core"])
+def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both implementations of the step in turn."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("the core was not compiled, or not for this CPU")
+    return request.param
+
+
+@pytest.mark.parametrize("shape", preset_shapes(), ids=lambda shape: f"{shape[0]}x{shape[1]}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_no_matrix_leaves_the_singular_values_that_a_step_may_have(
+    each_path: str, dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    """In [0, 1.3] all, in [0.7, 1.3] those above 1e-2 of the largest that the quintics reach."""
+    if each_path == "core" and not muon.fits(torch.empty(shape), [shape[0]], dtype):
+        pytest.skip("this build does not multiply in this dtype")
+    named = hard_matrices(*shape)
+    for (name, matrix), result in zip(
+        named.items(), orthogonalised(list(named.values()), dtype), strict=True
+    ):
+        before, after = (torch.linalg.svdvals(m.double()) for m in (matrix, result))
+        assert after.max() <= 1.3, name
+        norm = matrix.double().norm()
+        reached = (before > 1e-2 * before[0]) & (before > 4e-3 * norm) & (1e-15 < norm < 1e18)
+        assert (after[reached] >= 0.7).all(), name
+        assert reached.any() or name in ("zero", "below all", "beyond float32")
+
+
+def test_a_matrix_that_is_not_finite_stays_so_and_touches_no_other(each_path: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = [torch.randn(64, 32, generator=generator) for _ in range(3)]
+    expected = orthogonalised(clean, torch.float32)
+    for poison in (math.nan, math.inf):
+        spoiled = [m.clone() for m in clean]
+        spoiled[1][5, 7] = poison
+        first, middle, last = orthogonalised(spoiled, torch.float32)
+        assert torch.equal(first, expected[0]) and torch.equal(last, expected[2])
+        assert not middle.isfinite().all(), "what reaches a step that it must not, shows"
 
 
 def reference_muon(p: torch.Tensor, grads: list[torch.Tensor], rows: list[int]) -> torch.Tensor:
@@ -83,7 +183,7 @@ def reference_muon(p: torch.Tensor, grads: list[torch.Tensor], rows: list[int]) 
         parts = []
         for part in update.split(rows):
             tall = part.size(0) > part.size(1)
-            step = newton_schulz((part.T if tall else part)[None])[0]
+            step = newton_schulz((part.T if tall else part)[None], part.dtype)[0]
             parts.append(
                 (step.T if tall else step) * math.sqrt(max(1, part.size(0) / part.size(1)))
             )

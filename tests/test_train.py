@@ -31,7 +31,7 @@ from bardlet.train import train
 # numerics moves them on purpose, say so in CHANGELOG.md under Numerics and pin the new ones.
 GOLDEN = {
     "gpt2": [2.7452, 2.6210, 2.5665, 2.4052, 2.1949, 2.2424, 2.1639, 2.1132, 1.9962, 1.9263],
-    "llama": [2.7081, 2.6624, 2.5474, 2.3734, 2.1897, 2.0648, 2.1365, 1.8964, 1.7976, 1.6952],
+    "llama": [2.7081, 2.6624, 2.5472, 2.3743, 2.1901, 2.0664, 2.1378, 1.8978, 1.7998, 1.6968],
 }
 
 

@@ -16,6 +16,7 @@ struct Matrix {  // (rows, columns) each
 
 struct Rule {
     float rate, momentum, decay;     // decay: what a step leaves of a weight
+    float least_norm;                // what a matrix is divided by at least
     const float (*coefficients)[3];  // of each iteration
     int32_t iterations;
 };
@@ -40,7 +41,8 @@ class Orthogonaliser {
             const vec u = update(i);
             squares = fma(u, u, squares);
         }
-        const vec scale = all(1.0f / std::max(1e-7f, std::sqrt(total(squares))));
+        const float norm = std::sqrt(total(squares));
+        const vec scale = all(1.0f / (norm < rule.least_norm ? rule.least_norm : norm));  // keeps NaN
         for (long i = 0; i < w.size(); i += W) store(x + i, update(i) * scale);
         for (int k = 0; k < rule.iterations; k++) iterate(w.rows, w.columns, rule.coefficients[k]);
         const float tall = std::sqrt(std::max(1.0f, (float)w.rows / w.columns));

@@ -26,7 +26,7 @@ class Rule(ctypes.Structure):
     """The struct of that name in native/muon.h."""
 
     _fields_ = (
-        *((name, ctypes.c_float) for name in ("rate", "momentum", "decay")),
+        *((name, ctypes.c_float) for name in ("rate", "momentum", "decay", "least_norm")),
         ("coefficients", ctypes.c_void_p),
         ("iterations", ctypes.c_int32),
     )
@@ -45,18 +45,20 @@ def fits(weight: Tensor, rows: Sequence[int], dtype: torch.dtype) -> bool:
 
 def step(
     matrices: Sequence[tuple[Tensor, Tensor, Tensor]], *, rate: float, momentum: float,
-    decay: float, coefficients: Coefficients, dtype: torch.dtype,
+    decay: float, coefficients: Coefficients, least_norm: float, dtype: torch.dtype,
 ) -> None:  # fmt: skip
     """Move (weight, gradient, momentum) of each matrix, (m, n) float32 each, as optim.Muon does.
 
-    `decay` is what remains of a weight; products are taken in `dtype`.
+    `decay` is what remains of a weight; products are taken in `dtype`, norms in float32, and a
+    matrix is divided by `least_norm` at least.
     """
     items = (Matrix * len(matrices))(
         *(Matrix(*map(native.pointer, each), *each[0].shape) for each in matrices)
     )
     flat = [number for row in coefficients for number in row]
     numbers = (ctypes.c_float * len(flat))(*flat)
-    rule = Rule(rate, momentum, decay, ctypes.addressof(numbers), len(coefficients))
+    address = ctypes.addressof(numbers)
+    rule = Rule(rate, momentum, decay, least_norm, address, len(coefficients))
     arguments = (
         items, len(items), ctypes.byref(rule), native.threads(),
         int(dtype == torch.bfloat16),
