@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from typing import NoReturn
 
 from bardlet.errors import UsageError
-from bardlet.terminal import shown
 
 SOURCE = (
     "named corpus (tinyshakespeare, ...), file, folder, glob, - for standard input, or "
@@ -92,9 +90,3 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
     parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")
     parser.add_argument("--sample", default="0", help="of a data set on the hub, such as 100M")
-
-
-def say(line: str) -> None:
-    """Print a line for people on stderr."""
-    # spelt out here too: a live progress bar puts itself between this and the guarded stream
-    print(shown(line, sys.stderr), file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from bardlet import runs, weights
 from bardlet.data import tokenizer as tokenizers
 from bardlet.errors import CheckpointError
-from bardlet.files import flush, remove, temporary, write_json, write_text
+from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
 from bardlet.runs import damaged, read_json
 

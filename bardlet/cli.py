@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import bardlet
-from bardlet import terminal
-from bardlet.arguments import say, underscored
+from bardlet.arguments import underscored
 from bardlet.commands import COMMANDS, call
 from bardlet.errors import BardletError
+from bardlet.io import terminal
+from bardlet.io.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

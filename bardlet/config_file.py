@@ -18,7 +18,7 @@ from typing import Any
 from bardlet import runs
 from bardlet.config import FIELDS, TRUTH, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
-from bardlet.untrusted import read_text
+from bardlet.io.safe_read import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "shakespeare-char"

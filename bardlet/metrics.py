@@ -16,9 +16,9 @@ from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
-from bardlet.files import write_text
-from bardlet.terminal import beneath, shown
-from bardlet.untrusted import parse_json, regular
+from bardlet.io.atomic import write_text
+from bardlet.io.safe_read import parse_json, regular
+from bardlet.io.terminal import beneath, shown
 
 
 class Log:

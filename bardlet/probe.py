@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bardlet import memory, runs
-from bardlet.arguments import say
 from bardlet.config import OWN, Auto, TrainConfig
 from bardlet.data import mixture
 from bardlet.distributed import Group
 from bardlet.errors import TrainingError, UsageError
+from bardlet.io.terminal import say
 
 SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet import schema, untrusted
 from bardlet.errors import CheckpointError
-from bardlet.files import flush, remove, sha256, write_json, write_text
-from bardlet.untrusted import read_text, regular, within
+from bardlet.io import safe_read, schema
+from bardlet.io.atomic import flush, remove, sha256, write_json, write_text
+from bardlet.io.safe_read import read_text, regular, within
 
 CHECKSUMS, EVAL = "checksums.json", "eval.json"
 FORMAT_VERSION = 2
@@ -175,7 +175,7 @@ def scores_of(folder: Path) -> dict[str, float] | None:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file of a checkpoint, its format and shape checked."""
     try:
-        document = untrusted.read_json(path)
+        document = safe_read.read_json(path)
         schema.check(document, schema.VERSIONED)
         version = document.get("format_version", 1)
         if version <= FORMAT_VERSION:

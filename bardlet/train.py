@@ -29,8 +29,8 @@ from bardlet.device import Machine
 from bardlet.distributed import Group
 from bardlet.errors import UsageError
 from bardlet.evaluate import Abandoned, evaluate
-from bardlet.files import write_text
 from bardlet.guards import Guards
+from bardlet.io.atomic import write_text
 from bardlet.memory import Pieces
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig

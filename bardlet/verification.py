@@ -17,7 +17,7 @@ from typing import Any
 from bardlet import runs
 from bardlet.config import TrainConfig, to_toml
 from bardlet.errors import TrainingError
-from bardlet.files import write_text
+from bardlet.io.atomic import write_text
 
 POLL_S = 0.005
 Process = subprocess.Popen[bytes]

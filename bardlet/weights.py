@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 from bardlet import lora
 from bardlet.config import resolve
 from bardlet.errors import UsageError
+from bardlet.io.safe_read import regular
 from bardlet.model import GPT, GPTConfig
 from bardlet.runs import damaged, read_json
-from bardlet.untrusted import regular
 
 DTYPES = {"F64", "F32", "F16", "BF16"}  # in the header's words
 LARGEST_TABLE = 1 << 28  # numbers of rotary angles, which no file holds

@@ -20,10 +20,10 @@ from bardlet.data.dataset import Dataset
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
+from bardlet.io.safe_read import read_text
 from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.sample import check, generate
-from bardlet.untrusted import read_text
 
 SEPARATOR = "---------------"
 

@@ -15,7 +15,7 @@ from conftest import CHECKPOINT, RESUME, TEXT, Refused
 from pytest import CaptureFixture
 
 from bardlet import checkpoint, cli, runs
-from bardlet.files import sha256
+from bardlet.io.atomic import sha256
 
 TRAIN = ["train", "tiny.toml"]
 pytestmark = pytest.mark.usefixtures("sent")

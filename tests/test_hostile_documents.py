@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
-from bardlet import checkpoint, cli, runs, untrusted
+from bardlet import checkpoint, cli, runs
 from bardlet.config_file import LARGEST
 from bardlet.data import tokenizer_json
+from bardlet.io import safe_read
 from bardlet.metrics import lines_until
 
 pytestmark = pytest.mark.usefixtures("sent")
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("sent")
 @pytest.fixture(autouse=True)
 def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer may be larger than other documents; a test need not write that much."""
-    monkeypatch.setattr(tokenizer_json, "MAX_FILE_BYTES", untrusted.LARGEST)
+    monkeypatch.setattr(tokenizer_json, "MAX_FILE_BYTES", safe_read.LARGEST)
 
 
 def edited(path: Path, change: Callable[[str], str]) -> None:
@@ -50,7 +51,7 @@ BOMBS: dict[str, Callable[[str], str]] = {
     "1,000 digits": inner("9" * 1_000),
     "the same key twice": twice,
     "the same inner key twice": inner('{"a": 1, "b": 2, "a": 1}'),
-    "a gigantic string": lambda text: inner(f'"{"x" * untrusted.LARGEST}"')(text),
+    "a gigantic string": lambda text: inner(f'"{"x" * safe_read.LARGEST}"')(text),
     "not text": lambda _: "\x00\x01\x02",
     "a list": lambda _: "[]",
     "null": lambda _: "null",

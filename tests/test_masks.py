@@ -27,7 +27,7 @@ from bardlet.data.stream import HEADER, TokenStream
 from bardlet.distributed import Group
 from bardlet.errors import DataError
 from bardlet.evaluate import evaluate
-from bardlet.files import sha256
+from bardlet.io.atomic import sha256
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT
 from bardlet.train import model_config, train

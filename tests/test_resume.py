@@ -23,7 +23,7 @@ from bardlet.config import FIELDS, TrainConfig, to_toml
 from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
 from bardlet.errors import CheckpointError
-from bardlet.files import write_json
+from bardlet.io.atomic import write_json
 from bardlet.preflight import FIXED, FREE
 from bardlet.train import train
 

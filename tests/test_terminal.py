@@ -11,10 +11,11 @@ import pytest
 from conftest import DATA, RUN, some_text
 from pytest import MonkeyPatch
 
-from bardlet import cli, terminal
-from bardlet.arguments import say
+from bardlet import cli
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
+from bardlet.io import terminal
+from bardlet.io.terminal import say
 from bardlet.metrics import Log
 
 ORDER = "\x1b]0;owned\x07"

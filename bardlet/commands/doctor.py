@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse, say
+from bardlet.arguments import Parser, parse
 from bardlet.config_file import newest_run
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from bardlet.arguments import Parser, add_run, parse, say
+from bardlet.arguments import Parser, add_run, parse
 from bardlet.config_file import newest_run
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse, say
+from bardlet.arguments import Parser, parse
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

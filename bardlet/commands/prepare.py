@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet.arguments import SOURCE, Parser, add_reading, parse, say
+from bardlet.arguments import SOURCE, Parser, add_reading, parse
 from bardlet.errors import UsageError
+from bardlet.io.terminal import say
 
 TOKENIZER = (
     "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json or a folder with one, "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bardlet.arguments import Parser, add_run, parse, say
+from bardlet.arguments import Parser, add_run, parse
 from bardlet.config_file import newest_run
 from bardlet.errors import UsageError
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

@@ -8,8 +8,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from bardlet.arguments import SOURCE, Parser, add_reading, parse, say
+from bardlet.arguments import SOURCE, Parser, add_reading, parse
 from bardlet.errors import DataError, UsageError
+from bardlet.io.terminal import say
 
 ACTIONS = {
     "train": "make a tokenizer for a text and write its tokenizer.json",
@@ -47,7 +48,7 @@ def train(parser: Parser, args: list[str]) -> int:
     given = parse(parser, args)
     from bardlet.data.options import Options, gathered
     from bardlet.data.survey import learnt
-    from bardlet.files import write_text
+    from bardlet.io.atomic import write_text
 
     check_out(given.out)
     with gathered(given.source, given, say) as (found, reading):

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bardlet import config, config_file
-from bardlet.arguments import Parser, say, split_unknown
+from bardlet.arguments import Parser, split_unknown
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from bardlet.arguments import Parser, say
+from bardlet.arguments import Parser
 from bardlet.commands.train import parse_timed
+from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bardlet.data import fetch, named, plays
 from bardlet.data.text import decode
 from bardlet.errors import DataError, UsageError
-from bardlet.untrusted import regular
+from bardlet.io.safe_read import regular
 
 __all__ = ["NAMED", "Corpus", "Source", "load"]
 

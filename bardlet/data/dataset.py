@@ -17,9 +17,9 @@ from bardlet.data import nanogpt
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data.stream import FORMAT_VERSION, PREPARE_AGAIN, TokenStream, map_mask, map_shard
 from bardlet.errors import DataError
-from bardlet.files import sha256
-from bardlet.schema import FILES, VERSIONED, check
-from bardlet.untrusted import child, read_json
+from bardlet.io.atomic import sha256
+from bardlet.io.safe_read import child, read_json
+from bardlet.io.schema import FILES, VERSIONED, check
 
 SPLITS = ("train", "val")
 VERIFIED_BYTES = 1 << 30  # read and hashed within a second

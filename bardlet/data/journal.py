@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from bardlet.errors import DataError
-from bardlet.files import write_json, write_text
+from bardlet.io.atomic import write_json, write_text
 
 EVERY_S = 2.0  # between two entries
 

@@ -16,7 +16,7 @@ from bardlet.data.dataset import Dataset
 from bardlet.data.sources import Collection, Input
 from bardlet.data.stream import FORMAT_VERSION
 from bardlet.errors import DataError
-from bardlet.files import sha256
+from bardlet.io.atomic import sha256
 
 
 def describe(

@@ -18,7 +18,7 @@ from bardlet.data.remarks import uneven
 from bardlet.data.shards import SUMS, entry_of
 from bardlet.data.stream import HEADER
 from bardlet.errors import DataError
-from bardlet.files import write_text
+from bardlet.io.atomic import write_text
 
 KINDS = ("", "docs", "mask")  # a shard, and what may stand beside it
 

@@ -11,7 +11,7 @@ import numpy as np
 from bardlet.data import plain_pickle, vocabulary
 from bardlet.data.tokenizer import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import DataError
-from bardlet.files import sha256
+from bardlet.io.atomic import sha256
 
 WHOLE_BYTES = 1 << 30  # of a file that is hashed from end to end, which takes a second
 ENDS_BYTES = 16 << 20  # hashed at each end of a longer one

@@ -19,7 +19,7 @@ from bardlet.data.records import Reading
 from bardlet.data.sources import Collection, find
 from bardlet.data.text import check_decoding
 from bardlet.errors import DataError, UsageError
-from bardlet.untrusted import LARGEST
+from bardlet.io.safe_read import LARGEST
 
 OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"

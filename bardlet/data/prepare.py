@@ -27,7 +27,7 @@ from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, Tally, survey
 from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
-from bardlet.files import flush, write_text
+from bardlet.io.atomic import flush, write_text
 
 Say = Callable[[str], None]
 

@@ -10,7 +10,7 @@ from bardlet.data.dataset import Dataset
 from bardlet.data.shards import DOCS
 from bardlet.data.stream import PREPARE_AGAIN, TokenStream, header, mapped
 from bardlet.errors import DataError
-from bardlet.untrusted import child
+from bardlet.io.safe_read import child
 
 DOCUMENTS = 3  # of a split that are shown: the first, the last and one between
 WIDTH = 60  # characters of a text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bardlet.data import corpus, named
 from bardlet.errors import DataError, UsageError
-from bardlet.untrusted import regular
+from bardlet.io.safe_read import regular
 
 KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",

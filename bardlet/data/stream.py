@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bardlet.errors import DataError
-from bardlet.untrusted import regular
+from bardlet.io.safe_read import regular
 
 FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sIIQ8x")  # magic, version, bytes per token, tokens

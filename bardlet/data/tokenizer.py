@@ -17,7 +17,7 @@ from bardlet.data import bpe, char, foreign, tokenizer_json
 from bardlet.data.byte import ByteTokenizer
 from bardlet.data.char import CharTokenizer
 from bardlet.errors import DataError
-from bardlet.untrusted import read_text
+from bardlet.io.safe_read import read_text
 
 __all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "fingerprint", "from_json",
            "load"]  # fmt: skip

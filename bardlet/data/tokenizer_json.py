@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bardlet.data.patterns import GPT2
 from bardlet.errors import DataError
-from bardlet.untrusted import parse_json
+from bardlet.io.safe_read import parse_json
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.files import flush, temporary
 from bardlet.interop import sources
 from bardlet.interop.comparison import Comparison, Trained
+from bardlet.io.atomic import flush, temporary
 
 FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt", "gguf": "gguf", "onnx": "onnx"}
 

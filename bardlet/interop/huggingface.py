@@ -12,12 +12,12 @@ import numpy as np
 from safetensors.torch import save_file
 
 from bardlet.errors import CheckpointError
-from bardlet.files import write_json, write_text
 from bardlet.interop import families
 from bardlet.interop.comparison import Comparison, Trained, compare
 from bardlet.interop.extras import has, need
 from bardlet.interop.hf_config import to_hf
 from bardlet.interop.model_card import model_card
+from bardlet.io.atomic import write_json, write_text
 
 DTYPES = ("float32",)
 

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bardlet import checkpoint, lora, runs, untrusted
+from bardlet import checkpoint, lora, runs
 from bardlet.data import nanogpt as nanogpt_data
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data import vocabulary
@@ -25,6 +25,7 @@ from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.interop import families, gguf_model, hf_config, nanogpt
 from bardlet.interop.comparison import Trained
 from bardlet.interop.extras import need
+from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
 
 HUB_NAMES = {name: f"openai-community/{name}"
@@ -121,7 +122,7 @@ def from_folder(folder: Path, name: str) -> Trained:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a file of transformers', which may be a link into the hub's cache."""
     try:
-        document = untrusted.parse_json(untrusted.read_text(path))
+        document = safe_read.parse_json(safe_read.read_text(path))
         if not isinstance(document, dict):
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:

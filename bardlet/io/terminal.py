@@ -24,6 +24,12 @@ def shown(text: str, stream: Any) -> str:
     return text.translate(SPELT) if stream.isatty() else text
 
 
+def say(line: str) -> None:
+    """Print a line for people on stderr."""
+    # spelt out here too: a live progress bar puts itself between this and the guarded stream
+    print(shown(line, sys.stderr), file=sys.stderr, flush=True)
+
+
 class Shown:
     """A stream to a terminal that spells out orders in whatever is written to it."""
 

@@ -1,0 +1,1 @@
+"""Bytes in and out: whole files, files of strangers, text on a terminal."""
