@@ -32,7 +32,7 @@ FLAGS = [
 
 
 def source_hash(folder: Path) -> str:
-    """A hash of the sources, which bardlet.compiled compares with what lies beside a library."""
+    """A hash of the sources, which system/native_library.py compares with a library's own."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.h"), *folder.glob("*.cpp")]):
         digest.update(path.read_bytes())

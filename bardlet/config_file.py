@@ -122,7 +122,7 @@ def newest_run(say: Callable[[str], None]) -> Path:
 
 def machine_kind(device: str) -> str:
     """ "gpu" or "cpu"; torch is imported here, where a preset asks, and not to print help."""
-    from bardlet.device import machine_kind
+    from bardlet.system.device import machine_kind
 
     return machine_kind(device)
 

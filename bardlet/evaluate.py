@@ -15,12 +15,12 @@ from torch import Tensor
 from bardlet import native
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import first_seen, random_batches
-from bardlet.device import Machine
-from bardlet.distributed import Group
 from bardlet.errors import DataError
-from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
+from bardlet.system.device import Machine
+from bardlet.system.distributed import Group
+from bardlet.system.memory import Pieces
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,12 +141,12 @@ def eval_run(
     device_name: str, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
-    from bardlet import device
     from bardlet.data import mixture
     from bardlet.data import tokenizer as tokenizers
-    from bardlet.distributed import Group
     from bardlet.evaluate import evaluate
     from bardlet.interop import sources
+    from bardlet.system import device
+    from bardlet.system.distributed import Group
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, memory, probe, saving
+from bardlet import checkpoint, probe, saving
 from bardlet.config import TrainConfig
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
-from bardlet.distributed import Group
 from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.probe import Trials
+from bardlet.system import memory
+from bardlet.system.distributed import Group
 from bardlet.train import model_config
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet import memory, runs
+from bardlet import runs
 from bardlet.config import OWN, Auto, TrainConfig
 from bardlet.data import mixture
-from bardlet.distributed import Group
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
+from bardlet.system import memory
+from bardlet.system.distributed import Group
 
 SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger

@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
-from bardlet import device
 from bardlet.data import mixture
-from bardlet.device import Machine
 from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT, fits
+from bardlet.system import device
+from bardlet.system.device import Machine
 
 # layers, width and context, from the smallest; heads are 32 wide, from 384 on 64
 LADDER = (

@@ -20,23 +20,24 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, device, distributed, preflight, probe, runs, saving, ways
+from bardlet import checkpoint, preflight, probe, runs, saving, ways
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Ahead, batches_of, dropout_seed, first_seen
-from bardlet.device import Machine
-from bardlet.distributed import Group
 from bardlet.errors import UsageError
 from bardlet.evaluate import Abandoned, evaluate
 from bardlet.guards import Guards
 from bardlet.io.atomic import write_text
-from bardlet.memory import Pieces
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 from bardlet.saving import Saver
-from bardlet.signals import stop_signals
+from bardlet.system import device, distributed
+from bardlet.system.device import Machine
+from bardlet.system.distributed import Group
+from bardlet.system.memory import Pieces
+from bardlet.system.signals import stop_signals
 from bardlet.ways import Way
 
 

@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, device, memory, runs
+from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.data import mixture
 from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
-from bardlet.distributed import Group
 from bardlet.errors import BardletError
 from bardlet.evaluate import evaluate
 from bardlet.metrics import Log
+from bardlet.system import device, memory
+from bardlet.system.distributed import Group
 from bardlet.train import train
 
 LEAST = 3  # iterations of a trial, the first of which warms up and does not count

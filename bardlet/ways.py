@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from bardlet import device
 from bardlet.config import TrainConfig
-from bardlet.device import Machine
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
+from bardlet.system import device
+from bardlet.system.device import Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bardlet import device, memorization, native
+from bardlet import memorization, native
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
 from bardlet.io.safe_read import read_text
-from bardlet.memory import Pieces
 from bardlet.model import GPT
 from bardlet.sample import check, generate
+from bardlet.system import device
+from bardlet.system.memory import Pieces
 
 SEPARATOR = "---------------"
 

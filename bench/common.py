@@ -168,9 +168,9 @@ class Workspace:
 
         In windows of the model's context, or of `windows` where that is shorter.
         """
-        from bardlet import device
-        from bardlet.distributed import Group
         from bardlet.evaluate import evaluate
+        from bardlet.system import device
+        from bardlet.system.distributed import Group
 
         context = min(windows or model.config.block_size, model.config.block_size)
         model.config = dataclasses.replace(model.config, block_size=context)
@@ -375,7 +375,7 @@ def finish(
     print("\n" + "\n\n".join([*tables, *notes]))
     if not given.out:
         return
-    from bardlet import device
+    from bardlet.system import device
 
     record = {
         "benchmark": Path(sys.argv[0]).stem,

@@ -18,11 +18,12 @@ import pytest
 import torch
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli, device
+from bardlet import cli
 from bardlet.config import TrainConfig, resolve, to_toml
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
 from bardlet.model import GPT, GPTConfig
+from bardlet.system import device
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
 signal.signal(signal.SIGINT, signal.default_int_handler)

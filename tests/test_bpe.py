@@ -19,12 +19,12 @@ from conftest import some_text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bardlet import compiled
 from bardlet.data import bpe, bpe_training, patterns, pretrained
 from bardlet.data.bpe import BPETokenizer
 from bardlet.data.pieces import ALPHABET, BYTE_OF, spell
 from bardlet.data.tokenizer import Tokenizer, fingerprint, from_json
 from bardlet.errors import DataError, UsageError
+from bardlet.system import native_library
 
 CORPUS = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 TEXT = (
@@ -319,7 +319,7 @@ needs_core = pytest.mark.skipif(not COMPILED, reason="there is no core")
 
 
 def test_the_core_was_compiled_where_it_can_be() -> None:
-    assert COMPILED or compiled.switched_off() or not shutil.which("c++")
+    assert COMPILED or native_library.switched_off() or not shutil.which("c++")
 
 
 @pytest.fixture(params=[pytest.param("core", marks=needs_core), "library"])

@@ -25,10 +25,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
-from bardlet import cli, device, runs
+from bardlet import cli, runs
 from bardlet.config import FIELDS
 from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
+from bardlet.system import device
 
 # where all valid values would be too large for a test, or would mean another machine
 SMALL: dict[str, st.SearchStrategy[Any]] = {

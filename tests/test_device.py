@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from bardlet import device
 from bardlet.errors import UsageError
+from bardlet.system import device
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from conftest import tiny_config
 
 from bardlet.config import to_toml
-from bardlet.distributed import Group, here
 from bardlet.errors import UsageError
+from bardlet.system.distributed import Group, here
 from bardlet.train import train
 
 
@@ -48,7 +48,7 @@ def test_processes_equal_one(
 LEFT = """
 import sys, torch
 from pathlib import Path
-from bardlet.distributed import here, joined, wrap
+from bardlet.system.distributed import here, joined, wrap
 group = here()
 with joined(group, "auto", torch.device("cpu")):
     model = wrap(torch.nn.Linear(3, 1), group, torch.device("cpu"))

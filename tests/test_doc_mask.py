@@ -15,18 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bardlet import checkpoint, cli, device, native, runs, writing
+from bardlet import checkpoint, cli, native, runs, writing
 from bardlet.config import TrainConfig
 from bardlet.data import sources
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Batches, first_seen
 from bardlet.data.mixture import opened
 from bardlet.data.prepare import prepare
-from bardlet.distributed import Group
 from bardlet.errors import UsageError
 from bardlet.evaluate import evaluate
 from bardlet.model import GPT
 from bardlet.sample import generate
+from bardlet.system import device
+from bardlet.system.distributed import Group
 from bardlet.train import model_config, train
 
 END = 256  # of a text, in the tokenizer of bytes

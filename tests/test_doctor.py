@@ -23,9 +23,9 @@ from bardlet.config import resolve
 from bardlet.data.corpus import Corpus
 from bardlet.data.loader import Batches
 from bardlet.data.prepare import prepare
-from bardlet.device import Machine
 from bardlet.doctor import Finding
 from bardlet.errors import TrainingError
+from bardlet.system.device import Machine
 from bardlet.train import train
 
 PLAIN = {"optimizer": "adamw", "min_lr": 0.0, "max_iters": 120, "eval_interval": 60}

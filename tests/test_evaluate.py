@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from bardlet import device
 from bardlet.data.dataset import Dataset
-from bardlet.distributed import Group
 from bardlet.evaluate import Score, evaluate
 from bardlet.model import GPT
+from bardlet.system import device
+from bardlet.system.distributed import Group
 
 
 def score(model: GPT, dataset: Dataset, batch_size: int = 3, **options: object) -> Score:

@@ -15,7 +15,7 @@ from conftest import tiny_config, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bardlet import device, native
+from bardlet import native
 from bardlet.config import TrainConfig
 from bardlet.data import sources
 from bardlet.data.dataset import Dataset
@@ -24,12 +24,13 @@ from bardlet.data.mixture import opened
 from bardlet.data.prepare import prepare
 from bardlet.data.records import Reading
 from bardlet.data.stream import HEADER, TokenStream
-from bardlet.distributed import Group
 from bardlet.errors import DataError
 from bardlet.evaluate import evaluate
 from bardlet.io.atomic import sha256
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT
+from bardlet.system import device
+from bardlet.system.distributed import Group
 from bardlet.train import model_config, train
 
 CORE = {"n_embd": 64, "n_head": 2, "n_kv_head": 0, "block_size": 32, "mlp_dim": 64}

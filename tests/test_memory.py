@@ -16,8 +16,8 @@ from test_train import losses, metrics, tensors
 
 from bardlet import cli
 from bardlet.errors import TrainingError
-from bardlet.memory import Pieces, ran_out
 from bardlet.model import GPT
+from bardlet.system.memory import Pieces, ran_out
 from bardlet.train import train
 
 

@@ -16,12 +16,13 @@ import torch
 from conftest import FAMILIES, some_text, tiny_config
 from safetensors.torch import load_file
 
-from bardlet import cli, memory, runs
+from bardlet import cli, runs
 from bardlet.config import TrainConfig, to_toml
 from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
 from bardlet.errors import TrainingError, UsageError
 from bardlet.plan import measure, plan, time_of
+from bardlet.system import memory
 from bardlet.train import train
 
 # the peak of a process that trains, as Linux counts it from its start

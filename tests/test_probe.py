@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from conftest import tiny_config
 
-from bardlet import config_file, memory, probe
+from bardlet import config_file, probe
 from bardlet.config import Auto, TrainConfig, resolve, to_toml
 from bardlet.errors import UsageError
 from bardlet.probe import Try, fastest, sizes
+from bardlet.system import memory
 from bardlet.train import train
 
 

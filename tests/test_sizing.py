@@ -12,9 +12,9 @@ from conftest import some_text
 from bardlet import cli, sizing
 from bardlet.commands.train import seconds_of
 from bardlet.config import resolve
-from bardlet.device import Machine, choose
 from bardlet.errors import UsageError
 from bardlet.sizing import LADDER, Speed, best_plan, options, plan, shape_of
+from bardlet.system.device import Machine, choose
 
 SHAKESPEARE = 1_003_854  # tokens of its train split, by character
 TWO_CORES = Speed(flops=310e9)  # what README's machine reaches with the compiled core

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bardlet import compiled
 from bardlet.data.char import CharTokenizer
 from bardlet.data.patterns import LOWER, O200K, UPPER, parts
 from bardlet.data.pieces import ALPHABET, BYTE_OF, END_OF_TEXT, utf8
 from bardlet.data.tokenizer_json import byte_level
 from bardlet.errors import UsageError
+from bardlet.system import native_library
 
 LEAST = 257  # the bytes, of which any text is made, and the end of a text
 MOST = 1 << 20
@@ -126,10 +126,10 @@ def kinds(chars: str) -> np.ndarray:
 def core() -> ctypes.CDLL | None:
     """The library that is compiled of bpe_training.cpp, or None where it was not."""
     path = Path(__file__).parent / "core-bpe.so"
-    if compiled.switched_off() or not path.exists():
+    if native_library.switched_off() or not path.exists():
         return None
     try:
-        library = compiled.load(path)
+        library = native_library.load(path)
     except OSError as error:  # compiled elsewhere, or from an earlier version
         warnings.warn(f"training vocabularies without the compiled core: {error}", stacklevel=2)
         return None

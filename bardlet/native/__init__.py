@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bardlet import compiled
 from bardlet.model import GPT, GPTConfig
+from bardlet.system import native_library
 
 # the builds, best first, and what each must find in the CPU
 BUILDS = {
@@ -65,7 +65,7 @@ def library() -> ctypes.CDLL | None:
 
     BARDLET_CORE=0 in the environment goes without, to compare or to look for a fault.
     """
-    if compiled.switched_off():
+    if native_library.switched_off():
         return None
     has = torch.cpu.get_capabilities()
     for build, needs in BUILDS.items():
@@ -80,7 +80,7 @@ def library() -> ctypes.CDLL | None:
 
 def load(path: Path) -> ctypes.CDLL:
     """Open one build. OSError where it cannot be loaded or comes from other sources than these."""
-    core = compiled.load(path)
+    core = native_library.load(path)
     core.bardlet_train.restype = ctypes.c_double
     core.bardlet_peak.restype = ctypes.c_double
     core.bardlet_muon.restype = ctypes.c_long

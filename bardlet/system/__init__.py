@@ -1,0 +1,1 @@
+"""What the process runs on: its device, its fellow processes, its memory, its signals."""
