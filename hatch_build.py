@@ -22,8 +22,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
 # best core that runs
 BUILDS = {
-    "native/core-avx512bf16.so": ("native/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
-    "native/core-avx2.so": ("native/core.cpp", ["-march=x86-64-v3"]),
+    "native/src/core-avx512bf16.so": ("native/src/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
+    "native/src/core-avx2.so": ("native/src/core.cpp", ["-march=x86-64-v3"]),
     "data/core-bpe.so": ("data/bpe_training.cpp", []),
 }
 FLAGS = [

@@ -19,7 +19,7 @@ from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import Muon
 
-FOLDER = Path(native.__file__).parent
+FOLDER = Path(native.__file__).parent / "src"
 LLAMA = GPTConfig(
     family="llama", block_size=64, vocab_size=65, n_layer=2, n_head=2, n_embd=64, qk_norm=True
 )

@@ -27,7 +27,7 @@ BUILDS = {
 }
 UNIT = 32  # sizes are multiples of it: two of the widest registers
 
-# the core's tables of parameters, in the order of native/model.h
+# the core's tables of parameters, in the order of native/src/model.h
 OUTER = (
     "transformer.wte.weight", "transformer.wpe.weight", "transformer.ln_f.weight",
     "transformer.ln_f.bias", "lm_head.weight",
@@ -40,7 +40,7 @@ INNER = (
 
 
 class Shape(ctypes.Structure):
-    """The struct of that name in native/model.h."""
+    """The struct of that name in native/src/model.h."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in (
@@ -69,7 +69,7 @@ def library() -> ctypes.CDLL | None:
         return None
     has = torch.cpu.get_capabilities()
     for build, needs in BUILDS.items():
-        path = Path(__file__).parent / f"core-{build}.so"
+        path = Path(__file__).parent / "src" / f"core-{build}.so"
         if path.exists() and all(has.get(feature) for feature in needs):
             try:
                 return load(path)

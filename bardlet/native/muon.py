@@ -14,7 +14,7 @@ Coefficients = Sequence[tuple[float, float, float]]
 
 
 class Matrix(ctypes.Structure):
-    """The struct of that name in native/muon.h."""
+    """The struct of that name in native/src/muon.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "momentum")),
@@ -23,7 +23,7 @@ class Matrix(ctypes.Structure):
 
 
 class Rule(ctypes.Structure):
-    """The struct of that name in native/muon.h."""
+    """The struct of that name in native/src/muon.h."""
 
     _fields_ = (
         *((name, ctypes.c_float) for name in ("rate", "momentum", "decay", "least_norm")),

@@ -4,7 +4,7 @@
 // of the vocabulary, so that the weights, whose reading is what costs, are read once in all.
 #pragma once
 #include <queue>
-#include "train.h"
+#include "weights.h"
 
 struct Choice {  // how a token is chosen from its logits
     float temperature;
