@@ -25,8 +25,8 @@ import torch
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.data import mixture
-from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
+from bardlet.data.text.corpus import Corpus
 from bardlet.errors import BardletError
 from bardlet.evaluate import evaluate
 from bardlet.metrics import Log

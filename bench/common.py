@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.data import corpus
 from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
+from bardlet.data.text import corpus
 from bardlet.errors import BardletError
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import bpe, bpe_training, encoding, patterns, sources, units, workers
+from bardlet.data import bpe, bpe_training, encoding, patterns, units, workers
 from bardlet.data.char import CharTokenizer
 from bardlet.data.pieces import ALPHABET
-from bardlet.data.records import Reading
+from bardlet.data.text import sources
+from bardlet.data.text.records import Reading
 from bardlet.data.vocabulary import existing
 
 PLAIN = "without gigatoken"

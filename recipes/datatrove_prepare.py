@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bardlet.data import sources
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
+from bardlet.data.text import sources
 
 LEAST = 50  # characters of a document
 

@@ -27,8 +27,8 @@ from pytest import MonkeyPatch
 
 from bardlet import cli, runs
 from bardlet.config import FIELDS
-from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
+from bardlet.data.text.corpus import Corpus, Source
 from bardlet.system import device
 
 # where all valid values would be too large for a test, or would mean another machine

@@ -20,8 +20,9 @@ from unittest.mock import Mock
 import pytest
 from pytest import MonkeyPatch
 
-from bardlet.data import corpus, fetch, named, plays, sources, survey
+from bardlet.data import survey
 from bardlet.data.options import Options, gathered
+from bardlet.data.text import corpus, fetch, plays, registry, sources
 from bardlet.errors import BardletError, DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -342,11 +343,11 @@ def test_notes_are_kept_where_there_are_several_sources(tmp_path: Path) -> None:
 
 
 def test_every_named_corpus_has_a_source_and_a_licence() -> None:
-    for name, entry in named.TABLE.items():
+    for name, entry in registry.TABLE.items():
         assert entry.about and entry.source and entry.licence, name
         if not entry.sha256:
-            assert named.hub(name, 0) == (entry.source, entry.sample) and entry.sample
-            assert named.hub(name, 5) == (entry.source, 5)
+            assert registry.hub(name, 0) == (entry.source, entry.sample) and entry.sample
+            assert registry.hub(name, 5) == (entry.source, 5)
 
 
 def test_something_else_is_refused(monkeypatch: MonkeyPatch, cache: Path, pip: Mock) -> None:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bardlet.data import dataset as datasets
-from bardlet.data.corpus import Corpus
 from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
 from bardlet.data.shards import SplitWriter
 from bardlet.data.stream import HEADER, TokenStream, map_shard
+from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError
 
 U16, U32 = np.dtype("uint16"), np.dtype("uint32")

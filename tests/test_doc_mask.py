@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from bardlet import checkpoint, cli, native, runs, writing
 from bardlet.config import TrainConfig
-from bardlet.data import sources
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Batches, first_seen
 from bardlet.data.mixture import opened
 from bardlet.data.prepare import prepare
+from bardlet.data.text import sources
 from bardlet.errors import UsageError
 from bardlet.evaluate import evaluate
 from bardlet.model import GPT

@@ -20,9 +20,9 @@ from conftest import some_text, tiny_config
 from bardlet import cli, config_file, doctor, history
 from bardlet import train as training
 from bardlet.config import resolve
-from bardlet.data.corpus import Corpus
 from bardlet.data.loader import Batches
 from bardlet.data.prepare import prepare
+from bardlet.data.text.corpus import Corpus
 from bardlet.doctor import Finding
 from bardlet.errors import TrainingError
 from bardlet.system.device import Machine

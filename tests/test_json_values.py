@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bardlet.data import json_values
-from bardlet.data.json_values import values
+from bardlet.data.text import json_stream
+from bardlet.data.text.json_stream import values
 from bardlet.errors import DataError
 
 STRINGS = st.text(max_size=8)
@@ -94,6 +94,6 @@ def test_a_mistake_is_found_without_reading_on() -> None:
 
 
 def test_a_value_may_not_be_longer_than_fits_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_values, "MOST", 50)
+    monkeypatch.setattr(json_stream, "MOST", 50)
     with pytest.raises(DataError, match="record 2 has more than 50 characters"):
         found(json.dumps(["a" * 40, "b" * 60]))

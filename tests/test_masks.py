@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from bardlet import native
 from bardlet.config import TrainConfig
-from bardlet.data import sources
 from bardlet.data.dataset import Dataset
 from bardlet.data.loader import Batches, random_batches
 from bardlet.data.mixture import opened
 from bardlet.data.prepare import prepare
-from bardlet.data.records import Reading
 from bardlet.data.stream import HEADER, TokenStream
+from bardlet.data.text import sources
+from bardlet.data.text.records import Reading
 from bardlet.errors import DataError
 from bardlet.evaluate import evaluate
 from bardlet.io.atomic import sha256

@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import some_text, tiny_config
 
-from bardlet.data.corpus import Corpus
 from bardlet.data.loader import DECK, Batches, Mixed, batches_of
 from bardlet.data.mixture import Mixture, opened
 from bardlet.data.prepare import prepare
 from bardlet.data.stream import TokenStream
+from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError, UsageError
 from bardlet.train import train
 

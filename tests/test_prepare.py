@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bardlet.data import corpus, tokenizer
 from bardlet.data import prepare as preparing
-from bardlet.data.corpus import Corpus, Source
+from bardlet.data import tokenizer
 from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
+from bardlet.data.text import corpus
+from bardlet.data.text.corpus import Corpus, Source
 from bardlet.errors import DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"

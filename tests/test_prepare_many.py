@@ -29,14 +29,15 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import documents, options, packed, remarks, sources, survey, units, vocabulary
+from bardlet.data import options, remarks, survey, units, vocabulary
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
-from bardlet.data.records import Reading
 from bardlet.data.remarks import report
 from bardlet.data.stream import HEADER
+from bardlet.data.text import compression, documents, sources
+from bardlet.data.text.records import Reading
 from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
 
@@ -514,7 +515,7 @@ def test_what_is_passed_over_in_a_folder_is_said(
 def test_what_can_be_read_of_a_damaged_file_is_a_document(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bardlet.data.text.BLOCK", 10_000)
+    monkeypatch.setattr("bardlet.data.text.decoding.BLOCK", 10_000)
     whole = "".join(random.Random(0).choices("abcdefgh ", k=700_000))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(whole.encode())[:-3000])
     jsonl(tmp_path / "b.jsonl", TEXTS)
@@ -558,7 +559,7 @@ def test_a_cut_file_of_zstandard_is_damaged(left: float, tmp_path: Path) -> None
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "ALWAYS", 1 << 16)
+    monkeypatch.setattr(compression, "ALWAYS", 1 << 16)
     zeros = bytes(1 << 22)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(zeros))
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(zeros))
@@ -859,7 +860,7 @@ import sys
 from pathlib import Path
 from bardlet.data import documents, journal, sources, units
 from bardlet.data.prepare import prepare
-from bardlet.data.records import Reading
+from bardlet.data.text.records import Reading
 if __name__ == "__main__":
     units.UNIT, units.WINDOW, documents.PIECE, journal.EVERY_S = 20_000, 2000, 5000, 0.0
     out, workers, *given = sys.argv[1:]

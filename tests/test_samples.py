@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bardlet import cli
-from bardlet.data import samples, sources
+from bardlet.data import samples
 from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
-from bardlet.data.records import Reading
+from bardlet.data.text import sources
+from bardlet.data.text.records import Reading
 from bardlet.errors import DataError
 
 RECORDS = [{"ask": f"what is {i} and {i}?", "say": f"\u4e2d It is {2 * i}."} for i in range(200)]

@@ -12,8 +12,8 @@ from conftest import DATA, RUN, some_text
 from pytest import MonkeyPatch
 
 from bardlet import cli
-from bardlet.data.corpus import Corpus, Source
 from bardlet.data.prepare import prepare
+from bardlet.data.text.corpus import Corpus, Source
 from bardlet.io import terminal
 from bardlet.io.terminal import say
 from bardlet.metrics import Log

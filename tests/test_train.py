@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from bardlet import checkpoint, native, runs
 from bardlet import train as training
 from bardlet.config import TrainConfig
-from bardlet.data.corpus import Corpus
 from bardlet.data.prepare import prepare
+from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
 from bardlet.evaluate import Score
 from bardlet.train import train

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe import any_text, awkward
 
-from bardlet.data import bpe, bpe_training, comparison, fetch, pretrained, vocabulary
+from bardlet.data import bpe, bpe_training, comparison, pretrained, vocabulary
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data.bpe import BPETokenizer
 from bardlet.data.byte import ByteTokenizer
 from bardlet.data.char import CharTokenizer
-from bardlet.data.corpus import Corpus, Source
 from bardlet.data.patterns import CL100K, GPT2, O200K
 from bardlet.data.prepare import prepare
+from bardlet.data.text import fetch
+from bardlet.data.text.corpus import Corpus, Source
 from bardlet.data.tokenizer_json import byte_level, check_pattern
 from bardlet.errors import DataError, UsageError
 from bardlet.inspection import describe_dataset, eval_run

@@ -167,11 +167,11 @@ def compare(parser: Parser, args: list[str]) -> int:
 
 def standard_input() -> str:
     """The text on standard input as `prepare` reads it; DataError where there is none."""
-    from bardlet.data import text
+    from bardlet.data.text import decoding
 
     if sys.stdin is None:
         raise DataError("standard input is closed", "Give the text or the ids as arguments")
     try:
-        return text.decode(sys.stdin.buffer.read(), "standard input", "utf-8", "strict")
+        return decoding.decode(sys.stdin.buffer.read(), "standard input", "utf-8", "strict")
     except DataError as error:  # its hint is of options that are not here
         raise DataError(error.message) from None

@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from bardlet.data import text
 from bardlet.data import tokenizer as tokenizers
 from bardlet.data.char import count
 from bardlet.data.dataset import SPLITS
-from bardlet.data.records import Piece, Reading
+from bardlet.data.text import decoding
+from bardlet.data.text.records import Piece, Reading
 from bardlet.data.units import Range, Unit, goes_to_val, read
 from bardlet.errors import DataError
 
@@ -86,7 +86,7 @@ def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
 def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
     """`pieces`, of one part of a unit."""
     name = part.input.name if isinstance(part, Range) else unit.source
-    before = text.bad_bytes
+    before = decoding.bad_bytes
     try:
         for piece in read(part, job.reading):
             if not piece.problem:
@@ -100,7 +100,7 @@ def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterat
         if not job.skip:
             raise
         result.failed.setdefault(name, error.message)
-    result.bad_bytes += text.bad_bytes - before
+    result.bad_bytes += decoding.bad_bytes - before
 
 
 def scan(unit: Unit, job: Job) -> Scanned:

@@ -11,10 +11,10 @@ from typing import Any
 
 import bardlet
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data.corpus import Source
 from bardlet.data.dataset import Dataset
-from bardlet.data.sources import Collection, Input
 from bardlet.data.stream import FORMAT_VERSION
+from bardlet.data.text.corpus import Source
+from bardlet.data.text.sources import Collection, Input
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
 

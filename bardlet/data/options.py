@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bardlet.data.documents import documents
-from bardlet.data.records import Reading
-from bardlet.data.sources import Collection, find
-from bardlet.data.text import check_decoding
+from bardlet.data.text.decoding import check_decoding
+from bardlet.data.text.documents import documents
+from bardlet.data.text.records import Reading
+from bardlet.data.text.sources import Collection, find
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import LARGEST
 

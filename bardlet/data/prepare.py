@@ -15,16 +15,16 @@ from typing import Any
 
 from bardlet.data import encoding, manifest, vocabulary, workers
 from bardlet.data import tokenizer as tokenizers
-from bardlet.data.corpus import Corpus
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar
-from bardlet.data.records import Piece
 from bardlet.data.remarks import beginning, losses, slow, uneven
 from bardlet.data.shards import SplitWriter
-from bardlet.data.sources import Collection, Input, of_text
 from bardlet.data.survey import Survey, Tally, survey
+from bardlet.data.text.corpus import Corpus
+from bardlet.data.text.records import Piece
+from bardlet.data.text.sources import Collection, Input, of_text
 from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
 from bardlet.io.atomic import flush, write_text

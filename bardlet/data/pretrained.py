@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from bardlet.data import fetch
 from bardlet.data.patterns import CL100K, GPT2, O200K
 from bardlet.data.pieces import ALPHABET, END_OF_TEXT, spell
+from bardlet.data.text import fetch
 from bardlet.data.tokenizer_json import byte_level
 from bardlet.errors import DataError
 

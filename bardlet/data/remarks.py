@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from bardlet.data.bpe import BPETokenizer
-from bardlet.data.documents import documents
-from bardlet.data.records import Reading
-from bardlet.data.sources import Collection
+from bardlet.data.text.documents import documents
+from bardlet.data.text.records import Reading
+from bardlet.data.text.sources import Collection
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.errors import BardletError
 

@@ -16,7 +16,7 @@ from bardlet.data import encoding, vocabulary, workers
 from bardlet.data.char import CharTokenizer
 from bardlet.data.progress import bar
 from bardlet.data.remarks import COUNTED, report
-from bardlet.data.sources import Collection, Input
+from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizer import Tokenizer
 from bardlet.data.units import Range, Unit, units
 from bardlet.errors import DataError

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bardlet.data import text
-from bardlet.data.corpus import unreadable
-from bardlet.data.documents import Place, documents
 from bardlet.data.patterns import CUT
-from bardlet.data.records import Piece, Reading, of_jsonl
-from bardlet.data.sources import Input
+from bardlet.data.text import decoding
+from bardlet.data.text.corpus import unreadable
+from bardlet.data.text.documents import Place, documents
+from bardlet.data.text.records import Piece, Reading, of_jsonl
+from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
 
 UNIT = 1 << 23  # bytes of text in a unit
@@ -110,7 +110,7 @@ def batches(
     waiting: list[Piece] = []
     size, told, train, whole = 0, 0, True, True
     place = Place()
-    mended = text.bad_bytes
+    mended = decoding.bad_bytes
     damage: DataError | None = None
     try:
         for piece in documents(given, reading, place):
@@ -121,15 +121,15 @@ def batches(
             waiting.append(piece)
             size += len(piece.text) + len(piece.prompt) + PROBLEM * bool(piece.problem)
             if size >= UNIT:
-                yield tuple(waiting), place.bytes - told, text.bad_bytes - mended
+                yield tuple(waiting), place.bytes - told, decoding.bad_bytes - mended
                 # what others mend in this process meanwhile is theirs
-                waiting, size, told, mended = [], 0, place.bytes, text.bad_bytes
+                waiting, size, told, mended = [], 0, place.bytes, decoding.bad_bytes
     except DataError as error:
         damage = error
     if not whole:  # every document has an end
         waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
     if waiting:
-        yield tuple(waiting), (given.bytes or place.bytes) - told, text.bad_bytes - mended
+        yield tuple(waiting), (given.bytes or place.bytes) - told, decoding.bad_bytes - mended
     if damage:
         raise damage
 
@@ -141,7 +141,9 @@ def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
             head = file.read(4 * HEAD)
             border = -1
             if given.kind == "text" and given.bytes > UNIT:
-                shown = text.decode(whole_characters(head), given.name, reading.encoding, "replace")
+                shown = decoding.decode(
+                    whole_characters(head), given.name, reading.encoding, "replace"
+                )
                 border = 0 if goes_to_val(shown, val_fraction) else NEVER
             start = 0
             while start < given.bytes:
@@ -190,7 +192,7 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     if given.kind == "jsonl":
         yield from of_jsonl(io.BytesIO(raw), given.name, reading, part.start)
         return
-    shown = text.decode(raw, given.name, reading.encoding, reading.errors, part.start)
+    shown = decoding.decode(raw, given.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == given.bytes
     border = -1 if first and last else part.border
     yield Piece(text=shown, first=first, last=last, offset=part.offset, border=border)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bardlet.data import packed, text
 from bardlet.data.patterns import CUT
-from bardlet.data.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
-from bardlet.data.sources import Input, kind_of
+from bardlet.data.text import compression, decoding
+from bardlet.data.text.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
+from bardlet.data.text.sources import Input, kind_of
 from bardlet.errors import DataError
 
-DAMAGE = (OSError, EOFError, *packed.FAILURES)
+DAMAGE = (OSError, EOFError, *compression.FAILURES)
 PIECE = 1 << 22  # characters from which on a document is handed on in pieces
 
 
@@ -41,8 +41,8 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
             with Path(given.path).open("rb") as file:
                 whole: IO[bytes] = file
                 if given.packing:
-                    most = packed.limit(given.bytes)
-                    whole = packed.unpacked(file, given.packing, most, given.name)
+                    most = compression.limit(given.bytes)
+                    whole = compression.unpacked(file, given.packing, most, given.name)
                 for piece in of_file(whole, given.kind, given.name, reading):
                     place.bytes = max(place.bytes, file.tell())
                     yield piece
@@ -53,7 +53,7 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
 def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
     """Yields the documents of an open file."""
     if kind == "text":
-        yield from pieces(text.stream(file, name, reading.encoding, reading.errors))
+        yield from pieces(decoding.stream(file, name, reading.encoding, reading.errors))
     elif kind == "jsonl":
         yield from of_jsonl(file, name, reading)
     elif kind == "json":
@@ -87,14 +87,14 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
     if kind == "zip":
         with zipfile.ZipFile(file) as archive:
             size = file.seek(0, io.SEEK_END)
-            if sum(entry.file_size for entry in archive.infolist()) > packed.limit(size):
-                raise packed.burst(name)
+            if sum(entry.file_size for entry in archive.infolist()) > compression.limit(size):
+                raise compression.burst(name)
             for entry in archive.infolist():
                 if (found := member(entry.filename, name)) and not entry.is_dir():
                     if entry.flag_bits & 1:
                         raise DataError(f"{name}: {entry.filename} is encrypted", "Unpack it")
                     inside = archive.open(entry)
-                    limit = packed.limit(entry.compress_size)
+                    limit = compression.limit(entry.compress_size)
                     yield from of_member(inside, limit, found, name, entry.filename, reading)
     else:
         with tarfile.open(fileobj=file, mode="r|") as archive:
@@ -128,9 +128,9 @@ def of_member(
     name = f"{archive}/{path}"
     whole = True
     try:
-        bounded = packed.bounded(inside, limit, name)
+        bounded = compression.bounded(inside, limit, name)
         if packing:
-            bounded = packed.unpacked(bounded, packing, limit, name)
+            bounded = compression.unpacked(bounded, packing, limit, name)
         for piece in of_file(bounded, kind, name, reading):
             whole = piece.last
             yield piece

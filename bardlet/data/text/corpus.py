@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data import fetch, named, plays
-from bardlet.data.text import decode
+from bardlet.data.text import fetch, plays, registry
+from bardlet.data.text.decoding import decode
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import regular
 
@@ -39,11 +39,13 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
 
-NAMED = tuple(name for name, entry in named.TABLE.items() if not entry.source.startswith("hf://"))
+NAMED = tuple(
+    name for name, entry in registry.TABLE.items() if not entry.source.startswith("hf://")
+)
 TINY = Source(
     name="tinyshakespeare",
     bytes=plays.CANONICAL_CHARACTERS,  # all of them ASCII
-    sha256=named.TINY_SHA256,
+    sha256=registry.TINY_SHA256,
 )
 PACKAGE = Source(
     name=plays.PACKAGE.replace("==", "-"), bytes=plays.PACKAGE_BYTES, sha256=plays.PACKAGE_SHA256

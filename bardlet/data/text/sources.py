@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data import corpus, named
+from bardlet.data.text import corpus, registry
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import regular
 
@@ -94,7 +94,7 @@ def find(
     notes: list[str] = []
     names: list[str] = []
     for source in given:
-        if (of_hub := named.hub(source, sample)) and not Path(source).exists():
+        if (of_hub := registry.hub(source, sample)) and not Path(source).exists():
             address, most = of_hub
             found = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
@@ -205,7 +205,7 @@ def standard_input(folder: Path | None) -> Input:
 
 def nothing_there(source: str) -> DataError:
     """What to say of a source that names nothing, with the corpora that are known."""
-    known = (*named.TABLE, "hf://DATASET")
+    known = (*registry.TABLE, "hf://DATASET")
     near = difflib.get_close_matches(source, known, n=1)
     allowed = f"a text file, a folder, - for standard input, or one of: {', '.join(known)}"
     return DataError(

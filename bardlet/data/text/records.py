@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from bardlet.data import text
-from bardlet.data.json_values import values
-from bardlet.data.sources import Input
+from bardlet.data.text import decoding
+from bardlet.data.text.json_stream import values
+from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
 
 LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
@@ -73,7 +73,7 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
                 if there
                 else "Name the text with --text_key; --skip_unreadable leaves out what has none",
             )
-        text.check_surrogates(shown, place)
+        decoding.check_surrogates(shown, place)
         found.append(shown)
     if not reading.prompt_key:
         return Piece(text=found[0])
@@ -114,7 +114,7 @@ def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> It
 def of_line(line: bytes, place: str, reading: Reading) -> Piece:
     """The document in a line of JSON, or its problem."""
     try:
-        record = json.loads(text.decode(line, place, reading.encoding, reading.errors))
+        record = json.loads(decoding.decode(line, place, reading.encoding, reading.errors))
     except DataError as error:
         return Piece(text="", problem=error)
     except (ValueError, RecursionError) as error:
@@ -125,7 +125,7 @@ def of_line(line: bytes, place: str, reading: Reading) -> Piece:
 
 def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each record, be they in an array or one after the other."""
-    blocks = text.stream(file, name, reading.encoding, reading.errors)
+    blocks = decoding.stream(file, name, reading.encoding, reading.errors)
     for number, record in enumerate(values(blocks, name), start=1):
         yield piece_of(record, f"{name}, record {number}", reading)
 
@@ -137,14 +137,14 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     marked = codecs.lookup(reading.encoding).name == "utf-8"
     lines = io.TextIOWrapper(
         file, encoding="utf-8-sig" if marked else reading.encoding,
-        errors=text.counting(reading.errors), newline="",
+        errors=decoding.counting(reading.errors), newline="",
     )  # fmt: skip
     try:
         rows = csv.DictReader(lines, strict=True)
         for number, row in enumerate(rows, start=2):
             yield piece_of(row, f"{name}, row {number}", reading)
     except UnicodeDecodeError as error:
-        raise text.undecodable(name, reading.encoding, b"", error, error.start) from None
+        raise decoding.undecodable(name, reading.encoding, b"", error, error.start) from None
     except csv.Error as error:
         cut = "unexpected end" in str(error)
         reason = "it ends within a quoted field, whose quote is not closed" if cut else error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bardlet.data import plays
+from bardlet.data.text import plays
 from bardlet.errors import UsageError
 
 
