@@ -24,7 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 BUILDS = {
     "native/src/core-avx512bf16.so": ("native/src/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
     "native/src/core-avx2.so": ("native/src/core.cpp", ["-march=x86-64-v3"]),
-    "data/core-bpe.so": ("data/bpe_training.cpp", []),
+    "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", []),
 }
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",

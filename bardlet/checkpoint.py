@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bardlet import runs, weights
-from bardlet.data import tokenizer as tokenizers
+from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT

@@ -10,9 +10,9 @@ import torch
 from bardlet import lora
 from bardlet import train as training
 from bardlet.config import OWN, TrainConfig
-from bardlet.data import vocabulary
 from bardlet.data.dataset import Dataset
-from bardlet.data.tokenizer import fingerprint
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import fingerprint
 from bardlet.errors import BardletError, DataError
 from bardlet.interop import sources
 from bardlet.model import GPT
@@ -73,7 +73,7 @@ def name_of(source: str) -> str:
     if source in sources.HUB_NAMES:
         return "gpt2"
     try:
-        vocabulary.existing(source)
+        factory.existing(source)
     except BardletError:
         return f"RUN, after `bardlet import {source} RUN`,"
     return source

@@ -8,7 +8,7 @@ from typing import Any
 
 from bardlet.data import samples
 from bardlet.data.dataset import Dataset, is_dataset
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
 SHOWN = 10  # sources that are named
@@ -142,7 +142,7 @@ def eval_run(
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
     from bardlet.data import mixture
-    from bardlet.data import tokenizer as tokenizers
+    from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
     from bardlet.interop import sources
     from bardlet.system import device

@@ -17,7 +17,7 @@ import numpy as np
 
 from bardlet.data.dataset import Dataset
 from bardlet.data.stream import TokenStream
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers.base import Tokenizer
 
 # Long enough that chance and idiom seldom reach it: GPT-4's report (arXiv:2303.08774, appendix C)
 # takes 50 equal characters for the same text.

@@ -14,7 +14,7 @@ import torch
 
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.metrics import Log
 from bardlet.model import GPT

@@ -17,7 +17,7 @@ import torch
 from bardlet import memorization, native
 from bardlet.data import mixture
 from bardlet.data.dataset import Dataset
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources
 from bardlet.io.safe_read import read_text

@@ -40,7 +40,7 @@ MAKE = """
 import json, sys, torch
 from pathlib import Path
 from bardlet import checkpoint, runs
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.model import GPT, GPTConfig
 torch.manual_seed(1337)
 shape = json.loads(sys.argv[2])

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import bpe, bpe_training, encoding, patterns, units, workers
-from bardlet.data.char import CharTokenizer
-from bardlet.data.pieces import ALPHABET
+from bardlet.data import encoding, units, workers
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
-from bardlet.data.vocabulary import existing
+from bardlet.data.tokenizers import bpe, bpe_training, patterns
+from bardlet.data.tokenizers.byte_tokens import ALPHABET
+from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.data.tokenizers.factory import existing
 
 PLAIN = "without gigatoken"
 AT_ONCE = 512  # documents that tiktoken gets in a batch, to bound its lists of Python's integers

@@ -19,10 +19,10 @@ from conftest import some_text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bardlet.data import bpe, bpe_training, patterns, pretrained
-from bardlet.data.bpe import BPETokenizer
-from bardlet.data.pieces import ALPHABET, BYTE_OF, spell
-from bardlet.data.tokenizer import Tokenizer, fingerprint, from_json
+from bardlet.data.tokenizers import bpe, bpe_training, patterns, pretrained
+from bardlet.data.tokenizers.base import Tokenizer, fingerprint, from_json
+from bardlet.data.tokenizers.bpe import BPETokenizer
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF, spell
 from bardlet.errors import DataError, UsageError
 from bardlet.system import native_library
 

@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_config, tiny_model
 
 from bardlet import checkpoint, lora, runs
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers

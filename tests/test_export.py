@@ -15,9 +15,9 @@ import torch
 from conftest import some_text, tiny_model
 
 from bardlet import checkpoint, cli, runs
-from bardlet.data import vocabulary
-from bardlet.data.char import CharTokenizer
-from bardlet.data.tokenizer import ByteTokenizer, Tokenizer
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import ByteTokenizer, Tokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import comparison, families, hf_config, huggingface
 from bardlet.interop.comparison import Trained
@@ -136,7 +136,7 @@ TEXT = "Hello, world!  It's 1623;\n\n\tnaïve café, 中文 𝄞 🎭 don't . n'
 
 def bpe() -> Tokenizer:
     """A vocabulary of our own, trained on a text."""
-    return vocabulary.choose("bpe", some_text(5000) + TEXT, vocab_size=300)
+    return factory.choose("bpe", some_text(5000) + TEXT, vocab_size=300)
 
 
 @pytest.mark.parametrize("make", [ByteTokenizer, bpe, lambda: CharTokenizer.train(TEXT, limit=9)])

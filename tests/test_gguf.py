@@ -14,10 +14,10 @@ import torch
 from conftest import some_text, tiny_model
 
 from bardlet import checkpoint, cli, runs
-from bardlet.data.bpe_training import train
-from bardlet.data.byte import ByteTokenizer
-from bardlet.data.char import CharTokenizer
-from bardlet.data.tokenizer import Tokenizer, from_json
+from bardlet.data.tokenizers.base import Tokenizer, from_json
+from bardlet.data.tokenizers.bpe_training import train
+from bardlet.data.tokenizers.byte import ByteTokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError
 from bardlet.interop import gguf, gguf_file, gguf_model, gguf_numbers, gguf_vocab, llamacpp
 from bardlet.interop.comparison import Comparison, Trained

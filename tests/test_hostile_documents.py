@@ -13,7 +13,7 @@ from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
 from bardlet import checkpoint, cli, runs
 from bardlet.config_file import LARGEST
-from bardlet.data import tokenizer_json
+from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
 from bardlet.metrics import lines_until
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("sent")
 @pytest.fixture(autouse=True)
 def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer may be larger than other documents; a test need not write that much."""
-    monkeypatch.setattr(tokenizer_json, "MAX_FILE_BYTES", safe_read.LARGEST)
+    monkeypatch.setattr(json_file, "MAX_FILE_BYTES", safe_read.LARGEST)
 
 
 def edited(path: Path, change: Callable[[str], str]) -> None:

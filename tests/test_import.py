@@ -24,8 +24,8 @@ from test_export import a_run, silent, trained
 from bardlet import checkpoint, cli, runs
 from bardlet.data import nanogpt as nanogpt_data
 from bardlet.data import plain_pickle
-from bardlet.data.char import CharTokenizer
 from bardlet.data.dataset import Dataset
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError, DataError, UsageError
 from bardlet.interop import families, huggingface, nanogpt, sources
 from bardlet.interop.export import export

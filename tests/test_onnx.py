@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from bardlet.data.char import CharTokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import extras, onnx
 from bardlet.interop.comparison import Comparison, Trained

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bardlet.data import prepare as preparing
-from bardlet.data import tokenizer
 from bardlet.data.dataset import Dataset
 from bardlet.data.prepare import prepare
 from bardlet.data.text import corpus
 from bardlet.data.text.corpus import Corpus, Source
+from bardlet.data.tokenizers import base
 from bardlet.errors import DataError, UsageError
 
 CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -184,7 +184,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenizer.CharTokenizer, "encode", interrupt)
+    monkeypatch.setattr(base.CharTokenizer, "encode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path / "d")
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import options, remarks, survey, units, vocabulary
+from bardlet.data import options, remarks, survey, units
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
@@ -38,6 +38,7 @@ from bardlet.data.remarks import report
 from bardlet.data.stream import HEADER
 from bardlet.data.text import compression, documents, sources
 from bardlet.data.text.records import Reading
+from bardlet.data.tokenizers import factory
 from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
 
@@ -730,9 +731,9 @@ def test_a_vocabulary_is_trained_on_a_bounded_part_of_the_text(
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     most, taken = 60_000, []
     monkeypatch.setattr(survey, "SAMPLE", most)
-    train = vocabulary.bpe_training.train
+    train = factory.bpe_training.train
     monkeypatch.setattr(
-        vocabulary.bpe_training, "train", lambda text, size: taken.append(text) or train(text, size)
+        factory.bpe_training, "train", lambda text, size: taken.append(text) or train(text, size)
     )
     made(tmp_path / "d", tmp_path / name, tokenizer="bpe", vocab_size=259)
     [text] = taken

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bardlet.data import tokenizer as tokenizers
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import DataError
 
 TEXTS = {

@@ -19,7 +19,7 @@ from conftest import Refused
 from pytest import CaptureFixture, MonkeyPatch
 
 from bardlet import cli, writing
-from bardlet.data.tokenizer import load
+from bardlet.data.tokenizers.base import load
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
 # Li Bai, "Quiet Night Thought"; Wang Zhihuan, "On the Stork Tower"; Meng Haoran, "Spring Dawn"

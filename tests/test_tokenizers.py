@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bardlet.data import bpe_training, vocabulary
-from bardlet.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, from_json
+from bardlet.data.tokenizers import bpe_training, factory
+from bardlet.data.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer, from_json
 from bardlet.errors import DataError, UsageError
 
 library = pytest.importorskip("tokenizers")
@@ -192,14 +192,14 @@ def test_half_a_surrogate_pair_is_named(name: str) -> None:
 
 
 def test_characters_beyond_a_limit_share_a_token() -> None:
-    few = vocabulary.choose("char", "aaaabbbccd", vocab_size=4)
+    few = factory.choose("char", "aaaabbbccd", vocab_size=4)
     assert (few.vocab_size, few.end_of_text) == (4, 3)
     assert few.encode("abcdz").tolist() == [0, 1, 2, 2, 2]
     assert few.decode([0, 1, 2, 3]) == "ab<unk><|endoftext|>"
     assert from_json(few.to_json(), "x").encode("dab").tolist() == [2, 0, 1]
     for size in (-3, 1, 2):
         with pytest.raises(UsageError, match=f"vocab_size={size} must be 3 or more"):
-            vocabulary.choose("char", "ab", vocab_size=size)
+            factory.choose("char", "ab", vocab_size=size)
 
 
 @pytest.mark.parametrize("unknown", [False, True])

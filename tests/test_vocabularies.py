@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe import any_text, awkward
 
-from bardlet.data import bpe, bpe_training, comparison, pretrained, vocabulary
-from bardlet.data import tokenizer as tokenizers
-from bardlet.data.bpe import BPETokenizer
-from bardlet.data.byte import ByteTokenizer
-from bardlet.data.char import CharTokenizer
-from bardlet.data.patterns import CL100K, GPT2, O200K
 from bardlet.data.prepare import prepare
 from bardlet.data.text import fetch
 from bardlet.data.text.corpus import Corpus, Source
-from bardlet.data.tokenizer_json import byte_level, check_pattern
+from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import bpe, bpe_training, compare, factory, pretrained
+from bardlet.data.tokenizers.bpe import BPETokenizer
+from bardlet.data.tokenizers.byte import ByteTokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.data.tokenizers.json_file import byte_level, check_pattern
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import DataError, UsageError
 from bardlet.inspection import describe_dataset, eval_run
 from bardlet.train import train
@@ -137,7 +137,7 @@ def test_half_a_surrogate_pair_is_one_clear_error() -> None:
 
 def test_a_small_text_gives_what_it_has_and_says_so() -> None:
     said: list[str] = []
-    found = vocabulary.choose("bpe", "abab", vocab_size=300, say=said.append)
+    found = factory.choose("bpe", "abab", vocab_size=300, say=said.append)
     assert found.vocab_size == 256 + 2 + 1  # ab, abab and the end of a text
     shown = "the text gives 259 tokens, not 300: no pair of them is left to merge within its words"
     assert said == [shown]
@@ -177,7 +177,7 @@ def test_gpt2_comes_from_the_cache_with_ids_in_its_order(
     raw = gpt2_stand_in(monkeypatch, tmp_path)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "gpt2-vocab.bpe").write_bytes(raw)
-    found = vocabulary.choose("gpt2", "")
+    found = factory.choose("gpt2", "")
     assert found.vocab_size == 256 + 4 + 1
     assert found.tokens()[0] == b"!" and found.tokens()[188] == b"\0"  # printable bytes come first
     assert found.encode("hello w").tolist() == [258, ord("o") - 33, 259]
@@ -192,7 +192,7 @@ def test_gpt2_out_of_reach_is_one_error_with_the_ways_to_get_it(
     (tmp_path / "cache" / "gpt2-vocab.bpe").write_bytes(b"damaged")
     said: list[str] = []
     with pytest.raises(DataError, match=r"no route\); pip found none") as error:
-        vocabulary.choose("gpt2", "", say=said.append)
+        factory.choose("gpt2", "", say=said.append)
     assert "gpt2-vocab.bpe" in error.value.hint and "--tokenizer PATH" in error.value.hint
     assert any("damaged" in line for line in said)
 
@@ -203,7 +203,7 @@ def test_a_download_that_is_something_else_is_refused(
     gpt2_stand_in(monkeypatch, tmp_path)
     monkeypatch.setattr(fetch, "download", lambda url, say: b"<html>Please log in</html>")
     with pytest.raises(DataError, match="26 bytes of something else"):
-        vocabulary.choose("gpt2", "")
+        factory.choose("gpt2", "")
     assert not (tmp_path / "cache").exists()
 
 
@@ -358,7 +358,7 @@ def test_other_kinds_encode_as_the_library_and_stream_as_they_decode(kind: str) 
 
 
 def test_rare_characters_share_a_token_where_a_size_is_asked_for() -> None:
-    tokenizer = vocabulary.choose("char", "aaabbbccd\u4e16", vocab_size=5)
+    tokenizer = factory.choose("char", "aaabbbccd\u4e16", vocab_size=5)
     assert isinstance(tokenizer, CharTokenizer)
     assert (tokenizer.chars, tokenizer.vocab_size) == ("abc", 5)
     assert tokenizer.encode("ad\u4e16\u0939c").tolist() == [0, 3, 3, 3, 2]
@@ -367,9 +367,9 @@ def test_rare_characters_share_a_token_where_a_size_is_asked_for() -> None:
     assert theirs.encode("ad\u4e16\u0939c").ids == [0, 3, 3, 3, 2]
     again = tokenizers.from_json(tokenizer.to_json(), "x")
     assert again.encode("z").tolist() == [3]
-    assert vocabulary.choose("char", "abc", vocab_size=4).encode("abc").tolist() == [0, 1, 2]
+    assert factory.choose("char", "abc", vocab_size=4).encode("abc").tolist() == [0, 1, 2]
     with pytest.raises(DataError, match="not in the model's alphabet"):
-        vocabulary.choose("char", "abc", vocab_size=4).encode("d")
+        factory.choose("char", "abc", vocab_size=4).encode("d")
 
 
 def test_all_unseen_characters_are_counted() -> None:
@@ -388,7 +388,7 @@ def test_all_unseen_characters_are_counted() -> None:
 )
 def test_what_cannot_be_meant_is_refused(name: str, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(UsageError) as error:
-        vocabulary.choose(name, "abc", **options)
+        factory.choose(name, "abc", **options)
     assert problem in str(error.value)
 
 
@@ -397,12 +397,12 @@ def test_a_path_and_a_run_name_a_tokenizer(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_text(GOOD, encoding="utf-8")
     for path in (tmp_path / "run", folder, folder / "tokenizer.json"):
-        assert vocabulary.choose(str(path), "").to_json() == GOOD
+        assert factory.choose(str(path), "").to_json() == GOOD
 
 
 def test_the_recommendation_is_the_shortest_whose_tokens_are_seen_often() -> None:
     texts = {"a": WORDS * 60, "b": "\u4e16\u754c " * 600}
-    found = comparison.compare(["char", "byte", "bpe", "no/such\0name"], texts)
+    found = compare.compare(["char", "byte", "bpe", "no/such\0name"], texts)
     rows = {row["tokenizer"]: row for row in found["tokenizers"]}
     assert "problem" in rows.pop("no/such\0name")
     sizes = sum(len(text.encode()) for text in texts.values())
@@ -417,7 +417,7 @@ def test_the_recommendation_is_the_shortest_whose_tokens_are_seen_often() -> Non
     often = [row for row in rows.values() if row["tokens"] / row["vocab_size"] >= 100]
     best = max(often, key=lambda row: row["bytes_per_token"])
     assert found["recommended"] == best["tokenizer"] == "char"
-    assert "take char: " in comparison.table(found)
+    assert "take char: " in compare.table(found)
 
 
 def test_byte_level_documents_name_their_ids() -> None:

@@ -102,9 +102,9 @@ def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespac
 
 def encode(parser: Parser, args: list[str]) -> int:
     given = parse_with_tokenizer(parser, args, "text")
-    from bardlet.data import vocabulary
+    from bardlet.data.tokenizers import factory
 
-    found = vocabulary.existing(given.tokenizer, say)
+    found = factory.existing(given.tokenizer, say)
     ids = found.encode(" ".join(given.text) if given.text else standard_input()).tolist()
     if given.json:
         pieces = found.tokens()
@@ -117,9 +117,9 @@ def encode(parser: Parser, args: list[str]) -> int:
 
 def decode(parser: Parser, args: list[str]) -> int:
     given = parse_with_tokenizer(parser, args, "ids")
-    from bardlet.data import vocabulary
+    from bardlet.data.tokenizers import factory
 
-    found = vocabulary.existing(given.tokenizer, say)
+    found = factory.existing(given.tokenizer, say)
     words = given.ids or standard_input().replace(",", " ").split()
     known = range(found.vocab_size)
     if wrong := [w for w in words if not w.isdecimal() or len(w) > 20 or int(w) not in known]:
@@ -143,25 +143,25 @@ def compare(parser: Parser, args: list[str]) -> int:
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")
-    from bardlet.data import comparison, vocabulary
     from bardlet.data.options import Options, gathered
     from bardlet.data.survey import text_of
+    from bardlet.data.tokenizers import compare, factory
 
-    vocabulary.check_size("bpe", given.vocab_size)
+    factory.check_size("bpe", given.vocab_size)
     texts = {}
     for source in given.source:
         try:
             with gathered([source], given, say) as (found, reading):
                 options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
-                texts[source] = text_of(found, options, comparison.MOST, say)
+                texts[source] = text_of(found, options, compare.MOST, say)
         except DataError as error:
             if not given.skip_unreadable:
                 raise
             say(f"left out: {source}: {error.message}")
     if not texts:
         raise DataError("no source could be read", "Give one with some text in it")
-    found = comparison.compare(names, texts, vocab_size=given.vocab_size, say=say)
-    print(json.dumps(found) if given.json else comparison.table(found))
+    found = compare.compare(names, texts, vocab_size=given.vocab_size, say=say)
+    print(json.dumps(found) if given.json else compare.table(found))
     return int(all("problem" in row for row in found["tokenizers"]))
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import bardlet
-from bardlet.data import tokenizer as tokenizers
 from bardlet.data.dataset import Dataset
 from bardlet.data.stream import FORMAT_VERSION
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.sources import Collection, Input
+from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
 

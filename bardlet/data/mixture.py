@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from bardlet.data import tokenizer as tokenizers
 from bardlet.data.dataset import SPLITS, Dataset, find
 from bardlet.data.stream import TokenStream
+from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError, UsageError
 
 

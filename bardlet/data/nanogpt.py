@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import plain_pickle, vocabulary
-from bardlet.data.tokenizer import CharTokenizer, Tokenizer, fingerprint
+from bardlet.data import plain_pickle
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
 
@@ -57,7 +58,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, np.ndarray]
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer of a data folder: meta.pkl's characters, else GPT-2's, as nanoGPT assumes."""
     path = folder / "meta.pkl"
-    return of_meta(path) if path.is_file() else vocabulary.existing("gpt2")
+    return of_meta(path) if path.is_file() else factory.existing("gpt2")
 
 
 def of_meta(path: Path) -> CharTokenizer:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bardlet.data import encoding, manifest, vocabulary, workers
-from bardlet.data import tokenizer as tokenizers
+from bardlet.data import encoding, manifest, workers
 from bardlet.data.dataset import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
@@ -25,6 +24,8 @@ from bardlet.data.survey import Survey, Tally, survey
 from bardlet.data.text.corpus import Corpus
 from bardlet.data.text.records import Piece
 from bardlet.data.text.sources import Collection, Input, of_text
+from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import factory
 from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
 from bardlet.io.atomic import flush, write_text
@@ -223,7 +224,7 @@ class Work:
         """The manifest."""
         options = self.options
         rule = {"by": options.split, "val_fraction": options.val_fraction}
-        kind = options.tokenizer if options.tokenizer in vocabulary.OURS else encoder.kind
+        kind = options.tokenizer if options.tokenizer in factory.OURS else encoder.kind
         separate = not self.collection.single
         notes = list(self.collection.notes) + self.tally.report()
         if options.part[1] == 1:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from bardlet.data.bpe import BPETokenizer
 from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import Collection
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import BardletError
 
 # what `report` counts

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import encoding, vocabulary, workers
-from bardlet.data.char import CharTokenizer
+from bardlet.data import encoding, workers
 from bardlet.data.progress import bar
 from bardlet.data.remarks import COUNTED, report
 from bardlet.data.text.sources import Collection, Input
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.data.units import Range, Unit, units
 from bardlet.errors import DataError
 
@@ -88,10 +89,10 @@ def survey(
 ) -> Tokenizer:  # fmt: skip
     """Read what has to be read into `found`, and choose the tokenizer."""
     name = options.tokenizer
-    vocabulary.check_size(name, options.vocab_size)
+    factory.check_size(name, options.vocab_size)
     encoder = None
     if name not in ("char", "bpe"):
-        encoder = vocabulary.choose(name, "", vocab_size=options.vocab_size, say=say)
+        encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
     counts = np.zeros(128, dtype=np.int64)
     if name == "char" or job.by == "position":
         counts = scan(collection, job, read, found, count)
@@ -101,7 +102,7 @@ def survey(
     elif name == "bpe":
         text = sample(collection, job, read, found)
         check_text(text, collection, job, found)
-        encoder = vocabulary.choose(name, text, vocab_size=options.vocab_size, say=say)
+        encoder = factory.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     return encoder
 

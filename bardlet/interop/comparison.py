@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 

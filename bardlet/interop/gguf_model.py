@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bardlet.data import tokenizer as tokenizers
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import gguf_file, gguf_vocab
 from bardlet.interop.families import EMBEDDING, HEAD, architecture, biased, build, join, split

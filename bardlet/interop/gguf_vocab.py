@@ -15,11 +15,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bardlet.data import char
-from bardlet.data.patterns import CL100K, GPT2, O200K
-from bardlet.data.pieces import ALPHABET, END_OF_TEXT
-from bardlet.data.tokenizer import Tokenizer
-from bardlet.data.tokenizer_json import byte_level
+from bardlet.data.tokenizers import char
+from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT
+from bardlet.data.tokenizers.json_file import byte_level
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import CheckpointError
 
 DOCUMENT = "tokenizer.huggingface.json"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bardlet.data import nanogpt as data
 from bardlet.data import plain_pickle
-from bardlet.data.tokenizer import CharTokenizer
+from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import families
 from bardlet.interop.comparison import Comparison, Trained

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from bardlet import checkpoint, lora, runs
 from bardlet.data import nanogpt as nanogpt_data
-from bardlet.data import tokenizer as tokenizers
-from bardlet.data import vocabulary
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.interop import families, gguf_model, hf_config, nanogpt
 from bardlet.interop.comparison import Trained
@@ -202,7 +202,7 @@ def assumed(config: GPTConfig, source: Path) -> Tokenizer:
             "GPT-2's",
             "Put its tokenizer.json, or nanoGPT's meta.pkl, beside the weights",
         )
-    return vocabulary.existing("gpt2")
+    return factory.existing("gpt2")
 
 
 def imported(

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.patterns import CL100K, GPT2, LLAMA3, O200K, parts
-from bardlet.data.pieces import BYTE_OF, END_OF_TEXT, Pieces, utf8
-from bardlet.data.tokenizer_json import attempt, open_with_library
+from bardlet.data.tokenizers.byte_tokens import BYTE_OF, END_OF_TEXT, Pieces, utf8
+from bardlet.data.tokenizers.json_file import attempt, open_with_library
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts
 from bardlet.errors import DataError
 
 FAST = 1 << 16  # bytes of text from which on the quick library is worth opening, for 0.1 s

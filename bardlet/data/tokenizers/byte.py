@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from bardlet.data.pieces import ALPHABET, END_OF_TEXT, Pieces, utf8
-from bardlet.data.tokenizer_json import byte_level
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, Pieces, utf8
+from bardlet.data.tokenizers.json_file import byte_level
 
 
 class ByteTokenizer(Pieces):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.pieces import END_OF_TEXT, Pieces
-from bardlet.data.tokenizer_json import added
+from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, Pieces
+from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import DataError
 
 UNKNOWN = "<unk>"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from bardlet.data.patterns import CL100K, GPT2, O200K
-from bardlet.data.pieces import ALPHABET, END_OF_TEXT, spell
 from bardlet.data.text import fetch
-from bardlet.data.tokenizer_json import byte_level
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, spell
+from bardlet.data.tokenizers.json_file import byte_level
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import DataError
 
 # tiktoken's encodings and the pattern of each, in the spelling that the tokenizers library reads

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from bardlet.data.patterns import GPT2
+from bardlet.data.tokenizers.patterns import GPT2
 from bardlet.errors import DataError
 from bardlet.io.safe_read import parse_json
 

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from bardlet.data import bpe_training, pretrained
-from bardlet.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, from_json, load
+from bardlet.data.tokenizers import bpe_training, pretrained
+from bardlet.data.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer, from_json, load
 from bardlet.errors import UsageError
 
 OURS = ("char", "byte", "gpt2", "bpe")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bardlet.data.char import CharTokenizer
-from bardlet.data.patterns import LOWER, O200K, UPPER, parts
-from bardlet.data.pieces import ALPHABET, BYTE_OF, END_OF_TEXT, utf8
-from bardlet.data.tokenizer_json import byte_level
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF, END_OF_TEXT, utf8
+from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.data.tokenizers.json_file import byte_level
+from bardlet.data.tokenizers.patterns import LOWER, O200K, UPPER, parts
 from bardlet.errors import UsageError
 from bardlet.system import native_library
 

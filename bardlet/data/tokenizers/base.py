@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from bardlet.data import bpe, char, foreign, tokenizer_json
-from bardlet.data.byte import ByteTokenizer
-from bardlet.data.char import CharTokenizer
+from bardlet.data.tokenizers import bpe, char, foreign, json_file
+from bardlet.data.tokenizers.byte import ByteTokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import DataError
 from bardlet.io.safe_read import read_text
 
@@ -88,7 +88,7 @@ def from_json(text: str, name: str) -> Tokenizer:
 
     DataError where the document is damaged or asks for what no vocabulary needs.
     """
-    document = tokenizer_json.parse(text, name)
+    document = json_file.parse(text, name)
     if char.is_char(document):
         try:
             return char.from_document(document)
@@ -103,7 +103,7 @@ def from_json(text: str, name: str) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`."""
     try:
-        text = read_text(path, inside=path.parent, most=tokenizer_json.MAX_FILE_BYTES)
+        text = read_text(path, inside=path.parent, most=json_file.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
     tokenizer = from_json(text, str(path))

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bardlet.data import vocabulary
-from bardlet.data.bpe import BPETokenizer
-from bardlet.data.tokenizer import Tokenizer
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import DataError
 
 MOST = 20_000_000  # characters of each text that are looked at, from everywhere in it
@@ -33,7 +33,7 @@ def compare(
         began = time.perf_counter()
         try:
             size = vocab_size if name == "bpe" else 0
-            tokenizer = vocabulary.choose(name, whole, vocab_size=size, say=say)
+            tokenizer = factory.choose(name, whole, vocab_size=size, say=say)
             made_s = time.perf_counter() - began
             rows.append({"tokenizer": name, "made_s": made_s, **figures(tokenizer, texts)})
         except DataError as error:

@@ -12,8 +12,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from bardlet.data.bpe import LibraryTokenizer
-from bardlet.data.tokenizer_json import attempt
+from bardlet.data.tokenizers.bpe import LibraryTokenizer
+from bardlet.data.tokenizers.json_file import attempt
 from bardlet.errors import DataError
 
 CONTEXT = 12  # tokens that the library sees at the least: whole characters of 1 to 4 bytes
