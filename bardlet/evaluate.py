@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bardlet import native
-from bardlet.data.dataset import Dataset
-from bardlet.data.loader import first_seen, random_batches
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.loader import first_seen, random_batches
 from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits

@@ -10,7 +10,7 @@ import torch
 from bardlet import lora
 from bardlet import train as training
 from bardlet.config import OWN, TrainConfig
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import fingerprint
 from bardlet.errors import BardletError, DataError

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bardlet.data import samples
-from bardlet.data.dataset import Dataset, is_dataset
+from bardlet.data.dataset import samples
+from bardlet.data.dataset.folder import Dataset, is_dataset
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
@@ -141,7 +141,7 @@ def eval_run(
     device_name: str, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
-    from bardlet.data import mixture
+    from bardlet.data.dataset import mixture
     from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
     from bardlet.interop import sources

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.dataset import Dataset
-from bardlet.data.stream import TokenStream
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.stream import TokenStream
 from bardlet.data.tokenizers.base import Tokenizer
 
 # Long enough that chance and idiom seldom reach it: GPT-4's report (arXiv:2303.08774, appendix C)

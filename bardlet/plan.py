@@ -13,8 +13,8 @@ import torch
 
 from bardlet import checkpoint, probe, saving
 from bardlet.config import TrainConfig
-from bardlet.data import mixture
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import mixture
+from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers

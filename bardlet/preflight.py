@@ -11,7 +11,7 @@ from typing import Any
 
 from bardlet import runs
 from bardlet.config import FIELDS, OWN, TrainConfig
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
 

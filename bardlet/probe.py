@@ -22,7 +22,7 @@ from typing import Any
 
 from bardlet import runs
 from bardlet.config import OWN, Auto, TrainConfig
-from bardlet.data import mixture
+from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
 from bardlet.system import memory

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from bardlet.data import mixture
+from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT, fits

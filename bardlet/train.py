@@ -22,9 +22,9 @@ import torch
 
 from bardlet import checkpoint, preflight, probe, runs, saving, ways
 from bardlet.config import OWN, TrainConfig, to_toml
-from bardlet.data import mixture
-from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Ahead, batches_of, dropout_seed, first_seen
+from bardlet.data.dataset import mixture
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.loader import Ahead, batches_of, dropout_seed, first_seen
 from bardlet.errors import UsageError
 from bardlet.evaluate import Abandoned, evaluate
 from bardlet.guards import Guards

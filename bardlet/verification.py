@@ -143,7 +143,7 @@ def finish(process: Process, said: Path, allowed: tuple[int, ...]) -> None:
 
 def dataset_path(name: str) -> str:
     """The dataset as a path that means the same from anywhere. DataError where there is none."""
-    from bardlet.data import mixture
+    from bardlet.data.dataset import mixture
 
     mixture.opened(name)
     return mixture.resolved(name)

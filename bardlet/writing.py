@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from bardlet import memorization, native
-from bardlet.data import mixture
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import mixture
+from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import sources

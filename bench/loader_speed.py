@@ -106,7 +106,7 @@ def forget(folder: Path) -> None:
 
 def for_peer(folder: Path, out: Path) -> None:
     """The training tokens in the one file that the peer reads, without headers."""
-    from bardlet.data.stream import HEADER
+    from bardlet.data.dataset.stream import HEADER
 
     with (out / "train.bin").open("wb") as file:
         for shard in sorted(folder.glob("train-*.bin")):
@@ -116,8 +116,8 @@ def for_peer(folder: Path, out: Path) -> None:
 
 
 def our_batches(folder: Path) -> Callable[[int], Any]:
-    from bardlet.data.dataset import Dataset
-    from bardlet.data.loader import Ahead, batches_of
+    from bardlet.data.dataset.folder import Dataset
+    from bardlet.data.dataset.loader import Ahead, batches_of
 
     options = {"block_size": CONTEXT, "batch_size": BATCH, "seed": common.SEED}
     return Ahead(batches_of(Dataset(folder).parts, **options)).batch  # as training has it

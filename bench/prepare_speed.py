@@ -17,7 +17,7 @@ import common
 import numpy as np
 from common import OURS, PEER, Column
 
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 
 CHUNK = 1 << 20  # tokens compared at once: this process has to stay small (common.py)
 

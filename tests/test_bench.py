@@ -13,7 +13,7 @@ import torch
 from conftest import tiny_model
 
 from bardlet import config_file
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.model import GPT, GPTConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))

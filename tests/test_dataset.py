@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bardlet.data import dataset as datasets
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import folder as datasets
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.stream import HEADER, TokenStream, map_shard
 from bardlet.data.prepare import prepare
 from bardlet.data.shards import SplitWriter
-from bardlet.data.stream import HEADER, TokenStream, map_shard
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError
 

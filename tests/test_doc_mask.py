@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from bardlet import checkpoint, cli, native, runs, writing
 from bardlet.config import TrainConfig
-from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Batches, first_seen
-from bardlet.data.mixture import opened
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.loader import Batches, first_seen
+from bardlet.data.dataset.mixture import opened
 from bardlet.data.prepare import prepare
 from bardlet.data.text import sources
 from bardlet.errors import UsageError

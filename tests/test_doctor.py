@@ -20,7 +20,7 @@ from conftest import some_text, tiny_config
 from bardlet import cli, config_file, doctor, history
 from bardlet import train as training
 from bardlet.config import resolve
-from bardlet.data.loader import Batches
+from bardlet.data.dataset.loader import Batches
 from bardlet.data.prepare import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.doctor import Finding

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.evaluate import Score, evaluate
 from bardlet.model import GPT
 from bardlet.system import device

@@ -290,7 +290,7 @@ def test_push_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_model_card_tells_data_recipe_and_loss(dataset_folder: Path) -> None:
-    from bardlet.data.dataset import Dataset
+    from bardlet.data.dataset.folder import Dataset
     from bardlet.interop.model_card import model_card
 
     state = {

@@ -13,7 +13,7 @@ from test_export import trained
 from test_import import CHARS, a_ckpt, a_data_folder
 
 from bardlet import checkpoint, cli, config_file, finetuning, runs
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop import huggingface
 from bardlet.train import train

@@ -13,7 +13,7 @@ import pytest
 from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
 from bardlet import checkpoint, cli, runs
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError
 
 pytestmark = [

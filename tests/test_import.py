@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from test_export import a_run, silent, trained
 
 from bardlet import checkpoint, cli, runs
-from bardlet.data import nanogpt as nanogpt_data
-from bardlet.data import plain_pickle
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import nanogpt as nanogpt_data
+from bardlet.data.dataset import plain_pickle
+from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError, DataError, UsageError
 from bardlet.interop import families, huggingface, nanogpt, sources

@@ -14,9 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bardlet.data.loader import DEEP, Ahead, Batches, dropout_seed, random_batches, shuffle_of
-from bardlet.data.permutation import permute
-from bardlet.data.stream import TokenStream, pages
+from bardlet.data.dataset.loader import (
+    DEEP,
+    Ahead,
+    Batches,
+    dropout_seed,
+    random_batches,
+    shuffle_of,
+)
+from bardlet.data.dataset.permutation import permute
+from bardlet.data.dataset.stream import TokenStream, pages
 from bardlet.errors import DataError
 
 

@@ -11,7 +11,7 @@ from test_export import silent, trained
 from test_import import CHARS, a_data_folder, logits
 
 from bardlet import checkpoint, cli, config_file, finetuning, lora, native, preflight, runs
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import huggingface, sources
 from bardlet.interop.export import export

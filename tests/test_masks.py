@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from bardlet import native
 from bardlet.config import TrainConfig
-from bardlet.data.dataset import Dataset
-from bardlet.data.loader import Batches, random_batches
-from bardlet.data.mixture import opened
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.loader import Batches, random_batches
+from bardlet.data.dataset.mixture import opened
+from bardlet.data.dataset.stream import HEADER, TokenStream
 from bardlet.data.prepare import prepare
-from bardlet.data.stream import HEADER, TokenStream
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.errors import DataError

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bardlet import cli, memorization
-from bardlet.data.dataset import Dataset
-from bardlet.data.stream import TokenStream
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.stream import TokenStream
 from bardlet.data.tokenizers.byte import ByteTokenizer
 from bardlet.memorization import Run, marked, report, runs_in, stretches
 from bardlet.train import train

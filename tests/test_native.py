@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from bardlet import native, sample
-from bardlet.data.loader import first_seen
+from bardlet.data.dataset.loader import first_seen
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits

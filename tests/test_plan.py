@@ -134,7 +134,7 @@ def test_memory_is_that_of_the_run(
 
 
 def test_time_is_added_up(dataset_folder: Path, tmp_path: Path) -> None:
-    from bardlet.data.dataset import Dataset
+    from bardlet.data.dataset.folder import Dataset
 
     config = tiny_config(
         dataset_folder, tmp_path / "run", max_iters=1000, eval_interval=300, eval_iters=5,

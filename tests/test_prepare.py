@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bardlet.data import prepare as preparing
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset.folder import Dataset
 from bardlet.data.prepare import prepare
 from bardlet.data.text import corpus
 from bardlet.data.text.corpus import Corpus, Source

@@ -30,12 +30,12 @@ import pytest
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
 from bardlet.data import options, remarks, survey, units
-from bardlet.data.dataset import SPLITS, Dataset
+from bardlet.data.dataset.folder import SPLITS, Dataset
+from bardlet.data.dataset.stream import HEADER
 from bardlet.data.journal import Workplace
 from bardlet.data.merge import merge
 from bardlet.data.prepare import prepare
 from bardlet.data.remarks import report
-from bardlet.data.stream import HEADER
 from bardlet.data.text import compression, documents, sources
 from bardlet.data.text.records import Reading
 from bardlet.data.tokenizers import factory

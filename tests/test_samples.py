@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bardlet import cli
-from bardlet.data import samples
-from bardlet.data.dataset import Dataset
+from bardlet.data.dataset import samples
+from bardlet.data.dataset.folder import Dataset
 from bardlet.data.prepare import prepare
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bardlet.data.dataset import SPLITS
+from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.text import decoding
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers

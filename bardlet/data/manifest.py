@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import bardlet
-from bardlet.data.dataset import Dataset
-from bardlet.data.stream import FORMAT_VERSION
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.stream import FORMAT_VERSION
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers

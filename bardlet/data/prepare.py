@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.data import encoding, manifest, workers
-from bardlet.data.dataset import SPLITS, Dataset
+from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.journal import Workplace
 from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.progress import bar

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from bardlet.data.dataset.stream import DOCS, FORMAT_VERSION, HEADER, MAGIC, MASK, map_mask
 from bardlet.data.encoding import Encoded
-from bardlet.data.stream import FORMAT_VERSION, HEADER, MAGIC, MASK, map_mask
 
-DOCS = b"BARDDOCS"
 BLOCK = 1 << 20
 SUMS = ("documents", "characters", "bytes", "tokens")
 

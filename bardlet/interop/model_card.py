@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import bardlet
-from bardlet.data import mixture
+from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
 from bardlet.interop.comparison import Trained
 from bardlet.interop.families import architecture

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bardlet.data import nanogpt as data
-from bardlet.data import plain_pickle
+from bardlet.data.dataset import nanogpt as data
+from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import families

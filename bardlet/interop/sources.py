@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bardlet import checkpoint, lora, runs
-from bardlet.data import nanogpt as nanogpt_data
+from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from bardlet.data.dataset import SPLITS, Dataset, find
-from bardlet.data.stream import TokenStream
+from bardlet.data.dataset.folder import SPLITS, Dataset, find
+from bardlet.data.dataset.stream import TokenStream
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError, UsageError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import plain_pickle
+from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import DataError

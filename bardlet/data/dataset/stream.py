@@ -14,7 +14,7 @@ from bardlet.io.safe_read import regular
 
 FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sIIQ8x")  # magic, version, bytes per token, tokens
-MAGIC, MASK = b"BARDLET\0", b"BARDMASK"
+MAGIC, MASK, DOCS = b"BARDLET\0", b"BARDMASK", b"BARDDOCS"
 PREPARE_AGAIN = "Run `bardlet prepare` again"
 
 

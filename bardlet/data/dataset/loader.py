@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bardlet.data.permutation import permute
-from bardlet.data.stream import TokenStream
+from bardlet.data.dataset.permutation import permute
+from bardlet.data.dataset.stream import TokenStream
 from bardlet.errors import UsageError
 
 TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch

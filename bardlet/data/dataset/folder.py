@@ -13,8 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import nanogpt
-from bardlet.data.stream import FORMAT_VERSION, PREPARE_AGAIN, TokenStream, map_mask, map_shard
+from bardlet.data.dataset import nanogpt
+from bardlet.data.dataset.stream import (
+    FORMAT_VERSION,
+    PREPARE_AGAIN,
+    TokenStream,
+    map_mask,
+    map_shard,
+)
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.dataset import Dataset
-from bardlet.data.shards import DOCS
-from bardlet.data.stream import PREPARE_AGAIN, TokenStream, header, mapped
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.stream import DOCS, PREPARE_AGAIN, TokenStream, header, mapped
 from bardlet.errors import DataError
 from bardlet.io.safe_read import child
 
