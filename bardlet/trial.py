@@ -25,7 +25,7 @@ import torch
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import BardletError
 from bardlet.evaluate import evaluate

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import encoding, units, workers
+from bardlet.data.prepare import encoding, units, workers
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.data.tokenizers import bpe, bpe_training, patterns

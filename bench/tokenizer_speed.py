@@ -27,7 +27,7 @@ from typing import Any
 import common
 from common import OURS, Column
 
-from bardlet.data.units import whole_characters
+from bardlet.data.prepare.units import whole_characters
 
 SIDES = Path(__file__).with_name("tokenizer_sides.py")
 PLAIN = f"{OURS} without gigatoken"

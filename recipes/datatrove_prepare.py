@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bardlet.data.merge import merge
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.merge import merge
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
 
 LEAST = 50  # characters of a document

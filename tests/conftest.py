@@ -20,7 +20,7 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from bardlet import cli
 from bardlet.config import TrainConfig, resolve, to_toml
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.model import GPT, GPTConfig
 from bardlet.system import device

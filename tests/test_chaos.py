@@ -28,7 +28,7 @@ from test_checkpoint import damage
 from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.config_file import settings
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.train import train

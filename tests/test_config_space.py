@@ -27,7 +27,7 @@ from pytest import MonkeyPatch
 
 from bardlet import cli, runs
 from bardlet.config import FIELDS
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.system import device
 

@@ -20,8 +20,8 @@ from unittest.mock import Mock
 import pytest
 from pytest import MonkeyPatch
 
-from bardlet.data import survey
-from bardlet.data.options import Options, gathered
+from bardlet.data.prepare import survey
+from bardlet.data.prepare.options import Options, gathered
 from bardlet.data.text import corpus, fetch, plays, registry, sources
 from bardlet.errors import BardletError, DataError, UsageError
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bardlet.data.dataset import folder as datasets
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.stream import HEADER, TokenStream, map_shard
-from bardlet.data.prepare import prepare
-from bardlet.data.shards import SplitWriter
+from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.prepare.shards import SplitWriter
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError
 

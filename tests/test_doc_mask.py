@@ -20,7 +20,7 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Batches, first_seen
 from bardlet.data.dataset.mixture import opened
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
 from bardlet.errors import UsageError
 from bardlet.evaluate import evaluate

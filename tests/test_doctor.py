@@ -21,7 +21,7 @@ from bardlet import cli, config_file, doctor, history
 from bardlet import train as training
 from bardlet.config import resolve
 from bardlet.data.dataset.loader import Batches
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.doctor import Finding
 from bardlet.errors import TrainingError

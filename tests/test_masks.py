@@ -21,7 +21,7 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Batches, random_batches
 from bardlet.data.dataset.mixture import opened
 from bardlet.data.dataset.stream import HEADER, TokenStream
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.errors import DataError

@@ -13,7 +13,7 @@ from conftest import some_text, tiny_config
 from bardlet.data.dataset.loader import DECK, Batches, Mixed, batches_of
 from bardlet.data.dataset.mixture import Mixture, opened
 from bardlet.data.dataset.stream import TokenStream
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError, UsageError
 from bardlet.train import train

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from bardlet import cli, runs
 from bardlet.config import TrainConfig, to_toml
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError, UsageError
 from bardlet.plan import measure, plan, time_of

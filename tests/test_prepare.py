@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bardlet.data import prepare as preparing
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare import pipeline as preparing
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import corpus
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.data.tokenizers import base

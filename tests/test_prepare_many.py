@@ -29,17 +29,17 @@ import pytest
 
 from bardlet import cli
 from bardlet.commands import prepare as prepare_command
-from bardlet.data import options, remarks, survey, units
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.dataset.stream import HEADER
-from bardlet.data.journal import Workplace
-from bardlet.data.merge import merge
-from bardlet.data.prepare import prepare
-from bardlet.data.remarks import report
+from bardlet.data.prepare import options, remarks, survey, units
+from bardlet.data.prepare.journal import Workplace
+from bardlet.data.prepare.merge import merge
+from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.prepare.remarks import report
+from bardlet.data.prepare.workers import starting
 from bardlet.data.text import compression, documents, sources
 from bardlet.data.text.records import Reading
 from bardlet.data.tokenizers import factory
-from bardlet.data.workers import starting
 from bardlet.errors import DataError, UsageError
 
 WORDS = "to be or not d\u00e9j\u00e0 vu \u4e2d\u6587\u3002 it's \U0001f600 THE question: whether\n"
@@ -829,7 +829,7 @@ RSS = """
 import re, sys
 from pathlib import Path
 from bardlet.data import sources, units, documents
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 units.UNIT = 1 << 20
 documents.PIECE = 1 << 19
 prepare(sources.find([sys.argv[1]]), Path(sys.argv[2]), tokenizer="char", shard_tokens=10**6)
@@ -860,7 +860,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from bardlet.data import documents, journal, sources, units
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.records import Reading
 if __name__ == "__main__":
     units.UNIT, units.WINDOW, documents.PIECE, journal.EVERY_S = 20_000, 2000, 5000, 0.0

@@ -20,7 +20,7 @@ from test_train import assert_same_end, losses, metrics, stop_after
 from bardlet import cli, runs
 from bardlet import train as training
 from bardlet.config import FIELDS, TrainConfig, to_toml
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json

@@ -11,7 +11,7 @@ import pytest
 from bardlet import cli
 from bardlet.data.dataset import samples
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.errors import DataError

@@ -12,7 +12,7 @@ from conftest import DATA, RUN, some_text
 from pytest import MonkeyPatch
 
 from bardlet import cli
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.io import terminal
 from bardlet.io.terminal import say

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from bardlet import checkpoint, native, runs
 from bardlet import train as training
 from bardlet.config import TrainConfig
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
 from bardlet.evaluate import Score

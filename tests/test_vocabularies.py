@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe import any_text, awkward
 
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import fetch
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.data.tokenizers import base as tokenizers

@@ -69,7 +69,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
 def merged(given: argparse.Namespace, out: Path | None) -> Any:
     """The dataset of all parts."""
-    from bardlet.data.merge import merge
+    from bardlet.data.prepare.merge import merge
 
     if out is None:
         raise UsageError("--merge needs --out", "Name the folder that all parts become")
@@ -78,8 +78,8 @@ def merged(given: argparse.Namespace, out: Path | None) -> Any:
 
 def prepared(given: argparse.Namespace, out: Path | None) -> Any:
     """The dataset of what the sources name."""
-    from bardlet.data.options import gathered
-    from bardlet.data.prepare import prepare
+    from bardlet.data.prepare.options import gathered
+    from bardlet.data.prepare.pipeline import prepare
 
     part = of_ranks(os.environ) if given.part == "auto" else fraction(given.part)
     with gathered(given.source, given, say) as (found, reading):

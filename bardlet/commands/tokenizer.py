@@ -46,8 +46,8 @@ def train(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
     add_reading(parser)
     given = parse(parser, args)
-    from bardlet.data.options import Options, gathered
-    from bardlet.data.survey import learnt
+    from bardlet.data.prepare.options import Options, gathered
+    from bardlet.data.prepare.survey import learnt
     from bardlet.io.atomic import write_text
 
     check_out(given.out)
@@ -143,8 +143,8 @@ def compare(parser: Parser, args: list[str]) -> int:
     names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")
-    from bardlet.data.options import Options, gathered
-    from bardlet.data.survey import text_of
+    from bardlet.data.prepare.options import Options, gathered
+    from bardlet.data.prepare.survey import text_of
     from bardlet.data.tokenizers import compare, factory
 
     factory.check_size("bpe", given.vocab_size)

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bardlet.data import manifest
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.dataset.stream import HEADER
-from bardlet.data.journal import Workplace
-from bardlet.data.options import check_folder
-from bardlet.data.remarks import uneven
-from bardlet.data.shards import SUMS, entry_of
+from bardlet.data.prepare import manifest
+from bardlet.data.prepare.journal import Workplace
+from bardlet.data.prepare.options import check_folder
+from bardlet.data.prepare.remarks import uneven
+from bardlet.data.prepare.shards import SUMS, entry_of
 from bardlet.errors import DataError
 from bardlet.io.atomic import write_text
 

@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bardlet.data import encoding, manifest, workers
 from bardlet.data.dataset.folder import SPLITS, Dataset
-from bardlet.data.journal import Workplace
-from bardlet.data.options import Options, check_folder, check_room, identity, split_rule
-from bardlet.data.progress import bar
-from bardlet.data.remarks import beginning, losses, slow, uneven
-from bardlet.data.shards import SplitWriter
-from bardlet.data.survey import Survey, Tally, survey
+from bardlet.data.prepare import encoding, manifest, workers
+from bardlet.data.prepare.journal import Workplace
+from bardlet.data.prepare.options import Options, check_folder, check_room, identity, split_rule
+from bardlet.data.prepare.progress import bar
+from bardlet.data.prepare.remarks import beginning, losses, slow, uneven
+from bardlet.data.prepare.shards import SplitWriter
+from bardlet.data.prepare.survey import Survey, Tally, survey
+from bardlet.data.prepare.units import Unit, units
 from bardlet.data.text.corpus import Corpus
 from bardlet.data.text.records import Piece
 from bardlet.data.text.sources import Collection, Input, of_text
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
-from bardlet.data.units import Unit, units
 from bardlet.errors import DataError
 from bardlet.io.atomic import flush, write_text
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.dataset.stream import DOCS, FORMAT_VERSION, HEADER, MAGIC, MASK, map_mask
-from bardlet.data.encoding import Encoded
+from bardlet.data.prepare.encoding import Encoded
 
 BLOCK = 1 << 20
 SUMS = ("documents", "characters", "bytes", "tokens")

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from bardlet.data.dataset.folder import SPLITS
+from bardlet.data.prepare.units import Range, Unit, goes_to_val, read
 from bardlet.data.text import decoding
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
-from bardlet.data.units import Range, Unit, goes_to_val, read
 from bardlet.errors import DataError
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data import encoding, workers
-from bardlet.data.progress import bar
-from bardlet.data.remarks import COUNTED, report
+from bardlet.data.prepare import encoding, workers
+from bardlet.data.prepare.progress import bar
+from bardlet.data.prepare.remarks import COUNTED, report
+from bardlet.data.prepare.units import Range, Unit, units
 from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
-from bardlet.data.units import Range, Unit, units
 from bardlet.errors import DataError
 
 SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from everywhere

@@ -1,0 +1,1 @@
+"""The pipeline that writes a dataset: units of work, processes, shards, journal and manifest."""
