@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bardlet import runs
 from bardlet.config import FIELDS, TRUTH, TrainConfig, Value, resolve
 from bardlet.errors import UsageError
 from bardlet.io.safe_read import read_text
+from bardlet.run import run_folder
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "shakespeare-char"
@@ -90,7 +90,7 @@ def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping
     config.toml's while there is none. Empty where there is no run.
     """
     saved = run / "config.toml"
-    options = runs.saved_options(run)
+    options = run_folder.saved_options(run)
     if options is not None:
         own: list[tuple[str, Mapping[str, object]]] = [(str(run), options)]
     elif saved.is_file():

@@ -16,14 +16,14 @@ SHOWN = 10  # sources that are named
 
 def facts(path: Path) -> dict[str, Any]:
     """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
-    from bardlet import runs
+    from bardlet.run import run_folder
 
     if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
         return {"kind": "checkpoint", **checkpoint_facts(path)}
     if is_dataset(path):
         return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}
     if (path / "checkpoints").is_dir():
-        named = {name: runs.pointed(path, name) for name in ("best", "last")}
+        named = {name: run_folder.pointed(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
         return {"kind": "run", "path": str(path), **found}
     raise DataError(
@@ -44,7 +44,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
     """What a checkpoint is: its model, how far it was trained, and how good it is."""
-    from bardlet import checkpoint, runs
+    from bardlet.run import checkpoint, run_folder
 
     model, tokenizer, state = checkpoint.load(folder)
     options = state.pop("config", {})
@@ -52,7 +52,7 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "parameters": model.num_params(),
         "vocab_size": tokenizer.vocab_size,
-        "model": runs.read_json(folder / "config.json"),
+        "model": run_folder.read_json(folder / "config.json"),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         **state,
         "options": options,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, probe, saving
+from bardlet import probe, saving
 from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
@@ -19,6 +19,7 @@ from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.probe import Trials
+from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
 from bardlet.train import model_config

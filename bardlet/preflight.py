@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet import runs
 from bardlet.config import FIELDS, OWN, TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
+from bardlet.run import run_folder
 
 # what may change between the parts of a run without changing what it computes
 FREE = {
@@ -72,28 +72,28 @@ def start_of(config: TrainConfig) -> int:
     wanted = config.init_from == "resume"
     if config.fresh or (config.eval_only and not wanted):
         return -1
-    if not runs.checkpoints(run):
+    if not run_folder.checkpoints(run):
         if wanted:
-            runs.find(run, "last")  # which says what is missing
+            run_folder.find(run, "last")  # which says what is missing
         return -1
     folder = newest_sound(run)
-    state = runs.read_json(folder / "state.json")
-    if not wanted and runs.finished(folder):
+    state = run_folder.read_json(folder / "state.json")
+    if not wanted and run_folder.finished(folder):
         raise CheckpointError(
             f"{run} already holds a run, finished after {state['iter']} iterations",
             "Train it on with --resume --max_iters=MORE, start over with --fresh, or name another "
             "--out_dir",
         )
-    return runs.iter_of(folder)
+    return run_folder.iter_of(folder)
 
 
 def newest_sound(run: Path) -> Path:
     """The newest checkpoint of a run whose files are as they were written; warns of others."""
     problems = []
-    for folder in reversed(runs.checkpoints(run)):
+    for folder in reversed(run_folder.checkpoints(run)):
         try:
-            runs.verify(folder)
-            runs.read_json(folder / "state.json")
+            run_folder.verify(folder)
+            run_folder.read_json(folder / "state.json")
         except CheckpointError as error:
             problems.append(error)
             continue

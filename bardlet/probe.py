@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet import runs
 from bardlet.config import OWN, Auto, TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
+from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.system.distributed import Group
 
@@ -162,7 +162,7 @@ def settle(
 def decided(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
     """The size that the run had where it goes on with as many sequences, else one by trials."""
     sequences = config.batch_size * config.gradient_accumulation_steps
-    before = runs.saved_options(Path(config.out_dir)) if start >= 0 else None
+    before = run_folder.saved_options(Path(config.out_dir)) if start >= 0 else None
     if before is not None:
         size = before.get("batch_size", 0)
         if size * before.get("gradient_accumulation_steps", 0) == sequences:

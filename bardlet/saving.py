@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.metrics import Log
 from bardlet.model import GPT
+from bardlet.run import checkpoint, run_folder
 
 
 class Saver:
@@ -45,8 +45,8 @@ class Saver:
         """Begin where the checkpoint after `it` iterations is, as if it had just been saved."""
         self.newest = it
         if self.main:
-            runs.point(self.run, "last", self.run / "checkpoints" / runs.name_of(it))
-            runs.prune(self.run, self.config.keep_checkpoints)
+            run_folder.point(self.run, "last", self.run / "checkpoints" / run_folder.name_of(it))
+            run_folder.prune(self.run, self.config.keep_checkpoints)
 
     def due(self, it: int) -> bool:
         """Whether to save after `it` iterations for the time that has passed, or their number."""
@@ -67,7 +67,7 @@ class Saver:
             self.newest = it
             try:
                 self.make_room()
-                folder = self.run / "checkpoints" / runs.name_of(it)
+                folder = self.run / "checkpoints" / run_folder.name_of(it)
                 checkpoint.write(
                     folder, it, self.model, self.optimizers, self.tokenizer, facts
                 )  # fmt: skip
@@ -92,15 +92,15 @@ class Saver:
         if best or keep:
             self.save(it, facts, must=keep)
         self.wait()
-        folder = self.run / "checkpoints" / runs.name_of(it)
+        folder = self.run / "checkpoints" / run_folder.name_of(it)
         if it != self.newest or not folder.is_dir():  # it was not wanted, or not to be saved
             return
         try:
             if best:
-                runs.point(self.run, "best", folder)
-            runs.prune(self.run, self.config.keep_checkpoints)
+                run_folder.point(self.run, "best", folder)
+            run_folder.prune(self.run, self.config.keep_checkpoints)
             # last, because its presence tells a resumed run that this evaluation is done
-            runs.conclude(folder, scores)
+            run_folder.conclude(folder, scores)
         except OSError as error:
             self.failure = checkpoint.not_saved(folder, error)
             self.wait()
@@ -116,7 +116,7 @@ class Saver:
     def make_room(self) -> None:
         """Raise CheckpointError where the disk has no room for one more checkpoint."""
         if free_bytes(self.run) < self.size:
-            runs.prune(self.run, 1)
+            run_folder.prune(self.run, 1)
         free = free_bytes(self.run)
         if free < self.size:
             raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
@@ -125,8 +125,8 @@ class Saver:
         """The part of saving that waits for the disk, in a thread of its own."""
         try:
             checkpoint.finish(folder)
-            runs.point(self.run, "last", folder)
-            runs.prune(self.run, self.config.keep_checkpoints)
+            run_folder.point(self.run, "last", folder)
+            run_folder.prune(self.run, self.config.keep_checkpoints)
         except CheckpointError as error:
             self.failure = error
         except OSError as error:
@@ -141,7 +141,7 @@ class Saver:
         if error is None:
             return
         failed, self.newest = self.newest, -1
-        last = runs.pointed(self.run, "last")
+        last = run_folder.pointed(self.run, "last")
         kept = f"{self.run} keeps {last.name}" if last else "nothing was saved so far"
         hint = f"{megabytes(self.size)} are needed; {kept}"
         if must or self.config.save_failure == "stop":

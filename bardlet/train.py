@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, preflight, probe, runs, saving, ways
+from bardlet import preflight, probe, saving, ways
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
@@ -32,6 +32,7 @@ from bardlet.io.atomic import write_text
 from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
+from bardlet.run import checkpoint, run_folder
 from bardlet.saving import Saver
 from bardlet.system import device, distributed
 from bardlet.system.device import Machine
@@ -71,7 +72,7 @@ def train(
     writes = group.main and not config.eval_only
     with (
         distributed.joined(group, config.backend, machine.device),
-        runs.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
+        run_folder.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
         return run(config, group, machine, begin, make_log)
 
@@ -99,7 +100,9 @@ def run(
     optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     if resumed:
-        checkpoint.load_optimizers(out / "checkpoints" / runs.name_of(start), model, optimizers)
+        checkpoint.load_optimizers(
+            out / "checkpoints" / run_folder.name_of(start), model, optimizers
+        )
         scaler.load_state_dict(state["scaler"])
 
     # --- where its batches come from: one an iteration, shared out among the processes
@@ -272,7 +275,7 @@ def beginning(
     start = group.agree(preflight.start_of(config) if group.main else 0)
     config = probe.settle(config, group, start)
     if start >= 0:
-        folder = Path(config.out_dir) / "checkpoints" / runs.name_of(start)
+        folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
         model, _, state = checkpoint.load(folder)
         config = preflight.shaped(config, model.config)
         return model, config, start, state, preflight.check_resume(config, model, state, dataset)

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.data.prepare.pipeline import prepare
@@ -30,6 +29,7 @@ from bardlet.data.text.corpus import Corpus
 from bardlet.errors import BardletError
 from bardlet.evaluate import evaluate
 from bardlet.metrics import Log
+from bardlet.run import checkpoint, run_folder
 from bardlet.system import device, memory
 from bardlet.system.distributed import Group
 from bardlet.train import train
@@ -97,7 +97,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     train(short, make_log=functools.partial(Watch, seen, float("inf")))
     after = time.perf_counter() - seen["last"]
     peak = peak_bytes()
-    folder = runs.newest(Path(config.out_dir))
+    folder = run_folder.newest(Path(config.out_dir))
     model, _, _ = checkpoint.load(folder)
     machine = device.choose(config.device, config.dtype)
     model.to(machine.device)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bardlet import runs
 from bardlet.config import TrainConfig, to_toml
 from bardlet.errors import TrainingError
 from bardlet.io.atomic import write_text
+from bardlet.run import run_folder
 
 POLL_S = 0.005
 Process = subprocess.Popen[bytes]
@@ -49,7 +49,7 @@ def verify_resume(
                 process.wait(seconds)
             process.send_signal(signal.SIGTERM)
             finish(process, folder / "whole.log", allowed=(0, 130))
-        done = runs.iter_of(runs.newest(folder / "whole"))
+        done = run_folder.iter_of(run_folder.newest(folder / "whole"))
         half = max(1, done // 2)
         parts = dataclasses.replace(
             whole, max_iters=done, save_interval=half, out_dir=str(folder / "parts")
@@ -57,11 +57,13 @@ def verify_resume(
         say(f"training again, killed after {half} of its {done} iterations")
         with training(parts) as process:
             wait_for(
-                process, folder / "parts.log", lambda: bool(runs.checkpoints(folder / "parts"))
+                process,
+                folder / "parts.log",
+                lambda: bool(run_folder.checkpoints(folder / "parts")),
             )
             process.kill()
             process.wait()
-        killed_at = runs.iter_of(runs.newest(folder / "parts"))
+        killed_at = run_folder.iter_of(run_folder.newest(folder / "parts"))
         say(f"resuming at iteration {killed_at}")
         with training(parts) as process:
             finish(process, folder / "parts.log", allowed=(0,))
@@ -74,7 +76,7 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     """What is equal, bit for bit, between the last states and the losses of two runs."""
     differ, count, size = [], 0, 0
     for file in ("model.safetensors", "optimizer.safetensors"):
-        ours, theirs = (tensors(runs.newest(run) / file) for run in (one, other))
+        ours, theirs = (tensors(run_folder.newest(run) / file) for run in (one, other))
         count += len(ours)
         size += sum(len(raw) for raw in ours.values())
         differ += [

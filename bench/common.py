@@ -238,9 +238,9 @@ def peer_model(out: Path) -> GPT:
 
 def our_model(out: Path) -> GPT:
     """The weights at the end of a run of ours."""
-    from bardlet import checkpoint, runs
+    from bardlet.run import checkpoint, run_folder
 
-    return checkpoint.load(runs.find(out, "last"))[0]
+    return checkpoint.load(run_folder.find(out, "last"))[0]
 
 
 def our_train_seconds(process: Process) -> float:

@@ -76,9 +76,9 @@ def plan_of(ran: common.Process) -> dict[str, Any]:
 
 def same_files(planned: dict[str, Any], out: Path) -> bool:
     """Whether the weights and the optimizer's state take as many bytes as was said."""
-    from bardlet import runs
+    from bardlet.run import run_folder
 
-    folder = runs.find(out, "last")
+    folder = run_folder.find(out, "last")
     sizes = {name: (folder / name).stat().st_size for name in planned["disk"]["files"]}
     names = ("model.safetensors", "optimizer.safetensors")
     return all(math.isclose(sizes[name], planned["disk"]["files"][name]) for name in names)

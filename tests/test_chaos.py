@@ -25,12 +25,12 @@ from conftest import some_text, tiny_config
 from safetensors.torch import load_file
 from test_checkpoint import damage
 
-from bardlet import checkpoint, runs
 from bardlet.config import TrainConfig
 from bardlet.config_file import settings
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
+from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -44,16 +44,16 @@ CHANGES = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")  # os funct
 
 def end_of(out: Path) -> dict[str, Any]:
     """How a run ended: its last state, and what it logged of the mathematics."""
-    folder = runs.newest(out)
-    runs.verify(folder)
-    state = runs.read_json(folder / "state.json")
+    folder = run_folder.newest(out)
+    run_folder.verify(folder)
+    state = run_folder.read_json(folder / "state.json")
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [
         {k: e[k] for k in ("type", "iter", "loss", "grad_norm", "lr", "val_loss") if k in e}
         for e in map(json.loads, lines)
         if e["type"] in ("iter", "eval")
     ]
-    best = runs.pointed(out, "best")
+    best = run_folder.pointed(out, "best")
     return {
         "tensors": {
             name: tensor
@@ -62,7 +62,7 @@ def end_of(out: Path) -> dict[str, Any]:
         },
         "logged": logged,
         "state": {k: state[k] for k in ("iter", "tokens", "best_val_loss", "guards", "scaler")},
-        "scores": runs.scores_of(folder),
+        "scores": run_folder.scores_of(folder),
         "best": best.name if best else None,
         "kept": sorted(p.name for p in (out / "checkpoints").iterdir()),
     }
@@ -161,8 +161,8 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Chaos:
 
 def resumed(config: TrainConfig) -> None:
     """Train again as the same command would, in a process of its own, unless all was done."""
-    found = runs.checkpoints(Path(config.out_dir))
-    if not (found and runs.finished(found[-1])):
+    found = run_folder.checkpoints(Path(config.out_dir))
+    if not (found and run_folder.finished(found[-1])):
         assert in_child(lambda: train(config)) == 0
 
 
@@ -224,7 +224,7 @@ def test_stopped_by_a_signal_anywhere(name: str, chaos: Chaos, tmp_path: Path) -
         first = 20  # later than the handler is set
         moment = first + i * (chaos.changes - first) // 4
         assert killed_at(config, moment, getattr(signal, name)) == 0
-        runs.verify(runs.newest(Path(config.out_dir)))
+        run_folder.verify(run_folder.newest(Path(config.out_dir)))
         resumed(config)
         assert_same_end(Path(config.out_dir), chaos.end)
 
@@ -244,9 +244,9 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     out = tmp_path / "run"
     config = chaos.config(out)
     killed_at(config, chaos.changes // 2)
-    newest, before = (runs.iter_of(p) for p in reversed(runs.checkpoints(out)[-2:]))
-    damage(runs.newest(out) / name, how)
-    with pytest.warns(UserWarning, match=f"going on from {runs.name_of(before)}"):
+    newest, before = (run_folder.iter_of(p) for p in reversed(run_folder.checkpoints(out)[-2:]))
+    damage(run_folder.newest(out) / name, how)
+    with pytest.warns(UserWarning, match=f"going on from {run_folder.name_of(before)}"):
         train(config)
     assert before < newest
     assert_same_end(out, chaos.end)
@@ -256,11 +256,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 def test_losses_that_are_damaged_are_found_again(how: str, chaos: Chaos, tmp_path: Path) -> None:
     config = chaos.config(tmp_path / "run")
     killed_at(config, chaos.changes * 3 // 4)
-    evaluated = [p for p in runs.checkpoints(tmp_path / "run") if runs.scores_of(p)]
+    evaluated = [p for p in run_folder.checkpoints(tmp_path / "run") if run_folder.scores_of(p)]
     newest = evaluated[-1]
-    for later in runs.checkpoints(tmp_path / "run"):
-        if runs.iter_of(later) > runs.iter_of(newest):
-            runs.remove(later)
+    for later in run_folder.checkpoints(tmp_path / "run"):
+        if run_folder.iter_of(later) > run_folder.iter_of(newest):
+            run_folder.remove(later)
     damage(newest / "eval.json", how)
     resumed(config)
     assert_same_end(tmp_path / "run", chaos.end)
@@ -287,8 +287,8 @@ def test_no_other_file_of_a_run_can_stop_it(
 
 def test_all_checkpoints_damaged_is_said(chaos: Chaos, tmp_path: Path) -> None:
     killed_at(chaos.config(tmp_path / "run"), chaos.changes // 2)
-    for folder in runs.checkpoints(tmp_path / "run"):
+    for folder in run_folder.checkpoints(tmp_path / "run"):
         damage(folder / "model.safetensors", "flipped")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing or damaged"):
         train(chaos.config(tmp_path / "run"))
-    assert len(runs.checkpoints(tmp_path / "run")) >= 2, "nothing is thrown away"
+    assert len(run_folder.checkpoints(tmp_path / "run")) >= 2, "nothing is thrown away"

@@ -25,10 +25,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
-from bardlet import cli, runs
+from bardlet import cli
 from bardlet.config import FIELDS
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
+from bardlet.run import run_folder
 from bardlet.system import device
 
 # where all valid values would be too large for a test, or would mean another machine
@@ -168,13 +169,13 @@ def goes_all_the_way(options: dict[str, Any], dataset: Path) -> None:
         start = ["train", str(dataset.parent / "plain.toml"), f"--dataset={dataset}"]
         code, _, err = command(*start, f"--out_dir={run}", *flags(options))
         assert code == 0, err
-        assert runs.newest(run).name == "iter-00000002"
+        assert run_folder.newest(run).name == "iter-00000002"
         entries = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         assert any(json.loads(entry)["type"] == "eval" for entry in entries)
         code, _, err = command("train", "--resume", f"--out_dir={run}", "--max_iters=3")
         assert code == 0, err
         assert f"resuming {run} at iteration 2" in err
-        assert runs.newest(run).name == "iter-00000003"
+        assert run_folder.newest(run).name == "iter-00000003"
         code, out, err = command(
             "sample", str(run), "--max_new_tokens=40", "--num_samples=2", "--json"
         )

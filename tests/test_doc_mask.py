@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bardlet import checkpoint, cli, native, runs, writing
+from bardlet import cli, native, writing
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Batches, first_seen
@@ -25,6 +25,7 @@ from bardlet.data.text import sources
 from bardlet.errors import UsageError
 from bardlet.evaluate import evaluate
 from bardlet.model import GPT
+from bardlet.run import checkpoint, run_folder
 from bardlet.sample import generate
 from bardlet.system import device
 from bardlet.system.distributed import Group
@@ -188,7 +189,7 @@ def test_a_sample_begins_as_a_document_does(
         found = json.loads(capsys.readouterr().out)
         prompt = prompt or given or ""
         assert found["prompt"] == prompt
-        model, tokenizer, state = checkpoint.load(runs.find(tmp_path / name, "best"))
+        model, tokenizer, state = checkpoint.load(run_folder.find(tmp_path / name, "best"))
         assert state["dataset"]["end_of_text"] == (END if name == "many" else None)
         start = [END] * (name == "many") + tokenizer.encode(prompt).tolist()
         options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
@@ -207,7 +208,7 @@ def test_a_sample_ends_with_its_text(
     capsys.readouterr()
     assert cli.main([*told, "--num_samples=6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    model, tokenizer, _ = checkpoint.load(runs.find(tmp_path / "run", "best"))
+    model, tokenizer, _ = checkpoint.load(run_folder.find(tmp_path / "run", "best"))
     options = {"num_samples": 6, "max_new_tokens": 60, "top_k": 0}
     rows = torch.stack(list(generate(model, torch.tensor([END]), **options)), dim=1).tolist()
     ended = [row[: row.index(END)] if END in row else row for row in rows]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import some_text, tiny_model
 
-from bardlet import checkpoint, cli, runs
+from bardlet import cli
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import ByteTokenizer, Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
@@ -23,6 +23,7 @@ from bardlet.interop import comparison, families, hf_config, huggingface
 from bardlet.interop.comparison import Trained
 from bardlet.interop.export import export
 from bardlet.model import GPT
+from bardlet.run import checkpoint, run_folder
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,7 +45,7 @@ def a_run(folder: Path, model: GPT, chars: str, **state: Any) -> Path:
     """A run's folder with one checkpoint of this model."""
     facts = {"tokens": 0, "dataset": {"name": "d", "hash": "0"}, "scaler": {}, **state}
     saved = checkpoint.save(folder, 7, model, [], CharTokenizer(chars), facts)
-    runs.point(folder, "last", saved)
+    run_folder.point(folder, "last", saved)
     return folder
 
 

@@ -12,10 +12,11 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import trained
 from test_import import CHARS, a_ckpt, a_data_folder
 
-from bardlet import checkpoint, cli, config_file, finetuning, runs
+from bardlet import cli, config_file, finetuning
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop import huggingface
+from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
 
@@ -59,7 +60,7 @@ def test_finetuning_shows_losses_and_samples_before_and_after(
     assert "step 0: " in said.err
     assert said.out.count("---------------") == 2
     assert said.err.index("a sample before") < said.err.index("step 0") < said.err.index("after")
-    model, _, state = checkpoint.load(runs.find(out, "last"))
+    model, _, state = checkpoint.load(run_folder.find(out, "last"))
     assert (model.config.n_layer, model.config.block_size) == (3, 16)
     assert state["config"]["n_layer"] == 3 and state["iter"] == 6
     score = ["eval", str(source), f"--dataset={data}", "--json", "--dtype=float32"]
@@ -73,7 +74,7 @@ def test_an_untrained_step_leaves_the_source_as_it_is(
         data, tmp_path / "out", init_from=str(source), block_size=32, max_iters=0, dropout=0.25
     )
     train(begun, finetuning.begin)
-    model, _, _ = checkpoint.load(runs.find(tmp_path / "out", "last"))
+    model, _, _ = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
     first = finetuning.begin(begun, Dataset(data))
     assert first.config.dropout == 0.25 and model.config == first.config
     assert all(torch.equal(p, q) for p, q in
@@ -82,7 +83,7 @@ def test_an_untrained_step_leaves_the_source_as_it_is(
 
 def test_finetuning_is_resumed_exactly(data: Path, source: Path, tmp_path: Path) -> None:
     def weights(out: Path) -> list[torch.Tensor]:
-        return list(checkpoint.load(runs.find(out, "last"))[0].parameters())
+        return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
 
     for out, stops in (("whole", [6]), ("parts", [3, 6])):
         for stop in stops:
@@ -98,7 +99,7 @@ def test_nanogpts_checkpoint_and_a_run_of_ours_are_gone_on_from(data: Path, tmp_
     for name, source in (("first", path), ("second", tmp_path / "first")):
         config = tiny_config(data, tmp_path / name, init_from=str(source), max_iters=4)
         assert math.isfinite(train(config, finetuning.begin).val_loss)
-        assert checkpoint.load(runs.find(tmp_path / name))[0].config.family == "gpt2"
+        assert checkpoint.load(run_folder.find(tmp_path / name))[0].config.family == "gpt2"
 
 
 def test_tokens_of_another_tokenizer_are_refused(

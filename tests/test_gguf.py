@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import some_text, tiny_model
 
-from bardlet import checkpoint, cli, runs
+from bardlet import cli
 from bardlet.data.tokenizers.base import Tokenizer, from_json
 from bardlet.data.tokenizers.bpe_training import train
 from bardlet.data.tokenizers.byte import ByteTokenizer
@@ -22,6 +22,7 @@ from bardlet.errors import BardletError, CheckpointError
 from bardlet.interop import gguf, gguf_file, gguf_model, gguf_numbers, gguf_vocab, llamacpp
 from bardlet.interop.comparison import Comparison, Trained
 from bardlet.model import GPT
+from bardlet.run import checkpoint, run_folder
 
 oracle = pytest.importorskip("gguf")
 needs_llamacpp = pytest.mark.skipif(
@@ -259,7 +260,7 @@ def run(tmp_path: Path) -> Path:
     given = trained("llama, grouped queries")
     facts = {"tokens": 0, "dataset": {"name": "x", "hash": "0"}, "scaler": {}}
     saved = checkpoint.save(tmp_path / "run", 1, given.model, [], given.tokenizer, facts)
-    runs.point(tmp_path / "run", "last", saved)
+    run_folder.point(tmp_path / "run", "last", saved)
     return tmp_path / "run"
 
 
@@ -275,7 +276,7 @@ def test_a_run_is_exported_and_comes_back(
     assert "logits differ by at most" in said.err and "50 of 50 greedy tokens equal" in said.err
     assert {file.name for file in out.iterdir()} == {"run-F32.gguf", "Modelfile"}
     assert cli.main(["import", str(out / "run-F32.gguf"), str(back)]) == 0
-    ours, theirs = (checkpoint.load(runs.find(folder))[0] for folder in (run, back))
+    ours, theirs = (checkpoint.load(run_folder.find(folder))[0] for folder in (run, back))
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
 

@@ -13,10 +13,11 @@ import torch
 from conftest import tiny_config
 from test_train import assert_same_end, judged, losses, metrics, stop_after
 
-from bardlet import guards, runs
+from bardlet import guards
 from bardlet import train as training
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
+from bardlet.run import run_folder
 from bardlet.train import train
 
 
@@ -45,7 +46,7 @@ def test_a_loss_that_is_none_stops_before_the_step(
     with pytest.raises(TrainingError, match="the loss is nan at iteration 5, before its step") as e:
         train(config)
     assert "learning_rate" in e.value.hint and "keeps its last checkpoint" in e.value.hint
-    assert runs.iter_of(runs.newest(tmp_path / "run")) == 5
+    assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 5
     assert metrics(config, "event")[-1]["event"] == "nonfinite"
     assert len(losses(config)) == 5
 
@@ -60,7 +61,7 @@ def test_a_gradient_that_is_none_stops_before_the_step(
         spoiled(spoiling, {3}, lambda loss: loss + (loss - loss.detach()).abs().sqrt())
         with pytest.raises(TrainingError, match=r"the gradient is (nan|inf) at iteration 3"):
             train(config)
-    assert runs.iter_of(runs.newest(tmp_path / "run")) == 3
+    assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 3
     assert train(config).iter == 8  # which goes on from the checkpoint
 
 
@@ -86,7 +87,9 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
     assert event[0]["loss"] > 50 and event[0]["z"] > 6
     assert "iter 6: the loss 5" in capsys.readouterr().err
     one, two = (
-        runs.read_json(tmp_path / "run/checkpoints" / runs.name_of(it) / "checksums.json")["files"]
+        run_folder.read_json(
+            tmp_path / "run/checkpoints" / run_folder.name_of(it) / "checksums.json"
+        )["files"]
         for it in (6, 7)
     )
     same = one["model.safetensors"] == two["model.safetensors"]
@@ -142,10 +145,10 @@ def test_patience_ends_a_run_and_keeps_the_best(
     result = train(config)
     assert (result.iter, result.best_val_loss, result.stopped) == (8, 2.25, False)
     assert "stopping early: no progress in 2 evaluations" in capsys.readouterr().err
-    best, last = (runs.pointed(tmp_path / "run", name) for name in ("best", "last"))
-    assert (runs.iter_of(best), runs.iter_of(last)) == (4, 8)
+    best, last = (run_folder.pointed(tmp_path / "run", name) for name in ("best", "last"))
+    assert (run_folder.iter_of(best), run_folder.iter_of(last)) == (4, 8)
     # it is done: neither overwritten nor trained on by mistake, but on purpose
-    with pytest.raises(training.runs.CheckpointError, match="finished after 8 iterations"):
+    with pytest.raises(training.run_folder.CheckpointError, match="finished after 8 iterations"):
         train(config)
     judged([2.0, 1.9], monkeypatch)
     longer = dataclasses.replace(config, init_from="resume", patience=5, max_iters=12)

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
-from bardlet import checkpoint, cli, runs
+from bardlet import cli
 from bardlet.config_file import LARGEST
 from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
 from bardlet.metrics import lines_until
+from bardlet.run import checkpoint, run_folder
 
 pytestmark = pytest.mark.usefixtures("sent")
 
@@ -66,7 +67,7 @@ OF_CHECKPOINT = ["state.json", "config.json", "tokenizer.json", "checksums.json"
 def test_a_json_bomb_in_a_checkpoint(name: str, bomb: str, refused: Refused) -> None:
     edited(CHECKPOINT / name, BOMBS[bomb])
     if name != "checksums.json":
-        runs.seal(CHECKPOINT, checkpoint.FILES)
+        run_folder.seal(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert name in refused(*command)
 
@@ -82,11 +83,11 @@ def test_a_json_bomb_in_a_dataset(name: str, bomb: str, refused: Refused) -> Non
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_json_bomb_among_the_losses_is_no_evaluation(bomb: str) -> None:
     edited(CHECKPOINT / "eval.json", BOMBS[bomb])
-    files = runs.sealed(CHECKPOINT)
-    files["eval.json"] = runs.fingerprint(CHECKPOINT / "eval.json")
+    files = run_folder.sealed(CHECKPOINT)
+    files["eval.json"] = run_folder.fingerprint(CHECKPOINT / "eval.json")
     document = {"format_version": 2, "files": files}
     (CHECKPOINT / "checksums.json").write_text(json.dumps(document), encoding="utf-8")
-    assert runs.scores_of(CHECKPOINT) is None
+    assert run_folder.scores_of(CHECKPOINT) is None
     for command in READERS.values():
         assert cli.main(command) == 0
 
@@ -134,7 +135,7 @@ def test_a_value_that_cannot_be_in_a_checkpoint(
     name: str, keys: list[Any], value: Any, refused: Refused
 ) -> None:
     set_in(CHECKPOINT / name, keys, value)
-    runs.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.seal(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert name in refused(*command)
 
@@ -173,7 +174,7 @@ def test_an_entry_that_is_missing_is_named(name: str, refused: Refused) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     del document[name]
     path.write_text(json.dumps(document), encoding="utf-8")
-    runs.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.seal(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert f"state.json is missing or damaged: it has no {name}" in refused(*command)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
-from bardlet import checkpoint, cli, runs
+from bardlet import cli
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError
+from bardlet.run import checkpoint, run_folder
 
 pytestmark = [
     pytest.mark.usefixtures("sent"),
@@ -59,8 +60,8 @@ def test_a_pointer_names_a_checkpoint_of_its_run(name: str, target: str) -> None
     absolute = str(other.resolve())
     for text in (target, absolute):
         (RUN / "checkpoints" / name).write_text(text, encoding="utf-8")
-        assert runs.pointed(RUN, name) is None
-        assert runs.find(RUN, name) == CHECKPOINT
+        assert run_folder.pointed(RUN, name) is None
+        assert run_folder.find(RUN, name) == CHECKPOINT
 
 
 def test_the_checkpoint_asked_for_is_one_of_the_run(refused: Refused) -> None:
@@ -77,11 +78,11 @@ def test_a_run_trains_on_where_it_is_and_not_where_it_says() -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     document["config"] |= {"out_dir": str(victim.resolve()), "fresh": True}
     path.write_text(json.dumps(document), encoding="utf-8")
-    runs.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.seal(CHECKPOINT, checkpoint.FILES)
     text = f'out_dir = "{victim.resolve()}"\nfresh = true\n'
     (RUN / "config.toml").write_text(text, encoding="utf-8")
     assert cli.main(RESUME) == 0
-    assert runs.newest(RUN).name == "iter-00000003"
+    assert run_folder.newest(RUN).name == "iter-00000003"
     assert {p: p.read_bytes() for p in victim.rglob("*") if p.is_file()} == before
 
 
@@ -91,7 +92,7 @@ def test_the_dataset_that_a_run_names_is_only_read(name: str, refused: Refused) 
     document = json.loads(path.read_text(encoding="utf-8"))
     document["dataset"]["name"] = document["config"]["dataset"] = name
     path.write_text(json.dumps(document), encoding="utf-8")
-    runs.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.seal(CHECKPOINT, checkpoint.FILES)
     before = sorted(Path().iterdir())
     for command in (READERS["eval"], RESUME):
         refused(*command)
@@ -139,7 +140,7 @@ def test_a_checkpoint_of_a_run_does_not_lie_elsewhere(path: Path, refused: Refus
         assert f"leads out of {RUN}" in refused(*command)
     assert sorted(elsewhere.rglob("*")) == before
     with pytest.raises(CheckpointError, match="leads out"):
-        runs.prune(RUN, 1)
+        run_folder.prune(RUN, 1)
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -148,7 +149,7 @@ def test_a_pointer_does_not_lie_elsewhere(name: str) -> None:
     pointer = RUN / "checkpoints" / name
     pointer.unlink()
     pointer.symlink_to(Path("elsewhere").resolve())
-    assert runs.pointed(RUN, name) is None
+    assert run_folder.pointed(RUN, name) is None
     assert cli.main(RESUME) == 0
     assert Path("elsewhere").read_text(encoding="utf-8") == CHECKPOINT.name
 

@@ -21,7 +21,7 @@ from conftest import some_text, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 from test_export import a_run, silent, trained
 
-from bardlet import checkpoint, cli, runs
+from bardlet import cli
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.dataset import plain_pickle
 from bardlet.data.dataset.folder import Dataset
@@ -30,6 +30,7 @@ from bardlet.errors import BardletError, CheckpointError, DataError, UsageError
 from bardlet.interop import families, huggingface, nanogpt, sources
 from bardlet.interop.export import export
 from bardlet.model import GPT
+from bardlet.run import checkpoint, run_folder
 
 transformers = pytest.importorskip("transformers")
 CHARS = "".join(sorted("\n !,.:;" + string.ascii_lowercase + string.ascii_uppercase[:17]))
@@ -58,7 +59,7 @@ def test_a_folder_becomes_a_run_that_every_command_takes(
     out = tmp_path / "out" / "it"
     assert cli.main(["import", str(tmp_path / "hf"), str(out)]) == 0
     assert f"imported from {tmp_path / 'hf'}" in capsys.readouterr().out
-    again, tokenizer, state = checkpoint.load(runs.find(out))
+    again, tokenizer, state = checkpoint.load(run_folder.find(out))
     assert torch.equal(logits(again), logits(model))
     assert isinstance(tokenizer, CharTokenizer) and tokenizer.chars == CHARS
     assert state["iter"] == 0
@@ -227,7 +228,8 @@ def test_training_on_nanogpts_data_folder(tmp_path: Path) -> None:
     result = train(tiny_config(folder, tmp_path / "out", "gpt2"))
     assert result.iter == 8 and result.val_loss < 4.0
     assert (
-        checkpoint.load(runs.find(tmp_path / "out"))[2]["dataset"]["hash"] == Dataset(folder).hash
+        checkpoint.load(run_folder.find(tmp_path / "out"))[2]["dataset"]["hash"]
+        == Dataset(folder).hash
     )
 
 
@@ -252,7 +254,7 @@ def test_nanogpts_own_sample_reads_our_export(tmp_path: Path) -> None:
         cwd=work, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": PEER},
     )  # fmt: skip
-    model, tokenizer, _ = checkpoint.load(runs.find(run))
+    model, tokenizer, _ = checkpoint.load(run_folder.find(run))
     from bardlet.sample import generate
 
     ids = torch.from_numpy(tokenizer.encode(prompt).astype(np.int64))

@@ -10,11 +10,12 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import silent, trained
 from test_import import CHARS, a_data_folder, logits
 
-from bardlet import checkpoint, cli, config_file, finetuning, lora, native, preflight, runs
+from bardlet import cli, config_file, finetuning, lora, native, preflight
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import huggingface, sources
 from bardlet.interop.export import export
+from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
 
@@ -69,13 +70,13 @@ def test_only_the_adapters_are_trained_and_have_moments(
     config = tiny_config(data, tmp_path / "out", **options(source))
     result = train(config, finetuning.begin)
     first = finetuning.begin(config, Dataset(data))
-    model, _, state = checkpoint.load(runs.find(tmp_path / "out", "last"))
+    model, _, state = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
     assert model.config.lora_rank == 3 and state["config"]["lora_rank"] == 3
     for (name, p), (_, q) in zip(model.named_parameters(), first.named_parameters(), strict=True):
         assert p.requires_grad == ("lora" in name)
         assert torch.equal(p, q) != ("lora" in name), name
     moments = checkpoint.weights.read_tensors(
-        runs.find(tmp_path / "out", "last") / "optimizer.safetensors"
+        run_folder.find(tmp_path / "out", "last") / "optimizer.safetensors"
     )
     assert moments and all("lora" in name for name in moments)
     begun = sources.load(str(source)).model
@@ -88,7 +89,7 @@ def test_a_stopped_run_with_adapters_goes_on_exactly(
     data: Path, source: Path, tmp_path: Path
 ) -> None:
     def weights(out: Path) -> list[torch.Tensor]:
-        return list(checkpoint.load(runs.find(out, "last"))[0].parameters())
+        return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
 
     def resume(**flags: object) -> None:
         given = {"init_from": "resume", "out_dir": str(tmp_path / "b"), **flags}
@@ -128,7 +129,7 @@ def test_the_export_is_merged(
     train(tiny_config(data, out, **options(source)), finetuning.begin)
     done = export(str(out), tmp_path / "m", form="hf", dtype=None, which="last", say=silent)
     assert done["max_difference"] <= 1e-5
-    adapted = checkpoint.load(runs.find(out, "last"))[0]
+    adapted = checkpoint.load(run_folder.find(out, "last"))[0]
     again = sources.load(str(tmp_path / "m")).model
     torch.testing.assert_close(logits(again), logits(adapted), rtol=0, atol=1e-5)
     for command in (["inspect", str(out)], ["eval", str(out)],

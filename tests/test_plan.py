@@ -16,12 +16,13 @@ import torch
 from conftest import FAMILIES, some_text, tiny_config
 from safetensors.torch import load_file
 
-from bardlet import cli, runs
+from bardlet import cli
 from bardlet.config import TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError, UsageError
 from bardlet.plan import measure, plan, time_of
+from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.train import train
 
@@ -74,7 +75,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_sizes_are_those_of_the_run(both: Planned) -> None:
     config, found = both.config, both.found
-    folder = runs.find(both.run, "last")
+    folder = run_folder.find(both.run, "last")
     weights = load_file(folder / "model.safetensors")
     positions = weights.get("transformer.wpe.weight", torch.empty(0))  # not counted, as nanoGPT
     assert found["parameters"] == sum(w.numel() for w in weights.values()) - positions.numel()
@@ -101,7 +102,7 @@ def test_sizes_are_those_of_the_run(both: Planned) -> None:
 
 def test_disk_is_that_of_the_run(both: Planned) -> None:
     found = both.found["disk"]
-    files = {f.name: f.stat().st_size for f in runs.find(both.run, "last").iterdir()}
+    files = {f.name: f.stat().st_size for f in run_folder.find(both.run, "last").iterdir()}
     assert set(found["files"]) == set(files)
     for name in ("model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"):
         assert found["files"][name] == files[name]

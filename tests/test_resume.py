@@ -17,7 +17,7 @@ import torch
 from conftest import some_text, tiny_config
 from test_train import assert_same_end, losses, metrics, stop_after
 
-from bardlet import cli, runs
+from bardlet import cli
 from bardlet import train as training
 from bardlet.config import FIELDS, TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
@@ -25,6 +25,7 @@ from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
 from bardlet.preflight import FIXED, FREE
+from bardlet.run import run_folder
 from bardlet.train import train
 
 WHOLE, TWIN = (tiny_config(Path("data/words"), Path(out)) for out in ("whole", "twin"))
@@ -86,8 +87,8 @@ def test_a_finished_run_is_neither_overwritten_nor_continued(
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
     stopped: tuple[TrainConfig, TrainConfig],
 ) -> None:
-    for folder in runs.checkpoints(Path("twin")):
-        runs.remove(folder)
+    for folder in run_folder.checkpoints(Path("twin")):
+        run_folder.remove(folder)
     assert cli.main(["train", "--out_dir=twin"]) == 0
     assert_same_end(*stopped)
 
@@ -127,11 +128,11 @@ def test_every_option_is_of_one_kind() -> None:
 def test_another_number_of_threads_is_said(
     stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    newest = runs.newest(Path("twin"))
-    state = runs.read_json(newest / "state.json")
+    newest = run_folder.newest(Path("twin"))
+    state = run_folder.read_json(newest / "state.json")
     state["computes"]["threads"] = 7
     write_json(newest / "state.json", state)
-    runs.seal(newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"])
+    run_folder.seal(newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"])
     assert cli.main(["train", "--out_dir=twin"]) == 0
     assert f"the results: threads={torch.get_num_threads()}, was 7" in capsys.readouterr().err
 

@@ -14,10 +14,11 @@ from conftest import tiny_config
 from test_chaos import in_child
 from test_train import assert_same_end, metrics
 
-from bardlet import runs, saving
+from bardlet import saving
 from bardlet import train as training
 from bardlet.config import TrainConfig
 from bardlet.errors import CheckpointError, TrainingError
+from bardlet.run import run_folder
 from bardlet.train import train
 
 Before = Callable[[int, Callable[[], object]], None]
@@ -52,7 +53,7 @@ def limit_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def kept(config: TrainConfig) -> list[int]:
-    return [runs.iter_of(folder) for folder in runs.checkpoints(Path(config.out_dir))]
+    return [run_folder.iter_of(folder) for folder in run_folder.checkpoints(Path(config.out_dir))]
 
 
 def events(config: TrainConfig) -> list[str]:
@@ -66,7 +67,7 @@ def test_saves_by_iterations_and_keeps_the_newest(dataset_folder: Path, tmp_path
     )  # fmt: skip
     train(config)
     assert kept(config) == [6, 9, 11]
-    assert runs.pointed(tmp_path / "run", "last") == runs.newest(tmp_path / "run")
+    assert run_folder.pointed(tmp_path / "run", "last") == run_folder.newest(tmp_path / "run")
 
 
 def test_saves_by_minutes(
@@ -178,10 +179,13 @@ def test_a_slow_disk_does_not_hold_up_training(
 
 def test_one_process_at_a_time(dataset_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(dataset_folder, tmp_path / "run")
-    with runs.locked(tmp_path / "run"), pytest.raises(CheckpointError, match="another process"):
+    with (
+        run_folder.locked(tmp_path / "run"),
+        pytest.raises(CheckpointError, match="another process"),
+    ):
         train(config)
     assert train(config).iter == 8
     # nothing stays of a folder in which nothing came about
-    with runs.locked(tmp_path / "other"):
+    with run_folder.locked(tmp_path / "other"):
         assert (tmp_path / "other/.lock").exists()
     assert not (tmp_path / "other").exists()

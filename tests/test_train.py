@@ -18,13 +18,14 @@ import torch
 from conftest import some_text, tiny_config
 from safetensors.torch import load_file
 
-from bardlet import checkpoint, native, runs
+from bardlet import native
 from bardlet import train as training
 from bardlet.config import TrainConfig
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
 from bardlet.evaluate import Score
+from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
 # The first ten training losses of tiny_config's models on 6,000 characters. If a change to the
@@ -46,7 +47,7 @@ def losses(config: TrainConfig, kind: str = "iter") -> list[float]:
 
 
 def tensors(config: TrainConfig, name: str = "model") -> dict[str, torch.Tensor]:
-    return load_file(runs.find(Path(config.out_dir), "last") / f"{name}.safetensors")
+    return load_file(run_folder.find(Path(config.out_dir), "last") / f"{name}.safetensors")
 
 
 def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:
@@ -231,13 +232,17 @@ def test_best_and_last_are_kept(
     judged([2.5, 2.25, 3.0, 2.75], monkeypatch)  # after 2, 4, 6 and 8 iterations
     result = train(config)
     out = Path(config.out_dir)
-    assert runs.find(out, "best").name == runs.name_of(4)
-    assert runs.find(out, "last").name == runs.name_of(8)
-    assert [runs.iter_of(p) for p in runs.checkpoints(out)] == [4, 6, 8]  # 6 is the second newest
+    assert run_folder.find(out, "best").name == run_folder.name_of(4)
+    assert run_folder.find(out, "last").name == run_folder.name_of(8)
+    assert [run_folder.iter_of(p) for p in run_folder.checkpoints(out)] == [
+        4,
+        6,
+        8,
+    ]  # 6 is the second newest
     assert (result.best_val_loss, result.val_loss) == (2.25, 2.75)
     # each was saved before it was judged, and has its own losses
-    assert checkpoint.load(runs.find(out, "best"))[2]["eval"]["val_loss"] == 2.25
-    assert checkpoint.load(runs.find(out, "last"))[2]["eval"]["val_loss"] == 2.75
+    assert checkpoint.load(run_folder.find(out, "best"))[2]["eval"]["val_loss"] == 2.25
+    assert checkpoint.load(run_folder.find(out, "last"))[2]["eval"]["val_loss"] == 2.75
 
 
 def test_best_goes_on_after_a_resume(
@@ -249,7 +254,7 @@ def test_best_goes_on_after_a_resume(
     judged([2.75, 2.25], monkeypatch)
     options |= {"max_iters": 8, "init_from": "resume"}
     assert train(tiny_config(dataset_folder, tmp_path / "run", **options)).best_val_loss == 2.25
-    assert runs.find(tmp_path / "run", "best").name == runs.name_of(8)
+    assert run_folder.find(tmp_path / "run", "best").name == run_folder.name_of(8)
 
 
 def test_without_always_save_only_improvements_and_the_end(
@@ -265,7 +270,7 @@ def test_without_always_save_only_improvements_and_the_end(
     monkeypatch.setattr(checkpoint, "write", lambda *a: written.append(a[1]) or write(*a))
     train(config)
     assert written == [2, 6, 10]
-    assert runs.find(Path(config.out_dir), "best").name == runs.name_of(6)
+    assert run_folder.find(Path(config.out_dir), "best").name == run_folder.name_of(6)
 
 
 def test_eval_only_trains_and_writes_nothing(config: TrainConfig, family: str) -> None:
@@ -294,7 +299,7 @@ def test_an_earlier_run_is_not_overwritten(config: TrainConfig, family: str) -> 
     out = Path(config.out_dir)
     again = tiny_config(Path(config.dataset), out, family, fresh=True, max_iters=4)
     assert train(again).iter == 4
-    assert runs.find(out, "last").name == runs.name_of(4)
+    assert run_folder.find(out, "last").name == run_folder.name_of(4)
 
 
 def test_resume_refuses_another_model_and_other_data(config: TrainConfig, family: str) -> None:

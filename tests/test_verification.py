@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config
 
-from bardlet import cli, runs, verification
+from bardlet import cli, verification
 from bardlet.config import to_toml
+from bardlet.run import run_folder
 from bardlet.train import train
 
 
@@ -49,7 +50,7 @@ def test_a_difference_is_said_and_exits_with_1(
 
     def spoil(one: Path, other: Path) -> dict[str, object]:
         assert compare(one, other)["equal"], "before"
-        weights = runs.newest(other) / "model.safetensors"
+        weights = run_folder.newest(other) / "model.safetensors"
         raw = bytearray(weights.read_bytes())
         raw[-1] ^= 1
         weights.write_bytes(raw)

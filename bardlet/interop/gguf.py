@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bardlet.checkpoint import write_text
 from bardlet.errors import CheckpointError
 from bardlet.interop import gguf_file, gguf_model, gguf_vocab, llamacpp
 from bardlet.interop.comparison import GREEDY_TOKENS, Comparison, Trained
 from bardlet.interop.extras import has
 from bardlet.model import GPT
+from bardlet.run.checkpoint import write_text
 from bardlet.sample import generate
 
 DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bardlet.checkpoint import write_text
 from bardlet.errors import CheckpointError
 from bardlet.interop.comparison import Comparison, Trained, compare
 from bardlet.interop.extras import has, need
 from bardlet.model import GPT
+from bardlet.run.checkpoint import write_text
 
 DTYPES = ("float32",)
 FILE = "model.onnx"

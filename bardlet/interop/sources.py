@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bardlet import checkpoint, lora, runs
+from bardlet import lora
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
@@ -27,6 +27,7 @@ from bardlet.interop.comparison import Trained
 from bardlet.interop.extras import need
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
+from bardlet.run import checkpoint, run_folder
 
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
@@ -73,7 +74,7 @@ def read(source: str, which: str) -> Trained:
         return from_folder(path, source)
     if not path.exists() and is_hub_name(source):
         return from_folder(download(HUB_NAMES.get(source, source)), source)
-    folder = runs.find(path, which)
+    folder = run_folder.find(path, which)
     model, tokenizer, state = checkpoint.load(folder)
     lora.merge(model)
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
@@ -126,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:
-        raise runs.damaged(path, error) from None
+        raise run_folder.damaged(path, error) from None
     return document
 
 
@@ -242,5 +243,5 @@ def save(trained: Trained, out: Path) -> Path:
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
     folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, trained.state)
     for name in ("last", "best"):
-        runs.point(out, name, folder)
+        run_folder.point(out, name, folder)
     return folder

@@ -4,7 +4,7 @@
                     state.json  checksums.json  eval.json
 
 A folder is built under a temporary name, flushed, sealed with the checksums of its files, and
-renamed: under its own name it is whole. runs.py says which of a run's checkpoints is meant.
+renamed: under its own name it is whole. run_folder.py says which of a run's checkpoints is meant.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bardlet import runs, weights
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
-from bardlet.runs import damaged, read_json
+from bardlet.run import run_folder, weights
+from bardlet.run.run_folder import damaged, read_json
 
 OPTIMIZER = "optimizer.safetensors"
 FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
@@ -40,7 +40,7 @@ def save(
     `state` is what else a resumed run needs, JSON values only. Raises CheckpointError where the
     disk does not take it, leaving what was there before.
     """
-    folder = run / "checkpoints" / runs.name_of(it)
+    folder = run / "checkpoints" / run_folder.name_of(it)
     write(folder, it, model, optimizers, tokenizer, state)
     finish(folder)
     return folder
@@ -56,7 +56,7 @@ def write(
     """
     building = temporary(folder)
     tensors = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
-    version = {"format_version": runs.FORMAT_VERSION}
+    version = {"format_version": run_folder.FORMAT_VERSION}
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -76,7 +76,7 @@ def finish(folder: Path) -> None:
     try:
         for name in FILES:
             flush(building / name)
-        runs.seal(building, FILES)
+        run_folder.seal(building, FILES)
         remove(folder)  # one that was damaged, and reached again
         building.rename(folder)
         flush(folder.parent)
@@ -111,11 +111,11 @@ def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
 
     Raises CheckpointError where a file is missing, damaged, or of a newer format.
     """
-    runs.verify(folder, *(name for name in FILES if name != OPTIMIZER))
+    run_folder.verify(folder, *(name for name in FILES if name != OPTIMIZER))
     model = weights.untrained(folder)
     weights.load_into(model, folder / "model.safetensors")
     state = read_json(folder / "state.json")
-    scores = runs.scores_of(folder)
+    scores = run_folder.scores_of(folder)
     if scores is not None:
         state["eval"] = scores
     tokenizer = tokenizers.load(folder / "tokenizer.json")
@@ -142,7 +142,7 @@ def load_optimizers(
 ) -> None:  # fmt: skip
     """Put a checkpoint's optimizer state into freshly built optimizers."""
     path = folder / OPTIMIZER
-    runs.verify(folder, OPTIMIZER)
+    run_folder.verify(folder, OPTIMIZER)
     names = {p: n for n, p in model.named_parameters()}
     saved: dict[str, dict[str, Tensor]] = {}
     for key, value in weights.read_tensors(path).items():
