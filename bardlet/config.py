@@ -129,7 +129,7 @@ class TrainConfig:
 
 class Auto(int):
     """A batch_size that was asked for as "auto": the number to start from, until trials find the
-    fastest with as many sequences an iteration (probe.py).
+    fastest with as many sequences an iteration (training/auto_batch.py).
     """
 
 

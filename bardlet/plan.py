@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from bardlet import probe, saving
 from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
-from bardlet.probe import Trials
 from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
 from bardlet.train import model_config
+from bardlet.training import auto_batch, saver
+from bardlet.training.auto_batch import Trials
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
 STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on
@@ -43,7 +43,7 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     vocab_size = config.vocab_size or (dataset.vocab_size if dataset else ASSUMED_VOCAB)
     if dataset is None and not config.vocab_size:
         unknown.append(f"the vocabulary: {vocab_size} tokens are assumed, --vocab_size says it")
-    config = probe.settle(config, Group(), -1, 0 if dataset else vocab_size)
+    config = auto_batch.settle(config, Group(), -1, 0 if dataset else vocab_size)
     with torch.device("meta"):
         model = GPT(model_config(config, vocab_size))
     optimizers = build_optimizers(model, config, "meta", torch.float32)
@@ -148,7 +148,7 @@ def disk_of(config: TrainConfig, size: int, found: dict[str, Any]) -> dict[str, 
         size = sum(found["files"].values())
     # `best`, and the one being written
     count = config.keep_checkpoints + 2
-    free = saving.free_bytes(probe.existing(Path(config.out_dir)))
+    free = saver.free_bytes(auto_batch.existing(Path(config.out_dir)))
     return {
         "checkpoint": size, "checkpoints": count, "total": count * size, "free": known(free),
         "fits": count * size <= free, "files": found.get("files"),

@@ -20,26 +20,26 @@ from typing import Any
 
 import torch
 
-from bardlet import preflight, probe, saving, ways
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Ahead, batches_of, dropout_seed, first_seen
 from bardlet.errors import UsageError
 from bardlet.evaluate import Abandoned, evaluate
-from bardlet.guards import Guards
 from bardlet.io.atomic import write_text
-from bardlet.metrics import Log, check_tracker
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 from bardlet.run import checkpoint, run_folder
-from bardlet.saving import Saver
 from bardlet.system import device, distributed
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import Pieces
 from bardlet.system.signals import stop_signals
-from bardlet.ways import Way
+from bardlet.training import auto_batch, backend, resume
+from bardlet.training.backend import Way
+from bardlet.training.guards import Guards
+from bardlet.training.log import Log, check_tracker
+from bardlet.training.saver import Saver, check_room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def run(
     """Train inside the process group."""
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
-    preflight.check_data(config, dataset)
+    resume.check_data(config, dataset)
     check_tracker(config)
 
     # --- the model, and how far it has come
@@ -120,20 +120,20 @@ def run(
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
     # --- how it runs on this machine
-    way = ways.choose(
+    way = backend.choose(
         config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
         flops=flops_per_iter, before=state.get("computes", state),  # format 1 had it outside
     )  # fmt: skip
-    changed += preflight.moved(state.get("computes", {}), way.computes)
+    changed += resume.moved(state.get("computes", {}), way.computes)
     forward = distributed.wrap(way.forward, group, machine.device)
     peak_flops = way.peak_flops() * group.world_size if group.main else 0.0
 
     # --- what is written of it
     writes = group.main and not config.eval_only
     if writes:
-        saving.check_room(config, checkpoint.size_bytes(model, optimizers))
+        check_room(config, checkpoint.size_bytes(model, optimizers))
         if not resumed:
-            preflight.claim(out)
+            resume.claim(out)
         write_text(out / "config.toml", to_toml(config))
     log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
@@ -272,17 +272,17 @@ def beginning(
     With it the options as they then are, the iteration it stands at (-1: a new run), the state
     that the checkpoint has beside it, and what has changed since.
     """
-    start = group.agree(preflight.start_of(config) if group.main else 0)
-    config = probe.settle(config, group, start)
+    start = group.agree(resume.start_of(config) if group.main else 0)
+    config = auto_batch.settle(config, group, start)
     if start >= 0:
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
         model, _, state = checkpoint.load(folder)
-        config = preflight.shaped(config, model.config)
-        return model, config, start, state, preflight.check_resume(config, model, state, dataset)
+        config = resume.shaped(config, model.config)
+        return model, config, start, state, resume.check_resume(config, model, state, dataset)
     if config.init_from not in OWN:
         assert begin, "init_from names a model"
         model = begin(config, dataset)
-        return model, preflight.shaped(config, model.config), start, {}, []
+        return model, resume.shaped(config, model.config), start, {}, []
     torch.manual_seed(config.seed)
     return GPT(model_config(config, dataset.vocab_size)), config, start, {}, []
 

@@ -1,7 +1,8 @@
 """A few iterations of a real run, measured, in a process of its own: `python -m bardlet.trial`.
 
 A request and its answer are a line of JSON each, on standard input and output. The process is one
-that may run out of memory, or be killed for it, while the one that asks goes on (probe.py).
+that may run out of memory, or be killed for it, while the one that asks goes on
+(training/auto_batch.py).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import BardletError
 from bardlet.evaluate import evaluate
-from bardlet.metrics import Log
 from bardlet.run import checkpoint, run_folder
 from bardlet.system import device, memory
 from bardlet.system.distributed import Group
 from bardlet.train import train
+from bardlet.training.log import Log
 
 LEAST = 3  # iterations of a trial, the first of which warms up and does not count
 EVALUATED = 2  # batches that evaluation is timed on

@@ -13,12 +13,12 @@ import torch
 from conftest import tiny_config
 from test_train import assert_same_end, judged, losses, metrics, stop_after
 
-from bardlet import guards
 from bardlet import train as training
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
 from bardlet.train import train
+from bardlet.training import guards
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, at: set[int], change: Any) -> None:

@@ -15,8 +15,8 @@ from bardlet import cli
 from bardlet.config_file import LARGEST
 from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
-from bardlet.metrics import lines_until
 from bardlet.run import checkpoint, run_folder
+from bardlet.training.log import lines_until
 
 pytestmark = pytest.mark.usefixtures("sent")
 

@@ -10,13 +10,14 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import silent, trained
 from test_import import CHARS, a_data_folder, logits
 
-from bardlet import cli, config_file, finetuning, lora, native, preflight
+from bardlet import cli, config_file, finetuning, lora, native
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import huggingface, sources
 from bardlet.interop.export import export
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
+from bardlet.training import resume
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_another_rank_does_not_go_on_with_an_unfinished_run(
 ) -> None:
     config = tiny_config(data, tmp_path / "o", **options(source, lora_rank=2))
     adapted = finetuning.begin(tiny_config(data, tmp_path / "o", **options(source)), Dataset(data))
-    assert preflight.shaped(config, adapted.config).lora_rank == 2  # for check_resume to refuse
+    assert resume.shaped(config, adapted.config).lora_rank == 2  # for check_resume to refuse
 
 
 def test_the_export_is_merged(

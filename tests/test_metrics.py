@@ -12,7 +12,7 @@ import pytest
 from conftest import tiny_config
 
 from bardlet.errors import UsageError
-from bardlet.metrics import Log, check_tracker, lines_until
+from bardlet.training.log import Log, check_tracker, lines_until
 
 STEP = {
     "loss": 1.5, "seconds": 0.1, "waiting": 0.002, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3,

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from conftest import tiny_config
 
-from bardlet import config_file, probe
+from bardlet import config_file
 from bardlet.config import Auto, TrainConfig, resolve, to_toml
 from bardlet.errors import UsageError
-from bardlet.probe import Try, fastest, sizes
 from bardlet.system import memory
 from bardlet.train import train
+from bardlet.training import auto_batch
+from bardlet.training.auto_batch import Try, fastest, sizes
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class Answers:
 
 
 def tried(answers: Answers) -> list[int]:
-    found = probe.attempts(answers, [1, 2, 4, 8, 16, 32], 32)  # pyright: ignore[reportArgumentType]
+    found = auto_batch.attempts(answers, [1, 2, 4, 8, 16, 32], 32)
     return [attempt.size for attempt in found]
 
 
@@ -148,7 +149,7 @@ def test_a_run_gets_numbers_and_keeps_them(
     assert [p.name for p in out.iterdir() if p.name.startswith(".trial")] == []
 
     # the same option goes on with them, and tries nothing
-    monkeypatch.setattr(probe, "Trials", no_trials)
+    monkeypatch.setattr(auto_batch, "Trials", no_trials)
     train(dataclasses.replace(config, lr_decay_iters=4, init_from="resume"))
     assert f"batch_size=auto: {size} at once, as the run had it" in capsys.readouterr().err
     after = written(out)
@@ -164,7 +165,7 @@ def test_a_run_gets_numbers_and_keeps_them(
 def test_evaluating_only_tries_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "Trials", no_trials)
+    monkeypatch.setattr(auto_batch, "Trials", no_trials)
     train(dataclasses.replace(config, eval_only=True))
 
 

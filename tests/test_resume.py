@@ -24,9 +24,9 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
-from bardlet.preflight import FIXED, FREE
 from bardlet.run import run_folder
 from bardlet.train import train
+from bardlet.training.resume import FIXED, FREE
 
 WHOLE, TWIN = (tiny_config(Path("data/words"), Path(out)) for out in ("whole", "twin"))
 

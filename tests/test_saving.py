@@ -14,12 +14,12 @@ from conftest import tiny_config
 from test_chaos import in_child
 from test_train import assert_same_end, metrics
 
-from bardlet import saving
 from bardlet import train as training
 from bardlet.config import TrainConfig
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.run import run_folder
 from bardlet.train import train
+from bardlet.training import saver
 
 Before = Callable[[int, Callable[[], object]], None]
 
@@ -49,7 +49,7 @@ def limit_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    return lambda: monkeypatch.setattr(saving.checkpoint, "save_file", fail)
+    return lambda: monkeypatch.setattr(saver.checkpoint, "save_file", fail)
 
 
 def kept(config: TrainConfig) -> list[int]:
@@ -74,7 +74,7 @@ def test_saves_by_minutes(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Before
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saver.time, "monotonic", lambda: clock[0])
 
     def minutes_pass() -> None:
         clock[0] += 2.5 * 60
@@ -101,7 +101,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     config = tiny_config(dataset_folder, tmp_path / "run", save_interval=2)
     full = {
         "limit": limit_files,
-        "free": lambda: monkeypatch.setattr(saving, "free_bytes", lambda path: 1000.0),
+        "free": lambda: monkeypatch.setattr(saver, "free_bytes", lambda path: 1000.0),
     }
     before(4, full[how])
     capsys.readouterr()
@@ -151,7 +151,7 @@ def test_too_little_room_is_said_before_the_run(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(dataset_folder, tmp_path / "run", keep_checkpoints=3)
-    monkeypatch.setattr(saving, "free_bytes", lambda path: 5e6)
+    monkeypatch.setattr(saver, "free_bytes", lambda path: 5e6)
     with pytest.raises(
         TrainingError, match=r"run needs \d+ MB for 5 checkpoints, and 5 MB are free"
     ):
@@ -162,7 +162,7 @@ def test_too_little_room_is_said_before_the_run(
 def test_a_slow_disk_does_not_hold_up_training(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = saving.checkpoint.finish
+    finish = saver.checkpoint.finish
     done: list[tuple[str, int]] = []
 
     def slowly(folder: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_slow_disk_does_not_hold_up_training(
         done.append((folder.name, metrics(config)[-1]["iter"]))
         finish(folder)
 
-    monkeypatch.setattr(saving.checkpoint, "finish", slowly)
+    monkeypatch.setattr(saver.checkpoint, "finish", slowly)
     config = tiny_config(dataset_folder, tmp_path / "run", save_interval=4, eval_interval=100)
     train(config)
     # iterations 4 to 7 were done while the checkpoint after the first four was on its way to disk

@@ -16,7 +16,7 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.io import terminal
 from bardlet.io.terminal import say
-from bardlet.metrics import Log
+from bardlet.training.log import Log
 
 ORDER = "\x1b]0;owned\x07"
 HARMLESS = "tab\t new line\n caf\u00e9 \u4f60\u597d \U0001f600 \u0645\u0631\u062d a\u200db \u200f"

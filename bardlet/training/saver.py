@@ -15,9 +15,9 @@ import torch
 from bardlet.config import TrainConfig
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
-from bardlet.metrics import Log
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
+from bardlet.training.log import Log
 
 
 class Saver:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.errors import TrainingError
-from bardlet.metrics import Log
+from bardlet.training.log import Log
 
 WINDOW = 128  # iterations that a loss is compared with
 LEAST = 32  # of them, before any is judged

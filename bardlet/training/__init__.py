@@ -1,0 +1,1 @@
+"""What stands around the loop: its log, its guards, when it saves, what it goes on from."""
