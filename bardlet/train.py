@@ -63,8 +63,8 @@ def train(
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
     `begin` gives the model that `init_from` names, for runs that begin from one; `make_log` is for
-    those who watch the run (trial.py). Raises BardletError children where the configuration, the
-    data, a checkpoint or the numbers do not allow it.
+    those who watch the run (planning/trial.py). Raises BardletError children where the
+    configuration, the data, a checkpoint or the numbers do not allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)

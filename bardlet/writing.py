@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bardlet import memorization, native
+from bardlet import native
+from bardlet.analysis import memorization
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers.base import Tokenizer
@@ -38,8 +39,8 @@ def write(
 
     A sample ends with its text. `start` is the prompt, FILE:path the prompt's file, None a new line
     where the alphabet has it; after documents, a text begins as they did: behind the end of one.
-    `check_memorization` marks what of the samples stands in the training text; memorization.py
-    has `min_run`.
+    `check_memorization` marks what of the samples stands in the training text;
+    analysis/memorization.py has `min_run`.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     trained = sources.load(run, which)

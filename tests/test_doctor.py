@@ -17,13 +17,14 @@ import pytest
 import torch
 from conftest import some_text, tiny_config
 
-from bardlet import cli, config_file, doctor, history
+from bardlet import cli, config_file
 from bardlet import train as training
+from bardlet.analysis import doctor, history
+from bardlet.analysis.doctor import Finding
 from bardlet.config import resolve
 from bardlet.data.dataset.loader import Batches
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
-from bardlet.doctor import Finding
 from bardlet.errors import TrainingError
 from bardlet.system.device import Machine
 from bardlet.train import train

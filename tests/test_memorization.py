@@ -11,11 +11,12 @@ from conftest import some_text, tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bardlet import cli, memorization
+from bardlet import cli
+from bardlet.analysis import memorization
+from bardlet.analysis.memorization import Run, marked, report, runs_in, stretches
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.stream import TokenStream
 from bardlet.data.tokenizers.byte import ByteTokenizer
-from bardlet.memorization import Run, marked, report, runs_in, stretches
 from bardlet.train import train
 
 few_tokens = st.lists(st.integers(0, 2), min_size=0, max_size=60)

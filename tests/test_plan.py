@@ -21,7 +21,7 @@ from bardlet.config import TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError, UsageError
-from bardlet.plan import measure, plan, time_of
+from bardlet.planning.estimate import measure, plan, time_of
 from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.train import train

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import some_text
 
-from bardlet import cli, sizing
+from bardlet import cli
 from bardlet.commands.train import seconds_of
 from bardlet.config import resolve
 from bardlet.errors import UsageError
-from bardlet.sizing import LADDER, Speed, best_plan, options, plan, shape_of
+from bardlet.planning import sizing
+from bardlet.planning.sizing import LADDER, Speed, best_plan, options, plan, shape_of
 from bardlet.system.device import Machine, choose
 
 SHAKESPEARE = 1_003_854  # tokens of its train split, by character

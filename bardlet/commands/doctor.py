@@ -15,7 +15,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     parser.epilog = "exit code: 0 healthy, 1 with findings"
     given = parse(parser, args)
-    from bardlet import doctor, history
+    from bardlet.analysis import doctor, history
 
     path = Path(given.run or newest_run(say))
     past = history.read(path)

@@ -11,7 +11,7 @@ from bardlet.io.terminal import say
 
 def run(parser: Parser, args: list[str]) -> int:
     settings, seconds, as_json = parse_timed(parser, args, 3.0, "of each trial of the run")
-    from bardlet.plan import describe, fits, plan
+    from bardlet.planning.estimate import describe, fits, plan
 
     say("measuring some iterations of this run")
     found = plan(settings, seconds)

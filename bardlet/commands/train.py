@@ -68,7 +68,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
                 "a run without preset or file is sized by one process, torchrun started several",
                 "Name one: bardlet train writes config.toml, which can be given to all",
             )
-        from bardlet.sizing import sized
+        from bardlet.planning.sizing import sized
 
         return sized(flags, seconds, say)
 

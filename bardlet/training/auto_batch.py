@@ -1,6 +1,6 @@
 """What a run costs on this machine, asked of trials of it; and the micro-batch that is fastest.
 
-A trial is the real run, cut short, in a process of its own (trial.py): where it runs out of memory,
+A trial is the real run, cut short, in a process of its own (planning/trial.py): where memory runs out,
 this one goes on.
 """
 
@@ -73,7 +73,8 @@ class Trials:
         self.said = self.opened.enter_context((self.folder / "said").open("w+b"))
         self.launched = time.time()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bardlet.trial"], text=True, encoding="utf-8", bufsize=1,
+            [sys.executable, "-m", "bardlet.planning.trial"],
+            text=True, encoding="utf-8", bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
             env={k: v for k, v in os.environ.items() if k not in OURS},
         )  # fmt: skip

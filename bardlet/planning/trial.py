@@ -1,4 +1,6 @@
-"""A few iterations of a real run, measured, in a process of its own: `python -m bardlet.trial`.
+"""A few iterations of a real run, measured, in a process of its own.
+
+It is started as `python -m bardlet.planning.trial`.
 
 A request and its answer are a line of JSON each, on standard input and output. The process is one
 that may run out of memory, or be killed for it, while the one that asks goes on

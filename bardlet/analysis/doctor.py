@@ -14,7 +14,7 @@ from functools import partial
 from statistics import fmean, median
 from typing import Any
 
-from bardlet.history import History
+from bardlet.analysis.history import History
 
 LEAST = 20  # lines of iterations, before a curve is judged
 RISE = 0.5  # nats that a chunk's loss rises above the first line's: healthy runs never did by 0.1
