@@ -1,7 +1,7 @@
 """What a run costs on this machine, asked of trials of it; and the micro-batch that is fastest.
 
-A trial is the real run, cut short, in a process of its own (planning/trial.py): where memory runs out,
-this one goes on.
+A trial is the real run, cut short, in a process of its own (planning/trial.py): where memory runs
+out, this one goes on.
 """
 
 from __future__ import annotations
