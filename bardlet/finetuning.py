@@ -14,7 +14,7 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import fingerprint
 from bardlet.errors import BardletError, DataError
-from bardlet.interop import sources
+from bardlet.interop import load
 from bardlet.model import GPT
 from bardlet.writing import write
 
@@ -51,7 +51,7 @@ def begin(config: TrainConfig, dataset: Dataset) -> GPT:
 
     Raises DataError where the dataset's tokens are not the model's.
     """
-    trained = sources.load(
+    trained = load.load_model(
         config.init_from, block_size=config.block_size, dropout=config.dropout
     )  # fmt: skip
     if fingerprint(trained.tokenizer) != fingerprint(dataset.tokenizer):
@@ -70,7 +70,7 @@ def begin(config: TrainConfig, dataset: Dataset) -> GPT:
 
 def name_of(source: str) -> str:
     """What `bardlet prepare --tokenizer` calls the tokenizer of a source."""
-    if source in sources.HUB_NAMES:
+    if source in load.HUB_NAMES:
         return "gpt2"
     try:
         factory.existing(source)

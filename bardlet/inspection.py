@@ -144,13 +144,13 @@ def eval_run(
     from bardlet.data.dataset import mixture
     from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
-    from bardlet.interop import sources
+    from bardlet.interop import load
     from bardlet.system import device
     from bardlet.system.distributed import Group
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
-    trained = sources.load(run, which)
+    trained = load.load_model(run, which)
     model, state = trained.model, trained.state
     name = dataset or state.get("dataset", {}).get("name", "")
     if not name:

@@ -20,7 +20,7 @@ from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
-from bardlet.interop import sources
+from bardlet.interop import load
 from bardlet.io.safe_read import read_text
 from bardlet.model import GPT
 from bardlet.sample import check, generate
@@ -43,7 +43,7 @@ def write(
     analysis/memorization.py has `min_run`.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
-    trained = sources.load(run, which)
+    trained = load.load_model(run, which)
     model, tokenizer = trained.model, trained.tokenizer
     without_padding(model, tokenizer.vocab_size)
     trained_on = training_text(trained.source, trained.state) if check_memorization else None

@@ -19,9 +19,11 @@ from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import ByteTokenizer, Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.interop import comparison, families, hf_config, huggingface
-from bardlet.interop.comparison import Trained
+from bardlet.interop import tensor_names, verify
 from bardlet.interop.export import export
+from bardlet.interop.huggingface import config as hf_config
+from bardlet.interop.huggingface import export as huggingface
+from bardlet.interop.verify import Trained
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
 
@@ -66,7 +68,7 @@ def test_transformers_computes_the_same(
     model = tiny_model(family, **{"vocab_size": len(ALPHABET), **changes})
     huggingface.write(trained(model), tmp_path, "float32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert type(theirs).__name__ == hf_config.CLASSES[families.architecture(model.config)]
+    assert type(theirs).__name__ == hf_config.CLASSES[tensor_names.architecture(model.config)]
     generator = torch.Generator().manual_seed(1)
     size = (3, model.config.block_size)
     idx = torch.randint(len(ALPHABET), size, generator=generator)
@@ -85,7 +87,9 @@ def test_their_weights_compute_the_same_here(family: str, changes: dict[str, Any
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     ours = hf_config.from_hf(config.to_dict(), "it")
-    model = families.build(ours, families.join(ours, theirs.state_dict(), "hf", "it")).eval()
+    model = tensor_names.build(
+        ours, tensor_names.join(ours, theirs.state_dict(), "hf", "it")
+    ).eval()
     idx = torch.randint(50, (3, kind.block_size))
     expected = theirs(input_ids=idx).logits
     torch.testing.assert_close(model(idx, idx)[0], expected, rtol=0, atol=1e-5)
@@ -100,9 +104,9 @@ def test_a_file_of_transformers_saved_again_is_equal_bit_for_bit(
     theirs = transformers.AutoModelForCausalLM.from_config(config)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = hf_config.from_hf(config.to_dict(), "it")
-    weights = families.join(ours, theirs.state_dict(), "hf", "it")
+    weights = tensor_names.join(ours, theirs.state_dict(), "hf", "it")
     (tmp_path / "ours").mkdir()
-    huggingface.write(trained(families.build(ours, weights)), tmp_path / "ours", "float32")
+    huggingface.write(trained(tensor_names.build(ours, weights)), tmp_path / "ours", "float32")
     files = [tmp_path / side / "model.safetensors" for side in ("ours", "theirs")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -110,14 +114,14 @@ def test_a_file_of_transformers_saved_again_is_equal_bit_for_bit(
 @pytest.mark.parametrize("column", ["hf", "gguf"])
 @each_shape
 def test_every_tensor_has_one_name_and_comes_back(
-    family: str, changes: dict[str, Any], column: families.Column
+    family: str, changes: dict[str, Any], column: tensor_names.Column
 ) -> None:
     model = tiny_model(family, **changes)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    split = families.split(model.config, weights, column)
+    split = tensor_names.split(model.config, weights, column)
     assert sum(p.numel() for p in split.values()) == sum(p.numel() for p in weights.values())
-    back = families.join(model.config, split, column, "it")
-    assert {n: t.shape for n, t in back.items()} == families.shapes(model.config)
+    back = tensor_names.join(model.config, split, column, "it")
+    assert {n: t.shape for n, t in back.items()} == tensor_names.shapes(model.config)
     assert all(torch.equal(back[name], weights[name]) for name in weights)
 
 
@@ -157,7 +161,7 @@ def test_every_tokenizer_of_ours_is_the_same_in_autotokenizer(
     if ours.kind != "char":
         assert theirs.decode(ids) == plain
     found = huggingface.verify(told, tmp_path, "float32")
-    assert isinstance(found, comparison.Comparison)
+    assert isinstance(found, verify.Comparison)
     found.check()
 
 
@@ -203,14 +207,14 @@ def test_a_difference_fails_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = a_run(tmp_path / "run", tiny_model("llama"), ALPHABET[:50])
-    honest = families.split
+    honest = tensor_names.split
 
     def wrong(*args: Any) -> dict[str, torch.Tensor]:
         tensors = honest(*args)
         tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1e-3
         return tensors
 
-    monkeypatch.setattr(families, "split", wrong)
+    monkeypatch.setattr(tensor_names, "split", wrong)
     with pytest.raises(CheckpointError, match=r"other logits: they differ by .* more than 0.0001"):
         export(run, tmp_path / "out", form="hf", dtype=None, which="best", say=silent)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
@@ -234,7 +238,7 @@ def test_comparing_sees_logits_and_likeliest_tokens(change: float) -> None:
         logits[:, -1, 3] += change
         return logits
 
-    found = comparison.compare(trained(model), "it", theirs)
+    found = verify.compare(trained(model), "it", theirs)
     assert found.greedy_wanted == 8
     if not change:
         assert found.max_difference == 0 and found.greedy == 8
@@ -253,7 +257,7 @@ def test_comparing_sees_the_first_token_that_is_another() -> None:
             logits[:, 10] = -logits[:, 10]
         return logits
 
-    found = comparison.compare(trained(model), "it", theirs, tolerance=1e-4)
+    found = verify.compare(trained(model), "it", theirs, tolerance=1e-4)
     assert found.greedy == 3  # positions 7, 8 and 9 chose the same
     with pytest.raises(CheckpointError, match="3 of 8"):
         dataclasses.replace(found, max_difference=0.0).check()
@@ -292,7 +296,7 @@ def test_push_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_model_card_tells_data_recipe_and_loss(dataset_folder: Path) -> None:
     from bardlet.data.dataset.folder import Dataset
-    from bardlet.interop.model_card import model_card
+    from bardlet.interop.huggingface.model_card import model_card
 
     state = {
         "iter": 5, "tokens": 320, "config": {"learning_rate": 0.01},
@@ -317,7 +321,9 @@ def test_gpt2_124m_in_its_true_shape(tmp_path: Path) -> None:
     theirs = transformers.GPT2LMHeadModel(config).eval()
     ours = hf_config.from_hf(config.to_dict(), "it")
     assert ours.gelu_approximate == "tanh"
-    model = families.build(ours, families.join(ours, theirs.state_dict(), "hf", "it")).eval()
+    model = tensor_names.build(
+        ours, tensor_names.join(ours, theirs.state_dict(), "hf", "it")
+    ).eval()
     idx = torch.from_numpy(np.random.default_rng(0).integers(50257, size=(1, 1024)))
     with torch.no_grad():
         expected = theirs(input_ids=idx).logits

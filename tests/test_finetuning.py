@@ -15,7 +15,7 @@ from test_import import CHARS, a_ckpt, a_data_folder
 from bardlet import cli, config_file, finetuning
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
-from bardlet.interop import huggingface
+from bardlet.interop.huggingface import export as huggingface
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 

@@ -19,8 +19,13 @@ from bardlet.data.tokenizers.bpe_training import train
 from bardlet.data.tokenizers.byte import ByteTokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError
-from bardlet.interop import gguf, gguf_file, gguf_model, gguf_numbers, gguf_vocab, llamacpp
-from bardlet.interop.comparison import Comparison, Trained
+from bardlet.interop.gguf import export as gguf
+from bardlet.interop.gguf import file as gguf_file
+from bardlet.interop.gguf import llamacpp
+from bardlet.interop.gguf import model as gguf_model
+from bardlet.interop.gguf import quant as gguf_quant
+from bardlet.interop.gguf import vocab as gguf_vocab
+from bardlet.interop.verify import Comparison, Trained
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
 
@@ -70,7 +75,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
 # numbers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", gguf_numbers.FORMATS)
+@pytest.mark.parametrize("name", gguf_quant.FORMATS)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
     rows = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32) * np.float32(scale)
@@ -79,8 +84,8 @@ def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
     theirs = oracle.quants.quantize(rows, kind)
     raw = np.frombuffer(theirs.tobytes(), dtype=np.uint8)
     if name in gguf.DTYPES:
-        assert np.array_equal(gguf_numbers.encode(rows, name), raw)
-    decoded = gguf_numbers.decode(raw, name)
+        assert np.array_equal(gguf_quant.encode(rows, name), raw)
+    decoded = gguf_quant.decode(raw, name)
     assert np.array_equal(decoded, oracle.quants.dequantize(theirs, kind).reshape(-1))
     assert decoded.dtype == np.float32
 
@@ -362,7 +367,7 @@ def header(
         raw += gguf_file.text(f"general.{key}") + given
     for name, shape, numbers in infos:
         raw += gguf_file.text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-        raw += struct.pack("<IQ", gguf_numbers.FORMATS[numbers].id, 0)
+        raw += struct.pack("<IQ", gguf_quant.FORMATS[numbers].id, 0)
     return raw + bytes(4096)
 
 

@@ -27,8 +27,9 @@ from bardlet.data.dataset import plain_pickle
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError, DataError, UsageError
-from bardlet.interop import families, huggingface, nanogpt, sources
+from bardlet.interop import load, nanogpt, tensor_names
 from bardlet.interop.export import export
+from bardlet.interop.huggingface import export as huggingface
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
 
@@ -82,13 +83,13 @@ def test_a_folder_of_links_as_the_hubs_cache_is(tmp_path: Path) -> None:
     links.mkdir(parents=True)
     for file in real.iterdir():
         (links / file.name).symlink_to(file)
-    found = sources.load(str(links))
-    assert torch.equal(logits(found.model), logits(sources.load(str(real)).model))
+    found = load.load_model(str(links))
+    assert torch.equal(logits(found.model), logits(load.load_model(str(real)).model))
 
 
 def test_a_sharded_model_with_old_names_and_buffers(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "hf", "gpt2")
-    expected = sources.load(str(folder)).model
+    expected = load.load_model(str(folder)).model
     tensors = {n.removeprefix("transformer."): t for n, t in
                load_file(folder / "model.safetensors").items()}  # fmt: skip
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
@@ -100,7 +101,7 @@ def test_a_sharded_model_with_old_names_and_buffers(tmp_path: Path) -> None:
         save_file({name: tensors[name] for name in held}, folder / file)
     index = {"weight_map": {name: file for file, held in files.items() for name in held}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert torch.equal(logits(sources.load(str(folder)).model), logits(expected))
+    assert torch.equal(logits(load.load_model(str(folder)).model), logits(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -108,20 +109,20 @@ def test_half_precision_becomes_float32_exactly(dtype: torch.dtype, tmp_path: Pa
     folder = a_folder(tmp_path / "hf")
     tensors = {n: t.to(dtype) for n, t in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors")
-    model = sources.load(str(folder)).model
-    split = families.split(model.config, dict(model.named_parameters()), "hf")
+    model = load.load_model(str(folder)).model
+    split = tensor_names.split(model.config, dict(model.named_parameters()), "hf")
     assert all(t.dtype == torch.float32 for t in split.values())
     assert all(torch.equal(t, tensors[n].float()) for n, t in split.items())
 
 
 def test_the_context_is_cropped_to_its_first_positions(tmp_path: Path, family: str) -> None:
     folder = a_folder(tmp_path / "hf", family)
-    whole, cut = (sources.load(str(folder), block_size=size).model for size in (0, 8))
+    whole, cut = (load.load_model(str(folder), block_size=size).model for size in (0, 8))
     assert cut.config.block_size == 8
     idx = torch.arange(8)[None]
     torch.testing.assert_close(cut(idx, idx)[0], whole(idx, idx)[0], rtol=0, atol=1e-6)
     with pytest.raises(UsageError, match="block_size=17 is above the 16"):
-        sources.load(str(folder), block_size=17)
+        load.load_model(str(folder), block_size=17)
 
 
 # --- nanoGPT
@@ -160,7 +161,7 @@ def test_nanogpts_checkpoint(bias: bool, tmp_path: Path) -> None:
     a_data_folder(tmp_path / "nanoGPT" / "data" / "shakespeare_char")
     path = a_ckpt(tmp_path / "nanoGPT" / "out" / "ckpt.pt", model)
     for source in (path, path.parent):
-        found = sources.load(str(source))
+        found = load.load_model(str(source))
         assert torch.equal(logits(found.model), logits(model))
         assert isinstance(found.tokenizer, CharTokenizer) and found.tokenizer.chars == CHARS
     assert cli.main(["import", str(path), str(tmp_path / "run")]) == 0
@@ -184,7 +185,7 @@ def test_nanogpts_masks_and_missing_bias_flag(tmp_path: Path) -> None:
     del saved["model_args"]["bias"]
     saved["model"]["transformer.h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
     torch.save(saved, path)
-    assert torch.equal(logits(sources.load(str(path)).model), logits(model))
+    assert torch.equal(logits(load.load_model(str(path)).model), logits(model))
 
 
 def test_what_nanogpt_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_tensors_that_lie_are_named(lie: str, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "hf")
     reweigh(folder, change)
     with pytest.raises(CheckpointError, match=words):
-        sources.load(str(folder))
+        load.load_model(str(folder))
 
 
 @pytest.mark.parametrize("lie", CONFIG_LIES)
@@ -328,7 +329,7 @@ def test_a_config_that_lies_is_refused_by_its_key(lie: str, tmp_path: Path) -> N
     folder = a_folder(tmp_path / "hf")
     rewrite(folder / "config.json", lambda document: document.update(change))
     with pytest.raises(CheckpointError, match=words) as error:
-        sources.load(str(folder))
+        load.load_model(str(folder))
     assert str(folder) in str(error.value)
 
 
@@ -344,7 +345,7 @@ def test_gpt2s_that_ours_cannot_be(change: dict, words: str, tmp_path: Path) -> 
     folder = a_folder(tmp_path / "hf", "gpt2")
     rewrite(folder / "config.json", lambda document: document.update(change))
     with pytest.raises(CheckpointError, match=words):
-        sources.load(str(folder))
+        load.load_model(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +373,7 @@ def test_files_that_lie(file: str, content: bytes | None, words: str, tmp_path: 
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(BardletError, match=re.escape(words)):
-        sources.load(str(folder))
+        load.load_model(str(folder))
     assert cli.main(["import", str(folder), str(tmp_path / "out")]) in (1, 2)
     assert not (tmp_path / "out").exists()
 
@@ -382,7 +383,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        sources.load(str(folder))
+        load.load_model(str(folder))
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -390,7 +391,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     text = CharTokenizer(CHARS + "é").to_json()
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="has 51 tokens, its model's vocabulary 50"):
-        sources.load(str(folder))
+        load.load_model(str(folder))
 
 
 class Evil:
@@ -407,7 +408,7 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path: Path) -> None:
     mark = tmp_path / "it_ran"
     path = a_ckpt(tmp_path / "ckpt.pt", tiny_model("gpt2"), extra=Evil(mark))
     with pytest.raises(CheckpointError, match=r"ckpt.pt cannot be read: .*") as error:
-        sources.load(str(path))
+        load.load_model(str(path))
     assert "tensors and plain values only" in error.value.hint
     assert not mark.exists()
 
@@ -434,7 +435,7 @@ def test_checkpoints_of_nanogpt_that_lie(
     change(saved)
     torch.save(saved, path)
     with pytest.raises(CheckpointError, match=words):
-        sources.load(str(path))
+        load.load_model(str(path))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -50])
@@ -442,7 +443,7 @@ def test_a_truncated_checkpoint_of_nanogpt(keep: int, tmp_path: Path) -> None:
     path = a_ckpt(tmp_path / "ckpt.pt", tiny_model("gpt2"))
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"ckpt\.pt cannot be read"):
-        sources.load(str(path))
+        load.load_model(str(path))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -519,14 +520,14 @@ def test_names_of_the_hub_and_of_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         return str(folder)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
-    assert sources.load("gpt2-xl").name == "gpt2-xl"
-    assert sources.load("me/it").source == "me/it"
+    assert load.load_model("gpt2-xl").name == "gpt2-xl"
+    assert load.load_model("me/it").source == "me/it"
     with pytest.raises(UsageError, match=r"the hub does not give it: offline\. Without"):
-        sources.load("me/gone")
+        load.load_model("me/gone")
     assert asked == ["openai-community/gpt2-xl", "me/it", "me/gone"]
     for name in ("out/typo", "gpt3", "../x", "a/b/c"):
         with pytest.raises(BardletError, match=f"no run at {re.escape(name)}"):
-            sources.load(name)
-    monkeypatch.setattr("bardlet.interop.extras.has", lambda name: False)
+            load.load_model(name)
+    monkeypatch.setattr("bardlet.interop.optional_deps.has", lambda name: False)
     with pytest.raises(UsageError, match=r"needs the package huggingface_hub. Install it: pip"):
-        sources.load("gpt2")
+        load.load_model("gpt2")

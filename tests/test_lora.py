@@ -13,8 +13,9 @@ from test_import import CHARS, a_data_folder, logits
 from bardlet import cli, config_file, finetuning, lora, native
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.interop import huggingface, sources
+from bardlet.interop import load
 from bardlet.interop.export import export
+from bardlet.interop.huggingface import export as huggingface
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 from bardlet.training import resume
@@ -80,9 +81,9 @@ def test_only_the_adapters_are_trained_and_have_moments(
         run_folder.find(tmp_path / "out", "last") / "optimizer.safetensors"
     )
     assert moments and all("lora" in name for name in moments)
-    begun = sources.load(str(source)).model
+    begun = load.load_model(str(source)).model
     assert result.val_loss < 5.0 and not torch.equal(
-        logits(sources.load(str(tmp_path / "out"), "last").model), logits(begun)
+        logits(load.load_model(str(tmp_path / "out"), "last").model), logits(begun)
     )
 
 
@@ -131,7 +132,7 @@ def test_the_export_is_merged(
     done = export(str(out), tmp_path / "m", form="hf", dtype=None, which="last", say=silent)
     assert done["max_difference"] <= 1e-5
     adapted = checkpoint.load(run_folder.find(out, "last"))[0]
-    again = sources.load(str(tmp_path / "m")).model
+    again = load.load_model(str(tmp_path / "m")).model
     torch.testing.assert_close(logits(again), logits(adapted), rtol=0, atol=1e-5)
     for command in (["inspect", str(out)], ["eval", str(out)],
                     ["sample", str(out), "--num_samples=1", "--max_new_tokens=5"]):  # fmt: skip

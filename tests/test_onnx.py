@@ -12,8 +12,8 @@ from conftest import tiny_model
 
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.interop import extras, onnx
-from bardlet.interop.comparison import Comparison, Trained
+from bardlet.interop import onnx, optional_deps
+from bardlet.interop.verify import Comparison, Trained
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -56,7 +56,7 @@ def test_onnxruntime_computes_the_same(
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "has", lambda name: False)
+    monkeypatch.setattr(optional_deps, "has", lambda name: False)
     with pytest.raises(UsageError, match=r"onnxscript.*pip install 'bardlet\[onnx\]'"):
         exported(tmp_path, "gpt2")
 

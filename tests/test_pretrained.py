@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from bardlet.interop import gguf, llamacpp, sources
-from bardlet.interop.comparison import Comparison, Trained
+from bardlet.interop import load
+from bardlet.interop.gguf import export as gguf
+from bardlet.interop.gguf import llamacpp
+from bardlet.interop.verify import Comparison, Trained
 from bardlet.sample import generate
 
 SMOLLM2 = Path(os.environ.get("BARDLET_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf"))
@@ -27,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def smollm2() -> Trained:
-    return sources.load(str(SMOLLM2))
+    return load.load_model(str(SMOLLM2))
 
 
 def test_smollm2_knows_the_capital_of_france(smollm2: Trained) -> None:

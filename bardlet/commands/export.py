@@ -29,7 +29,7 @@ def run(parser: Parser, args: list[str]) -> int:
         which=given.checkpoint, say=say,
     )  # fmt: skip
     if name:
-        from bardlet.interop.huggingface import push
+        from bardlet.interop.huggingface.export import push
 
         done["pushed"] = push(Path(given.out), name)
     if given.json:

@@ -20,10 +20,10 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--block_size", type=int, help="keep this much of the context")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     given = parse(parser, args)
-    from bardlet.interop import sources
+    from bardlet.interop import load
 
-    trained = sources.load(given.source, block_size=getattr(given, "block_size", 0))
-    folder = sources.save(trained, Path(given.out))
+    trained = load.load_model(given.source, block_size=getattr(given, "block_size", 0))
+    folder = load.save(trained, Path(given.out))
     from bardlet.inspection import checkpoint_facts, describe_checkpoint
 
     found = checkpoint_facts(folder)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.interop import sources
-from bardlet.interop.comparison import Comparison, Trained
+from bardlet.interop import load
+from bardlet.interop.verify import Comparison, Trained
 from bardlet.io.atomic import flush, temporary
 
-FORMATS = {"hf": "huggingface", "nanogpt": "nanogpt", "gguf": "gguf", "onnx": "onnx"}
+FORMATS = {
+    "hf": "huggingface.export", "nanogpt": "nanogpt", "gguf": "gguf.export", "onnx": "onnx",
+}  # fmt: skip
 
 
 class Format(Protocol):
@@ -60,7 +62,7 @@ def export(
     module, dtype = format_of(form, dtype)
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    trained = sources.load(source, which)
+    trained = load.load_model(source, which)
     building = temporary(out)
     shutil.rmtree(building, ignore_errors=True)
     try:

@@ -12,9 +12,9 @@ from bardlet.data.dataset import nanogpt as data
 from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
-from bardlet.interop import families
-from bardlet.interop.comparison import Comparison, Trained
-from bardlet.interop.families import EMBEDDING, HEAD
+from bardlet.interop import tensor_names
+from bardlet.interop.tensor_names import EMBEDDING, HEAD
+from bardlet.interop.verify import Comparison, Trained
 from bardlet.model import GPTConfig
 
 DTYPES = ("float32",)
@@ -83,15 +83,15 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no model and model_args")
     # the oldest checkpoints do not say that they have biases
     config = GPTConfig(**{"bias": True, **{name: args[name] for name in SHAPE if name in args}})
-    problems = families.contradictions(config)
+    problems = tensor_names.contradictions(config)
     if type(config.bias) is not bool or type(config.dropout) not in (int, float):
         problems.append(f"bias={config.bias!r}, dropout={config.dropout!r}")
     if problems:
         raise CheckpointError(f"{path}: its model_args are no model's: {'; '.join(problems)}")
     found = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
     found = {n: t for n, t in found.items() if not (n.endswith(MASKS) and t.dim() == 4)}
-    fitting = families.fitting(
-        families.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
+    fitting = tensor_names.fitting(
+        tensor_names.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
     )  # fmt: skip
     weights = {name: t.to(torch.float32, copy=True) for name, t in fitting.items()}
     return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.comparison import Comparison, Trained, compare
-from bardlet.interop.extras import has, need
+from bardlet.interop.optional_deps import has, need
+from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
 

@@ -1,6 +1,6 @@
 """llama.cpp, through the wheel of xllamacpp: what it makes of a GGUF file, against what we do.
 
-It runs in a process of its own, `python -m bardlet.interop.llamacpp`: a file that it cannot take
+It runs in a process of its own, `python -m bardlet.interop.gguf.llamacpp`: a file it cannot take
 may end the process. The wheel's server is asked; it listens on 127.0.0.1 while it is compared.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet.interop.extras import need
+from bardlet.interop.optional_deps import need
 
 PACKAGE = "xllamacpp"
 MOST_LOGPROBS = 100  # asked for at each token: the likeliest ones
@@ -49,7 +49,7 @@ def ask(path: Path, *, text: str, prompt: list[int], count: int) -> Answer:
     question = {"path": str(path), "text": text, "prompt": prompt, "count": count}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "bardlet.interop.llamacpp"], input=json.dumps(question),
+            [sys.executable, "-m", "bardlet.interop.gguf.llamacpp"], input=json.dumps(question),
             capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=True,
         )  # fmt: skip
         answer = json.loads(done.stdout)

@@ -21,11 +21,12 @@ from torch import Tensor
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
-from bardlet.interop import gguf_file, gguf_vocab
-from bardlet.interop.families import EMBEDDING, HEAD, architecture, biased, build, join, split
-from bardlet.interop.gguf_file import GGUF
-from bardlet.interop.gguf_numbers import FORMATS
-from bardlet.interop.hf_config import contradictions
+from bardlet.interop.gguf import file as gguf_file
+from bardlet.interop.gguf import vocab as gguf_vocab
+from bardlet.interop.gguf.file import GGUF
+from bardlet.interop.gguf.quant import FORMATS
+from bardlet.interop.huggingface.config import contradictions
+from bardlet.interop.tensor_names import EMBEDDING, HEAD, architecture, biased, build, join, split
 from bardlet.model import GPT, GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3")

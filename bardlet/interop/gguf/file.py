@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.gguf_numbers import BY_ID, FORMATS, decode, encode
+from bardlet.interop.gguf.quant import BY_ID, FORMATS, decode, encode
 
 ALIGNMENT = 32  # bytes, of every tensor's beginning, unless general.alignment says otherwise
 # how a value's type is numbered; struct's letter for those of fixed size

@@ -22,9 +22,11 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, DataError, UsageError
-from bardlet.interop import families, gguf_model, hf_config, nanogpt
-from bardlet.interop.comparison import Trained
-from bardlet.interop.extras import need
+from bardlet.interop import nanogpt, tensor_names
+from bardlet.interop.gguf import model as gguf_model
+from bardlet.interop.huggingface import config as hf_config
+from bardlet.interop.optional_deps import need
+from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
@@ -37,7 +39,7 @@ GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT d
 INDEX = "model.safetensors.index.json"
 
 
-def load(
+def load_model(
     source: str, which: str = "best", *, block_size: int = 0, dropout: float | None = None
 ) -> Trained:
     """The model, on the CPU in float32, and the tokenizer of a source.
@@ -111,8 +113,8 @@ def from_folder(folder: Path, name: str) -> Trained:
     config = hf_config.from_hf(document, folder / "config.json")
     found = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
     if not config.llama and "wte.weight" in found:  # OpenAI's own names
-        found = {n if n == families.HEAD else f"transformer.{n}": t for n, t in found.items()}
-    model = families.build(config, families.join(config, found, "hf", folder))
+        found = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in found.items()}
+    model = tensor_names.build(config, tensor_names.join(config, found, "hf", folder))
     path = folder / "tokenizer.json"
     # the hub's cache is of links to files elsewhere
     tokenizer = tokenizers.load(path.resolve()) if path.is_file() else assumed(config, folder)
@@ -155,7 +157,7 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
         if lost:
             raise CheckpointError(
                 f"{folder / INDEX} names tensors that are not in their files: "
-                f"{families.listed(lost)}"
+                f"{tensor_names.listed(lost)}"
             )
         return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
     if not (folder / "model.safetensors").is_file():
@@ -183,7 +185,7 @@ def from_nanogpt(path: Path) -> Trained:
     config, weights, dataset = nanogpt.read(path)
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
     tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
-    return imported(str(path), families.build(config, weights), tokenizer, {})
+    return imported(str(path), tensor_names.build(config, weights), tokenizer, {})
 
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
@@ -234,7 +236,7 @@ def reshaped(model: GPT, config: GPTConfig) -> GPT:
     if not config.llama:
         name = "transformer.wpe.weight"
         weights[name] = weights[name][: config.block_size].clone()
-    return families.build(config, weights).eval()
+    return tensor_names.build(config, weights).eval()
 
 
 def save(trained: Trained, out: Path) -> Path:

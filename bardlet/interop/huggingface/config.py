@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.families import LARGEST, architecture, contradictions
+from bardlet.interop.tensor_names import LARGEST, architecture, contradictions
 from bardlet.model import GPTConfig
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}

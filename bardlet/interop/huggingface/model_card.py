@@ -8,8 +8,8 @@ from typing import Any
 import bardlet
 from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
-from bardlet.interop.comparison import Trained
-from bardlet.interop.families import architecture
+from bardlet.interop.tensor_names import architecture
+from bardlet.interop.verify import Trained
 
 
 def model_card(trained: Trained) -> str:

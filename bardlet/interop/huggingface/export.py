@@ -12,11 +12,11 @@ import numpy as np
 from safetensors.torch import save_file
 
 from bardlet.errors import CheckpointError
-from bardlet.interop import families
-from bardlet.interop.comparison import Comparison, Trained, compare
-from bardlet.interop.extras import has, need
-from bardlet.interop.hf_config import to_hf
-from bardlet.interop.model_card import model_card
+from bardlet.interop import tensor_names
+from bardlet.interop.huggingface.config import to_hf
+from bardlet.interop.huggingface.model_card import model_card
+from bardlet.interop.optional_deps import has, need
+from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.io.atomic import write_json, write_text
 
 DTYPES = ("float32",)
@@ -24,14 +24,14 @@ DTYPES = ("float32",)
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model, its tokenizer and its card into `folder`."""
-    config, weights = families.biased(
+    config, weights = tensor_names.biased(
         trained.model.config, dict(trained.model.named_parameters())
     )  # fmt: skip
     ends = token_ids(trained)
     write_json(folder / "config.json", {**to_hf(config), **ends})
     write_json(folder / "generation_config.json", ends)
     save_file(
-        families.split(config, weights, "hf"), folder / "model.safetensors",
+        tensor_names.split(config, weights, "hf"), folder / "model.safetensors",
         metadata={"format": "pt"},
     )  # fmt: skip
     write_text(folder / "tokenizer.json", trained.tokenizer.to_json())

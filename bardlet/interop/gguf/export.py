@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from bardlet.errors import CheckpointError
-from bardlet.interop import gguf_file, gguf_model, gguf_vocab, llamacpp
-from bardlet.interop.comparison import GREEDY_TOKENS, Comparison, Trained
-from bardlet.interop.extras import has
+from bardlet.interop.gguf import file as gguf_file
+from bardlet.interop.gguf import llamacpp
+from bardlet.interop.gguf import model as gguf_model
+from bardlet.interop.gguf import vocab as gguf_vocab
+from bardlet.interop.optional_deps import has
+from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
 from bardlet.sample import generate

@@ -1,0 +1,1 @@
+"""The format of transformers and of its hub: configurations, weights, model cards."""
