@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bardlet import cli, native, writing
+from bardlet import cli, native
+from bardlet.commands.sample import SEPARATOR
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Batches, first_seen
@@ -216,7 +217,7 @@ def test_a_sample_ends_with_its_text(
     assert found["samples"] == [tokenizer.decode(row) for row in ended]
     assert found["new_tokens"] == max(map(len, ended))
     assert cli.main([*told, "--num_samples=1"]) == 0
-    assert capsys.readouterr().out == f"{found['samples'][0]}\n{writing.SEPARATOR}\n"
+    assert capsys.readouterr().out == f"{found['samples'][0]}\n{SEPARATOR}\n"
 
 
 def test_bits_per_byte_are_of_text(documents: Dataset) -> None:

@@ -18,7 +18,8 @@ import torch
 from conftest import Refused
 from pytest import CaptureFixture, MonkeyPatch
 
-from bardlet import cli, writing
+from bardlet import cli
+from bardlet.commands.sample import SEPARATOR
 from bardlet.data.tokenizers.base import load
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
@@ -146,15 +147,15 @@ def test_a_sample_that_ends_within_a_character_does_not_show_it(
         for i in ids[:max_new_tokens].tolist():
             yield torch.full((num_samples,), i)
 
-    monkeypatch.setattr(writing, "generate", poem)
+    monkeypatch.setattr("bardlet.sample.generate", poem)
     for count in range(1, 10):
         draw = ["sample", run, "--start=A", f"--max_new_tokens={count}"]
-        streamed = printed(*draw, "--num_samples=1").removesuffix(f"\n{writing.SEPARATOR}\n")
+        streamed = printed(*draw, "--num_samples=1").removesuffix(f"\n{SEPARATOR}\n")
         raw = b"".join([kept.tokens()[i] for i in ids[:count]])
         assert streamed == "A" + raw.decode("utf-8", "ignore")  # the poems are UTF-8 up to its end
         assert json.loads(printed(*draw, "--num_samples=2", "--json"))["samples"] == [streamed] * 2
         marked = printed(*draw, "--num_samples=1", "--check_memorization")
-        assert "\ufffd" not in marked.split(writing.SEPARATOR)[0]
+        assert "\ufffd" not in marked.split(SEPARATOR)[0]
 
 
 def test_train_writes_a_file_that_other_commands_take(printed: Any) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config
 
-from bardlet import cli, verification
+from bardlet import cli
+from bardlet.commands import verify_resume
 from bardlet.config import to_toml
 from bardlet.run import run_folder
 from bardlet.train import train
@@ -33,10 +34,10 @@ def test_another_run_is_not_equal(dataset_folder: Path, tmp_path: Path) -> None:
     other = tiny_config(dataset_folder, tmp_path / "other", seed=1)
     train(one)
     train(other)
-    found = verification.compare(tmp_path / "one", tmp_path / "other")
+    found = verify_resume.compare(tmp_path / "one", tmp_path / "other")
     assert not found["equal"] and not found["losses_equal"]
     assert "lm_head.weight" in found["differ"]
-    assert verification.compare(tmp_path / "one", tmp_path / "one")["equal"]
+    assert verify_resume.compare(tmp_path / "one", tmp_path / "one")["equal"]
 
 
 def test_a_difference_is_said_and_exits_with_1(
@@ -46,7 +47,7 @@ def test_a_difference_is_said_and_exits_with_1(
     """A checkpoint that is not what training left shows: here in one bit."""
     config = tiny_config(dataset_folder, tmp_path / "run", max_iters=100_000)
     (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
-    compare = verification.compare
+    compare = verify_resume.compare
 
     def spoil(one: Path, other: Path) -> dict[str, object]:
         assert compare(one, other)["equal"], "before"
@@ -56,7 +57,7 @@ def test_a_difference_is_said_and_exits_with_1(
         weights.write_bytes(raw)
         return compare(one, other)
 
-    monkeypatch.setattr(verification, "compare", spoil)
+    monkeypatch.setattr(verify_resume, "compare", spoil)
     assert cli.main(["verify-resume", str(tmp_path / "run.toml"), "--seconds=1"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("NOT equal after ") and "1 of " in out and "losses equal" in out

@@ -16,6 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe import any_text, awkward
 
+from bardlet.commands.eval import eval_run
+from bardlet.commands.inspect import describe_dataset
+from bardlet.commands.sample import write
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import fetch
 from bardlet.data.text.corpus import Corpus, Source
@@ -27,9 +30,7 @@ from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.data.tokenizers.json_file import byte_level, check_pattern
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import DataError, UsageError
-from bardlet.inspection import describe_dataset, eval_run
 from bardlet.train import train
-from bardlet.writing import write
 
 library = pytest.importorskip("tokenizers")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bardlet.arguments import Parser, add_run, parse
 from bardlet.config_file import newest_run
+from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
 
 
@@ -15,8 +17,6 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
     given = parse(parser, args)
-    from bardlet.inspection import eval_run
-
     run = str(given.run or given.out_dir or newest_run(say))
     scores = eval_run(
         run, which=given.checkpoint, dataset=getattr(given, "dataset", None), split=given.split,
@@ -30,3 +30,43 @@ def run(parser: Parser, args: list[str]) -> int:
             "{bits_per_byte:.4f} bits per byte, over {tokens:,} tokens".format(**scores)
         )
     return 0
+
+
+def eval_run(
+    run: str, *, which: str, dataset: str | None, split: str, batch_size: int,
+    device_name: str, dtype: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
+    from bardlet.data.dataset import mixture
+    from bardlet.data.tokenizers import base as tokenizers
+    from bardlet.evaluate import evaluate
+    from bardlet.interop import load
+    from bardlet.system import device
+    from bardlet.system.distributed import Group
+
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} must be at least 1")
+    trained = load.load_model(run, which)
+    model, state = trained.model, trained.state
+    name = dataset or state.get("dataset", {}).get("name", "")
+    if not name:
+        raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
+    data = mixture.opened(name)
+    if tokenizers.fingerprint(data.tokenizer) != tokenizers.fingerprint(trained.tokenizer):
+        raise DataError(
+            f"{data.folder} was prepared with another tokenizer than {trained.source}",
+            "A loss compares on the same tokens only",
+        )
+    device.tune_process()
+    machine = device.choose(device_name, dtype)
+    model.to(machine.device)
+    doc_mask = state.get("config", {}).get("doc_mask", False)
+    score = evaluate(
+        model, data, split, batch_size=batch_size, machine=machine, group=Group(), doc_mask=doc_mask
+    )
+    return {
+        "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
+        "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens, "iter": state.get("iter"), "device": str(machine.device),
+        "dtype": str(machine.dtype).removeprefix("torch."),
+    }  # fmt: skip

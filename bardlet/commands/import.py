@@ -24,7 +24,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
     trained = load.load_model(given.source, block_size=getattr(given, "block_size", 0))
     folder = load.save(trained, Path(given.out))
-    from bardlet.inspection import checkpoint_facts, describe_checkpoint
+    from bardlet.commands.inspect import checkpoint_facts, describe_checkpoint
 
     found = checkpoint_facts(folder)
     print(json.dumps(found) if given.json else describe_checkpoint(found))

@@ -4,16 +4,150 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bardlet.arguments import Parser, parse
+from bardlet.errors import DataError
+
+if TYPE_CHECKING:
+    from bardlet.data.dataset.folder import Dataset
+
+SHOWN = 10  # sources that are named
 
 
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("path", type=Path, help="folder of a dataset, a run or a checkpoint")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     given = parse(parser, args)
-    from bardlet.inspection import describe, facts
-
     found = facts(given.path)
     print(json.dumps(found) if given.json else describe(found))
     return 0
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What there is to say of a dataset's, run's or checkpoint's folder, as JSON values."""
+    from bardlet.data.dataset.folder import Dataset, is_dataset
+    from bardlet.run import run_folder
+
+    if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
+        return {"kind": "checkpoint", **checkpoint_facts(path)}
+    if is_dataset(path):
+        return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}
+    if (path / "checkpoints").is_dir():
+        named = {name: run_folder.pointed(path, name) for name in ("best", "last")}
+        found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
+        return {"kind": "run", "path": str(path), **found}
+    raise DataError(
+        f"{path} is no dataset, run or checkpoint",
+        "Give the folder that prepare or train wrote, such as data/tinyshakespeare or out/demo",
+    )
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """A dataset's manifest, some of its documents, and how many tokens count in the loss."""
+    from bardlet.data.dataset import samples
+
+    splits = dataset.splits.items()
+    return {
+        **dataset.manifest,
+        "counted": {name: samples.counted(stream) for name, stream in splits},
+        "samples": {name: samples.samples(dataset, name) for name, _ in splits},
+    }
+
+
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """What a checkpoint is: its model, how far it was trained, and how good it is."""
+    from bardlet.run import checkpoint, run_folder
+
+    model, tokenizer, state = checkpoint.load(folder)
+    options = state.pop("config", {})
+    return {
+        "path": str(folder),
+        "parameters": model.num_params(),
+        "vocab_size": tokenizer.vocab_size,
+        "model": run_folder.read_json(folder / "config.json"),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        **state,
+        "options": options,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """What `facts` found, for people."""
+    if found["kind"] == "dataset":
+        from bardlet.data.dataset.folder import Dataset
+
+        return describe_dataset(Dataset(Path(found["path"])), found)
+    if found["kind"] == "run":
+        parts = [f"run {found['path']}"]
+        parts += [f"{n}: {describe_checkpoint(found[n])}" for n in ("best", "last") if n in found]
+        return "\n".join(parts if len(parts) > 1 else [*parts, "no checkpoint yet"])
+    return describe_checkpoint(found)
+
+
+def describe_checkpoint(found: dict[str, Any]) -> str:
+    model = found["model"]
+    lines = [
+        f"checkpoint {found['path']}, {found['bytes'] / 1e6:.1f} MB",
+        f"  {model['family']} model of {found['parameters']:,} parameters: "
+        f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, "
+        f"context {model['block_size']}, vocabulary {found['vocab_size']}",
+        f"  imported from {found['imported']['source']}" if "imported" in found else
+        f"  after {found['iter']:,} iterations, {found['tokens']:,} tokens of "
+        f"{found['dataset']['name']}",
+    ]  # fmt: skip
+    if "eval" in found:
+        scores = found["eval"]
+        lines.append(
+            f"  train loss {scores['train_loss']:.4f}, val loss {scores['val_loss']:.4f}, "
+            f"{scores['bits_per_byte']:.4f} bits per byte"
+        )
+    return "\n".join(lines)
+
+
+def describe_dataset(dataset: Dataset, found: dict[str, Any] | None = None) -> str:
+    """A dataset's facts for people; they are `found` already, or are looked up."""
+    from bardlet.data.tokenizers.base import CharTokenizer
+
+    manifest = found or dataset_facts(dataset)
+    counts = [split.get("characters") for split in manifest["splits"].values()]
+    characters = "" if None in counts else f"{sum(counts):,} characters, "
+    about = manifest["tokenizer"]
+    if isinstance(dataset.tokenizer, CharTokenizer):
+        about = json.dumps(dataset.tokenizer.chars[:200], ensure_ascii=False)
+        about += "..." * (dataset.vocab_size > 200)
+    lines = [
+        f"dataset {dataset.folder}: {manifest['name']}",
+        f"  {characters}vocabulary {dataset.vocab_size:,}: {about}",
+    ]
+    for name, split in manifest["splits"].items():
+        sizes = ""
+        if "bytes" in split:  # of nanoGPT's it is not known where they are large
+            per_token = split["bytes"] / max(1, split["tokens"])
+            sizes = f"{split['bytes']:,} bytes, {per_token:.2f} bytes per token, "
+        if "documents" in split:
+            sizes += f"{split['documents']:,} document{'s' * (split['documents'] != 1)}, "
+        lines.append(
+            f"  {name}: {split['tokens']:,} tokens, {sizes}"
+            f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
+        )
+        counted, tokens = manifest["counted"][name], split["tokens"]
+        if counted < tokens:
+            lines.append(f"    {counted:,} tokens, {counted / tokens:.1%}, count in the loss")
+        shown = manifest["samples"][name]
+        for document in shown:
+            what = "begins" if len(shown) == 1 else f"document {document['document']:,}:"
+            texts = [document[key] for key in ("prompt", "text") if key in document]
+            quoted = " -> ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+            lines.append(f"    {what} {quoted}")
+    rule = manifest.get("split")
+    if rule:
+        by, part = rule["by"], f"{rule['val_fraction']:g}"
+        of = f"the last {part} of each text" if by == "position" else f"{part} of the documents"
+        lines.append(f"  split by {by}: {of} for validation")
+    sources = manifest["sources"]
+    if len(sources) > SHOWN:
+        lines.append(f"  from {len(sources):,} sources, of them the first {SHOWN}:")
+    for source in sources[:SHOWN]:
+        lines.append(f"  from {source['name']}, {source['bytes']:,} bytes, {source['sha256'][:12]}")
+    return "\n".join(lines + [f"  note: {note}" for note in manifest["notes"]])

@@ -60,7 +60,7 @@ def run(parser: Parser, args: list[str]) -> int:
     out: Path | None = getattr(given, "out", None)
     if bool(given.source) == bool(given.merge):
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
-    from bardlet.inspection import describe_dataset
+    from bardlet.commands.inspect import describe_dataset
 
     dataset = merged(given, out) if given.merge else prepared(given, out)
     print(json.dumps(dataset.manifest) if given.json else describe_dataset(dataset))

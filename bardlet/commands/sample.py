@@ -1,11 +1,31 @@
-"""`bardlet sample`: text out of a trained model."""
+"""`bardlet sample`: a checkpoint and a prompt to text on stdout."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from bardlet.arguments import Parser, add_run, parse
 from bardlet.config_file import newest_run
-from bardlet.errors import UsageError
+from bardlet.errors import DataError, UsageError
+from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bardlet.data.dataset.folder import Dataset
+    from bardlet.data.tokenizers.base import Tokenizer
+    from bardlet.model import GPT
+
+SEPARATOR = "---------------"
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -30,8 +50,6 @@ def run(parser: Parser, args: list[str]) -> int:
     given = parse(parser, args)
     if given.min_run < 0:
         raise UsageError(f"min_run={given.min_run} must be at least 0")
-    from bardlet.writing import write
-
     run = str(given.run or given.out_dir or newest_run(say))
     write(
         run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
@@ -41,3 +59,158 @@ def run(parser: Parser, args: list[str]) -> int:
         check_memorization=given.check_memorization, min_run=given.min_run, say=say,
     )  # fmt: skip
     return 0
+
+
+def write(
+    *, run: str, which: str, start: str | None, num_samples: int, max_new_tokens: int,
+    temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
+    check_memorization: bool = False, min_run: int = 0, say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Print samples from a run's checkpoint; one sample is streamed as it is written.
+
+    A sample ends with its text. `start` is the prompt, FILE:path the prompt's file, None a new line
+    where the alphabet has it; after documents, a text begins as they did: behind the end of one.
+    `check_memorization` marks what of the samples stands in the training text;
+    analysis/memorization.py has `min_run`.
+    """
+    import numpy as np
+    import torch
+
+    from bardlet import native
+    from bardlet.analysis import memorization
+    from bardlet.interop import load
+    from bardlet.sample import check, generate
+    from bardlet.system import device
+    from bardlet.system.memory import Pieces
+
+    check(num_samples, max_new_tokens, temperature, top_k, seed)
+    trained = load.load_model(run, which)
+    model, tokenizer = trained.model, trained.tokenizer
+    without_padding(model, tokenizer.vocab_size)
+    trained_on = training_text(trained.source, trained.state) if check_memorization else None
+    machine = device.choose(device_name, dtype)
+    model.to(machine.device)
+    if not native.runs(model):  # which converts weights itself
+        model.to(machine.dtype)  # half the bytes to read for every token
+    ends = trained.state.get("dataset", {}).get("end_of_text")
+    behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
+    text = "" if start is None and behind else prompt_text(start, tokenizer)
+    prompt = torch.tensor(behind + tokenizer.encode(text).tolist(), dtype=torch.int64)  # (P,)
+    if len(prompt) > model.config.block_size:
+        say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
+    streamed = num_samples == 1 and not as_json and trained_on is None
+    if streamed:
+        print(text, end="", flush=True)
+    stream = tokenizer.stream()
+    began = time.perf_counter()
+    draw = functools.partial(
+        generate, model, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_k=top_k, seed=seed, dtype=machine.dtype,
+    )  # fmt: skip
+    if streamed:
+        tokens = []
+        for chosen in draw():
+            if chosen.item() == tokenizer.end_of_text:
+                break
+            tokens.append(chosen.item())
+            print(stream.feed(tokens[-1:]), end="", flush=True)
+        rows = [np.array(tokens, dtype=np.int64)]  # (N,)
+    else:
+        all_of_them = functools.partial(drawn, draw, num_samples, tokenizer.end_of_text)
+        rows = Pieces(num_samples).fit(all_of_them)
+    took = time.perf_counter() - began
+    # a stream that is not ended leaves out a character that its last token only begins
+    texts = [text + tokenizer.stream().feed(row.tolist()) for row in rows]
+    count = sum(map(len, rows))
+    rate = count / took if took else 0.0
+    found = None
+    if trained_on is not None:
+        found = memorization.report(trained_on, tokenizer, rows, min_run)
+    if as_json:
+        result: dict[str, Any] = {
+            "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
+            "temperature": temperature, "top_k": top_k, "new_tokens": max(map(len, rows)),
+            "tokens_per_s": rate,
+        }  # fmt: skip
+        print(json.dumps({**result, "memorization": found} if found else result))
+    elif streamed:
+        print(f"\n{SEPARATOR}")
+    else:
+        if found:
+            texts = [
+                text + memorization.marked(row, sample["runs"], tokenizer)
+                for row, sample in zip(rows, found["samples"], strict=True)
+            ]
+        for sample in texts:
+            print(f"{sample}\n{SEPARATOR}")
+        if found:
+            print(memorization.describe(found))
+    sys.stdout.flush()
+    say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def drawn(
+    draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, end: int | None, size: int
+) -> list[np.ndarray]:
+    """The new tokens of all samples, (N,) int64 each, before the token `end`; `size` at once."""
+    import numpy as np
+
+    rows = []
+    for first in range(0, num_samples, size):
+        count = min(size, num_samples - first)
+        columns: list[np.ndarray] = []
+        ended = np.zeros(count, dtype=bool)
+        for chosen in draw(num_samples=count, first=first):
+            columns.append(chosen.numpy())
+            ended |= columns[-1] == end
+            if ended.all():
+                break
+        for row in np.array(columns, dtype=np.int64).reshape(-1, count).T:
+            found = np.flatnonzero(row == end)
+            rows.append(row[: found[0]] if len(found) else row)
+    return rows
+
+
+def without_padding(model: GPT, vocab_size: int) -> None:
+    """Take from a model the tokens at the end of its vocabulary that stand for no text.
+
+    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
+    """
+    import torch
+
+    if vocab_size == model.config.vocab_size:
+        return
+    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
+    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
+    model.lm_head.weight = head
+    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
+
+
+def training_text(source: str, state: Mapping[str, Any]) -> Dataset:
+    """The dataset that a checkpoint was trained on; DataError where it is not here as it was."""
+    from bardlet.data.dataset import mixture
+
+    trained_on: Mapping[str, Any] = state.get("dataset", {})
+    dataset = mixture.opened(trained_on.get("name", ""))
+    if dataset.hash != trained_on.get("hash"):
+        raise DataError(
+            f"{dataset.folder} does not have the tokens that {source} was trained on",
+            "What a model knows by heart shows in its own training text only",
+        )
+    return dataset
+
+
+def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
+    """The prompt that `start` asks for, one that the tokenizer has ids for."""
+    if start is None:
+        return "\n" if b"\n" in tokenizer.tokens() else tokenizer.decode([0])
+    if start.startswith("FILE:"):
+        path = Path(start.removeprefix("FILE:"))
+        try:
+            start = read_text(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the prompt {path}: {error}") from None
+    if not start:
+        raise UsageError("the prompt is empty", "Give at least one character to go on from")
+    return start

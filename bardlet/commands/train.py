@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bardlet import config, config_file
 from bardlet.arguments import Parser, split_unknown
-from bardlet.config import TrainConfig
+from bardlet.config import OWN, TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
+
+if TYPE_CHECKING:
+    from bardlet.data.dataset.folder import Dataset
+    from bardlet.model import GPT
+    from bardlet.train import Result
 
 
 def run(parser: Parser, args: list[str]) -> int:
     settings, _ = parse_settings(parser, args)
-    from bardlet.finetuning import train
-
-    result = train(settings, say)
+    result = train_and_show(settings, say)
     if result.stopped:
         return 130
     if os.environ.get("RANK", "0") == "0":
@@ -26,6 +29,38 @@ def run(parser: Parser, args: list[str]) -> int:
         if not settings.eval_only:
             say(f"write text with it: bardlet sample {settings.out_dir}")
     return 0
+
+
+def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
+    """Train as `config` says; where it names a model, with a sample of it before and after."""
+    from bardlet.interop.pretrained_init import begin
+    from bardlet.train import train
+
+    main = os.environ.get("RANK", "0") == "0"
+    shows = main and config.init_from not in OWN and not config.eval_only
+
+    def shown(config: TrainConfig, dataset: Dataset) -> GPT:
+        model = begin(config, dataset)
+        if shows:
+            show("before training", config.init_from, config, say)
+        return model
+
+    result = train(config, shown)
+    if shows and not result.stopped:
+        show("after training", config.out_dir, config, say)
+    return result
+
+
+def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Print a short sample of a model."""
+    from bardlet.commands.sample import write
+
+    say(f"a sample {when}:")
+    write(
+        run=run, which="best", start=None, num_samples=1, max_new_tokens=100, temperature=0.8,
+        top_k=200, seed=config.seed % 2**32, device_name=config.device, dtype=config.dtype,
+        as_json=False, say=say,
+    )  # fmt: skip
 
 
 def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[str, Any]]:

@@ -1,18 +1,33 @@
-"""`bardlet verify-resume`: a run killed and resumed, compared with one that was not."""
+"""`bardlet verify-resume`: proof, on this machine, that a killed run ends as if it had not been."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from bardlet.arguments import Parser
 from bardlet.commands.train import parse_timed
+from bardlet.config import TrainConfig, to_toml
+from bardlet.errors import TrainingError
+from bardlet.io.atomic import write_text
 from bardlet.io.terminal import say
+from bardlet.run import run_folder
+
+POLL_S = 0.005
+Process = subprocess.Popen[bytes]
 
 
 def run(parser: Parser, args: list[str]) -> int:
     settings, seconds, as_json = parse_timed(parser, args, 15.0, "of training, each way")
-    from bardlet.verification import verify_resume
-
     found = verify_resume(settings, seconds, say)
     if as_json:
         print(json.dumps(found))
@@ -31,3 +46,131 @@ def run(parser: Parser, args: list[str]) -> int:
             f"losses {'equal' if found['losses_equal'] else 'differ'}"
         )
     return 0 if found["equal"] else 1
+
+
+def verify_resume(
+    config: TrainConfig, seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train for some seconds; train as far again, killed half way and resumed; compare the two.
+
+    Both are processes of their own in a temporary folder, with the options of `config` but for how
+    far they go. Returns what was compared, JSON values; "equal" says how it came out.
+    """
+    with tempfile.TemporaryDirectory(prefix="bardlet-") as name:
+        folder = Path(name)
+        options: dict[str, Any] = {
+            "fresh": False, "init_from": "scratch", "eval_only": False, "wandb_log": False,
+            "dataset": dataset_path(config.dataset), "log_interval": 1, "save_minutes": 0.0,
+            "eval_interval": 10**9, "eval_iters": 1, "eval_full": False, "patience": 0,
+            # the rates of the whole run, of which this is the beginning
+            "lr_decay_iters": config.lr_decay_iters or max(1, config.max_iters),
+            "keep_checkpoints": 1, "save_failure": "stop",
+        }  # fmt: skip
+        whole = dataclasses.replace(config, **options, out_dir=str(folder / "whole"))
+        say(f"training for {seconds:.0f} s without a break")
+        with training(whole) as process:
+            wait_for(process, folder / "whole.log", lambda: len(losses(folder / "whole")) > 1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            process.send_signal(signal.SIGTERM)
+            finish(process, folder / "whole.log", allowed=(0, 130))
+        done = run_folder.iter_of(run_folder.newest(folder / "whole"))
+        half = max(1, done // 2)
+        parts = dataclasses.replace(
+            whole, max_iters=done, save_interval=half, out_dir=str(folder / "parts")
+        )
+        say(f"training again, killed after {half} of its {done} iterations")
+        with training(parts) as process:
+            wait_for(
+                process,
+                folder / "parts.log",
+                lambda: bool(run_folder.checkpoints(folder / "parts")),
+            )
+            process.kill()
+            process.wait()
+        killed_at = run_folder.iter_of(run_folder.newest(folder / "parts"))
+        say(f"resuming at iteration {killed_at}")
+        with training(parts) as process:
+            finish(process, folder / "parts.log", allowed=(0,))
+        return {
+            **compare(folder / "whole", folder / "parts"), "iters": done, "killed_at": killed_at,
+        }  # fmt: skip
+
+
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """What is equal, bit for bit, between the last states and the losses of two runs."""
+    differ, count, size = [], 0, 0
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (tensors(run_folder.newest(run) / file) for run in (one, other))
+        count += len(ours)
+        size += sum(len(raw) for raw in ours.values())
+        differ += [
+            name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)
+        ]  # fmt: skip
+    same_losses = losses(one) == losses(other)
+    return {
+        "equal": not differ and same_losses, "tensors": count, "bytes": size, "differ": differ,
+        "losses_equal": same_losses,
+    }  # fmt: skip
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """Shape, dtype and bytes of each tensor of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        names = file.keys()
+        arrays = {name: file.get_tensor(name) for name in names}
+    return {n: f"{a.shape} {a.dtype} ".encode() + a.tobytes() for n, a in arrays.items()}
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    """Iteration and loss of each line that a run has logged so far."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry["type"] == "iter":
+                    found.append((entry["iter"], entry["loss"]))
+    return found
+
+
+@contextlib.contextmanager
+def training(config: TrainConfig) -> Iterator[Process]:
+    """`bardlet train` with this configuration, as a process that does not outlive the body."""
+    out = Path(config.out_dir)
+    options, said = out.with_name(f"{out.name}.toml"), out.with_name(f"{out.name}.log")
+    write_text(options, to_toml(config))
+    command = [sys.executable, "-m", "bardlet", "train", str(options)]
+    with said.open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process: Process, said: Path, happened: Callable[[], bool]) -> None:
+    """Return when it has happened. TrainingError where the process ends before."""
+    while not happened():
+        if process.poll() is not None:
+            finish(process, said, allowed=())
+        time.sleep(POLL_S)
+
+
+def finish(process: Process, said: Path, allowed: tuple[int, ...]) -> None:
+    """Wait for a process. TrainingError with its last line where it ends otherwise than allowed."""
+    if process.wait() not in allowed:
+        text = said.read_text(encoding="utf-8", errors="replace")
+        last = (text.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bardlet: ")
+        raise TrainingError(f"training ended with exit code {process.returncode}: {last}")
+
+
+def dataset_path(name: str) -> str:
+    """The dataset as a path that means the same from anywhere. DataError where there is none."""
+    from bardlet.data.dataset import mixture
+
+    mixture.opened(name)
+    return mixture.resolved(name)
