@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import bardlet
-from bardlet.arguments import underscored
 from bardlet.commands import COMMANDS, call
+from bardlet.commands.parser import underscored
 from bardlet.errors import BardletError
 from bardlet.io import terminal
 from bardlet.io.terminal import say

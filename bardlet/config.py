@@ -2,7 +2,7 @@
 
     defaults <- preset <- file <- flags
 
-Names are nanoGPT's where nanoGPT has the option. `config_file.py` reads presets and files.
+Names are nanoGPT's where nanoGPT has the option. `commands/settings.py` reads presets and files.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from bardlet import config_file
+from bardlet.commands import settings
 from bardlet.data.dataset.folder import Dataset
 from bardlet.model import GPT, GPTConfig
 
@@ -185,7 +185,7 @@ def test_shapes_have_their_sizes(name: str, millions: float) -> None:
 @pytest.mark.parametrize("name", throughput.SHAPES)
 def test_presets_are_the_shapes_they_are_compared_as(name: str) -> None:
     shape = throughput.SHAPES[name]
-    preset = config_file.settings([shape.preset], {"device": "cpu"}, print)
+    preset = settings.resolve_settings([shape.preset], {"device": "cpu"}, print)
     assert f"{preset.n_layer}L/{preset.n_embd}" == name
     sequences = preset.batch_size * preset.gradient_accumulation_steps
     assert sequences * preset.block_size == shape.tokens

@@ -25,8 +25,8 @@ from conftest import some_text, tiny_config
 from safetensors.torch import load_file
 from test_checkpoint import damage
 
+from bardlet.commands.settings import settings
 from bardlet.config import TrainConfig
-from bardlet.config_file import settings
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
-from bardlet import cli, config_file, train
+from bardlet import cli, train
+from bardlet.commands import settings
 from bardlet.config import FIELDS, TrainConfig, coerce, resolve, to_toml
 from bardlet.errors import UsageError
 
@@ -27,8 +28,8 @@ def refused(**options: object) -> str:
     return error.value.message
 
 
-def settings(*bases: str, **flags: object) -> TrainConfig:
-    return config_file.settings(bases, flags, lambda line: None)
+def resolved(*bases: str, **flags: object) -> TrainConfig:
+    return settings.resolve_settings(bases, flags, lambda line: None)
 
 
 def through_cli(monkeypatch: MonkeyPatch, *args: str) -> TrainConfig:
@@ -54,7 +55,7 @@ def test_later_layers_win_over_earlier_ones() -> None:
 def test_defaults_preset_file_and_flags_are_layered_in_this_order(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text("block_size = 32\nbatch_size = 5\n", encoding="utf-8")
-    config = settings("shakespeare-char-classic-cpu", str(file), batch_size="7")
+    config = resolved("shakespeare-char-classic-cpu", str(file), batch_size="7")
     assert config.weight_decay == TrainConfig().weight_decay  # a default
     assert (config.n_embd, config.block_size, config.batch_size) == (128, 32, 7)
 
@@ -73,9 +74,9 @@ def test_without_a_base_the_default_preset_is_taken_and_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
-    config = config_file.settings([], {"device": "cpu"}, lines.append)
+    config = settings.resolve_settings([], {"device": "cpu"}, lines.append)
     assert lines == ["no preset or file named: taking the preset shakespeare-char"]
-    assert config == settings("shakespeare-char", device="cpu")
+    assert config == resolved("shakespeare-char", device="cpu")
 
 
 def test_without_a_base_the_dataset_prepared_last_is_taken_and_said(
@@ -84,11 +85,11 @@ def test_without_a_base_the_dataset_prepared_last_is_taken_and_said(
     monkeypatch.chdir(tmp_path)
     datasets(tmp_path, "old", "new")
     lines: list[str] = []
-    config = config_file.settings([], {"device": "cpu"}, lines.append)
+    config = settings.resolve_settings([], {"device": "cpu"}, lines.append)
     assert (config.dataset, config.out_dir) == ("new", "out/new")
     assert lines[0] == "no dataset named: taking the newest one, data/new"
-    assert settings(device="cpu", dataset="old").dataset == "old"
-    assert settings("shakespeare-char-classic-cpu").dataset == "tinyshakespeare"
+    assert resolved(device="cpu", dataset="old").dataset == "old"
+    assert resolved("shakespeare-char-classic-cpu").dataset == "tinyshakespeare"
 
 
 @pytest.mark.parametrize(
@@ -249,13 +250,13 @@ def test_the_written_configuration_names_every_option(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(to_toml(TrainConfig(out_dir="out/\U0001f600 \x7f")), encoding="utf-8")
     assert tomllib.loads(path.read_text(encoding="utf-8")).keys() == FIELDS.keys()
-    assert settings(str(path)).out_dir == "out/\U0001f600 \x7f"
+    assert resolved(str(path)).out_dir == "out/\U0001f600 \x7f"
 
 
 def test_a_resumed_run_starts_from_its_own_configuration(tmp_path: Path) -> None:
     config = one(out_dir=str(tmp_path), n_layer=3, max_iters=10, fresh=True)
     (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
-    resumed = settings(
+    resumed = resolved(
         "shakespeare-char-classic-cpu", out_dir=str(tmp_path), init_from="resume", max_iters="20"
     )
     expected = dataclasses.replace(config, fresh=False, init_from="resume", max_iters=20)
@@ -268,19 +269,19 @@ def test_a_resumed_run_keeps_its_own_dataset(tmp_path: Path, monkeypatch: Monkey
     (tmp_path / "out" / "mine").mkdir(parents=True)
     config = one(out_dir="out/mine", dataset="mine")
     Path("out/mine/config.toml").write_text(to_toml(config), encoding="utf-8")
-    assert settings(out_dir="out/mine", init_from="resume").dataset == "mine"
+    assert resolved(out_dir="out/mine", init_from="resume").dataset == "mine"
 
 
 def test_a_resumed_run_is_not_checked_against_a_preset_it_does_not_use(tmp_path: Path) -> None:
     config = one(out_dir=str(tmp_path), learning_rate=0.5, n_head=7, n_embd=49)
     (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
-    resumed = settings(out_dir=str(tmp_path), init_from="resume", min_lr="0.4", n_embd="49")
+    resumed = resolved(out_dir=str(tmp_path), init_from="resume", min_lr="0.4", n_embd="49")
     assert (resumed.min_lr, resumed.n_embd) == (0.4, 49)
 
 
 def test_resuming_where_there_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume at"):
-        settings("shakespeare-char-classic-cpu", out_dir=str(tmp_path / "x"), init_from="resume")
+        resolved("shakespeare-char-classic-cpu", out_dir=str(tmp_path / "x"), init_from="resume")
 
 
 def test_the_help_of_train_lists_every_option_and_preset(
@@ -292,4 +293,4 @@ def test_the_help_of_train_lists_every_option_and_preset(
     assert not exit.value.code
     text = capsys.readouterr().out
     assert [name for name in FIELDS if f"--{name}" not in text] == []
-    assert [name for name in config_file.preset_names() if name not in text] == []
+    assert [name for name in settings.preset_names() if name not in text] == []

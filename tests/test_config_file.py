@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bardlet import config_file
+from bardlet.commands import settings
 from bardlet.config import FIELDS, TrainConfig, resolve
 from bardlet.errors import UsageError
 from bardlet.model import GPT
@@ -33,7 +33,7 @@ def read(folder: Path, text: str, name: str = "own.py") -> dict[str, object]:
     """The options that a file of this text sets, checked."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
-    layers = config_file.load_layers(str(path), lambda: "cpu")
+    layers = settings.load_layers(str(path), lambda: "cpu")
     resolve(layers)
     return {key: value for _, layer in layers for key, value in layer.items()}
 
@@ -160,7 +160,7 @@ def test_the_table_of_this_machine_wins_over_the_rest_of_the_file(
 ) -> None:
     path = tmp_path / "own.toml"
     path.write_text("n_layer = 1\n[cpu]\nn_layer = 2\n[gpu]\nn_layer = 3\n", encoding="utf-8")
-    assert resolve(config_file.load_layers(str(path), lambda: kind)).n_layer == layers
+    assert resolve(settings.load_layers(str(path), lambda: kind)).n_layer == layers
 
 
 def test_the_machine_is_only_asked_where_a_file_has_such_a_table(tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_the_machine_is_only_asked_where_a_file_has_such_a_table(tmp_path: Path)
 
     path = tmp_path / "own.toml"
     path.write_text("n_layer = 1\n", encoding="utf-8")
-    assert resolve(config_file.load_layers(str(path), asked)).n_layer == 1
+    assert resolve(settings.load_layers(str(path), asked)).n_layer == 1
 
 
 def test_the_table_follows_the_device_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text("[cpu]\nn_layer = 2\n[gpu]\nn_layer = 3\n", encoding="utf-8")
     for device, layers in (("cpu", 2), ("cuda", 3)):
-        config = config_file.settings([str(path)], {"device": device}, lambda line: None)
+        config = settings.resolve_settings([str(path)], {"device": device}, lambda line: None)
         assert config.n_layer == layers
 
 
@@ -200,20 +200,20 @@ def test_files_that_cannot_be_read_are_usage_errors(tmp_path: Path) -> None:
     latin.write_bytes(b"wandb_project = '\xe9'\n")
     for name in (str(tmp_path / "none.toml"), str(tmp_path / "none.py"), str(latin)):
         with pytest.raises(UsageError, match=r"none\.|latin\.py"):
-            config_file.load_layers(name, lambda: "cpu")
+            settings.load_layers(name, lambda: "cpu")
 
 
 def test_a_mistyped_preset_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError) as error:
-        config_file.load_layers("shakespear-char", lambda: "cpu")
+        settings.load_layers("shakespear-char", lambda: "cpu")
     assert error.value.message == "no preset 'shakespear-char'"
     assert error.value.hint.startswith("Did you mean shakespeare-char? Presets are demo, ")
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-@pytest.mark.parametrize("name", config_file.preset_names())
+@pytest.mark.parametrize("name", settings.preset_names())
 def test_every_preset_builds_a_model(name: str, kind: str) -> None:
-    config = resolve(config_file.load_layers(name, lambda: kind))
+    config = resolve(settings.load_layers(name, lambda: kind))
     with torch.device("meta"):
         model = GPT(model_config(config, 65))
     assert model.num_params() > 10_000
@@ -224,7 +224,7 @@ def test_every_preset_builds_a_model(name: str, kind: str) -> None:
 
 
 def test_the_classic_preset_is_the_seeds_recipe() -> None:
-    given = resolve(config_file.load_layers("shakespeare-char-classic", lambda: "gpu"))
+    given = resolve(settings.load_layers("shakespeare-char-classic", lambda: "gpu"))
     expected = TrainConfig(
         out_dir="out/shakespeare-char-classic", dataset="tinyshakespeare", family="gpt2",
         n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, dropout=0.2,
@@ -236,7 +236,7 @@ def test_the_classic_preset_is_the_seeds_recipe() -> None:
 
 
 def test_the_classic_cpu_preset_is_nanogpts_documented_one() -> None:
-    given = resolve(config_file.load_layers("shakespeare-char-classic-cpu", lambda: "cpu"))
+    given = resolve(settings.load_layers("shakespeare-char-classic-cpu", lambda: "cpu"))
     expected = TrainConfig(
         out_dir="out/shakespeare-char-classic-cpu", dataset="tinyshakespeare", family="gpt2",
         n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, dropout=0.0,

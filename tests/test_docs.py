@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bardlet import config_file
 from bardlet.cli import main
-from bardlet.commands import COMMANDS
+from bardlet.commands import COMMANDS, settings
 from bardlet.config import FIELDS
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +36,7 @@ def test_readme_commands_parse(args: list[str], monkeypatch: pytest.MonkeyPatch)
             name = arg[2:].split("=")[0]
             assert name in FIELDS or name in ("resume", "budget"), arg
         if args[0] == "train" and not arg.startswith("--"):
-            assert arg in config_file.preset_names()
+            assert arg in settings.preset_names()
     with pytest.raises(SystemExit) as end:
         main([args[0], *args[1:], "--help"])
     assert end.value.code == 0
@@ -79,5 +78,5 @@ def test_modules_that_pages_name_exist(page: Path) -> None:
 
 
 def test_every_preset_is_in_the_readme() -> None:
-    for name in config_file.preset_names():
+    for name in settings.preset_names():
         assert f"`{name}`" in README, name

@@ -17,10 +17,11 @@ import pytest
 import torch
 from conftest import some_text, tiny_config
 
-from bardlet import cli, config_file
+from bardlet import cli
 from bardlet import train as training
 from bardlet.analysis import doctor, history
 from bardlet.analysis.doctor import Finding
+from bardlet.commands import settings
 from bardlet.config import resolve
 from bardlet.data.dataset.loader import Batches
 from bardlet.data.prepare.pipeline import prepare
@@ -97,7 +98,7 @@ def test_presets_are_healthy(preset: str, words: Path, tmp_path: Path) -> None:
         "warmup_iters": 5, "eval_interval": 30, "eval_iters": 2, "log_interval": 1,
         "lr_decay_iters": 0,
     }  # fmt: skip
-    config = resolve([*config_file.load_layers(preset, lambda: "cpu"), ("test", short)])
+    config = resolve([*settings.load_layers(preset, lambda: "cpu"), ("test", short)])
     train(config)
     assert doctor.diagnose(history.read(tmp_path / "run")) == []
 

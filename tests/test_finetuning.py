@@ -12,7 +12,8 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import trained
 from test_import import CHARS, a_ckpt, a_data_folder
 
-from bardlet import cli, config_file
+from bardlet import cli
+from bardlet.commands import settings
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop.huggingface import export as huggingface
@@ -141,10 +142,10 @@ def test_a_name_of_nothing_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_the_presets_are_nanogpts() -> None:
     for size in ("", "-medium", "-large", "-xl"):
-        found = config_file.settings([f"eval-gpt2{size}"], {}, print)
+        found = settings.resolve_settings([f"eval-gpt2{size}"], {}, print)
         assert (found.init_from, found.eval_only) == (f"gpt2{size}", True)
         assert (found.batch_size, found.eval_iters) == (8, 500)
-    tuned = config_file.settings(["finetune-shakespeare"], {}, print)
+    tuned = settings.resolve_settings(["finetune-shakespeare"], {}, print)
     assert tuned.init_from == "gpt2-xl" and tuned.block_size == 1024
     assert tuned.batch_size * tuned.gradient_accumulation_steps * tuned.block_size == 32768
     assert (tuned.learning_rate, tuned.decay_lr, tuned.max_iters) == (3e-5, False, 20)

@@ -12,7 +12,7 @@ import pytest
 from conftest import CHECKPOINT, DATA, READERS, RESUME, RUN, Refused
 
 from bardlet import cli
-from bardlet.config_file import LARGEST
+from bardlet.commands.settings import LARGEST
 from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
 from bardlet.run import checkpoint, run_folder

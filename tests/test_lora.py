@@ -10,7 +10,8 @@ from conftest import some_text, tiny_config, tiny_model
 from test_export import silent, trained
 from test_import import CHARS, a_data_folder, logits
 
-from bardlet import cli, config_file, lora, native
+from bardlet import cli, lora, native
+from bardlet.commands import settings
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import load
@@ -96,7 +97,7 @@ def test_a_stopped_run_with_adapters_goes_on_exactly(
 
     def resume(**flags: object) -> None:
         given = {"init_from": "resume", "out_dir": str(tmp_path / "b"), **flags}
-        train(config_file.settings([], given, print), begin)
+        train(settings.resolve_settings([], given, print), begin)
 
     fixed = {"decay_lr": False, "warmup_iters": 0}
     train(tiny_config(data, tmp_path / "a", **options(source, **fixed)), begin)

@@ -9,8 +9,8 @@ import torch
 from conftest import tiny_model
 
 from bardlet import native
+from bardlet.commands.settings import load_layers, preset_names
 from bardlet.config import TrainConfig, resolve
-from bardlet.config_file import load_layers, preset_names
 from bardlet.model import GPT
 from bardlet.native import muon
 from bardlet.optim import (

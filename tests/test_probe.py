@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import tiny_config
 
-from bardlet import config_file
+from bardlet.commands import settings
 from bardlet.config import Auto, TrainConfig, resolve, to_toml
 from bardlet.errors import UsageError
 from bardlet.system import memory
@@ -54,7 +54,7 @@ def test_auto_keeps_the_number_below_it() -> None:
 def test_auto_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('batch_size = "auto"\n', encoding="utf-8")
     bases = ["demo", str(tmp_path / "run.toml")]
-    config = config_file.settings(bases, {"device": "cpu"}, lambda line: None)
+    config = settings.resolve_settings(bases, {"device": "cpu"}, lambda line: None)
     assert isinstance(config.batch_size, Auto) and config.batch_size == 16
 
 

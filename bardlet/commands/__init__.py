@@ -6,7 +6,7 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
-from bardlet.arguments import Parser
+from bardlet.commands.parser import Parser
 from bardlet.errors import UsageError
 
 COMMANDS = {

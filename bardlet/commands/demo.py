@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse
 from bardlet.commands import call
+from bardlet.commands.parser import Parser, parse
 
 RUN = "out/demo"
 NEXT = """

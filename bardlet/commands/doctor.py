@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse
-from bardlet.config_file import newest_run
+from bardlet.commands.parser import Parser, parse
+from bardlet.commands.settings import newest_run
 from bardlet.io.terminal import say
 
 

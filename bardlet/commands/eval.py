@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bardlet.arguments import Parser, add_run, parse
-from bardlet.config_file import newest_run
+from bardlet.commands.parser import Parser, add_run, parse
+from bardlet.commands.settings import newest_run
 from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bardlet.arguments import Parser, parse
+from bardlet.commands.parser import Parser, parse
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.arguments import Parser, parse
+from bardlet.commands.parser import Parser, parse
 from bardlet.errors import DataError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bardlet.arguments import Parser
+from bardlet.commands.parser import Parser
 from bardlet.commands.train import parse_timed
 from bardlet.io.terminal import say
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet.arguments import SOURCE, Parser, add_reading, parse
+from bardlet.commands.parser import SOURCE, Parser, add_reading, parse
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.arguments import Parser, add_run, parse
-from bardlet.config_file import newest_run
+from bardlet.commands.parser import Parser, add_run, parse
+from bardlet.commands.settings import newest_run
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say

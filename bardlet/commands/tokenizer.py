@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from bardlet.arguments import SOURCE, Parser, add_reading, parse
+from bardlet.commands.parser import SOURCE, Parser, add_reading, parse
 from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
 

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bardlet import config, config_file
-from bardlet.arguments import Parser, split_unknown
+from bardlet import config
+from bardlet.commands import settings
+from bardlet.commands.parser import Parser, split_unknown
 from bardlet.config import OWN, TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
@@ -70,7 +71,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     """
     others = {action.dest for action in parser._actions}
     parser.usage = f"{parser.prog} [PRESET | FILE.toml | FILE.py ...] [--option=value ...]"
-    parser.epilog = "presets: " + ", ".join(config_file.preset_names())
+    parser.epilog = "presets: " + ", ".join(settings.preset_names())
     parser.add_argument("base", nargs="*", default=[], help="presets or files, later ones win")
     parser.add_argument("--resume", action="store_true", help="short for --init_from=resume")
     parser.add_argument(
@@ -108,7 +109,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         return sized(flags, seconds, say)
 
     rest = {name: flags.pop(name) for name in others & flags.keys()}
-    return config_file.settings(bases, {**flags, **unknown}, say, size), rest
+    return settings.resolve_settings(bases, {**flags, **unknown}, say, size), rest
 
 
 def parse_timed(

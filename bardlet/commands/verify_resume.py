@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bardlet.arguments import Parser
+from bardlet.commands.parser import Parser
 from bardlet.commands.train import parse_timed
 from bardlet.config import TrainConfig, to_toml
 from bardlet.errors import TrainingError

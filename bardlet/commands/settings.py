@@ -20,7 +20,7 @@ from bardlet.errors import UsageError
 from bardlet.io.safe_read import read_text
 from bardlet.run import run_folder
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "shakespeare-char"
 LARGEST = 1 << 17  # bytes of a file of options
 LONGEST = 4096  # characters of a line; Python's TOML takes time quadratic in a key's dots
@@ -29,7 +29,7 @@ LONGEST = 4096  # characters of a line; Python's TOML takes time quadratic in a 
 Flags = Mapping[str, object]
 
 
-def settings(
+def resolve_settings(
     bases: Sequence[str], flags: Flags, say: Callable[[str], None],
     size: Callable[[Flags], Flags] | None = None,
 ) -> TrainConfig:  # fmt: skip
