@@ -36,7 +36,6 @@ from bardlet.system.distributed import Group
 from bardlet.system.memory import Pieces
 from bardlet.system.signals import stop_signals
 from bardlet.training import auto_batch, backend, resume
-from bardlet.training.backend import Way
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log, check_tracker
 from bardlet.training.saver import Saver, check_room
@@ -307,7 +306,7 @@ def losses(
 
 
 def introduce(
-    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset, way: Way,
+    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset, way: backend.Way,
     start: int, tokens_per_iter: int,
 ) -> None:  # fmt: skip
     """Say what is about to be trained, on what."""

@@ -9,127 +9,57 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rooms
 
 import bardlet
 
 PACKAGE = Path(bardlet.__file__).parent
 CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 
-# A module imports modules of earlier rows only, and what BESIDE lets it import of its own row.
-LAYERS = (
-    ("", "errors"),
-    ("compiled", "files", "schema", "terminal", "untrusted"),
-    ("arguments", "config", "runs", "config_file", "device", "distributed", "memory", "signals",
-     "history", "doctor"),
-    ("data", "data.fetch", "data.plays", "data.named", "data.text", "data.corpus"),
-    ("data.stream", "data.permutation"),
-    ("data.pieces", "data.patterns", "data.tokenizer_json", "data.json_values", "data.sources",
-     "data.packed", "data.progress", "data.workers", "data.journal"),
-    ("data.records",),
-    ("data.documents",),
-    ("data.units", "data.options"),
-    ("data.char", "data.byte", "data.bpe", "data.foreign"),
-    ("data.tokenizer",),
-    ("data.pretrained", "data.bpe_training"),
-    ("data.vocabulary", "data.plain_pickle"),
-    ("data.nanogpt",),
-    ("data.comparison",),
-    ("data.dataset", "data.mixture", "data.loader"),
-    ("data.manifest", "data.encoding", "data.remarks"),
-    ("data.shards", "data.survey"),
-    ("data.prepare", "data.merge", "data.samples"),
-    ("model",),
-    ("lora",),
-    ("native",),
-    ("native.training", "native.decoding", "native.muon"),
-    ("weights",),
-    ("optim", "evaluate", "checkpoint", "metrics", "sample", "memorization"),
-    ("preflight", "guards", "saving", "probe", "sizing", "ways"),
-    ("interop", "interop.extras"),
-    ("interop.families",),
-    ("interop.comparison", "interop.hf_config"),
-    ("interop.model_card", "interop.nanogpt"),
-    ("interop.gguf_numbers", "interop.llamacpp"),
-    ("interop.gguf_file", "interop.gguf_vocab"),
-    ("interop.gguf_model",),
-    ("interop.sources", "interop.huggingface", "interop.gguf", "interop.onnx"),
-    ("interop.export",),
-    ("train", "writing", "inspection", "verification"),
-    ("finetuning", "trial", "plan"),
-    ("demo", "commands"),
-    ("commands.demo", "commands.prepare", "commands.train", "commands.sample", "commands.eval",
-     "commands.tokenizer", "commands.inspect", "commands.import", "commands.export",
-     "commands.verify_resume", "commands.doctor", "commands.plan"),
-    ("cli",),
-    ("__main__",),
-)  # fmt: skip
-BESIDE = {
-    "errors": [],
-    "config_file": ["config", "device", "runs"],
-    "doctor": ["history"],
-    "commands.verify_resume": ["commands.train"],
-    "commands.plan": ["commands.train"],
-    "data.plays": ["data.fetch"],
-    "data.named": ["data.plays"],
-    "data.corpus": ["data.fetch", "data.plays", "data.named", "data.text"],
-    "data.tokenizer_json": ["data.patterns"],
-    "data.foreign": ["data.bpe"],
-    "data.mixture": ["data.dataset"],
-    "data.loader": ["data.dataset"],
-}
-# Where a row would allow more than the design does: these and no others of the package.
-ONLY = {
-    "model": [],
-    "lora": ["model"],
-    "native": ["compiled", "model"],
-    "native.training": ["model", "native"],
-    "native.decoding": ["model", "native"],
-    "native.muon": ["native"],
-    "sample": ["errors", "model", "native", "native.decoding"],
-    "demo": [],
-    "commands": ["arguments", "errors"],
-    "__main__": ["cli"],
-}
-NANOGPT = "interop.nanogpt"
-BUDGETS = {
-    "model": 330, "train": 336, "sample": 300, "optim": 220, "evaluate": 120, "checkpoint": 250,
-    "config": 250, "config_file": 250, "device": 200, "distributed": 120, "metrics": 200,
-    "data.corpus": 250, "data.plays": 250, "data.prepare": 250,
-    "data.dataset": 200, "data.loader": 200, "cli": 120, "errors": 40,
+# What each room may import, itself aside; a room is a folder, or a file at the top.
+BELOW = ("errors", "io", "config", "system")
+MODEL = ("model", "lora", "native")
+DATA = ("data.text", "data.tokenizers", "data.dataset")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "io": ("errors",),
+    "config": ("errors", "io"),
+    "system": ("errors", "io", "config"),
+    "model": (),
+    "lora": ("model",),
+    "native": ("errors", "model", "system"),
+    "data.text": BELOW,
+    "data.tokenizers": (*BELOW, "data.text"),
+    "data.dataset": (*BELOW, "data.text", "data.tokenizers"),
+    "data.prepare": (*BELOW, *DATA),
+    "optim": (*BELOW, *MODEL),
+    "evaluate": (*BELOW, *MODEL, *DATA),
+    "sample": (*BELOW, *MODEL),
+    "run": (*BELOW, *DATA, "model", "lora"),
+    "training": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run"),
+    "train": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run", "training"),
+    "planning": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "run", "training",
+                 "train"),
+    "analysis": (*BELOW, *DATA),
+    "interop": (*BELOW, *DATA, *MODEL, "run", "sample"),
+    "commands": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "sample", "run",
+                 "training", "train", "planning", "analysis", "interop"),
+    "cli": ("errors", "io", "commands"),
+    "__main__": ("cli",),
 }  # fmt: skip
+NANOGPT = "interop.nanogpt"
+TOP = 12  # files at the top of the package
+BUDGETS = {"model": 330, "train": 336, "sample": 300, "errors": 40}
 
 
-def module_name(path: Path) -> str:
-    """ "data.loader" for bardlet/data/loader.py, "" for bardlet/__init__.py."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = rooms.modules(PACKAGE)
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-LIGHT = ["", "errors", "files", "schema", "terminal", "untrusted", "arguments", "config", "runs",
-         "config_file", "cli", "__main__", "demo",
-         *(name for name in MODULES if name.split(".")[0] == "commands")]  # fmt: skip
+GRAPH = rooms.graph(PACKAGE)
+# what `bardlet --help` and a command's own help load
+LIGHT = ["", "errors", "config", "cli", "__main__",
+         *(name for name in MODULES if name.split(".")[0] in ("io", "commands")),
+         "run", "run.run_folder"]  # fmt: skip
 each_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "__init__")
-
-
-def imports(nodes: Iterator[ast.AST]) -> set[str]:
-    """The full names of what these nodes import, `from a import b` as a.b where that is ours."""
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "relative imports hide where a name comes from"
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                ours = full.removeprefix("bardlet.") in MODULES
-                found.add(full if ours else str(node.module))
-    return found
-
-
-def of_package(names: set[str]) -> set[str]:
-    return {n.removeprefix("bardlet").lstrip(".") for n in names if n.split(".")[0] == "bardlet"}
 
 
 def outside(names: set[str]) -> set[str]:
@@ -139,36 +69,51 @@ def outside(names: set[str]) -> set[str]:
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs when the module is imported: all but the bodies of functions."""
+    """What runs when the module is imported: all but bodies of functions, and what types need."""
     todo: list[ast.AST] = list(tree.body)
     while todo:
         node = todo.pop()
         yield node
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        ):
             todo += ast.iter_child_nodes(node)
 
 
-def test_every_module_has_a_place_in_the_table() -> None:
-    placed = [name for row in LAYERS for name in row]
-    assert sorted(MODULES) == sorted(placed), "new modules are added to LAYERS"
+def test_every_room_has_a_row() -> None:
+    found = {rooms.room(name) for name in MODULES if name} - {"data"}
+    assert found == set(ROOMS), "a new room is added to ROOMS, and to docs/architecture.md"
 
 
-@each_module
-def test_a_module_imports_what_the_table_allows(name: str) -> None:
-    row = next(i for i, names in enumerate(LAYERS) if name in names)
-    earlier = {below for names in LAYERS[:row] for below in names}
-    allowed = set(ONLY[name]) if name in ONLY else earlier | set(BESIDE.get(name, []))
-    assert of_package(imports(ast.walk(TREES[name]))) - allowed == set()
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_what_its_row_allows(name: str) -> None:
+    used = {(module, other) for module, others in GRAPH.items() for other in others
+            if module and rooms.room(module) == name}  # fmt: skip
+    allowed = {name, *ROOMS[name]}
+    assert [pair for pair in sorted(used) if pair[1] and rooms.room(pair[1]) not in allowed] == []
 
 
-def test_training_knows_nothing_of_what_is_done_with_a_model() -> None:
-    used = of_package(imports(ast.walk(TREES["train"])))
-    assert used & {"sample", "writing", "demo", "inspection", "cli", "config_file"} == set()
-    assert not [name for name in used if name.split(".")[0] == "interop"]
+def test_rows_name_rooms_above_only() -> None:
+    for row, (name, allowed) in enumerate(ROOMS.items()):
+        assert set(allowed) <= set(list(ROOMS)[:row]), name
+
+
+def test_no_files_import_each_other() -> None:
+    assert rooms.cycle(GRAPH) == []
+    for folder in (PACKAGE / "native" / "src", PACKAGE / "data" / "tokenizers"):
+        assert rooms.cycle(rooms.includes(folder)) == []
+    assert rooms.cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+
+
+def test_the_package_shows_its_rooms() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= TOP
+    loose = [name for name in MODULES if name.startswith("data.") and name.count(".") == 1]
+    assert sorted(loose) == ["data.dataset", "data.prepare", "data.text", "data.tokenizers"]
 
 
 def test_the_model_needs_torch_alone() -> None:
-    used = imports(ast.walk(TREES["model"]))
+    used = rooms.imported(ast.walk(TREES["model"]), MODULES)
     assert outside(used) == {"torch"}
     assert not any("distributed" in name or "optim" in name for name in used)
 
@@ -176,18 +121,18 @@ def test_the_model_needs_torch_alone() -> None:
 @pytest.mark.parametrize("name", LIGHT, ids=lambda name: name or "__init__")
 def test_the_command_line_loads_nothing_heavy(name: str) -> None:
     """At import, a light module imports light modules and Python's own, and so all of them do."""
-    used = imports(at_import(TREES[name]))
+    used = rooms.imported(at_import(TREES[name]), MODULES)
     assert outside(used) == set()
-    assert of_package(used) <= set(LIGHT)
+    assert rooms.of_package(used) <= set(LIGHT)
 
 
 def test_torch_distributed_and_its_launcher_are_named_in_one_module() -> None:
     users = [n for n in MODULES if any("torch.distributed" in i for i in imported(n))]
-    assert users == ["distributed"]
+    assert users == ["system.distributed"]
 
 
 def imported(name: str) -> set[str]:
-    return imports(ast.walk(TREES[name]))
+    return rooms.imported(ast.walk(TREES[name]), MODULES)
 
 
 @each_module

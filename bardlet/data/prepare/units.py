@@ -15,10 +15,10 @@ from pathlib import Path
 
 from bardlet.data.text import decoding
 from bardlet.data.text.corpus import unreadable
+from bardlet.data.text.decoding import CUT
 from bardlet.data.text.documents import Place, documents
 from bardlet.data.text.records import Piece, Reading, of_jsonl
 from bardlet.data.text.sources import Input
-from bardlet.data.tokenizers.patterns import CUT
 from bardlet.errors import DataError
 
 UNIT = 1 << 23  # bytes of text in a unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from typing import IO
 
@@ -12,6 +13,9 @@ from bardlet.errors import DataError, UsageError
 # Not "surrogateescape": it leaves code points that no tokenizer can encode.
 ERROR_HANDLERS = ("strict", "replace", "ignore", "backslashreplace")
 BLOCK = 1 << 20  # bytes that a stream is decoded by
+# Text can be cut here and encoded in parts: in every pattern of tokenizers/patterns.py, a word that
+# follows a letter or digit and has none itself begins at its first character, whatever comes next.
+CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 
 bad_bytes = 0  # places that an error handler has mended in this process
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bardlet.data.text import compression, decoding
+from bardlet.data.text.decoding import CUT
 from bardlet.data.text.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
 from bardlet.data.text.sources import Input, kind_of
-from bardlet.data.tokenizers.patterns import CUT
 from bardlet.errors import DataError
 
 DAMAGE = (OSError, EOFError, *compression.FAILURES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+
+from bardlet.data.text.decoding import CUT
 
 # the words that the format's own "use_regex" gives
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -20,9 +21,6 @@ O200K = (  # unlike the others it leaves accents and vowel signs with their lett
     rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{_TAIL}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# In all of them, a word that follows a letter or digit and has none itself begins at its first
-# character, whatever comes next: text can be cut there and encoded in parts.
-CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 PART = 1 << 16  # characters; the library's time and memory for a word list grow with its text
 LONGEST = 1 << 16  # characters of a word that is merged whole: time grows faster than a word does
 
