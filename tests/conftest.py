@@ -7,22 +7,19 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
-import torch
 from pytest import CaptureFixture, MonkeyPatch
+from support import DATA, FAMILIES, RUN, TEXT, Refused, some_text, tiny_config
 
 from bardlet import cli
-from bardlet.config import TrainConfig, resolve, to_toml
+from bardlet.config import to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
-from bardlet.model import GPT, GPTConfig
 from bardlet.system import device
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
@@ -30,20 +27,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every run measures the machine for as long as a tiny one takes: of a session, the first one does.
 device.measure_flops = functools.cache(device.measure_flops)
-
-TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
-FAMILIES = {
-    "gpt2": {"family": "gpt2", "bias": True},
-    "llama": {"family": "llama", "qk_norm": True, "n_kv_head": 2},
-}
-
-
-def some_text(length: int, seed: int = 0) -> str:
-    """A text with something to learn: words over a small alphabet, drawn unevenly."""
-    generator = np.random.default_rng(seed)
-    words = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler"]
-    drawn = generator.choice(words, size=length, p=np.arange(1, 11) / 55)
-    return " ".join(drawn)[:length]
 
 
 @pytest.fixture
@@ -60,39 +43,6 @@ def dataset_folder(tmp_path: Path) -> Path:
 def family(request: pytest.FixtureRequest) -> str:
     """Each family in turn."""
     return request.param
-
-
-def tiny_model(family: str, *, vocab_size: int = 50, seed: int = 0, **changes: object) -> GPT:
-    """A small model whose every weight is random, zero-initialised ones too."""
-    torch.manual_seed(seed)
-    model = GPT(GPTConfig(vocab_size=vocab_size, **{**TINY, **FAMILIES[family], **changes}))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
-    return model
-
-
-def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: object) -> TrainConfig:
-    """A run of a few iterations in float32, on the CPU."""
-    options = {
-        **TINY, **FAMILIES[family], "dataset": str(folder), "out_dir": str(out), "device": "cpu",
-        "dtype": "float32", "batch_size": 4, "gradient_accumulation_steps": 1, "max_iters": 8,
-        "eval_interval": 4, "eval_iters": 2, "warmup_iters": 2, "learning_rate": 1e-2,
-        "min_lr": 1e-3, "optimizer": "muon" if family == "llama" else "adamw",
-    }  # fmt: skip
-    return resolve([("test", {**options, **changes})])
-
-
-# what the tests of bad and of hostile input damage: a dataset, and a run of two iterations
-TEXT = some_text(6000)
-DATA, RUN = Path("data/words"), Path("out/a")
-CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
-RESUME = ["train", "--resume", f"--out_dir={RUN}", "--max_iters=3"]
-READERS = {
-    "sample": ["sample", str(RUN), "--max_new_tokens=1"], "eval": ["eval", str(RUN)],
-    "inspect": ["inspect", str(RUN)], "resume": RESUME,
-}  # fmt: skip
-Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="session")

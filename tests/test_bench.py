@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from support import CORPUS, tiny_model
 
 from bardlet.commands import settings
 from bardlet.data.dataset.folder import Dataset
@@ -29,7 +29,6 @@ import tokenizer_speed
 from common import Column
 from ngram import KneserNey
 
-CORPUS = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 LOG = [
     "number of parameters: 0.80M",
     "step 0: train loss 4.2, val loss 4.3",

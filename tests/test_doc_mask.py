@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from support import tiny_config, tiny_model
 from torch.nn import functional as F
 
 from bardlet import cli, native

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from support import tiny_model
 
 from bardlet.data.dataset.folder import Dataset
 from bardlet.evaluate import Score, evaluate

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import some_text, tiny_config, tiny_model
-from test_export import silent, trained
-from test_import import CHARS, a_data_folder, logits
+from support import (
+    CHARS,
+    a_data_folder,
+    logits,
+    silent,
+    some_text,
+    tiny_config,
+    tiny_model,
+    trained,
+)
 
 from bardlet import cli, lora, native
 from bardlet.commands import settings

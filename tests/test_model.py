@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import FAMILIES, TINY, tiny_model
+from support import FAMILIES, TINY, tiny_model
 
 from bardlet.model import GPT, GPTConfig, KVCache, attend, plain_attend
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_model
+from support import tiny_model
 
 from bardlet import native
 from bardlet.commands.settings import load_layers, preset_names

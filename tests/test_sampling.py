@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_model
+from support import tiny_model
 
 from bardlet.errors import UsageError
 from bardlet.sample import choose, generate, keep_top_k, pick, uniform_numbers

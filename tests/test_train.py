@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,16 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import some_text, tiny_config
-from safetensors.torch import load_file
+from support import (
+    assert_same_end,
+    judged,
+    losses,
+    metrics,
+    some_text,
+    stop_after,
+    tensors,
+    tiny_config,
+)
 
 from bardlet import native
-from bardlet import train as training
 from bardlet.config import TrainConfig
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
-from bardlet.evaluate import Score
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
@@ -34,30 +37,6 @@ GOLDEN = {
     "gpt2": [2.7452, 2.6210, 2.5665, 2.4052, 2.1949, 2.2424, 2.1639, 2.1132, 1.9962, 1.9263],
     "llama": [2.7081, 2.6624, 2.5472, 2.3743, 2.1901, 2.0664, 2.1378, 1.8978, 1.7998, 1.6968],
 }
-
-
-def metrics(config: TrainConfig, kind: str = "iter") -> list[dict[str, Any]]:
-    lines = (Path(config.out_dir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [entry for line in lines if (entry := json.loads(line))["type"] == kind]
-
-
-def losses(config: TrainConfig, kind: str = "iter") -> list[float]:
-    name = "loss" if kind == "iter" else "val_loss"
-    return [entry[name] for entry in metrics(config, kind)]
-
-
-def tensors(config: TrainConfig, name: str = "model") -> dict[str, torch.Tensor]:
-    return load_file(run_folder.find(Path(config.out_dir), "last") / f"{name}.safetensors")
-
-
-def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:
-    """Weights, optimizer state and every logged loss are equal bit for bit."""
-    for name in ("model", "optimizer"):
-        ours, theirs = tensors(a, name), tensors(b, name)
-        assert set(ours) == set(theirs)
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    for kind in ("iter", "eval"):
-        assert losses(a, kind) == losses(b, kind)
 
 
 @pytest.fixture
@@ -132,18 +111,6 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert_same_end(whole, halves)
 
 
-def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process SIGINT in the batch before that many are done."""
-    fetch = training.Ahead.batch
-
-    def batch(self: Any, it: int) -> Any:
-        if it == iterations - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return fetch(self, it)
-
-    monkeypatch.setattr(training.Ahead, "batch", batch)
-
-
 def test_killed_process_resumes_exactly(dataset_folder: Path, tmp_path: Path) -> None:
     whole = tiny_config(dataset_folder, tmp_path / "whole", max_iters=60)
     train(whole)
@@ -212,17 +179,6 @@ def test_accumulated_micro_batches_equal_one_large_batch(
     train(small)
     # equal but for the order of float32 sums, over eight steps
     assert losses(small) == pytest.approx(losses(large), abs=2e-5)
-
-
-def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let validation come out as these losses, evaluation by evaluation."""
-    given = iter(losses)
-
-    def evaluated(model: Any, dataset: Any, split: str, **options: Any) -> Score:
-        loss = next(given) if split == "val" else 1.0
-        return Score(loss=loss, tokens=10, bits_per_byte=loss)
-
-    monkeypatch.setattr(training, "evaluate", evaluated)
 
 
 def test_best_and_last_are_kept(

@@ -1,0 +1,149 @@
+"""Runs that begin from a model: of transformers, of nanoGPT, or one of ours."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support import CHARS, a_ckpt, a_data_folder, some_text, tiny_config, tiny_model, trained
+
+from bardlet import cli
+from bardlet.commands import settings
+from bardlet.data.dataset.folder import Dataset
+from bardlet.errors import BardletError, DataError, UsageError
+from bardlet.interop.huggingface import export as huggingface
+from bardlet.interop.pretrained_init import begin
+from bardlet.run import checkpoint, run_folder
+from bardlet.train import train
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return a_data_folder(tmp_path / "data" / "words", some_text(3000))
+
+
+@pytest.fixture
+def source(tmp_path: Path, family: str) -> Path:
+    """A model of transformers that knows the characters of `data`, 32 positions and one more
+    layer than the run's options say."""
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    model = tiny_model(family, n_layer=3, block_size=32)
+    huggingface.write(trained(model, CHARS), folder, "float32")
+    return folder
+
+
+def options(data: Path, out: Path, source: Path, **changes: object) -> list[str]:
+    given = {
+        "dataset": data, "out_dir": out, "init_from": source, "device": "cpu", "dtype": "float32",
+        "block_size": 16, "batch_size": 4, "gradient_accumulation_steps": 1, "max_iters": 6,
+        "eval_interval": 3, "eval_iters": 2, "decay_lr": False, "learning_rate": 1e-3, **changes,
+    }  # fmt: skip
+    return ["train", "demo", *(f"--{name}={value}" for name, value in given.items())]
+
+
+def val_losses(text: str) -> list[float]:
+    return [float(x) for x in re.findall(r"step \d+: .*val loss ([\d.]+)", text)]
+
+
+def test_finetuning_shows_losses_and_samples_before_and_after(
+    data: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(options(data, out, source)) == 0
+    said = capsys.readouterr()
+    losses = val_losses(said.err)
+    assert len(losses) == 3 and losses[0] > losses[-1] > 0
+    assert "step 0: " in said.err
+    assert said.out.count("---------------") == 2
+    assert said.err.index("a sample before") < said.err.index("step 0") < said.err.index("after")
+    model, _, state = checkpoint.load(run_folder.find(out, "last"))
+    assert (model.config.n_layer, model.config.block_size) == (3, 16)
+    assert state["config"]["n_layer"] == 3 and state["iter"] == 6
+    score = ["eval", str(source), f"--dataset={data}", "--json", "--dtype=float32"]
+    assert cli.main(score) == 0  # the loss before, in windows of the source's own length
+
+
+def test_an_untrained_step_leaves_the_source_as_it_is(
+    data: Path, source: Path, tmp_path: Path
+) -> None:
+    begun = tiny_config(
+        data, tmp_path / "out", init_from=str(source), block_size=32, max_iters=0, dropout=0.25
+    )
+    train(begun, begin)
+    model, _, _ = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
+    first = begin(begun, Dataset(data))
+    assert first.config.dropout == 0.25 and model.config == first.config
+    assert all(torch.equal(p, q) for p, q in
+               zip(model.parameters(), first.parameters(), strict=True))  # fmt: skip
+
+
+def test_finetuning_is_resumed_exactly(data: Path, source: Path, tmp_path: Path) -> None:
+    def weights(out: Path) -> list[torch.Tensor]:
+        return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
+
+    for out, stops in (("whole", [6]), ("parts", [3, 6])):
+        for stop in stops:
+            args = options(data, tmp_path / out, source, max_iters=stop)
+            assert cli.main([*args, *(["--resume"] if stop != stops[0] else [])]) == 0
+    pairs = zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_nanogpts_checkpoint_and_a_run_of_ours_are_gone_on_from(data: Path, tmp_path: Path) -> None:
+    path = a_ckpt(tmp_path / "theirs" / "ckpt.pt", tiny_model("gpt2"))
+    (tmp_path / "theirs" / "meta.pkl").write_bytes((data / "meta.pkl").read_bytes())
+    for name, source in (("first", path), ("second", tmp_path / "first")):
+        config = tiny_config(data, tmp_path / name, init_from=str(source), max_iters=4)
+        assert math.isfinite(train(config, begin).val_loss)
+        assert checkpoint.load(run_folder.find(tmp_path / name))[0].config.family == "gpt2"
+
+
+def test_tokens_of_another_tokenizer_are_refused(
+    dataset_folder: Path, source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "out", init_from=str(source))
+    with pytest.raises(DataError, match="prepared with another tokenizer") as error:
+        train(config, begin)
+    command = f"bardlet prepare TEXT --tokenizer {source} --out {dataset_folder}_again"
+    assert command in error.value.hint
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_the_command_that_the_refusal_names_works(
+    dataset_folder: Path, source: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(some_text(3000), encoding="utf-8")
+    again = f"{dataset_folder}_again"
+    assert cli.main(["prepare", str(text), "--tokenizer", str(source), "--out", again]) == 0
+    config = tiny_config(Path(again), tmp_path / "out", init_from=str(source), max_iters=1)
+    assert train(config, begin).iter == 1
+
+
+def test_a_context_that_the_model_has_not_is_refused(
+    data: Path, source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, tmp_path / "out", init_from=str(source), block_size=33)
+    with pytest.raises(UsageError, match=r"block_size=33 is above the 32 of"):
+        train(config, begin)
+
+
+def test_a_name_of_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path / "out", init_from="scrach")
+    with pytest.raises(BardletError, match="no run at scrach"):
+        train(config, begin)
+
+
+def test_the_presets_are_nanogpts() -> None:
+    for size in ("", "-medium", "-large", "-xl"):
+        found = settings.resolve_settings([f"eval-gpt2{size}"], {}, print)
+        assert (found.init_from, found.eval_only) == (f"gpt2{size}", True)
+        assert (found.batch_size, found.eval_iters) == (8, 500)
+    tuned = settings.resolve_settings(["finetune-shakespeare"], {}, print)
+    assert tuned.init_from == "gpt2-xl" and tuned.block_size == 1024
+    assert tuned.batch_size * tuned.gradient_accumulation_steps * tuned.block_size == 32768
+    assert (tuned.learning_rate, tuned.decay_lr, tuned.max_iters) == (3e-5, False, 20)

@@ -1,0 +1,171 @@
+"""A run sized to its data: what the rule chooses, and that the command trains it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import some_text
+
+from bardlet import cli
+from bardlet.commands.train import seconds_of
+from bardlet.config import resolve
+from bardlet.errors import UsageError
+from bardlet.planning import sizing
+from bardlet.planning.sizing import LADDER, Speed, best_plan, options, plan, shape_of
+from bardlet.system.device import Machine, choose
+
+SHAKESPEARE = 1_003_854  # tokens of its train split, by character
+TWO_CORES = Speed(flops=310e9)  # what README's machine reaches with the compiled core
+
+
+def rung(found: sizing.Plan) -> tuple[int, int, int]:
+    config = found.model.config
+    return config.n_layer, config.n_embd, config.block_size
+
+
+def test_five_minutes_of_shakespeare_are_near_the_tuned_preset() -> None:
+    found = best_plan(SHAKESPEARE, 65, 300, TWO_CORES)
+    assert rung(found) == (12, 160, 256)
+    assert found.tokens == 4096
+    assert 2.5 * SHAKESPEARE <= found.iters * found.tokens <= 3.5 * SHAKESPEARE
+    assert 240 <= found.seconds <= 270
+
+
+@pytest.mark.parametrize("budget", [3, 30, 300, 3000, 30000])
+@pytest.mark.parametrize("tokens", [900, 45_000, 10**6, 10**8, 10**11])
+@pytest.mark.parametrize("speed", [Speed(flops=1e11), Speed(flops=3e14, layer_s=1e-3)])
+def test_every_plan_keeps_to_its_time_and_makes_a_run(
+    budget: float, tokens: int, speed: Speed
+) -> None:
+    found = best_plan(tokens, 65, budget, speed)
+    assert found.seconds <= 0.9 * budget + 1e-6 or found.iters == 1
+    config = resolve([("sized", options(found, tokens, tokens // 9, budget))])
+    rows = config.batch_size * config.gradient_accumulation_steps
+    assert rows * config.block_size == found.tokens
+    assert config.block_size < tokens
+    assert config.warmup_iters < config.max_iters or config.max_iters < 6
+
+
+def test_more_time_or_text_never_means_a_smaller_model() -> None:
+    for tokens in (10**5, 10**6, 10**9):
+        sizes = [best_plan(tokens, 65, b, TWO_CORES).params for b in (3, 30, 300, 3000, 30000)]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1]
+    sizes = [best_plan(t, 65, 30000, TWO_CORES).params for t in (10**4, 10**6, 10**8)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_time_that_the_text_is_too_small_for_is_left() -> None:
+    found = best_plan(SHAKESPEARE, 65, 36000, TWO_CORES)
+    assert found.params <= 10 * SHAKESPEARE
+    assert found.iters * found.tokens <= 3.5 * SHAKESPEARE + found.tokens
+    assert found.seconds < 3600
+    assert options(found, SHAKESPEARE, 1000, 36000)["weight_decay"] == 0.4
+
+
+def test_a_ladder_climbs() -> None:
+    models = [plan(shape_of(*r, vocab_size=65), 10**6, 60, TWO_CORES) for r in LADDER]
+    flops = [found.model.flops_per_token() for found in models]
+    assert flops == sorted(set(flops))
+    for found, (layers, width, _) in zip(models, LADDER, strict=True):
+        # four projections, and three matrices of an MLP 8/3 as wide: 12 L C^2, as GPT-2's
+        assert found.params == pytest.approx(12 * layers * width**2, rel=0.15)
+
+
+def test_a_large_validation_split_is_sampled() -> None:
+    found = best_plan(10**8, 65, 300, TWO_CORES)
+    chosen = options(found, 10**8, 10**7, 300)
+    assert not chosen["eval_full"]
+    scored = chosen["eval_iters"] * chosen["batch_size"] * chosen["block_size"] * 2
+    rounds = -(-chosen["max_iters"] // chosen["eval_interval"])
+    assert scored * rounds / 3 <= 0.11 * found.iters * found.tokens
+    assert options(found, 10**8, 10**5, 300)["eval_full"]
+
+
+def test_the_speed_is_that_of_a_training_step() -> None:
+    machine: Machine = choose("cpu", "float32")
+    speed = sizing.measure(machine)
+    assert 1e8 < speed.flops < 1e14
+    assert speed.layer_s == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172800)]
+)
+def test_a_budget_has_a_unit(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "m", "-1m", "0s", "1e9d", "10 m", "99999999d"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time to train for"):
+        seconds_of(text)
+
+
+@pytest.fixture
+def prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """A folder with data/words in it, where the machine is slow enough for the smallest model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sizing, "measure", lambda machine: Speed(flops=3e8))
+    (tmp_path / "words.txt").write_text(some_text(3000), encoding="utf-8")
+    assert cli.main(["prepare", "words.txt"]) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def test_train_without_preset_says_and_writes_what_it_chose(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--dataset=data/words", "--budget=2s", "--device=cpu"]
+    assert cli.main([*command, "--max_iters=4"]) == 0
+    said = capsys.readouterr().err
+    assert "sized to 2,700 tokens of text and 2 s of this machine" in said
+    assert "2 layers, 32 wide" in said
+    written = tomllib.loads((prepared / "out/words/config.toml").read_text(encoding="utf-8"))
+    found = best_plan(2700, 16, 2, Speed(flops=3e8))
+    for name, value in options(found, 2700, 300, 2).items():
+        if name != "max_iters":  # a flag's
+            assert written[name] == value, name
+    assert written["max_iters"] == 4
+    state = json.loads(
+        (prepared / "out/words/checkpoints/iter-00000004/state.json").read_text(encoding="utf-8")
+    )
+    assert state["dataset"]["name"] == "data/words"
+
+
+def test_the_same_command_goes_on_and_is_not_sized_anew(
+    prepared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["train", "--dataset=words", "--device=cpu", "--max_iters=3"]) == 0
+    monkeypatch.setattr(sizing, "measure", lambda machine: Speed(flops=3e11))
+    capsys.readouterr()
+    assert cli.main(["train", "--dataset=words", "--device=cpu", "--max_iters=5", "--resume",
+                     "--out_dir=out/words"]) == 0  # fmt: skip
+    assert cli.main(["train", "--dataset=words", "--device=cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "sized to" not in said
+    assert "already holds a run, finished after 5 iterations" in said
+    assert cli.main(["train", "--dataset=words", "--device=cpu", "--max_iters=2", "--fresh"]) == 0
+    assert "sized to" in capsys.readouterr().err
+
+
+def test_what_cannot_be_sized(
+    prepared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["train", "demo", "--budget=1m"]) == 2
+    assert "budget=1m sizes a run without preset or file" in capsys.readouterr().err
+    assert cli.main(["train", "--dataset=none"]) == 1
+    assert "no dataset at data/none" in capsys.readouterr().err
+    (prepared / "short.txt").write_text("to be or not", encoding="utf-8")
+    assert cli.main(["prepare", "short.txt"]) == 0
+    assert cli.main(["train", "--dataset=short"]) == 1
+    assert "too few to learn from" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["train", "--dataset=words"]) == 2
+    assert "is sized by one process" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""What tests share: small texts, models, runs, what they left behind, and ways to damage them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import signal
+import string
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from bardlet import train as training
+from bardlet.config import TrainConfig, resolve
+from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.evaluate import Score
+from bardlet.interop import nanogpt
+from bardlet.interop.verify import Trained
+from bardlet.model import GPT, GPTConfig
+from bardlet.run import checkpoint, run_folder
+
+ROOT = Path(__file__).parents[1]
+CORPUS = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"  # the real one, where it is
+TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16}
+FAMILIES = {
+    "gpt2": {"family": "gpt2", "bias": True},
+    "llama": {"family": "llama", "qk_norm": True, "n_kv_head": 2},
+}
+
+
+def some_text(length: int, seed: int = 0) -> str:
+    """A text with something to learn: words over a small alphabet, drawn unevenly."""
+    generator = np.random.default_rng(seed)
+    words = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler"]
+    drawn = generator.choice(words, size=length, p=np.arange(1, 11) / 55)
+    return " ".join(drawn)[:length]
+
+
+def tiny_model(family: str, *, vocab_size: int = 50, seed: int = 0, **changes: object) -> GPT:
+    """A small model whose every weight is random, zero-initialised ones too."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=vocab_size, **{**TINY, **FAMILIES[family], **changes}))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: object) -> TrainConfig:
+    """A run of a few iterations in float32, on the CPU."""
+    options = {
+        **TINY, **FAMILIES[family], "dataset": str(folder), "out_dir": str(out), "device": "cpu",
+        "dtype": "float32", "batch_size": 4, "gradient_accumulation_steps": 1, "max_iters": 8,
+        "eval_interval": 4, "eval_iters": 2, "warmup_iters": 2, "learning_rate": 1e-2,
+        "min_lr": 1e-3, "optimizer": "muon" if family == "llama" else "adamw",
+    }  # fmt: skip
+    return resolve([("test", {**options, **changes})])
+
+
+# what the tests of bad and of hostile input damage: a dataset, and a run of two iterations
+TEXT = some_text(6000)
+DATA, RUN = Path("data/words"), Path("out/a")
+CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
+RESUME = ["train", "--resume", f"--out_dir={RUN}", "--max_iters=3"]
+READERS = {
+    "sample": ["sample", str(RUN), "--max_new_tokens=1"], "eval": ["eval", str(RUN)],
+    "inspect": ["inspect", str(RUN)], "resume": RESUME,
+}  # fmt: skip
+Refused = Callable[..., str]
+
+
+def metrics(config: TrainConfig, kind: str = "iter") -> list[dict[str, Any]]:
+    lines = (Path(config.out_dir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for line in lines if (entry := json.loads(line))["type"] == kind]
+
+
+def losses(config: TrainConfig, kind: str = "iter") -> list[float]:
+    name = "loss" if kind == "iter" else "val_loss"
+    return [entry[name] for entry in metrics(config, kind)]
+
+
+def tensors(config: TrainConfig, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(run_folder.find(Path(config.out_dir), "last") / f"{name}.safetensors")
+
+
+def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:
+    """Weights, optimizer state and every logged loss are equal bit for bit."""
+    for name in ("model", "optimizer"):
+        ours, theirs = tensors(a, name), tensors(b, name)
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for kind in ("iter", "eval"):
+        assert losses(a, kind) == losses(b, kind)
+
+
+def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGINT in the batch before that many are done."""
+    fetch = training.Ahead.batch
+
+    def batch(self: Any, it: int) -> Any:
+        if it == iterations - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return fetch(self, it)
+
+    monkeypatch.setattr(training.Ahead, "batch", batch)
+
+
+def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let validation come out as these losses, evaluation by evaluation."""
+    given = iter(losses)
+
+    def evaluated(model: Any, dataset: Any, split: str, **options: Any) -> Score:
+        loss = next(given) if split == "val" else 1.0
+        return Score(loss=loss, tokens=10, bits_per_byte=loss)
+
+    monkeypatch.setattr(training, "evaluate", evaluated)
+
+
+def damage(file: Path, how: str) -> None:
+    """Harm a file as disks and people do: cut it short, empty it, remove it, flip one bit."""
+    content = bytearray(file.read_bytes())
+    if how == "gone":
+        file.unlink()
+    elif how == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+
+
+def in_child(work: Callable[[], object], kill_after_s: float = math.inf) -> int:
+    """Run `work` in a forked process, killed after a while unless it is done by then.
+
+    Its exit status, negative for the signal that ended it.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            nothing = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            with contextlib.suppress(Exception):
+                sys.stderr = sys.stdout = nothing
+                work()
+                code = 0
+        finally:
+            os._exit(code)
+    ends = time.monotonic() + kill_after_s
+    while True:
+        done, status = os.waitpid(pid, 0 if ends == math.inf else os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > ends:
+            os.kill(pid, signal.SIGKILL)
+            ends = math.inf
+        time.sleep(0.0005)
+
+
+ALPHABET = "\n\t " + string.punctuation + string.ascii_letters + "é中𝄞\u200b\u2028"
+
+
+def a_run(folder: Path, model: GPT, chars: str, **state: Any) -> Path:
+    """A run's folder with one checkpoint of this model."""
+    facts = {"tokens": 0, "dataset": {"name": "d", "hash": "0"}, "scaler": {}, **state}
+    saved = checkpoint.save(folder, 7, model, [], CharTokenizer(chars), facts)
+    run_folder.point(folder, "last", saved)
+    return folder
+
+
+def trained(model: GPT, chars: str = ALPHABET) -> Trained:
+    return Trained(
+        name="a", model=model.eval(), tokenizer=CharTokenizer(chars), state={"iter": 7}
+    )  # fmt: skip
+
+
+def silent(line: str) -> None:
+    pass
+
+
+CHARS = "".join(sorted("\n !,.:;" + string.ascii_lowercase + string.ascii_uppercase[:17]))
+
+
+def logits(model: GPT, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    idx = torch.randint(50, (2, model.config.block_size), generator=generator)
+    return model.eval()(idx, idx)[0]
+
+
+def a_ckpt(path: Path, model: GPT, prefix: str = "_orig_mod.", **more: Any) -> Path:
+    """What nanoGPT's train.py saves of this model."""
+    state = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
+    args = {name: getattr(model.config, name) for name in nanogpt.SHAPE}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({
+        "model": state, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}},
+        "model_args": args, "iter_num": 3, "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "shakespeare_char", "learning_rate": 1e-3}, **more,
+    }, path)  # fmt: skip
+    return path
+
+
+def a_data_folder(folder: Path, text: str = "") -> Path:
+    """What nanoGPT's data/shakespeare_char/prepare.py writes, by Python's own pickle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = np.array([CHARS.index(c) for c in text or some_text(3000)], dtype=np.uint16)
+    ids[:2700].tofile(folder / "train.bin")
+    ids[2700:].tofile(folder / "val.bin")
+    meta = {
+        "vocab_size": len(CHARS), "itos": dict(enumerate(CHARS)),
+        "stoi": {c: i for i, c in enumerate(CHARS)},
+    }  # fmt: skip
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return folder
+
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+# letters, accents, digits, punctuation and white space in all the combinations that patterns split
+awkward = st.text(
+    st.sampled_from(
+        "aBz'stLl\u00e9\u0301\u0928\u092e\u0947\u4e16\u00b29\u0663"
+        " \n\r\t\u00a0\u3000.,!/\U0001f600\u200d"
+    )
+)

@@ -1,0 +1,86 @@
+"""Two processes under torchrun train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import tiny_config
+
+from bardlet.config import to_toml
+from bardlet.errors import UsageError
+from bardlet.system.distributed import Group, here
+from bardlet.train import train
+
+
+def entries(out: Path, kind: str, key: str) -> list[float]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry[key] for line in lines if (entry := json.loads(line))["type"] == kind]
+
+
+@pytest.mark.parametrize(("processes", "micro", "steps"), [(2, 4, 2), (2, 2, 3), (3, 8, 1)])
+def test_processes_equal_one(
+    family: str, dataset_folder: Path, tmp_path: Path, processes: int, micro: int, steps: int
+) -> None:
+    options = {"batch_size": micro, "gradient_accumulation_steps": steps}
+    single = tiny_config(dataset_folder, tmp_path / "single", family, **options)
+    train(single)
+    (tmp_path / "single.toml").write_text(to_toml(single), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "-m", "bardlet", "train"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "single.toml"), f"--out_dir={tmp_path / 'many'}"],
+        capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # equal but for the order of float32 sums, which Muon magnifies
+    for kind, key in (("iter", "loss"), ("eval", "val_loss"), ("eval", "train_loss")):
+        expected = entries(tmp_path / "single", kind, key)
+        assert entries(tmp_path / "many", kind, key) == pytest.approx(expected, abs=1e-4)
+    assert done.stderr.count("step 8: ") == 1, "the main process alone logs"
+
+
+LEFT = """
+import sys, torch
+from pathlib import Path
+from bardlet.system.distributed import here, joined, wrap
+group = here()
+with joined(group, "auto", torch.device("cpu")):
+    model = wrap(torch.nn.Linear(3, 1), group, torch.device("cpu"))
+    model(torch.ones(2, 3)).sum().backward()
+    del model
+names = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+Path(sys.argv[1], str(group.rank)).write_text(" ".join(names))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux")
+def test_no_thread_outlives_the_process_group(tmp_path: Path) -> None:
+    """One that did let go of a tensor while the interpreter ended, and the process aborted."""
+    (tmp_path / "left.py").write_text(LEFT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "left.py"), str(tmp_path)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = [(tmp_path / str(rank)).read_text(encoding="utf-8").split() for rank in (0, 1)]
+    assert [name for names in left for name in names if "gloo" in name] == []
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert here() == Group(rank=0, local_rank=0, world_size=1)
+    assert here().main
+
+
+def test_a_broken_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UsageError, match="must be numbers"):
+        here()

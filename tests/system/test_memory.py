@@ -1,0 +1,143 @@
+"""When memory runs out: less at once, the same result, and a clear line where one is too much."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import ROOT, losses, metrics, tensors, tiny_config
+
+from bardlet import cli
+from bardlet.errors import TrainingError
+from bardlet.model import GPT
+from bardlet.system.memory import Pieces, ran_out
+from bardlet.train import train
+
+
+def scarce(monkeypatch: pytest.MonkeyPatch, most: int, training: bool) -> None:
+    """Let memory hold no more than `most` sequences, in training or in evaluation."""
+    forward = GPT.forward
+
+    def limited(self: GPT, idx: Any, targets: Any = None, **more: Any) -> Any:
+        if len(idx) > most and self.training == training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return forward(self, idx, targets, **more)
+
+    monkeypatch.setattr(GPT, "forward", limited)
+
+
+def test_training_goes_on_with_half_as_many_at_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tiny_config(
+        dataset_folder, tmp_path / "small", batch_size=2, gradient_accumulation_steps=4
+    )
+    train(small)
+    large = tiny_config(dataset_folder, tmp_path / "large", batch_size=8)
+    scarce(monkeypatch, 3, training=True)
+    with pytest.warns(UserWarning, match=r"out of memory: going on with [42] at once"):
+        train(large)
+    assert losses(large) == losses(small)
+    assert all(torch.equal(t, tensors(small)[n]) for n, t in tensors(large).items())
+    events = [(e["event"], e["iter"], e["batch_size"]) for e in metrics(large, "event")]
+    assert events == [("memory", 0, 4), ("memory", 0, 2)]
+
+
+def test_evaluation_goes_on_with_half_as_many_at_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny_config(dataset_folder, tmp_path / "plain", batch_size=8)
+    train(plain)
+    starved = tiny_config(dataset_folder, tmp_path / "starved", batch_size=8)
+    scarce(monkeypatch, 3, training=False)
+    with pytest.warns(UserWarning, match="out of memory"):
+        train(starved)
+    assert losses(starved) == losses(plain)
+    for kind in ("train_loss", "val_loss", "bits_per_byte"):  # equal but for the order of sums
+        ours, theirs = ([e[kind] for e in metrics(c, "eval")] for c in (starved, plain))
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_one_sequence_too_many_is_said(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarce(monkeypatch, 0, training=True)
+    with (
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(TrainingError, match=r"out of memory with 1 sequences at once\. Lower"),
+    ):
+        train(tiny_config(dataset_folder, tmp_path / "run"))
+
+
+def test_pieces_of_several_processes_are_not_halved() -> None:
+    def fail(size: int) -> None:
+        raise MemoryError
+
+    with pytest.raises(TrainingError, match="out of memory with 8 sequences"):
+        Pieces(8, alone=False).fit(fail)
+
+
+def test_other_errors_are_their_own() -> None:
+    def fail(size: int) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Pieces(8).fit(fail)
+    with pytest.raises(RuntimeError) as real:
+        torch.empty(1 << 60)
+    assert ran_out(real.value) and not ran_out(RuntimeError("shapes"))
+
+
+def test_sampling_goes_on_with_half_as_many_at_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    train(tiny_config(dataset_folder, tmp_path / "run"))
+    command = ["sample", str(tmp_path / "run"), "--num_samples=7", "--max_new_tokens=40"]
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    plain = capsys.readouterr().out
+    scarce(monkeypatch, 3, training=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # which are errors in tests otherwise
+        assert cli.main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out == plain and plain.count("---------------\n") == 7
+    assert "warning: out of memory: going on with 3 at once\n" in printed.err
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from support import tiny_config
+from bardlet.train import train
+config = tiny_config(Path({data!r}), Path({out!r}), batch_size={batch}, max_iters=2,
+    n_embd=64, n_head=2, block_size=256, gradient_accumulation_steps=1, mlp_dim=2048)
+size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + {room}, resource.RLIM_INFINITY))
+train(config)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+def test_real_memory_running_out(dataset_folder: Path, tmp_path: Path) -> None:
+    """32 sequences at once do not fit into 500 MiB more than torch itself takes. The compiled core,
+    which works on one sequence in each thread, needs no more for many."""
+    code = LIMITED.format(
+        tests=str(ROOT / "tests"), data=str(dataset_folder), out=str(tmp_path / "run"),
+        batch=32, room=500 << 20,
+    )  # fmt: skip
+    environment = {**os.environ, "BARDLET_CORE": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory: going on with" in done.stderr
+    assert "iter 1: loss" in done.stderr

@@ -1,0 +1,210 @@
+"""batch_size=auto: what is tried, what is chosen, and that a run then is one with plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny_config
+
+from bardlet.commands import settings
+from bardlet.config import Auto, TrainConfig, resolve, to_toml
+from bardlet.errors import UsageError
+from bardlet.system import memory
+from bardlet.train import train
+from bardlet.training import auto_batch
+from bardlet.training.auto_batch import Try, fastest, sizes
+
+
+def written(out: Path) -> dict[str, Any]:
+    return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+
+
+def losses(out: Path) -> list[float]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["loss"] for line in lines if (entry := json.loads(line))["type"] == "iter"]
+
+
+# --- the option
+
+
+def test_auto_keeps_the_number_below_it() -> None:
+    preset: tuple[str, dict[str, object]] = ("preset", {"batch_size": 16})
+    auto: tuple[str, dict[str, object]] = ("command line", {"batch_size": "auto"})
+    config = resolve([preset, auto])
+    assert isinstance(config.batch_size, Auto) and config.batch_size == 16
+    assert resolve([auto]).batch_size == TrainConfig.batch_size, "the default"
+    again = resolve([preset, auto, ("later", {"batch_size": "8"})]).batch_size
+    assert again == 8 and not isinstance(again, Auto)
+    assert isinstance(resolve([preset, auto, auto]).batch_size, Auto)
+    assert "batch_size = 16\n" in to_toml(config), "a file has plain numbers"
+    with pytest.raises(UsageError, match="batch_size=fast is not an integer"):
+        resolve([("command line", {"batch_size": "fast"})])
+
+
+def test_auto_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('batch_size = "auto"\n', encoding="utf-8")
+    bases = ["demo", str(tmp_path / "run.toml")]
+    config = settings.resolve_settings(bases, {"device": "cpu"}, lambda line: None)
+    assert isinstance(config.batch_size, Auto) and config.batch_size == 16
+
+
+# --- the choice
+
+
+@pytest.mark.parametrize(
+    ("sequences", "most", "asked", "expected"),
+    [
+        (16, 16, 16, [1, 2, 4, 8, 16]),
+        (480, 480, 12, [1, 2, 4, 8, 12, 24, 48, 96, 240, 480]),
+        (480, 60, 12, [1, 2, 4, 8, 12, 24, 48]),  # the share of one of eight processes
+        (7, 7, 7, [1, 7]),
+        (1, 1, 1, [1]),
+    ],
+)
+def test_sizes_divide_the_sequences(
+    sequences: int, most: int, asked: int, expected: list[int]
+) -> None:
+    assert sizes(sequences, most, asked) == expected
+    assert all(sequences % size == 0 for size in expected)
+
+
+def made(*times: tuple[int, float, float]) -> list[Try]:
+    return [Try(size=n, first_s=first, more_s=more, peak_bytes=0) for n, first, more in times]
+
+
+def test_the_fastest_is_chosen() -> None:
+    one, four, sixteen = made((1, 0.2, 0.1), (4, 0.3, 0.2), (16, 1.2, 0.0))
+    assert [t.iteration_s(16) for t in (one, four, sixteen)] == pytest.approx([1.7, 0.9, 1.2])
+    assert four.iteration_s(17) == pytest.approx(1.1), "a rest is one more"
+    assert fastest([one, four, sixteen], 16) == 4
+    assert fastest(made((4, 1.00, 0.0), (8, 1.02, 0.0), (16, 1.1, 0.0)), 16) == 8
+
+
+class Answers:
+    """Trials with made-up results: bytes and seconds of so many sequences at once."""
+
+    def __init__(self, seconds: Callable[[int], float], available: int) -> None:
+        self.seconds, self.available, self.asked = seconds, available, list[int]()
+
+    def iterations(self, size: int, steps: int, seconds: float, **changes: Any) -> dict[str, Any]:
+        self.asked.append(size)
+        if 100 * size > self.available:
+            return {"failed": "memory", "hint": ""}
+        return {
+            "iter_s": 0.1 + steps * self.seconds(size), "peak_bytes": 100 * size,
+            "available_bytes": self.available,
+        }  # fmt: skip
+
+
+def tried(answers: Answers) -> list[int]:
+    found = auto_batch.attempts(answers, [1, 2, 4, 8, 16, 32], 32)
+    return [attempt.size for attempt in found]
+
+
+def test_what_is_tried() -> None:
+    assert tried(Answers(lambda n: 0.01 * n**0.5, 10**6)) == [1, 2, 4, 8, 16, 32]
+    assert tried(Answers(lambda n: 0.01 * n**0.5, 1000)) == [1, 2, 4, 8], "16 fails"
+    assert tried(Answers(lambda n: 0.01 * n**0.5, 850)) == [1, 2, 4], "8 leaves no margin"
+    slower = Answers(lambda n: 0.01 * n**1.5, 10**6)
+    assert tried(slower) == [1, 2, 4], "what is far slower ends it"
+    long = Answers(lambda n: 3.0 * n, 10**6)
+    assert tried(long) == [1, 2, 4], "and what takes longer than ten seconds"
+
+
+# --- in a run
+
+
+AUTO = {"batch_size": "auto", "gradient_accumulation_steps": 3, "max_iters": 4}
+
+
+def no_trials(*args: object, **kwargs: object) -> None:
+    raise AssertionError("nothing is to be tried here")
+
+
+@pytest.fixture
+def config(dataset_folder: Path, tmp_path: Path) -> TrainConfig:
+    return tiny_config(dataset_folder, tmp_path / "auto", **AUTO)  # 12 x 3 sequences
+
+
+def test_a_run_gets_numbers_and_keeps_them(
+    config: TrainConfig, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    train(dataclasses.replace(config, max_iters=2, lr_decay_iters=4))
+    out = Path(config.out_dir)
+    assert "batch_size=auto: " in capsys.readouterr().err
+    have = written(out)
+    size, steps = have["batch_size"], have["gradient_accumulation_steps"]
+    assert size * steps == 36
+    assert [p.name for p in out.iterdir() if p.name.startswith(".trial")] == []
+
+    # the same option goes on with them, and tries nothing
+    monkeypatch.setattr(auto_batch, "Trials", no_trials)
+    train(dataclasses.replace(config, lr_decay_iters=4, init_from="resume"))
+    assert f"batch_size=auto: {size} at once, as the run had it" in capsys.readouterr().err
+    after = written(out)
+    assert (after["batch_size"], after["gradient_accumulation_steps"]) == (size, steps)
+
+    # and it was the run that these numbers make
+    options = {**AUTO, "batch_size": size, "gradient_accumulation_steps": steps}
+    plain = tiny_config(dataset_folder, tmp_path / "plain", **options, lr_decay_iters=4)
+    train(plain)
+    assert losses(tmp_path / "plain") == losses(out)
+
+
+def test_evaluating_only_tries_nothing(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_batch, "Trials", no_trials)
+    train(dataclasses.replace(config, eval_only=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_what_does_not_fit_is_not_taken(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """256 sequences at once take over 2 GB, of which there are 700 MB: they are run in parts."""
+    monkeypatch.setenv("BARDLET_CORE", "0")
+    config = tiny_config(
+        dataset_folder, tmp_path / "run", batch_size=256, block_size=128, vocab_size=4096,
+        max_iters=1,
+    )  # fmt: skip
+    auto = resolve([("test", dataclasses.asdict(config)), ("", {"batch_size": "auto"})])
+    with monkeypatch.context() as small:
+        small.setattr(memory, "available", lambda: 700e6)
+        train(auto)
+    have = written(tmp_path / "run")
+    assert have["batch_size"] * have["gradient_accumulation_steps"] == 256
+    tries = re.findall(r"(\d+): [\d.]+ ms", capsys.readouterr().err)
+    assert "1" in tries and "256" not in tries and str(have["batch_size"]) in tries
+
+
+def test_processes_take_the_same(dataset_folder: Path, tmp_path: Path) -> None:
+    """Two processes train as one does with the numbers that the first of them found."""
+    config = tiny_config(dataset_folder, tmp_path / "many", **{**AUTO, "batch_size": 12})
+    (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", "bardlet", "train", str(tmp_path / "run.toml"), "--batch_size=auto"],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("batch_size=auto: ") == 1
+    have = written(tmp_path / "many")
+    size, steps = have["batch_size"], have["gradient_accumulation_steps"]
+    assert size * steps == 36 and size <= 18
+    options = {**AUTO, "batch_size": size, "gradient_accumulation_steps": steps}
+    train(tiny_config(dataset_folder, tmp_path / "one", **options))
+    # equal but for the order of float32 sums, which Muon magnifies
+    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)

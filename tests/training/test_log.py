@@ -1,0 +1,94 @@
+"""The log: what goes to metrics.jsonl, what a resumed run keeps of it, and the optional tracker."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support import tiny_config
+
+from bardlet.errors import UsageError
+from bardlet.training.log import Log, check_tracker, lines_until
+
+STEP = {
+    "loss": 1.5, "seconds": 0.1, "waiting": 0.002, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3,
+    "grad_norm": 0.5, "tokens": 100, "tokens_seen": 200,
+}  # fmt: skip
+
+
+def log(out: Path, **options: object) -> Log:
+    out.mkdir(exist_ok=True)
+    return Log(tiny_config(out, out, **options), main=True)
+
+
+def test_an_iteration_is_one_line_on_the_console_and_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = log(tmp_path)
+    writer.iteration(7, **STEP)
+    writer.close()
+    assert capsys.readouterr().err == (
+        "iter 7: loss 1.5000, time 100.00ms, mfu 10.00%, lr 1.000e-03, grad norm 0.500, "
+        "1,000 tok/s\n"
+    )
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8")) == {
+        "type": "iter", "iter": 7, "loss": 1.5, "lr": 1e-3, "grad_norm": 0.5, "time_ms": 100.0,
+        "data_ms": 2.0, "mfu": 0.1, "tokens_per_s": 1000.0, "tokens": 200,
+    }  # fmt: skip
+
+
+def test_an_unknown_peak_is_said_to_be_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = log(tmp_path)
+    writer.iteration(0, **{**STEP, "peak_flops": 0.0, "grad_norm": math.nan})
+    writer.close()
+    assert "mfu unknown" in capsys.readouterr().err
+    entry = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8"))
+    assert entry["mfu"] is None and entry["grad_norm"] is None
+
+
+def test_a_resumed_run_keeps_what_it_will_not_do_again(tmp_path: Path) -> None:
+    kinds = [("eval", 0), ("iter", 0), ("iter", 1), ("eval", 2), ("iter", 2)]
+    entries = [{"type": kind, "iter": it} for kind, it in kinds]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(e) + "\n" for e in entries) + '{"type": "it', "utf-8")
+    assert [json.loads(line) for line in lines_until(path, 2)] == entries[:4]
+    assert [json.loads(line) for line in lines_until(path, 1)] == entries[:2]
+    assert lines_until(tmp_path / "none", 5) == []
+
+
+def test_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = Log(tiny_config(tmp_path, tmp_path), main=False)
+    writer.say("hello")
+    writer.iteration(0, **STEP)
+    writer.close()
+    assert capsys.readouterr().err == "" and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_wandb_gets_every_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged, started = [], []
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: None
+    )
+    fake = SimpleNamespace(init=lambda **options: started.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # pyright: ignore
+    writer = log(tmp_path, wandb_log=True, wandb_project="plays", wandb_run_name="first")
+    writer.evaluation(4, train_loss=2.0, val_loss=2.5)
+    writer.close()
+    assert started[0]["project"] == "plays" and started[0]["name"] == "first"
+    assert started[0]["config"]["n_layer"] == 2
+    assert logged == [(4, {"eval/train_loss": 2.0, "eval/val_loss": 2.5})]
+
+
+def test_wandb_that_is_not_there_is_an_early_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="wandb_log=True needs wandb"):
+        check_tracker(tiny_config(tmp_path, tmp_path, wandb_log=True))
+    check_tracker(tiny_config(tmp_path, tmp_path))
