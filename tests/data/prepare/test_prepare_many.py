@@ -828,8 +828,9 @@ def test_more_files_than_a_manifest_can_name(
 RSS = """
 import re, sys
 from pathlib import Path
-from bardlet.data import sources, units, documents
+from bardlet.data.prepare import units
 from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text import documents, sources
 units.UNIT = 1 << 20
 documents.PIECE = 1 << 19
 prepare(sources.find([sys.argv[1]]), Path(sys.argv[2]), tokenizer="char", shard_tokens=10**6)
@@ -859,8 +860,9 @@ def test_ten_times_the_text_takes_no_more_memory(suffix: str, tmp_path: Path) ->
 CHILD = """
 import sys
 from pathlib import Path
-from bardlet.data import documents, journal, sources, units
+from bardlet.data.prepare import journal, units
 from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text import documents, sources
 from bardlet.data.text.records import Reading
 if __name__ == "__main__":
     units.UNIT, units.WINDOW, documents.PIECE, journal.EVERY_S = 20_000, 2000, 5000, 0.0
@@ -993,7 +995,7 @@ def test_processes_that_start_do_not_hear_ctrl_c(wait: float, tmp_path: Path) ->
 
 LARGE = """
 import sys, time
-from bardlet.data import workers
+from bardlet.data.prepare import workers
 
 def large(item, shared):
     return bytes(shared)
