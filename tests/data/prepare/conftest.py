@@ -1,0 +1,16 @@
+"""What the tests of preparing share."""
+
+from __future__ import annotations
+
+import pytest
+
+from bardlet.data.prepare import units
+from bardlet.data.text import documents
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few kilobytes, so that a small text has many."""
+    monkeypatch.setattr(units, "UNIT", 4000)
+    monkeypatch.setattr(units, "WINDOW", 2000)
+    monkeypatch.setattr(documents, "PIECE", 1500)

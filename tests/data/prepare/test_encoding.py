@@ -1,0 +1,95 @@
+"""Which tokens go to which split, and which of them count in the loss."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import FORMATS, TEXTS, decoded, jsonl, lines, made, table, texts_of, words
+
+from bardlet.data.dataset.folder import SPLITS
+from bardlet.data.dataset.stream import HEADER
+from bardlet.data.prepare import units
+from bardlet.data.text.records import Reading
+
+
+def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 100, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b" * 50, encoding="utf-8")
+    dataset = made(tmp_path / "d", tmp_path / "a.txt", tmp_path / "b.txt")
+    assert texts_of(dataset, "train") == ["a" * 90, "b" * 45]
+    assert texts_of(dataset, "val") == ["a" * 10, "b" * 5]
+    of_chars = made(tmp_path / "c", tmp_path / "a.txt", tmp_path / "b.txt", tokenizer="char")
+    end = "<|endoftext|>"
+    ids = of_chars.splits["train"].read(0, 1000)
+    assert of_chars.tokenizer.decode(ids) == "a" * 90 + end + "b" * 45 + end
+    assert (of_chars.manifest["end_of_text"], of_chars.vocab_size) == (2, 3)
+    single = made(tmp_path / "e", tmp_path / "a.txt", tokenizer="char")
+    assert (single.manifest["end_of_text"], single.vocab_size) == (None, 1)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.zip", "a.tgz"])
+def test_few_records_are_split_by_position(name: str, tmp_path: Path) -> None:
+    few = {
+        "a.json": lambda p: p.write_text(json.dumps({"text": TEXTS[0]}), encoding="utf-8"),
+        "a.jsonl.gz": lambda p: p.write_bytes(gzip.compress(lines(TEXTS[:19]))),
+        "a.csv": lambda p: p.write_text(table(TEXTS[:19]), encoding="utf-8", newline=""),
+    }
+    few.get(name, FORMATS[name])(tmp_path / name)
+    by = made(tmp_path / "d", tmp_path / name).manifest["split"]["by"]
+    assert by == ("position" if name in few else "document")
+    if name in few:
+        options: dict[str, Any] = {"part": (1, 2)}
+        assert (
+            made(tmp_path / "e", tmp_path / name, **options).manifest["split"]["by"] == "document"
+        )
+
+
+def test_more_files_do_not_move_a_document_to_the_other_side(tmp_path: Path) -> None:
+    before = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS))
+    more = [f"new {i}" for i in range(40)]
+    jsonl(tmp_path / "0.jsonl", more)
+    after = made(tmp_path / "b", tmp_path / "0.jsonl", tmp_path / "a.jsonl")
+    for split in SPLITS:
+        assert set(texts_of(before, split)) <= set(texts_of(after, split))
+    assert set(texts_of(after, "val")) & set(more)
+
+
+def test_prompts_are_masked(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    pairs = [{"ask": f"what is {i}?", "answer": f"It is {i}."} for i in range(50)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    reading = Reading(prompt_key="ask", response_key="answer")
+    dataset = made(tmp_path / "d", path, reading=reading, shard_tokens=101)
+    assert dataset.manifest["masked"] is True
+    counted, left_out = "", ""
+    for entry in dataset.manifest["splits"]["train"]["shards"]:
+        raw = (tmp_path / "d" / entry["mask"]["file"]).read_bytes()
+        magic, _, width, count = HEADER.unpack(raw[:32])
+        assert (magic, width, count) == (b"BARDMASK", 0, entry["tokens"])
+        assert len(raw) == 32 + -(-count // 8)
+        bits = np.unpackbits(np.frombuffer(raw[32:], np.uint8), bitorder="little")
+        ids = np.fromfile(tmp_path / "d" / entry["file"], dtype="<u2", offset=32)
+        counted += decoded(ids[bits[:count] == 1])
+        left_out += decoded(ids[bits[:count] == 0])
+    train = [p for p in pairs if not units.goes_to_val(f"{p['ask']}\n{p['answer']}", 0.1)]
+    assert counted == "".join(pair["answer"] + "\0" for pair in train)
+    assert left_out == "".join(pair["ask"] + "\n" for pair in train)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_text_whose_end_cannot_be_read_moves_no_other_border(tmp_path: Path) -> None:
+    whole = words(3000)
+    (tmp_path / "b.txt").write_text(whole, encoding="utf-8")
+    (tmp_path / "a.txt").write_bytes(whole.encode() + b" \xff")
+    given = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    dataset = made(tmp_path / "d", *given, split="position", skip_unreadable=True)
+    wanted = made(tmp_path / "e", tmp_path / "b.txt", split="position")
+    text = dataset.tokenizer.decode(dataset.splits["val"].read(0, 10**6))
+    only = wanted.tokenizer.decode(wanted.splits["val"].read(0, 10**6))
+    rest = text.removesuffix(only + "<|endoftext|>")
+    assert rest in whole and 0 < len(rest) < 0.11 * len(whole)

@@ -1,0 +1,93 @@
+"""A text in many units is the text, in no more memory."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from corpora import FORMATS, lines, made, words
+
+from bardlet.data.prepare import units
+from bardlet.data.text import sources
+from bardlet.data.text.records import Reading
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.usefixtures("small_units")
+def test_progress_is_told_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
+    FORMATS[name](tmp_path / name)
+    found = sources.find([str(tmp_path / name)])
+    told = [u.bytes for u in units.units(found.inputs, Reading(), 0.1, lambda *given: None)]
+    assert sum(told) == (tmp_path / name).stat().st_size
+    assert min(told) >= 0
+
+
+CORPORA = {
+    "words": words(8000),
+    "one line": words(8000).replace("\n", ""),
+    "one word": "a" * 40_000,
+    "chinese": "\u4e2d\u6587\u5b57" * 9000,
+    "windows": "ab\r\n" * 9000,
+    "returns": "\r\n" * 20_000 + "x",
+}
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("kind", CORPORA)
+@pytest.mark.usefixtures("small_units")
+def test_a_text_in_many_units_is_the_text(kind: str, tokenizer: str, tmp_path: Path) -> None:
+    text = CORPORA[kind]
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
+    plain = text.replace("\r\n", "\n")
+    for name in ("a.txt", "b.txt.gz"):
+        dataset = made(tmp_path / name[0], tmp_path / name, tokenizer=tokenizer)
+        border = int(len(plain) * 0.9)
+        for split, wanted in (("train", plain[:border]), ("val", plain[border:])):
+            assert dataset.tokenizer.decode(dataset.splits[split].read(0, 10**6)) == wanted
+            assert dataset.manifest["splits"][split]["documents"] == 1
+
+
+@pytest.mark.usefixtures("small_units")
+def test_bpe_of_a_text_in_units_has_the_ids_of_the_whole(tmp_path: Path) -> None:
+    text = words(8000)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    dataset = made(tmp_path / "d", tmp_path / "a.txt", tokenizer="bpe", vocab_size=300)
+    border = int(len(text) * 0.9)
+    for split, part in (("train", text[:border]), ("val", text[border:])):
+        assert (
+            dataset.splits[split].read(0, 10**6).tolist() == dataset.tokenizer.encode(part).tolist()
+        )
+
+
+RSS = """
+import re, sys
+from pathlib import Path
+from bardlet.data.prepare import units
+from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text import documents, sources
+units.UNIT = 1 << 20
+documents.PIECE = 1 << 19
+prepare(sources.find([sys.argv[1]]), Path(sys.argv[2]), tokenizer="char", shard_tokens=10**6)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz", "jsonl"])
+def test_ten_times_the_text_takes_no_more_memory(suffix: str, tmp_path: Path) -> None:
+    peaks = []
+    for size in (6, 60):
+        many = [words(500, i) for i in range(50)]
+        raw = lines(many) if suffix == "jsonl" else words(5000).encode()
+        raw *= size * 1_000_000 // len(raw)
+        path = tmp_path / f"{size}.{suffix}"
+        path.write_bytes(gzip.compress(raw, 1) if suffix.endswith("gz") else raw)
+        del raw
+        command = [sys.executable, "-c", RSS, str(path), str(tmp_path / f"d{size}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 25, "MiB; the larger text has 54 more"
