@@ -33,7 +33,7 @@ QUINTICS = (
 # values in bfloat16 came out at up to 4.1.
 MARGIN = 1.02
 POLAR = tuple((a / MARGIN, b / MARGIN**3, c / MARGIN**5) for a, b, c in QUINTICS)
-LEAST_NORM = 1e-15  # squares of entries below 1e-19 are zero in float32: such a matrix is shrunk
+MIN_NORM = 1e-15  # squares of entries below 1e-19 are zero in float32: such a matrix is shrunk
 
 
 def plain(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +182,7 @@ class Muon(Optimizer):
                 muon.step(
                     [m for parts in split for m in zip(*parts, strict=True)], rate=group["lr"],
                     momentum=group["momentum"], decay=1 - group["lr"] * group["weight_decay"],
-                    coefficients=POLAR, least_norm=LEAST_NORM, dtype=self.matmul_dtype,
+                    coefficients=POLAR, min_norm=MIN_NORM, dtype=self.matmul_dtype,
                 )  # fmt: skip
                 continue
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
@@ -215,7 +215,7 @@ def newton_schulz(x: Tensor, dtype: torch.dtype, coefficients: muon.Coefficients
     that is not finite stays so, and changes no other.
     """
     norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)  # (N, 1, 1)
-    x = (x / norm.clamp_min(LEAST_NORM)).to(dtype)  # (N, m, n), spectral norm <= 1 and a rounding
+    x = (x / norm.clamp_min(MIN_NORM)).to(dtype)  # (N, m, n), spectral norm <= 1 and a rounding
     for a, b, c in coefficients:
         gram = x @ x.mT  # (N, m, m)
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # (N, m, m)

@@ -26,7 +26,7 @@ class Rule(ctypes.Structure):
     """The struct of that name in native/src/muon.h."""
 
     _fields_ = (
-        *((name, ctypes.c_float) for name in ("rate", "momentum", "decay", "least_norm")),
+        *((name, ctypes.c_float) for name in ("rate", "momentum", "decay", "min_norm")),
         ("coefficients", ctypes.c_void_p),
         ("iterations", ctypes.c_int32),
     )
@@ -45,12 +45,12 @@ def fits(weight: Tensor, rows: Sequence[int], dtype: torch.dtype) -> bool:
 
 def step(
     matrices: Sequence[tuple[Tensor, Tensor, Tensor]], *, rate: float, momentum: float,
-    decay: float, coefficients: Coefficients, least_norm: float, dtype: torch.dtype,
+    decay: float, coefficients: Coefficients, min_norm: float, dtype: torch.dtype,
 ) -> None:  # fmt: skip
     """Move (weight, gradient, momentum) of each matrix, (m, n) float32 each, as optim.Muon does.
 
     `decay` is what remains of a weight; products are taken in `dtype`, norms in float32, and a
-    matrix is divided by `least_norm` at least.
+    matrix is divided by `min_norm` at least.
     """
     items = (Matrix * len(matrices))(
         *(Matrix(*map(native.pointer, each), *each[0].shape) for each in matrices)
@@ -58,7 +58,7 @@ def step(
     flat = [number for row in coefficients for number in row]
     numbers = (ctypes.c_float * len(flat))(*flat)
     address = ctypes.addressof(numbers)
-    rule = Rule(rate, momentum, decay, least_norm, address, len(coefficients))
+    rule = Rule(rate, momentum, decay, min_norm, address, len(coefficients))
     arguments = (
         items, len(items), ctypes.byref(rule), native.threads(),
         int(dtype == torch.bfloat16),

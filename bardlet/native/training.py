@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from bardlet import native
 from bardlet.model import GPT
 
-MOST_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
+MAX_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
 
 
 def fits(model: GPT, *, training: bool) -> bool:
@@ -22,7 +22,7 @@ def fits(model: GPT, *, training: bool) -> bool:
     """
     config = model.config
     whole = config.block_size % native.UNIT == 0
-    if training and native.threads() * model.num_params() > MOST_GRADIENTS:
+    if training and native.threads() * model.num_params() > MAX_GRADIENTS:
         return False
     return native.runs(model) and whole and not (training and config.dropout and not config.llama)
 

@@ -37,10 +37,10 @@ double bardlet_peak(int threads, int bf16_products) {
         const auto began = std::chrono::steady_clock::now();
         run_threads(threads, [&](int) {
             alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
-            vec sums = all(0.0f);
+            vec sums = set1(0.0f);
             for (int i = 0; i < rounds; i++)
                 multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
-            used = total(sums);
+            used = hsum(sums);
         });
         const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
         return 2.0 * rows * NR * depth * rounds * threads / took.count();

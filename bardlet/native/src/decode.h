@@ -6,7 +6,7 @@
 #include <queue>
 #include "weights.h"
 
-struct Choice {  // how a token is chosen from its logits
+struct SamplingParams {  // how a token is chosen from its logits
     float temperature;
     int32_t top_k;
     const float* uniform;  // (steps, B), each in [0, 1)
@@ -33,10 +33,10 @@ class Decoder {
         o = arena.take<E>((long)M * s.heads * s.head), h = arena.take<E>((long)M * s.hidden);
         logits = arena.take<float>((long)B * s.padded_vocab());
         for (int t = 0; t < threads; t++) {
-            Own& own = owns[t];
-            own.normed = arena.take<E>((long)M * s.width);
-            own.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
-            own.scores = arena.take<float>(round_up(s.context, W) + s.head);
+            ThreadScratch& mine = scratch[t];
+            mine.normed = arena.take<E>((long)M * s.width);
+            mine.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
+            mine.scores = arena.take<float>(round_up(s.context, W) + s.head);
         }
     }
 
@@ -50,7 +50,8 @@ class Decoder {
 
     // Take tokens[past, known) of each stream in and choose `steps` more, written behind them.
     // tokens (B, stride): a stream's context begins at its row.
-    void run(int64_t* tokens, long stride, int past, int known, int steps, const Choice& choice) {
+    void run(int64_t* tokens, long stride, int past, int known, int steps,
+             const SamplingParams& sampling) {
         run_threads(threads, [&](int t) {
             int from = past, to = known;
             for (int step = 0; step < steps; step++) {
@@ -58,10 +59,10 @@ class Decoder {
                 for (; from < to; from = std::min(from + at_once, to))
                     advance(tokens, stride, from, std::min(from + at_once, to), t);
                 head(t);
-                const Share streams(B, t, threads);
+                const Slice streams(B, t, threads);
                 for (long b = streams.first; b < streams.last; b++)
-                    tokens[b * stride + to] = choose(logits + b * s.padded_vocab(), choice,
-                                                     choice.uniform[(long)step * B + b]);
+                    tokens[b * stride + to] = choose(logits + b * s.padded_vocab(), sampling,
+                                                     sampling.uniform[(long)step * B + b]);
                 barrier.wait();
                 to++;
             }
@@ -69,7 +70,7 @@ class Decoder {
     }
 
   private:
-    struct Own {  // one thread's
+    struct ThreadScratch {
         E *normed, *wide;
         float* scores;
     };
@@ -79,7 +80,7 @@ class Decoder {
     const int B, threads;
     Weights<E> weights;
     Barrier barrier;
-    Own owns[64];
+    ThreadScratch scratch[64];
     E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
     float *x, *logits;
     int rows_each = 1;  // rows of x that each stream has, its newest last
@@ -99,16 +100,16 @@ class Decoder {
     const E* normed(int M, const float* weight, const float* bias, int t) {
         float mean;
         for (int m = 0; m < M; m++)
-            norm_row(s, x + (long)m * s.width, weight, bias, owns[t].normed + (long)m * s.width,
+            norm_row(s, x + (long)m * s.width, weight, bias, scratch[t].normed + (long)m * s.width,
                      mean);
-        return owns[t].normed;
+        return scratch[t].normed;
     }
 
     // Positions [from, to) of all streams through all layers; rows are (stream, position).
     void advance(const int64_t* tokens, long stride, int from, int to, int t) {
         const int T = to - from, M = B * T, C = s.width, D = s.head, HD = s.heads * D,
                   group = s.heads / s.kv_heads;
-        E* wide = owns[t].wide;
+        E* wide = scratch[t].wide;
         if (t == 0) {
             rows_each = T;
             for (int m = 0; m < M; m++) {
@@ -128,18 +129,18 @@ class Decoder {
             auto keep = [&](int m, int n, vec v) {
                 store(wide + (long)m * s.qkv() + n, bias ? v + load(bias + n) : v);
             };
-            const Share mine(s.kv_heads, t, threads);
+            const Slice mine(s.kv_heads, t, threads);
             const int own = (int)(mine.last - mine.first) * D, kv = (int)mine.first * D;
             part(a, weights.qkv[l], M, C, kv * group, own * group, keep);
             part(a, weights.qkv[l], M, C, HD + kv, own, keep);
             part(a, weights.qkv[l], M, C, HD + s.kv_heads * D + kv, own, keep);
             for (long head = mine.first; head < mine.last; head++)
                 for (int m = 0; m < M; m++)
-                    remember(l, m / T, (int)head, from + m % T, wide + (long)m * s.qkv());
+                    append_kv(l, m / T, (int)head, from + m % T, wide + (long)m * s.qkv());
             for (long head = mine.first * group; head < mine.last * group; head++)
                 for (int m = 0; m < M; m++)
                     attend(l, m / T, (int)head, from + m % T, wide + (long)m * s.qkv() + head * D,
-                           o + (long)m * HD + head * D, owns[t].scores);
+                           o + (long)m * HD + head * D, scratch[t].scores);
             barrier.wait();
             add(o, weights.proj[l], p.at(l, PROJ_B), M, HD, t);
             barrier.wait();
@@ -148,7 +149,7 @@ class Decoder {
             auto keep_fc = [&](int m, int n, vec v) {
                 store(wide + (long)m * s.gated() + n, bias ? v + load(bias + n) : v);
             };
-            const Share panels(s.hidden / NR, t, threads);
+            const Slice panels(s.hidden / NR, t, threads);
             const int first = (int)panels.first * NR,
                       units = (int)(panels.last - panels.first) * NR;
             part(a, weights.fc[l], M, C, first, units, keep_fc);
@@ -164,7 +165,7 @@ class Decoder {
 
     // x += rows of y times w^T, this thread's share of the columns.
     void add(const E* y, const Packed<E>& w, const float* bias, int M, int K, int t) {
-        const Share panels(s.width / NR, t, threads);
+        const Slice panels(s.width / NR, t, threads);
         part(y, w, M, K, (int)panels.first * NR, (int)(panels.last - panels.first) * NR,
              [&](int m, int n, vec v) {
                  float* at = x + (long)m * s.width + n;
@@ -174,7 +175,7 @@ class Decoder {
     }
 
     // Put one row's key and value in the cache.
-    void remember(int l, long b, int kv, int position, const E* qkv) {
+    void append_kv(int l, long b, int kv, int position, const E* qkv) {
         const int D = s.head;
         const E *k = qkv + (s.heads + kv) * D, *v = k + s.kv_heads * D;
         E* to = cache(keys, l, b, kv) + (long)position * D;
@@ -186,28 +187,28 @@ class Decoder {
     // One query over all positions up to its own.
     void attend(int l, long b, int head, int position, const E* q, E* y, float* scores) {
         const int D = s.head, kv = head / (s.heads / s.kv_heads), seen = position + 1;
-        alignas(64) E turned[1024];
+        alignas(64) E rotated[1024];
         if (s.llama) {
-            rotate_row(s, q, s.qk_norm ? p.at(l, QN) : nullptr, rotary, position, turned);
-            q = turned;
+            rotate_row(s, q, s.qk_norm ? p.at(l, QN) : nullptr, rotary, position, rotated);
+            q = rotated;
         }
         const float scale = 1.0f / std::sqrt((float)D);
         const E *k = cache(keys, l, b, kv), *v = cache(values, l, b, kv);
         float highest = -INFINITY;
         for (int j = 0; j < seen; j++, k += D) {
-            vec sum = all(0.0f);
+            vec sum = set1(0.0f);
             for (int i = 0; i < D; i += W) sum = fma(load(q + i), load(k + i), sum);
-            scores[j] = total(sum) * scale;
+            scores[j] = hsum(sum) * scale;
             highest = std::max(highest, scores[j]);
         }
         for (int j = seen; j % W; j++) scores[j] = -INFINITY;
-        vec sum = all(0.0f);
+        vec sum = set1(0.0f);
         for (int j = 0; j < seen; j += W) {
-            const vec e = exp(load(scores + j) - all(highest));
+            const vec e = exp(load(scores + j) - set1(highest));
             store(scores + j, e);
             sum += e;
         }
-        const vec share = all(1.0f / total(sum));
+        const vec share = set1(1.0f / hsum(sum));
         int i = 0;
         for (; i + 4 * W <= D; i += 4 * W) mix<4>(v + i, scores, seen, share, y + i);
         for (; i < D; i += W) mix<1>(v + i, scores, seen, share, y + i);
@@ -217,9 +218,9 @@ class Decoder {
     template <int R>
     void mix(const E* v, const float* scores, int seen, vec share, E* y) const {
         vec sums[R];
-        for (int r = 0; r < R; r++) sums[r] = all(0.0f);
+        for (int r = 0; r < R; r++) sums[r] = set1(0.0f);
         for (int j = 0; j < seen; j++, v += s.head)
-            for (int r = 0; r < R; r++) sums[r] = fma(all(scores[j]), load(v + r * W), sums[r]);
+            for (int r = 0; r < R; r++) sums[r] = fma(set1(scores[j]), load(v + r * W), sums[r]);
         for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
     }
 
@@ -229,32 +230,32 @@ class Decoder {
         float mean;
         for (int b = 0; b < B; b++)
             norm_row(s, x + ((long)(b + 1) * rows_each - 1) * C, p[LNF], p[LNF_B],
-                     owns[t].normed + (long)b * C, mean);
-        const Share panels(V / NR, t, threads);
-        part(owns[t].normed, weights.head, B, C, (int)panels.first * NR,
+                     scratch[t].normed + (long)b * C, mean);
+        const Slice panels(V / NR, t, threads);
+        part(scratch[t].normed, weights.head, B, C, (int)panels.first * NR,
              (int)(panels.last - panels.first) * NR,
              [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
         barrier.wait();
     }
 
     // bardlet/sample.py's choose(): the likeliest, or a draw from the top_k.
-    int64_t choose(float* logits, const Choice& choice, float uniform) const {
+    int64_t choose(float* logits, const SamplingParams& sampling, float uniform) const {
         const int V = s.vocab;
-        if (choice.temperature == 0) return std::max_element(logits, logits + V) - logits;
+        if (sampling.temperature == 0) return std::max_element(logits, logits + V) - logits;
         for (int i = V; i < s.padded_vocab(); i++) logits[i] = -INFINITY;
         float least = -INFINITY, highest = -INFINITY;
-        for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= choice.temperature);
-        if (0 < choice.top_k && choice.top_k < V) {
+        for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= sampling.temperature);
+        if (0 < sampling.top_k && sampling.top_k < V) {
             std::priority_queue<float, std::vector<float>, std::greater<float>> best;
             for (int i = 0; i < V; i++) {
-                if ((int)best.size() < choice.top_k) best.push(logits[i]);
+                if ((int)best.size() < sampling.top_k) best.push(logits[i]);
                 else if (logits[i] > best.top()) best.pop(), best.push(logits[i]);
             }
             least = best.top();
         }
         for (int i = 0; i < V; i++)
             if (logits[i] < least) logits[i] = -INFINITY;
-        for (int i = 0; i < V; i += W) store(logits + i, exp(load(logits + i) - all(highest)));
+        for (int i = 0; i < V; i += W) store(logits + i, exp(load(logits + i) - set1(highest)));
         const float none = 1.3e-38f;  // what exp gives for -INFINITY lies below
         double end = 0;
         for (int i = 0; i < V; i++)

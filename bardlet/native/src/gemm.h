@@ -42,7 +42,7 @@ template <int R, class E, class Out>
 inline __attribute__((always_inline)) void tile(const E* a, long row, long step, const E* panel,
                                                 int steps, int m, int n, Out out) {
     vec low[R], high[R];
-    for (int r = 0; r < R; r++) low[r] = high[r] = all(0.0f);
+    for (int r = 0; r < R; r++) low[r] = high[r] = set1(0.0f);
     for (int k = 0; k < steps; k++) {
         const words b0 = load_words(panel), b1 = load_words(panel + W * PAIR<E>);
         for (int r = 0; r < R; r++) {

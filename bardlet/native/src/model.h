@@ -29,17 +29,17 @@ template <class E>
 float norm_row(const Shape& s, const float* x, const float* weight, const float* bias, E* y,
                float& mean) {
     const int C = s.width;
-    vec sum = all(0.0f), squares = all(0.0f);
+    vec sum = set1(0.0f), squares = set1(0.0f);
     if (!s.llama)
         for (int i = 0; i < C; i += W) sum += load(x + i);
-    mean = total(sum) / C;
+    mean = hsum(sum) / C;
     for (int i = 0; i < C; i += W) {
-        const vec d = load(x + i) - all(mean);
+        const vec d = load(x + i) - set1(mean);
         squares = fma(d, d, squares);
     }
-    const float scale = 1.0f / std::sqrt(total(squares) / C + s.eps);
+    const float scale = 1.0f / std::sqrt(hsum(squares) / C + s.eps);
     for (int i = 0; i < C; i += W) {
-        vec v = (load(x + i) - all(mean)) * all(scale) * load(weight + i);
+        vec v = (load(x + i) - set1(mean)) * set1(scale) * load(weight + i);
         if (bias) v += load(bias + i);
         store(y + i, v);
     }
@@ -54,14 +54,14 @@ void rotate_row(const Shape& s, const E* x, const float* weight, const float* ro
     const int D = s.head, half = D / 2;
     float scale = 1.0f;
     if (weight) {
-        vec squares = all(0.0f);
+        vec squares = set1(0.0f);
         for (int i = 0; i < D; i += W) squares = fma(load(x + i), load(x + i), squares);
-        scale = 1.0f / std::sqrt(total(squares) / D + s.eps);
+        scale = 1.0f / std::sqrt(hsum(squares) / D + s.eps);
     }
     const float* cosines = rotary + (long)position * D;
     const float* sines = rotary + ((long)s.context + position) * D + half;
     for (int i = 0; i < half; i += W) {
-        vec a = load(x + i) * all(scale), b = load(x + half + i) * all(scale);
+        vec a = load(x + i) * set1(scale), b = load(x + half + i) * set1(scale);
         if (weight) a *= load(weight + i), b *= load(weight + half + i);
         const vec cos = load(cosines + i), sin = load(sines + i);
         store(y + i, a * cos - b * sin);
@@ -72,8 +72,8 @@ void rotate_row(const Shape& s, const E* x, const float* weight, const float* ro
 // W elements of the MLP's hidden layer from what its first matrix gave at x.
 template <class E>
 vec activate(const Shape& s, const E* x) {
-    const vec a = load(x), one = all(1.0f);
+    const vec a = load(x), one = set1(1.0f);
     if (s.llama) return a / (one + exp(-a)) * load(x + s.hidden);  // silu(gate) * up
-    const vec z = a * all(0.70710678f);
-    return all(0.5f) * a * (one + erf(z, exp(-z * z)));
+    const vec z = a * set1(0.70710678f);
+    return set1(0.5f) * a * (one + erf(z, exp(-z * z)));
 }

@@ -16,7 +16,7 @@ struct Matrix {  // (rows, columns) each
 
 struct Rule {
     float rate, momentum, decay;     // decay: what a step leaves of a weight
-    float least_norm;                // what a matrix is divided by at least
+    float min_norm;                  // what a matrix is divided by at least
     const float (*coefficients)[3];  // of each iteration
     int32_t iterations;
 };
@@ -31,8 +31,8 @@ class Orthogonaliser {
     }
 
     void step(const Matrix& w, const Rule& rule) {
-        vec squares = all(0.0f);
-        const vec keep = all(rule.momentum), take = all(1 - rule.momentum);
+        vec squares = set1(0.0f);
+        const vec keep = set1(rule.momentum), take = set1(1 - rule.momentum);
         auto update = [&](long i) {  // Nesterov's: the gradient, moved on along the momentum
             return fma(keep, load(w.momentum + i), take * load(w.gradient + i));
         };
@@ -41,12 +41,12 @@ class Orthogonaliser {
             const vec u = update(i);
             squares = fma(u, u, squares);
         }
-        const float norm = std::sqrt(total(squares));
-        const vec scale = all(1.0f / (norm < rule.least_norm ? rule.least_norm : norm));  // keeps NaN
+        const float norm = std::sqrt(hsum(squares));
+        const vec scale = set1(1.0f / (norm < rule.min_norm ? rule.min_norm : norm));  // keeps NaN
         for (long i = 0; i < w.size(); i += W) store(x + i, update(i) * scale);
         for (int k = 0; k < rule.iterations; k++) iterate(w.rows, w.columns, rule.coefficients[k]);
         const float tall = std::sqrt(std::max(1.0f, (float)w.rows / w.columns));
-        const vec rate = all(-rule.rate * tall), decay = all(rule.decay);
+        const vec rate = set1(-rule.rate * tall), decay = set1(rule.decay);
         for (long i = 0; i < w.size(); i += W)
             store(w.weight + i, fma(rate, load(x + i), decay * load(w.weight + i)));
     }
@@ -56,7 +56,7 @@ class Orthogonaliser {
 
     // x <- a x + (b G + c G G) x with G = x x^T, or G = x^T x from the other side of a tall x.
     void iterate(int rows, int columns, const float* abc) {
-        const vec a = all(abc[0]), b = all(abc[1]), c = all(abc[2]);
+        const vec a = set1(abc[0]), b = set1(abc[1]), c = set1(abc[2]);
         const bool tall = rows >= columns;  // a square one too: packing rows is cheaper
         const int side = std::min(rows, columns), depth = std::max(rows, columns);
         auto to_gram = [&](int i, int j, vec v) { store(gram + (long)i * side + j, v); };

@@ -36,8 +36,8 @@ void run_threads(int count, Work work) {
 }
 
 // The part of n items that falls to one thread: [first, last).
-struct Share {
+struct Slice {
     long first, last;
-    Share(long n, int thread, int threads)
+    Slice(long n, int thread, int threads)
         : first(n * thread / threads), last(n * (thread + 1) / threads) {}
 };

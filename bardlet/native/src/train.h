@@ -15,12 +15,12 @@ constexpr int ROWS = 32;  // queries of one block of attention
 
 // What one layer remembers of M tokens for its way back.
 template <class E>
-struct Layer {
+struct Activations {
     float *x1, *x2;          // (M, C) the residual stream before attention and before the MLP
     float *scale1, *scale2;  // (M) 1 / rms or 1 / sd of each norm
     float *mean1, *mean2;    // (M)
     float* log_sums;         // (sequences, heads, T) of attention's softmax
-    E *a1, *qkv, *turned,
+    E *a1, *qkv, *rotated,
         *o;          // normed input; queries, keys, values; rotated queries and keys; heads' output
     E *a2, *fc, *h;  // normed input; before and after the activation
 };
@@ -39,7 +39,7 @@ class Worker {
         : s(s), T(T), grad(grad), dropout(dropout), layers(s.layers) {
         const long M = (long)T * sequences, C = s.width, D = s.head, T32 = round_up(T, ROWS);
         for (int l = 0; l < s.layers; l++) {
-            Layer<E>& a = layers[l];
+            Activations<E>& a = layers[l];
             if (l && !grad) {  // forward only: every layer in the same place
                 a = layers[0];
                 continue;
@@ -50,7 +50,7 @@ class Worker {
             a.log_sums = arena.take<float>(M * s.heads);
             a.a1 = arena.take<E>(M * C), a.a2 = arena.take<E>(M * C);
             a.qkv = arena.take<E>(M * s.qkv());
-            a.turned = s.llama ? arena.take<E>(M * s.rotated()) : nullptr;
+            a.rotated = s.llama ? arena.take<E>(M * s.rotated()) : nullptr;
             a.o = arena.take<E>(M * s.heads * D);
             a.fc = arena.take<E>(M * s.gated()), a.h = arena.take<E>(M * s.hidden);
         }
@@ -106,7 +106,7 @@ class Worker {
     const Dropout dropout;
     long first_row = 0;  // of the batch's rows, the first that this chunk has
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
-    std::vector<Layer<E>> layers;
+    std::vector<Activations<E>> layers;
     float *x, *scale, *mean, *logits, *scores, *dx, *dk, *dv, *row;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
     E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
@@ -159,13 +159,13 @@ class Worker {
             }
         if (dropout.rate) drop(EMBEDDING, first, M);
         for (int l = 0; l < s.layers; l++) {
-            Layer<E>& a = layers[l];
+            Activations<E>& a = layers[l];
             float* next = l + 1 < s.layers ? layers[l + 1].x1 : x;
             for (int m = 0; m < M; m++)
                 a.scale1[m] = norm_row(s, a.x1 + (long)m * C, p.at(l, LN1), p.at(l, LN1_B),
                                        a.a1 + (long)m * C, a.mean1[m]);
             linear(a.a1, w.qkv[l], p.at(l, QKV_B), M, s.qkv(), C, a.qkv);
-            if (s.llama) turn(p, l, rotary, M);
+            if (s.llama) apply_rope(p, l, rotary, M);
             for (int b = 0; b < B; b++)
                 for (int h = 0; h < s.heads; h++) attend(a, b, h);
             linear_onto(after_attention(l), a.o, w.proj[l], p.at(l, PROJ_B), a.x1, M, C, HD, a.x2);
@@ -196,22 +196,22 @@ class Worker {
     double cross_entropy(float* logits, int64_t target, E* d_logits, float weight) {
         const int V = s.padded_vocab();
         if (target < 0) {
-            for (int i = 0; grad && i < V; i += W) store(d_logits + i, all(0.0f));
+            for (int i = 0; grad && i < V; i += W) store(d_logits + i, set1(0.0f));
             return 0;
         }
         const float hit = logits[target];
         for (int i = s.vocab; i < V; i++) logits[i] = -INFINITY;
-        vec top = all(-INFINITY), sum = all(0.0f);
-        for (int i = 0; i < V; i += W) top = greater(top, load(logits + i));
-        const float highest = greatest(top);
+        vec top = set1(-INFINITY), sum = set1(0.0f);
+        for (int i = 0; i < V; i += W) top = max(top, load(logits + i));
+        const float highest = hmax(top);
         for (int i = 0; i < V; i += W) {
-            const vec e = exp(load(logits + i) - all(highest));
+            const vec e = exp(load(logits + i) - set1(highest));
             store(logits + i, e);
             sum += e;
         }
-        const float z = total(sum), share = weight / z;
+        const float z = hsum(sum), share = weight / z;
         if (grad) {
-            for (int i = 0; i < V; i += W) store(logits + i, load(logits + i) * all(share));
+            for (int i = 0; i < V; i += W) store(logits + i, load(logits + i) * set1(share));
             logits[target] -= weight;
             for (int i = 0; i < V; i += W) store(d_logits + i, load(logits + i));
         }
@@ -222,13 +222,13 @@ class Worker {
         return s.qk_norm ? p.at(l, h < s.heads ? QN : KN) : nullptr;
     }
 
-    void turn(Params p, int l, const float* rotary, int M) {
+    void apply_rope(Params p, int l, const float* rotary, int M) {
         const int D = s.head;
-        Layer<E>& a = layers[l];
+        Activations<E>& a = layers[l];
         for (int m = 0; m < M; m++)
             for (int h = 0; h < s.heads + s.kv_heads; h++)
                 rotate_row(s, a.qkv + (long)m * s.qkv() + h * D, head_norm(p, l, h), rotary, m % T,
-                           a.turned + (long)m * s.rotated() + h * D);
+                           a.rotated + (long)m * s.rotated() + h * D);
     }
 
     // Where head h's queries, keys and values of sequence b begin, and how far apart rows are.
@@ -236,11 +236,11 @@ class Worker {
         const E *q, *k, *v;
         long stride;  // of queries and keys; values have qkv()
     };
-    Heads find(const Layer<E>& a, int b, int h) const {
-        const E* turned = s.llama ? a.turned : a.qkv;
+    Heads find(const Activations<E>& a, int b, int h) const {
+        const E* rotated = s.llama ? a.rotated : a.qkv;
         const long stride = s.llama ? s.rotated() : s.qkv();
         const int kv = h / (s.heads / s.kv_heads), D = s.head;
-        const E* at = turned + b * T * stride;
+        const E* at = rotated + b * T * stride;
         return {at + h * D, at + (s.heads + kv) * D,
                 a.qkv + (long)b * T * s.qkv() + (s.heads + s.kv_heads + kv) * D, stride};
     }
@@ -256,7 +256,7 @@ class Worker {
     }
 
     // Causal attention of one head of one sequence, ROWS queries at a time.
-    void attend(Layer<E>& a, int b, int h) {
+    void attend(Activations<E>& a, int b, int h) {
         const int D = s.head, HD = s.heads * D;
         const float scale = 1.0f / std::sqrt((float)D);
         const Heads at = find(a, b, h);
@@ -267,24 +267,24 @@ class Worker {
         for (int first = 0; first < T; first += ROWS) {
             const int from = begin_of_block(b, first), seen = first + ROWS - from;
             multiply(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
-                     [&](int m, int n, vec v) { store(scores + m * seen + n, v * all(scale)); });
+                     [&](int m, int n, vec v) { store(scores + m * seen + n, v * set1(scale)); });
             for (int i = 0; i < ROWS; i++) {
                 float* row = scores + i * seen;
                 const int before = begin(b, first + i) - from, after = first + i + 1 - from;
                 for (int j = 0; j < before; j++) row[j] = -INFINITY;
                 for (int j = after; j < seen; j++) row[j] = -INFINITY;
-                vec top = all(-INFINITY), sum = all(0.0f);
-                for (int j = 0; j < seen; j += W) top = greater(top, load(row + j));
-                const vec highest = all(greatest(top));
+                vec top = set1(-INFINITY), sum = set1(0.0f);
+                for (int j = 0; j < seen; j += W) top = max(top, load(row + j));
+                const vec highest = set1(hmax(top));
                 for (int j = 0; j < seen; j += W) {
                     const vec e = exp(load(row + j) - highest);
                     store(row + j, e);
                     sum += e;
                 }
-                const float z = total(sum);
+                const float z = hsum(sum);
                 log_sums[first + i] = highest[0] + std::log(z);
                 for (int j = 0; j < seen; j += W)
-                    store(p + i * seen + j, load(row + j) * all(1.0f / z));
+                    store(p + i * seen + j, load(row + j) * set1(1.0f / z));
                 for (int j = 0; j < before; j++) p[i * seen + j] = E{};
                 for (int j = after; j < seen; j++) p[i * seen + j] = E{};
             }
@@ -295,7 +295,7 @@ class Worker {
     }
 
     // d_wide's queries, keys and values of one key-value head of one sequence, from d_small = d o.
-    void attend_back(const Layer<E>& a, int b, int kv) {
+    void attend_backward(const Activations<E>& a, int b, int kv) {
         const int D = s.head, HD = s.heads * D, group = s.heads / s.kv_heads;
         const float scale = 1.0f / std::sqrt((float)D);
         const Heads at = find(a, b, kv * group);
@@ -317,15 +317,15 @@ class Worker {
                 multiply(q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
                          [&](int m, int n, vec v) {
                              store(scores + m * seen + n,
-                                   exp(fma(v, all(scale), all(-log_sums[first + m]))));
+                                   exp(fma(v, set1(scale), set1(-log_sums[first + m]))));
                          });
                 float inner[ROWS];  // d_o . o of each query
                 for (int i = 0; i < ROWS; i++) {
-                    vec sum = all(0.0f);
+                    vec sum = set1(0.0f);
                     for (int j = 0; j < D; j += W)
                         sum = fma(load(o + (long)(first + i) * HD + j),
                                   load(d_o + (long)(first + i) * HD + j), sum);
-                    inner[i] = total(sum);
+                    inner[i] = hsum(sum);
                     const int before = begin(b, first + i) - from, after = first + i + 1 - from;
                     for (int j = 0; j < before; j++) scores[i * seen + j] = 0;
                     for (int j = after; j < seen; j++) scores[i * seen + j] = 0;
@@ -334,7 +334,7 @@ class Worker {
                          [&](int m, int n, vec v) {
                              const vec share = load(scores + m * seen + n);
                              store(p + m * seen + n, share);
-                             store(ds + m * seen + n, share * (v - all(inner[m])) * all(scale));
+                             store(ds + m * seen + n, share * (v - set1(inner[m])) * set1(scale));
                          });
                 const int steps = ROWS / PAIR<E>;
                 pack_rows(p, seen, ROWS, seen, packed_p);
@@ -365,8 +365,8 @@ class Worker {
 
     // One head's gradient before rotation and norm, in place, from the one after; adds to the
     // norm's.
-    void turn_back(const E* x, const float* weight, float* d_weight, const float* rotary,
-                   int position, E* d) {
+    void rope_backward(const E* x, const float* weight, float* d_weight, const float* rotary,
+                       int position, E* d) {
         const int D = s.head, half = D / 2;
         const float* cosines = rotary + (long)position * D;
         const float* sines = rotary + ((long)s.context + position) * D + half;
@@ -380,29 +380,29 @@ class Worker {
             for (int i = 0; i < D; i += W) store(d + i, load(row + i));
             return;
         }
-        vec squares = all(0.0f), inner = all(0.0f);
+        vec squares = set1(0.0f), inner = set1(0.0f);
         for (int i = 0; i < D; i += W) squares = fma(load(x + i), load(x + i), squares);
-        const float scale = 1.0f / std::sqrt(total(squares) / D + s.eps);
+        const float scale = 1.0f / std::sqrt(hsum(squares) / D + s.eps);
         for (int i = 0; i < D; i += W) {
-            const vec unit = load(x + i) * all(scale), dy = load(row + i);
+            const vec unit = load(x + i) * set1(scale), dy = load(row + i);
             store(d_weight + i, fma(dy, unit, load(d_weight + i)));
             inner = fma(dy * load(weight + i), unit, inner);
         }
-        const vec mean = all(total(inner) / D);
+        const vec mean = set1(hsum(inner) / D);
         for (int i = 0; i < D; i += W) {
-            const vec unit = load(x + i) * all(scale);
-            store(d + i, all(scale) * (load(row + i) * load(weight + i) - unit * mean));
+            const vec unit = load(x + i) * set1(scale);
+            store(d + i, set1(scale) * (load(row + i) * load(weight + i) - unit * mean));
         }
     }
 
     // dx += what reaches a norm's input from dy (M, C) at its output; adds to the weight's
     // gradient.
-    void norm_back(const float* x, const float* scale, const float* mean, const E* dy,
-                   const float* weight, float* d_weight, float* d_bias, int M) {
+    void norm_backward(const float* x, const float* scale, const float* mean, const E* dy,
+                       const float* weight, float* d_weight, float* d_bias, int M) {
         const int C = s.width;
         for (int m = 0; m < M; m++, x += C, dy += C) {
-            vec sum = all(0.0f), inner = all(0.0f);
-            const vec r = all(scale[m]), centre = all(mean[m]);
+            vec sum = set1(0.0f), inner = set1(0.0f);
+            const vec r = set1(scale[m]), centre = set1(mean[m]);
             for (int i = 0; i < C; i += W) {
                 const vec unit = (load(x + i) - centre) * r, d = load(dy + i),
                           t = d * load(weight + i);
@@ -411,7 +411,7 @@ class Worker {
                 sum += t;
                 inner = fma(t, unit, inner);
             }
-            const vec shift = all(s.llama ? 0.0f : total(sum) / C), slope = all(total(inner) / C);
+            const vec shift = set1(s.llama ? 0.0f : hsum(sum) / C), slope = set1(hsum(inner) / C);
             float* to = dx + (long)m * C;
             for (int i = 0; i < C; i += W) {
                 const vec unit = (load(x + i) - centre) * r, t = load(dy + i) * load(weight + i);
@@ -437,7 +437,7 @@ class Worker {
     }
 
     // y (M, K) = dy (M, N) w
-    static void linear_back(const E* dy, const Packed<E>& w, int M, int N, int K, E* y) {
+    static void linear_backward(const E* dy, const Packed<E>& w, int M, int N, int K, E* y) {
         multiply(dy, N, w.back, M, K, N,
                  [&](int m, int n, vec v) { store(y + (long)m * K + n, v); });
     }
@@ -452,52 +452,55 @@ class Worker {
         const int M = B * T, C = s.width, D = s.head, HD = s.heads * D, F = s.hidden,
                   V = s.padded_vocab();
         weight_gradient(d_logits, V, normed, M, s.vocab, C, g[HEAD], nullptr);
-        linear_back(d_logits, w.head, M, V, C, dx_e);
+        linear_backward(d_logits, w.head, M, V, C, dx_e);
         memset(dx, 0, sizeof(float) * M * C);
-        norm_back(x, scale, mean, dx_e, p[LNF], g[LNF], g[LNF_B], M);
+        norm_backward(x, scale, mean, dx_e, p[LNF], g[LNF], g[LNF_B], M);
         for (int l = s.layers - 1; l >= 0; l--) {
-            Layer<E>& a = layers[l];
+            Activations<E>& a = layers[l];
             round_dx(after_mlp(l), M);
             weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
-            linear_back(dx_e, w.out[l], M, C, F, d_small);
+            linear_backward(dx_e, w.out[l], M, C, F, d_small);
             for (int m = 0; m < M; m++)
                 for (int i = 0; i < F; i += W)
-                    activate_back(a.fc + (long)m * s.gated() + i, load(d_small + (long)m * F + i),
-                                  d_wide + (long)m * s.gated() + i);
+                    activation_backward(a.fc + (long)m * s.gated() + i,
+                                        load(d_small + (long)m * F + i),
+                                        d_wide + (long)m * s.gated() + i);
             weight_gradient(d_wide, s.gated(), a.a2, M, s.gated(), C, g.at(l, FC), g.at(l, FC_B));
-            linear_back(d_wide, w.fc[l], M, s.gated(), C, dx_e);
-            norm_back(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B), M);
+            linear_backward(d_wide, w.fc[l], M, s.gated(), C, dx_e);
+            norm_backward(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B),
+                          M);
 
             round_dx(after_attention(l), M);
             weight_gradient(dx_e, C, a.o, M, C, HD, g.at(l, PROJ), g.at(l, PROJ_B));
-            linear_back(dx_e, w.proj[l], M, C, HD, d_small);
+            linear_backward(dx_e, w.proj[l], M, C, HD, d_small);
             for (int b = 0; b < B; b++)
-                for (int kv = 0; kv < s.kv_heads; kv++) attend_back(a, b, kv);
+                for (int kv = 0; kv < s.kv_heads; kv++) attend_backward(a, b, kv);
             if (s.llama)
                 for (int m = 0; m < M; m++)
                     for (int h = 0; h < s.heads + s.kv_heads; h++) {
                         const long at = (long)m * s.qkv() + h * D;
                         float* d_norm = s.qk_norm ? g.at(l, h < s.heads ? QN : KN) : nullptr;
-                        turn_back(a.qkv + at, head_norm(p, l, h), d_norm, rotary, m % T,
-                                  d_wide + at);
+                        rope_backward(a.qkv + at, head_norm(p, l, h), d_norm, rotary, m % T,
+                                      d_wide + at);
                     }
             weight_gradient(d_wide, s.qkv(), a.a1, M, s.qkv(), C, g.at(l, QKV), g.at(l, QKV_B));
-            linear_back(d_wide, w.qkv[l], M, s.qkv(), C, dx_e);
-            norm_back(a.x1, a.scale1, a.mean1, dx_e, p.at(l, LN1), g.at(l, LN1), g.at(l, LN1_B), M);
+            linear_backward(d_wide, w.qkv[l], M, s.qkv(), C, dx_e);
+            norm_backward(a.x1, a.scale1, a.mean1, dx_e, p.at(l, LN1), g.at(l, LN1), g.at(l, LN1_B),
+                          M);
         }
     }
 
     // The gradient before the activation from the one after, W elements.
-    void activate_back(const E* x, vec d, E* d_x) {
-        const vec a = load(x), one = all(1.0f);
+    void activation_backward(const E* x, vec d, E* d_x) {
+        const vec a = load(x), one = set1(1.0f);
         if (s.llama) {
             const vec sigmoid = one / (one + exp(-a)), up = load(x + s.hidden);
             store(d_x, d * up * sigmoid * fma(a, one - sigmoid, one));
             store(d_x + s.hidden, d * a * sigmoid);
             return;
         }
-        const vec z = a * all(0.70710678f), bell = exp(-z * z);
-        store(d_x, d * fma(a * all(0.39894228f), bell, all(0.5f) * (one + erf(z, bell))));
+        const vec z = a * set1(0.70710678f), bell = exp(-z * z);
+        store(d_x, d * fma(a * set1(0.39894228f), bell, set1(0.5f) * (one + erf(z, bell))));
     }
 };
 
@@ -522,13 +525,13 @@ double train_step(const Shape& s, Params p, Params* gradients, const float* rota
         }
         if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);
         barrier.wait();
-        const Share mine(batch.B, t, threads);
+        const Slice mine(batch.B, t, threads);
         for (long b = mine.first; b < mine.last; b += chunk)
             losses[t] += workers[t].sequences(weights, p, grad ? gradients[t] : Params{}, rotary,
                                               batch, b, (int)std::min((long)chunk, mine.last - b));
         if (!grad) return;
         barrier.wait();
-        const Share part(grad_size, t, threads);
+        const Slice part(grad_size, t, threads);
         for (int other = 1; other < threads; other++)
             for (long i = part.first; i < part.last; i++)
                 gradients[0][WTE][i] += gradients[other][WTE][i];

@@ -21,14 +21,14 @@ inline words load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_words(void* p, words x) { _mm512_storeu_si512(p, x); }
 inline words broadcast(int32_t x) { return _mm512_set1_epi32(x); }
 inline vec as_floats(words x) { return _mm512_castsi512_ps(x); }
-inline vec all(float x) { return _mm512_set1_ps(x); }
+inline vec set1(float x) { return _mm512_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
-inline vec greater(vec a, vec b) { return _mm512_max_ps(a, b); }  // b where one is NaN
-inline vec lesser(vec a, vec b) { return _mm512_min_ps(a, b); }
-inline vec nearest(vec x) { return _mm512_roundscale_ps(x, 8); }
+inline vec max(vec a, vec b) { return _mm512_max_ps(a, b); }  // b where one is NaN
+inline vec min(vec a, vec b) { return _mm512_min_ps(a, b); }
+inline vec round(vec x) { return _mm512_roundscale_ps(x, 8); }
 inline vec times_power_of_two(vec x, vec n) { return _mm512_scalef_ps(x, n); }
-inline float total(vec x) { return _mm512_reduce_add_ps(x); }
-inline float greatest(vec x) { return _mm512_reduce_max_ps(x); }
+inline float hsum(vec x) { return _mm512_reduce_add_ps(x); }
+inline float hmax(vec x) { return _mm512_reduce_max_ps(x); }
 #else
 constexpr int W = 8;
 using vec = __m256;
@@ -39,11 +39,11 @@ inline words load_words(const void* p) { return _mm256_loadu_si256((const words*
 inline void store_words(void* p, words x) { _mm256_storeu_si256((words*)p, x); }
 inline words broadcast(int32_t x) { return _mm256_set1_epi32(x); }
 inline vec as_floats(words x) { return _mm256_castsi256_ps(x); }
-inline vec all(float x) { return _mm256_set1_ps(x); }
+inline vec set1(float x) { return _mm256_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
-inline vec greater(vec a, vec b) { return _mm256_max_ps(a, b); }
-inline vec lesser(vec a, vec b) { return _mm256_min_ps(a, b); }
-inline vec nearest(vec x) {
+inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
+inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }
+inline vec round(vec x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline vec times_power_of_two(vec x, vec n) {
@@ -58,8 +58,8 @@ inline float fold(vec x, bool add) {
     for (int i = 1; i < W; i++) y = add ? y + lanes[i] : (lanes[i] > y ? lanes[i] : y);
     return y;
 }
-inline float total(vec x) { return fold(x, true); }
-inline float greatest(vec x) { return fold(x, false); }
+inline float hsum(vec x) { return fold(x, true); }
+inline float hmax(vec x) { return fold(x, false); }
 #endif
 
 #ifdef __AVX512BF16__
@@ -90,28 +90,28 @@ constexpr int PAIR = sizeof(float) / sizeof(E);
 
 // e^x to about 2 units in the last place; NaN stays NaN. Cephes' polynomial.
 inline vec exp(vec x) {
-    x = lesser(all(88.3f), greater(all(-87.3f), x));
-    const vec n = nearest(x * all(1.44269504f));
-    const vec r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), x));
-    vec y = all(1.9875691500e-4f);
-    y = fma(y, r, all(1.3981999507e-3f));
-    y = fma(y, r, all(8.3334519073e-3f));
-    y = fma(y, r, all(4.1665795894e-2f));
-    y = fma(y, r, all(1.6666665459e-1f));
-    y = fma(y, r, all(5.0000001201e-1f));
-    return times_power_of_two(fma(y, r * r, r + all(1.0f)), n);
+    x = min(set1(88.3f), max(set1(-87.3f), x));
+    const vec n = round(x * set1(1.44269504f));
+    const vec r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), x));
+    vec y = set1(1.9875691500e-4f);
+    y = fma(y, r, set1(1.3981999507e-3f));
+    y = fma(y, r, set1(8.3334519073e-3f));
+    y = fma(y, r, set1(4.1665795894e-2f));
+    y = fma(y, r, set1(1.6666665459e-1f));
+    y = fma(y, r, set1(5.0000001201e-1f));
+    return times_power_of_two(fma(y, r * r, r + set1(1.0f)), n);
 }
 
 // Gauss's error function to 1.5e-7 (Abramowitz and Stegun 7.1.26); `bell` is e^(-x^2).
 inline vec erf(vec x, vec bell) {
     const words sign_bit = broadcast(INT32_MIN);
     const vec size = as_floats((words)x & ~sign_bit);
-    const vec t = all(1.0f) / fma(all(0.3275911f), size, all(1.0f));
-    vec y = all(1.061405429f);
-    y = fma(y, t, all(-1.453152027f));
-    y = fma(y, t, all(1.421413741f));
-    y = fma(y, t, all(-0.284496736f));
-    y = fma(y, t, all(0.254829592f));
-    y = all(1.0f) - y * t * bell;
+    const vec t = set1(1.0f) / fma(set1(0.3275911f), size, set1(1.0f));
+    vec y = set1(1.061405429f);
+    y = fma(y, t, set1(-1.453152027f));
+    y = fma(y, t, set1(1.421413741f));
+    y = fma(y, t, set1(-0.284496736f));
+    y = fma(y, t, set1(0.254829592f));
+    y = set1(1.0f) - y * t * bell;
     return as_floats((words)((words)y | ((words)x & sign_bit)));
 }

@@ -40,7 +40,7 @@ struct Weights {
             for (int r = 0; r < NR; r++)
                 for (int i = 0; i < columns; i += W)
                     store(band + r * columns + i,
-                          n + r < rows ? load(w + (long)(n + r) * columns + i) : all(0.0f));
+                          n + r < rows ? load(w + (long)(n + r) * columns + i) : set1(0.0f));
             pack_columns(band, columns, columns, NR, to.forward + (long)n * columns);
             if (!to.back) continue;
             for (int c = 0; c < columns; c += NR)  // this band's part of each panel of columns
