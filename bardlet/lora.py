@@ -20,7 +20,7 @@ from bardlet.model import GPT, GPTConfig
 SCALE = 2.0  # alpha / rank, with alpha twice the rank as is usual
 
 
-class Adapted(nn.Module):
+class LoRALinear(nn.Module):
     """A linear layer with frozen weights and the two small matrices that are trained."""
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
@@ -45,7 +45,7 @@ def adapt(model: GPT, rank: int) -> None:
     for p in model.parameters():
         p.requires_grad_(False)
     for part, name, layer in layers(model, nn.Linear):
-        setattr(part, name, Adapted(layer, rank))
+        setattr(part, name, LoRALinear(layer, rank))
     model.config = dataclasses.replace(model.config, lora_rank=rank)
 
 
@@ -54,7 +54,7 @@ def merge(model: GPT) -> None:
     """Add what was trained to the weights, and let the model be as it was before `adapt`, if it
     was adapted at all.
     """
-    for part, name, layer in layers(model, Adapted):
+    for part, name, layer in layers(model, LoRALinear):
         out, size = layer.weight.shape
         plain = nn.Linear(size, out, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(layer.weight + SCALE * layer.lora_b @ layer.lora_a)
@@ -78,7 +78,7 @@ def layers(model: GPT, kind: type[Layer]) -> list[tuple[nn.Module, str, Layer]]:
     ]
 
 
-def built(config: GPTConfig) -> GPT:
+def build_model(config: GPTConfig) -> GPT:
     """The model of a configuration, adapted where that has a rank."""
     model = GPT(config)
     if config.lora_rank:

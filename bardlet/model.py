@@ -23,8 +23,6 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
-Maybe = Tensor | None  # an argument that can be left out
-
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -136,18 +134,18 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, past: int, dropout: float, mask: Maybe) -> Tensor:
-    """Causal attention of T queries (B, H, T, D) over S = past + T keys (B, K, S, D).
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None) -> Tensor:
+    """Causal attention of T queries (B, H, T, D) over S >= T keys (B, K, S, D).
 
-    A query sees the whole past and, among the T newest positions, itself and those before it, or
-    what `mask` (B, 1, T, S) says.
+    A query sees the S - T positions of the past and, among the T newest, itself and those before
+    it, or what `mask` (B, 1, T, S) says.
     """
     T, S = q.size(2), k.size(2)
     plain = mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if plain and 1 < S <= 512 and k.shape == q.shape:
         return plain_attend(q, k, v, dropout)
-    if past and T > 1:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(past)
+    if S > T > 1:
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T > 1 and mask is None,
         enable_gqa=k.size(1) != q.size(1),
@@ -179,25 +177,23 @@ class CausalSelfAttention(nn.Module):
             self.q_norm = RMSNorm(D, config.norm_eps)
             self.k_norm = RMSNorm(D, config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: Maybe, cache: KVCache | None, mask: Maybe) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None, mask: Tensor | None
+    ) -> Tensor:
         config = self.config
-        B, T, _ = x.shape
-        q, k, v = self.c_attn(x).split(self.sizes, dim=2)
-        q = q.view(B, T, config.n_head, config.head_size)  # (B, T, H, D)
-        k = k.view(B, T, config.kv_heads, config.head_size)  # (B, T, K, D)
-        v = v.view(B, T, config.kv_heads, config.head_size).transpose(1, 2)  # (B, K, T, D)
+        parts = self.c_attn(x).split(self.sizes, dim=2)
+        q, k, v = (part.unflatten(2, (-1, config.head_size)) for part in parts)  # (B, T, H|K, D)
         if config.llama and config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, T, D), (B, K, T, D)
-        past = cache.length if cache is not None else 0
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D), (B, K, T, D) twice
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # Attention dropout is part of gpt2's recipe; llama drops out on the residual stream only.
         p = config.dropout if self.training and not config.llama else 0.0
-        y = attend(q, k, v, past, p, mask)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H * D)
+        y = attend(q, k, v, p, mask)  # (B, H, T, D)
+        y = y.transpose(1, 2).flatten(2)  # (B, T, H * D)
         return F.dropout(self.c_proj(y), config.dropout, self.training)  # (B, T, C)
 
 
@@ -228,7 +224,9 @@ class Block(nn.Module):
         self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: Maybe, cache: KVCache | None, mask: Maybe) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.attn(self.ln_1(x), rotary, cache, mask)
         return x + self.mlp(self.ln_2(x))
 
@@ -280,8 +278,9 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=p.size(1) ** -0.5)
 
     def forward(
-        self, idx: Tensor, targets: Maybe = None, cache: KVCache | None = None, first: Maybe = None
-    ) -> tuple[Tensor, Maybe]:
+        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
+        first: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Logits for token ids, and their mean cross-entropy where targets are given.
 
         idx (B, T) int64 ids below vocab_size; targets (B, T) int64 ids, -1 where a position does

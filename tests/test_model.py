@@ -76,18 +76,18 @@ def test_attention_equals_its_formula(past: int, kv_heads: int) -> None:
     for i in range(T):
         scores[:, :, i, past + i + 1 :] = -math.inf
     expected = scores.softmax(-1) @ wide_v
-    torch.testing.assert_close(attend(q, k, v, past, 0.0, None), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attend(q, k, v, 0.0, None), expected, rtol=0, atol=1e-12)
 
 
 def test_plain_attention_equals_the_fused_one() -> None:
     q, k, v = torch.randn(3, 2, 4, 40, 16, generator=torch.Generator().manual_seed(0)).unbind()
     torch.testing.assert_close(
-        plain_attend(q, k, v, 0.0), attend(q, k, v, 0, 0.0, None), rtol=0, atol=1e-6
+        plain_attend(q, k, v, 0.0), attend(q, k, v, 0.0, None), rtol=0, atol=1e-6
     )
     # the type it is used for, to that type's rounding: 8 bits of mantissa
     low = [x.bfloat16() for x in (q, k, v)]
     torch.testing.assert_close(
-        attend(*low, 0, 0.0, None).float(), attend(q, k, v, 0, 0.0, None), rtol=0, atol=0.03
+        attend(*low, 0.0, None).float(), attend(q, k, v, 0.0, None), rtol=0, atol=0.03
     )
 
 

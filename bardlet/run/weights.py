@@ -54,7 +54,7 @@ def untrained(folder: Path) -> GPT:
             shapes = f"{name} is {have[name]}, not {want[name]}"
             raise damaged(path, f"its tensors do not fit config.json: {shapes}")
     with Unfilled():
-        return lora.built(config)
+        return lora.build_model(config)
 
 
 def config_of(document: dict[str, Any]) -> GPTConfig:
@@ -116,7 +116,7 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
     # of llama's weights none has the length of the context
     context = 1 if config.llama else config.block_size
     with torch.device("meta"), Unfilled():
-        single = lora.built(dataclasses.replace(config, n_layer=1, block_size=context))
+        single = lora.build_model(dataclasses.replace(config, n_layer=1, block_size=context))
     shapes = {}
     for name, p in single.named_parameters():  # tied ones once
         inner = re.sub(r"^transformer\.h\.0\.", "", name)
