@@ -182,7 +182,7 @@ def test_a_failed_save_leaves_what_was_there(
 def test_reading_a_checkpoint_imports_no_compiler() -> None:
     """Filling weights on the meta device would bring torch's, a second and 65 MB for nothing."""
     code = (
-        "import sys\nfrom bardlet import weights\nfrom bardlet.model import GPT, GPTConfig\n"
+        "import sys\nfrom bardlet.run import weights\nfrom bardlet.model import GPT, GPTConfig\n"
         "for family in ('gpt2', 'llama'):\n"
         "    config = GPTConfig(family=family, n_layer=2, n_embd=32, n_head=2, vocab_size=9)\n"
         "    shapes = {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}\n"

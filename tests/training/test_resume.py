@@ -175,7 +175,7 @@ import re, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support import tiny_config, tiny_model
-from bardlet import weights
+from bardlet.run import weights
 from bardlet.train import train
 weights.shapes_for(tiny_model("llama").config, most=99)
 config = tiny_config(Path({data!r}), Path({out!r}), n_embd=512, n_head=8, n_layer=6, max_iters={to},
