@@ -17,7 +17,7 @@ from pytest import MonkeyPatch
 from bardlet import cli
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-TEXT = "to be, or not to be: that is the question.\n" * 30
+TEXT = "to be, or not to be: that is the question.\n" * 200
 CONFIG = """
 dataset = "plays"
 out_dir = "out/a"
@@ -60,7 +60,7 @@ class Command:
 
     def feed(self) -> None:
         """Write more to its standard input than a pipe holds: returns when it is being read."""
-        self.process.stdin.write(TEXT * 200)
+        self.process.stdin.write(TEXT * 30)
         self.process.stdin.flush()
 
     def finish(self, *signals: int) -> tuple[int, str, str]:
@@ -136,16 +136,20 @@ def test_training_saves_and_goes_on_with_resume(
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 @pytest.mark.usefixtures("prepared")
 def test_a_second_time_in_training_ends_at_once(start: Start) -> None:
-    # an iteration of a minute, and too few of them for torch.compile
-    command = start(*TRAIN, "--gradient_accumulation_steps=40000", "--max_iters=100")
+    # An iteration of minutes, of few sequences: the thread that makes batches is two ahead, and the
+    # process waits for it. Too few iterations for torch.compile.
+    shape = ["--block_size=512", "--n_embd=256", "--n_layer=8"]
+    command = start(*TRAIN, *shape, "--gradient_accumulation_steps=1000", "--max_iters=100")
     command.wait_for(command.process.stderr, "tokens per iteration")
     while not handles(command.process, signal.SIGTERM):  # as the loop of training does
         assert command.process.poll() is None
         time.sleep(0.01)
     while handles(command.process, signal.SIGTERM):  # two that come before Python looks are one
         command.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        time.sleep(0.3)
+    began = time.monotonic()
     code, out, err = command.finish()
+    assert time.monotonic() - began < 20, "it did not wait for the iteration"
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "bardlet: interrupted"
     assert "Traceback" not in err
