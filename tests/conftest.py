@@ -29,6 +29,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 device.measure_flops = functools.cache(device.measure_flops)
 
 
+MOST_PROCESSES = 4  # beyond, starting them and what each sets up for itself gains little
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes share the tests: one a core for whole folders, none for named files.
+
+    Each process needs some seconds to import torch and to collect, and up to 1.5 GB.
+    """
+    if not any(Path(name).is_dir() for name in config.args):
+        return 0
+    cores = min(
+        MOST_PROCESSES,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
+    return cores if cores > 1 else 0
+
+
 @pytest.fixture
 def dataset_folder(tmp_path: Path) -> Path:
     """A prepared dataset of 6,000 characters."""

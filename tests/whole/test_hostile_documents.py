@@ -92,7 +92,7 @@ def test_a_json_bomb_among_the_losses_is_no_evaluation(bomb: str) -> None:
         assert cli.main(command) == 0
 
 
-@pytest.mark.parametrize("bomb", BOMBS.keys() - {"a gigantic string"})
+@pytest.mark.parametrize("bomb", [name for name in BOMBS if name != "a gigantic string"])
 def test_a_json_bomb_in_the_metrics_is_a_lost_line(bomb: str) -> None:
     path = RUN / "metrics.jsonl"
     good = path.read_text(encoding="utf-8").splitlines(keepends=True)
