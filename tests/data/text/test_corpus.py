@@ -428,7 +428,7 @@ SPEECHES = "KING & QUEEN:\nGood morrow--so they say,\nsaid he.\nAnd more.\nHark!
 
 @pytest.mark.parametrize(("limit", "kept"), [(79, 1), (80, 2), (10**6, 18)])
 def test_the_package_as_text(monkeypatch: MonkeyPatch, limit: int, kept: int) -> None:
-    monkeypatch.setattr(plays, "CORPUS_CHARACTERS", limit)
+    monkeypatch.setattr(plays, "CANONICAL_CHARACTERS", limit)
     text = plays.tiny_shakespeare(lambda play: MARKDOWN)
     assert text == "\n\n".join((SPEECHES * 9)[:kept]) + "\n"
     assert len(text) <= limit
