@@ -11,7 +11,6 @@ import numpy as np
 
 from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.prepare.units import Range, Unit, goes_to_val, read
-from bardlet.data.text import decoding
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
@@ -75,10 +74,9 @@ class Scanned:
 
 
 def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
-    """Yields the pieces of a unit; `result` gets what was mended and, with `skip`, what cannot be
+    """Yields the pieces of a unit; `result` gets what was replaced and, with `skip`, what cannot be
     read.
     """
-    result.bad_bytes += unit.mended
     for part in unit.parts:
         yield from of_part(part, unit, job, result)
 
@@ -86,9 +84,9 @@ def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
 def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
     """`pieces`, of one part of a unit."""
     name = part.input.name if isinstance(part, Range) else unit.source
-    before = decoding.bad_bytes
     try:
         for piece in read(part, job.reading):
+            result.bad_bytes += piece.replaced_bytes
             if not piece.problem:
                 yield piece
             elif not job.skip:
@@ -100,7 +98,6 @@ def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterat
         if not job.skip:
             raise
         result.failed.setdefault(name, error.message)
-    result.bad_bytes += decoding.bad_bytes - before
 
 
 def scan(unit: Unit, job: Job) -> Scanned:
@@ -108,7 +105,7 @@ def scan(unit: Unit, job: Job) -> Scanned:
     sizes: list[int] = []
     characters = 0
     counts = np.zeros(128, dtype=np.int64)
-    result = Result(splits={}, bad_bytes=unit.mended)
+    result = Result(splits={})
     for part in unit.parts:
         sizes.append(0)
         for piece in of_part(part, unit, job, result):

@@ -49,7 +49,6 @@ class Unit:
     parts: tuple[Range | Piece, ...]
     bytes: int
     source: str  # the input's name, for what is to be reported
-    mended: int = 0  # bad bytes of what was decoded here
 
 
 def goes_to_val(head: str, val_fraction: float) -> bool:
@@ -88,10 +87,8 @@ def units(
                     )
                     index += 1
             else:
-                for batch, done, mended in batches(given, reading, val_fraction):
-                    yield Unit(
-                        index=index, parts=batch, bytes=done, source=given.name, mended=mended
-                    )  # fmt: skip
+                for batch, done in batches(given, reading, val_fraction):
+                    yield Unit(index=index, parts=batch, bytes=done, source=given.name)
                     index += 1
         except DataError as error:
             failed(given, error)
@@ -101,16 +98,15 @@ def units(
 
 def batches(
     given: Input, reading: Reading, val_fraction: float
-) -> Iterator[tuple[tuple[Piece, ...], int, int]]:
+) -> Iterator[tuple[tuple[Piece, ...], int]]:
     """Yields the documents of an input, some millions of characters at a time, each time with the
-    bytes of its file that were read for them, and how many places of these were mended.
+    bytes of its file that were read for them.
 
     What can be read of one that is damaged comes before the DataError.
     """
     waiting: list[Piece] = []
     size, told, train, whole = 0, 0, True, True
     place = Place()
-    mended = decoding.bad_bytes
     damage: DataError | None = None
     try:
         for piece in documents(given, reading, place):
@@ -121,15 +117,14 @@ def batches(
             waiting.append(piece)
             size += len(piece.text) + len(piece.prompt) + PROBLEM * bool(piece.problem)
             if size >= UNIT:
-                yield tuple(waiting), place.bytes - told, decoding.bad_bytes - mended
-                # what others mend in this process meanwhile is theirs
-                waiting, size, told, mended = [], 0, place.bytes, decoding.bad_bytes
+                yield tuple(waiting), place.bytes - told
+                waiting, size, told = [], 0, place.bytes
     except DataError as error:
         damage = error
     if not whole:  # every document has an end
         waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
     if waiting:
-        yield tuple(waiting), (given.bytes or place.bytes) - told, decoding.bad_bytes - mended
+        yield tuple(waiting), (given.bytes or place.bytes) - told
     if damage:
         raise damage
 
@@ -195,4 +190,8 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     shown = decoding.decode(raw, given.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == given.bytes
     border = -1 if first and last else part.border
-    yield Piece(text=shown, first=first, last=last, offset=part.offset, border=border)
+    replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)
+    yield Piece(
+        text=shown, first=first, last=last, offset=part.offset, border=border,
+        replaced_bytes=replaced,
+    )  # fmt: skip

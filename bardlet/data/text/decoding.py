@@ -17,22 +17,39 @@ BLOCK = 1 << 20  # bytes that a stream is decoded by
 # follows a letter or digit and has none itself begins at its first character, whatever comes next.
 CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 
-bad_bytes = 0  # places that an error handler has mended in this process
+
+class CountedFile(io.RawIOBase):
+    """A file that counts the places that an error handler replaces in what is read of it."""
+
+    def __init__(self, file: IO[bytes], encoding: str, errors: str) -> None:
+        super().__init__()
+        self.file = file
+        self.replaced = 0
+        new = codecs.getincrementaldecoder(encoding)
+        # for every such place "replace" gives one character, and "ignore" none
+        self.decoders = () if errors == "strict" else (new("replace"), new("ignore"))
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        raw = self.file.read(size)
+        if self.decoders:
+            longer, shorter = (len(decoder.decode(raw, not raw)) for decoder in self.decoders)
+            self.replaced += longer - shorter
+        return raw
+
+    def take_replaced(self) -> int:
+        """The number of replaced places since the last call."""
+        replaced, self.replaced = self.replaced, 0
+        return replaced
 
 
-def counting(errors: str) -> str:
-    """The name of the error handler that does what `errors` does and counts."""
+def count_replaced(raw: bytes, encoding: str, errors: str) -> int:
+    """How many places of `raw` an error handler replaces."""
     if errors == "strict":
-        return errors
-    known = codecs.lookup_error(errors)
-
-    def handle(error: UnicodeError) -> tuple[str | bytes, int]:
-        global bad_bytes
-        bad_bytes += 1
-        return known(error)
-
-    codecs.register_error(f"bardlet.{errors}", handle)
-    return f"bardlet.{errors}"
+        return 0
+    return len(raw.decode(encoding, "replace")) - len(raw.decode(encoding, "ignore"))
 
 
 def check_decoding(encoding: str, errors: str) -> None:
@@ -54,7 +71,7 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
     `offset` is where in its file `raw` begins.
     """
     try:
-        text = raw.decode(encoding, counting(errors))
+        text = raw.decode(encoding, errors)
     except UnicodeDecodeError as error:
         # Some codecs count from after the byte order mark; the user's editor does not.
         at = len(raw) - len(error.object) + error.start
@@ -64,9 +81,9 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def stream(file: IO[bytes], name: str, encoding: str, errors: str) -> Iterator[str]:
+def stream(file: CountedFile, name: str, encoding: str, errors: str) -> Iterator[str]:
     """Yields the text of `file` a block at a time, as `decode` gives it whole."""
-    inner = codecs.getincrementaldecoder(encoding)(counting(errors))
+    inner = codecs.getincrementaldecoder(encoding)(errors)
     decoder = io.IncrementalNewlineDecoder(inner, translate=True)
     head, done = b"", 0
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -32,7 +32,8 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
     """
     place = place or Place()
     if given.kind in ("memory", "hub"):
-        found = pieces(iter([given.text])) if given.kind == "memory" else of_hub(given, reading)
+        in_memory = given.kind == "memory"
+        found = pieces(iter([given.text]), lambda: 0) if in_memory else of_hub(given, reading)
         for piece in found:
             place.bytes += len(piece.prompt) + len(piece.text)
             yield piece
@@ -53,7 +54,9 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
 def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
     """Yields the documents of an open file."""
     if kind == "text":
-        yield from pieces(decoding.stream(file, name, reading.encoding, reading.errors))
+        counted = decoding.CountedFile(file, reading.encoding, reading.errors)
+        blocks = decoding.stream(counted, name, reading.encoding, reading.errors)
+        yield from pieces(blocks, counted.take_replaced)
     elif kind == "jsonl":
         yield from of_jsonl(file, name, reading)
     elif kind == "json":
@@ -66,7 +69,7 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
         yield from of_archive(file, kind, name, reading)
 
 
-def pieces(blocks: Iterator[str]) -> Iterator[Piece]:
+def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[Piece]:
     """Yields one document, which comes in blocks, in pieces that are encoded as within it."""
     waiting, first = "", True
     for block in blocks:
@@ -76,10 +79,11 @@ def pieces(blocks: Iterator[str]) -> Iterator[Piece]:
             found = CUT.search(waiting, start + PIECE, start + 2 * PIECE)
             # a text of two million characters without the end of a word is cut anywhere
             end = found.start() if found else start + PIECE
-            yield Piece(text=waiting[start:end], first=first, last=False)
+            shown = waiting[start:end]
+            yield Piece(text=shown, first=first, last=False, replaced_bytes=take_replaced())
             start, first = end, False
         waiting = waiting[start:] if start else waiting
-    yield Piece(text=waiting, first=first)
+    yield Piece(text=waiting, first=first, replaced_bytes=take_replaced())
 
 
 def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:

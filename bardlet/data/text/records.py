@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from bardlet.data.text import decoding
@@ -38,7 +38,8 @@ class Piece:
 
     Of a part, `offset` is the number of characters before it and `border` the number of the
     document's that are for training; of a whole document, `border` is -1: not yet known. With a
-    `problem` this is none, but stands for one that cannot be read.
+    `problem` this is none, but stands for one that cannot be read. `replaced_bytes` is the number
+    of places that the error handler has replaced since the piece before.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Piece:
     offset: int = 0
     border: int = -1
     problem: DataError | None = None
+    replaced_bytes: int = 0
 
 
 def of_record(record: Any, place: str, reading: Reading) -> Piece:
@@ -88,12 +90,12 @@ def joined(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def piece_of(record: Any, place: str, reading: Reading) -> Piece:
+def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0) -> Piece:
     """The document that a record is, or its problem."""
     try:
-        return of_record(record, place, reading)
+        return replace(of_record(record, place, reading), replaced_bytes=replaced)
     except DataError as error:
-        return Piece(text="", problem=error)
+        return Piece(text="", problem=error, replaced_bytes=replaced)
 
 
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:
@@ -113,21 +115,24 @@ def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> It
 
 def of_line(line: bytes, place: str, reading: Reading) -> Piece:
     """The document in a line of JSON, or its problem."""
+    replaced = decoding.count_replaced(line, reading.encoding, reading.errors)
     try:
         record = json.loads(decoding.decode(line, place, reading.encoding, reading.errors))
     except DataError as error:
-        return Piece(text="", problem=error)
+        return Piece(text="", problem=error, replaced_bytes=replaced)
     except (ValueError, RecursionError) as error:
         hint = "Mend or remove it, or leave it out with --skip_unreadable"
-        return Piece(text="", problem=DataError(f"{place} is no JSON: {error}", hint))
-    return piece_of(record, place, reading)
+        problem = DataError(f"{place} is no JSON: {error}", hint)
+        return Piece(text="", problem=problem, replaced_bytes=replaced)
+    return piece_of(record, place, reading, replaced)
 
 
 def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each record, be they in an array or one after the other."""
-    blocks = decoding.stream(file, name, reading.encoding, reading.errors)
+    counted = decoding.CountedFile(file, reading.encoding, reading.errors)
+    blocks = decoding.stream(counted, name, reading.encoding, reading.errors)
     for number, record in enumerate(values(blocks, name), start=1):
-        yield piece_of(record, f"{name}, record {number}", reading)
+        yield piece_of(record, f"{name}, record {number}", reading, counted.take_replaced())
 
 
 def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
@@ -135,14 +140,13 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     csv.field_size_limit(LINE_BYTES)
     # spreadsheets put a byte order mark before the first name
     marked = codecs.lookup(reading.encoding).name == "utf-8"
-    lines = io.TextIOWrapper(
-        file, encoding="utf-8-sig" if marked else reading.encoding,
-        errors=decoding.counting(reading.errors), newline="",
-    )  # fmt: skip
+    encoding = "utf-8-sig" if marked else reading.encoding
+    counted = decoding.CountedFile(file, encoding, reading.errors)
+    lines = io.TextIOWrapper(counted, encoding=encoding, errors=reading.errors, newline="")  # pyright: ignore[reportArgumentType]
     try:
         rows = csv.DictReader(lines, strict=True)
         for number, row in enumerate(rows, start=2):
-            yield piece_of(row, f"{name}, row {number}", reading)
+            yield piece_of(row, f"{name}, row {number}", reading, counted.take_replaced())
     except UnicodeDecodeError as error:
         raise decoding.undecodable(name, reading.encoding, b"", error, error.start) from None
     except csv.Error as error:
