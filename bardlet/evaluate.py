@@ -36,7 +36,7 @@ class Score:
         return math.exp(min(self.loss, 700.0))  # above, a float64 overflows
 
 
-class Abandoned(Exception):  # noqa: N818
+class EvalInterrupted(Exception):  # noqa: N818
     """The evaluation was given up half way, as asked."""
 
 
@@ -50,7 +50,7 @@ def evaluate(
     The figure does not depend on batch_size or on the number of processes but for rounding.
     `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
     always the same ones for one seed. `doc_mask` keeps attention within documents. Where memory
-    runs out, a batch is scored in halves. Raises Abandoned when `stop` says so and no other
+    runs out, a batch is scored in halves. Raises EvalInterrupted when `stop` says so and no other
     process waits for this one, DataError where no token counts.
     """
     T = model.config.block_size
@@ -75,7 +75,7 @@ def evaluate(
             if i % group.world_size != group.rank:
                 continue
             if alone and stop():
-                raise Abandoned
+                raise EvalInterrupted
             scored = functools.partial(summed, score, machine, end_of_text, idx, targets)
             nats += pieces.fit(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)

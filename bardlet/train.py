@@ -25,7 +25,7 @@ from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Ahead, batches_of, dropout_seed, first_seen
 from bardlet.errors import UsageError
-from bardlet.evaluate import Abandoned, evaluate
+from bardlet.evaluate import EvalInterrupted, evaluate
 from bardlet.io.atomic import write_text
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
@@ -119,11 +119,11 @@ def run(
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
     # --- how it runs on this machine
-    way = backend.choose(
+    way = backend.select(
         config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
         flops=flops_per_iter, before=state.get("computes", state),  # format 1 had it outside
     )  # fmt: skip
-    changed += resume.moved(state.get("computes", {}), way.computes)
+    changed += resume.changed_numerics(state.get("computes", {}), way.computes)
     forward = distributed.wrap(way.forward, group, machine.device)
     peak_flops = way.peak_flops() * group.world_size if group.main else 0.0
 
@@ -132,14 +132,14 @@ def run(
     if writes:
         check_room(config, checkpoint.size_bytes(model, optimizers))
         if not resumed:
-            resume.claim(out)
+            resume.create_run_folder(out)
         write_text(out / "config.toml", to_toml(config))
     log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
     guards = Guards(config, log, {**state.get("guards", {}), **scores})
     introduce(log, config, machine, model, dataset, way, start, tokens_per_iter)
     if resumed:
-        saver.go_on(start)
+        saver.resume_at(start)
         log.say(f"resuming {out} at iteration {start}")
     if changed:
         log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
@@ -190,7 +190,7 @@ def run(
     log.start_progress(it)
     with contextlib.closing(log), saver, stop_signals() as asked_to_stop:
         while True:
-            final = it >= config.max_iters or config.eval_only or guards.exhausted
+            final = it >= config.max_iters or config.eval_only or guards.out_of_patience
             due = final or (it % config.eval_interval == 0 and (it > 0 or known))
             if due and not (it == start and "eval" in state and not config.eval_only):
                 # What is kept in any case is saved before evaluating can fail.
@@ -198,16 +198,16 @@ def run(
                     saver.save(it, facts())
                 try:
                     scores = losses(config, model, dataset, machine, group, asked_to_stop)
-                except Abandoned:
+                except EvalInterrupted:
                     stopped = True
                     saver.save(it, facts(), must=True)
                     break
                 log.evaluation(it, **scores)
                 improved = scores["val_loss"] < best
                 best = min(best, scores["val_loss"])
-                scores["since_best"] = guards.judge(it, improved)
-                final = final or guards.exhausted
-                saver.conclude(it, facts(), scores, best=improved, keep=final)
+                scores["since_best"] = guards.update_patience(it, improved)
+                final = final or guards.out_of_patience
+                saver.attach_scores(it, facts(), scores, best=improved, keep=final)
             if final:
                 break
             if saver.due(it):
@@ -232,7 +232,7 @@ def run(
             limit = config.grad_clip or math.inf
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item()
             guards.stop_if_not_finite(it, loss_now, 0.0 if scaler.is_enabled() else grad_norm)
-            if guards.may_step(it, loss_now):
+            if guards.should_step(it, loss_now):
                 for optimizer in optimizers:
                     scaler.step(optimizer)
                 scaler.update()
@@ -271,17 +271,17 @@ def beginning(
     With it the options as they then are, the iteration it stands at (-1: a new run), the state
     that the checkpoint has beside it, and what has changed since.
     """
-    start = group.agree(resume.start_of(config) if group.main else 0)
+    start = group.agree(resume.resume_iteration(config) if group.main else 0)
     config = auto_batch.settle(config, group, start)
     if start >= 0:
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
         model, _, state = checkpoint.load(folder)
-        config = resume.shaped(config, model.config)
+        config = resume.with_model_shape(config, model.config)
         return model, config, start, state, resume.check_resume(config, model, state, dataset)
     if config.init_from not in OWN:
         assert begin, "init_from names a model"
         model = begin(config, dataset)
-        return model, resume.shaped(config, model.config), start, {}, []
+        return model, resume.with_model_shape(config, model.config), start, {}, []
     torch.manual_seed(config.seed)
     return GPT(model_config(config, dataset.vocab_size)), config, start, {}, []
 
@@ -306,7 +306,8 @@ def losses(
 
 
 def introduce(
-    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset, way: backend.Way,
+    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset,
+    way: backend.Backend,
     start: int, tokens_per_iter: int,
 ) -> None:  # fmt: skip
     """Say what is about to be trained, on what."""

@@ -173,7 +173,7 @@ def a_run(folder: Path, model: GPT, chars: str, **state: Any) -> Path:
     """A run's folder with one checkpoint of this model."""
     facts = {"tokens": 0, "dataset": {"name": "d", "hash": "0"}, "scaler": {}, **state}
     saved = checkpoint.save(folder, 7, model, [], CharTokenizer(chars), facts)
-    run_folder.point(folder, "last", saved)
+    run_folder.set_pointer(folder, "last", saved)
     return folder
 
 

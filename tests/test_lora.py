@@ -130,7 +130,9 @@ def test_another_rank_does_not_go_on_with_an_unfinished_run(
 ) -> None:
     config = tiny_config(data, tmp_path / "o", **options(source, lora_rank=2))
     adapted = begin(tiny_config(data, tmp_path / "o", **options(source)), Dataset(data))
-    assert resume.shaped(config, adapted.config).lora_rank == 2  # for check_resume to refuse
+    assert (
+        resume.with_model_shape(config, adapted.config).lora_rank == 2
+    )  # for check_resume to refuse
 
 
 def test_the_export_is_merged(

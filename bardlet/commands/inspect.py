@@ -34,7 +34,7 @@ def facts(path: Path) -> dict[str, Any]:
     if is_dataset(path):
         return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}
     if (path / "checkpoints").is_dir():
-        named = {name: run_folder.pointed(path, name) for name in ("best", "last")}
+        named = {name: run_folder.read_pointer(path, name) for name in ("best", "last")}
         found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
         return {"kind": "run", "path": str(path), **found}
     raise DataError(

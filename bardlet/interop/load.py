@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:
-        raise run_folder.damaged(path, error) from None
+        raise run_folder.corrupt(path, error) from None
     return document
 
 
@@ -245,5 +245,5 @@ def save(trained: Trained, out: Path) -> Path:
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
     folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, trained.state)
     for name in ("last", "best"):
-        run_folder.point(out, name, folder)
+        run_folder.set_pointer(out, name, folder)
     return folder

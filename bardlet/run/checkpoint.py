@@ -25,7 +25,7 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
 from bardlet.run import run_folder, weights
-from bardlet.run.run_folder import damaged, read_json
+from bardlet.run.run_folder import corrupt, read_json
 
 OPTIMIZER = "optimizer.safetensors"
 FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
@@ -76,8 +76,8 @@ def finish(folder: Path) -> None:
     try:
         for name in FILES:
             flush(building / name)
-        run_folder.seal(building, FILES)
-        remove(folder)  # one that was damaged, and reached again
+        run_folder.write_checksums(building, FILES)
+        remove(folder)  # one that was corrupt, and reached again
         building.rename(folder)
         flush(folder.parent)
     except OSError as error:
@@ -109,7 +109,7 @@ def optimizer_bytes(optimizers: Sequence[torch.optim.Optimizer]) -> int:
 def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
     """The model on the CPU, its tokenizer, and state.json with eval.json of a checkpoint.
 
-    Raises CheckpointError where a file is missing, damaged, or of a newer format.
+    Raises CheckpointError where a file is missing, corrupt, or of a newer format.
     """
     run_folder.verify(folder, *(name for name in FILES if name != OPTIMIZER))
     model = weights.untrained(folder)
@@ -120,7 +120,7 @@ def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
         state["eval"] = scores
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizer.vocab_size > model.config.vocab_size:
-        raise damaged(folder / "tokenizer.json", "it has more tokens than the model")
+        raise corrupt(folder / "tokenizer.json", "it has more tokens than the model")
     return model, tokenizer, state
 
 
@@ -153,7 +153,7 @@ def load_optimizers(
         params = [p for group in optimizer.param_groups for p in group["params"]]
         missing = [names[p] for p in params if names[p] not in saved]
         if missing and saved:
-            raise damaged(path, f"no state for {missing[0]}: was another optimizer used?")
+            raise corrupt(path, f"no state for {missing[0]}: was another optimizer used?")
         for p in params:
             check_moments(path, names[p], p, saved.get(names[p]), optimizer)
         state["state"] = {i: saved[names[p]] for i, p in enumerate(params) if names[p] in saved}
@@ -175,4 +175,4 @@ def check_moments(
     want = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()} if adamw else {"momentum": shape}
     have = {what: tuple(value.shape) for what, value in saved.items()}
     if have != want:
-        raise damaged(path, f"the state of {name} does not fit it: {have}")
+        raise corrupt(path, f"the state of {name} does not fit it: {have}")

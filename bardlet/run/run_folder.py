@@ -59,12 +59,12 @@ def newest(run: Path) -> Path:
     return found[-1]
 
 
-def point(run: Path, name: str, folder: Path) -> None:
+def set_pointer(run: Path, name: str, folder: Path) -> None:
     """Let `name` ("best" or "last") be the checkpoint `folder`, in one step."""
     write_text(run / "checkpoints" / name, folder.name + "\n")
 
 
-def pointed(run: Path, name: str) -> Path | None:
+def read_pointer(run: Path, name: str) -> Path | None:
     """The checkpoint folder that `best` or `last` of a run names, where there is one."""
     kept = checkpoints(run)
     try:
@@ -86,9 +86,9 @@ def find(path: Path, which: str = "best") -> Path:
         raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")
     kept = checkpoints(path)
     named = path / "checkpoints" / which
-    folder = named if named in kept else pointed(path, which)
+    folder = named if named in kept else read_pointer(path, which)
     if folder is None and which in ("best", "last") and kept:
-        folder = pointed(path, "last") or kept[-1]
+        folder = read_pointer(path, "last") or kept[-1]
     if folder is None:
         have = f"It has {', '.join(p.name for p in kept)}" if kept else "Train first: bardlet train"
         raise CheckpointError(f"{path} has no checkpoint {which!r}", have)
@@ -98,22 +98,22 @@ def find(path: Path, which: str = "best") -> Path:
 def prune(run: Path, keep: int) -> None:
     """Remove all checkpoints but `best`, `last` and the `keep` newest up to `last`.
 
-    One that is newer than `last` was found damaged when the run was resumed.
+    One that is newer than `last` was found corrupt when the run was resumed.
     """
-    best, last = pointed(run, "best"), pointed(run, "last")
+    best, last = read_pointer(run, "best"), read_pointer(run, "last")
     kept = [p for p in checkpoints(run) if last is None or iter_of(p) <= iter_of(last)]
     for folder in checkpoints(run):
         if folder not in (best, last, *kept[-keep:]):
             remove(folder)
 
 
-def sweep(run: Path) -> None:
+def remove_partial(run: Path) -> None:
     """Remove what a kill left half written. Only the lock's owner may."""
     for left in (*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")):
         remove(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def seal(folder: Path, names: list[str]) -> None:
+def write_checksums(folder: Path, names: list[str]) -> None:
     """Write checksums.json of a checkpoint: the size and sha256 of each of these files."""
     files = {name: fingerprint(folder / name) for name in names}
     write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
@@ -124,7 +124,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def sealed(folder: Path) -> dict[str, Any]:
+def read_checksums(folder: Path) -> dict[str, Any]:
     """What checksums.json says of each file of a checkpoint. CheckpointError without it."""
     return read_json(folder / CHECKSUMS)["files"]
 
@@ -137,27 +137,27 @@ def verify(folder: Path, *names: str) -> None:
     """
     if not (folder / CHECKSUMS).exists() and version_of(folder) < FIRST_WITH_CHECKSUMS:
         return
-    files = sealed(folder)
+    files = read_checksums(folder)
     for name in names or files.keys() - {EVAL}:
         path = folder / Path(name).name
         try:
             regular(path, folder)
         except OSError as error:
-            raise damaged(path, error) from None
+            raise corrupt(path, error) from None
         if path.stat().st_size != files.get(name, {}).get("bytes"):  # EVAL may not be in it yet
-            raise damaged(path, f"{path.stat().st_size} bytes are not what was written")
+            raise corrupt(path, f"{path.stat().st_size} bytes are not what was written")
         if sha256(path) != files[name].get("sha256"):
-            raise damaged(path, "its sha256 is not that of what was written")
+            raise corrupt(path, "its sha256 is not that of what was written")
 
 
 def version_of(folder: Path) -> int:
     return read_json(folder / "config.json").get("format_version", 1)
 
 
-def conclude(folder: Path, scores: Mapping[str, float]) -> None:
+def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
     """Add its losses to a checkpoint. Their checksum says that they are whole."""
     write_json(folder / EVAL, dict(scores))
-    files = sealed(folder)
+    files = read_checksums(folder)
     files[EVAL] = fingerprint(folder / EVAL)
     write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
 
@@ -181,7 +181,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if version <= FORMAT_VERSION:
             schema.check(document, schema.FILES.get(path.name, {}))
     except (OSError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise corrupt(path, error) from None
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
@@ -190,7 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def damaged(path: Path, why: object) -> CheckpointError:
+def corrupt(path: Path, why: object) -> CheckpointError:
     """What to say of a file that cannot be used."""
     first = (str(why).splitlines() or [""])[0]
     return CheckpointError(
@@ -239,7 +239,7 @@ def locked(run: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"cannot write to {run}: {error.strerror}") from None
     try:
-        sweep(run)
+        remove_partial(run)
         yield
     finally:
         if [path.name for path in run.iterdir()] == [".lock"]:  # nothing came of the run

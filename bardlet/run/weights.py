@@ -23,7 +23,7 @@ from bardlet.config import resolve
 from bardlet.errors import UsageError
 from bardlet.io.safe_read import regular
 from bardlet.model import GPT, GPTConfig
-from bardlet.run.run_folder import damaged, read_json
+from bardlet.run.run_folder import corrupt, read_json
 
 DTYPES = {"F64", "F32", "F16", "BF16"}  # in the header's words
 LARGEST_TABLE = 1 << 28  # numbers of rotary angles, which no file holds
@@ -38,21 +38,21 @@ def untrained(folder: Path) -> GPT:
     try:
         config = config_of(read_json(path))
     except (UsageError, ValueError) as error:
-        raise damaged(path, getattr(error, "message", error)) from None
+        raise corrupt(path, getattr(error, "message", error)) from None
     path = folder / "model.safetensors"
     have = shapes_of(path)
     try:
         want = shapes_for(config, most=len(have))
     except (ValueError, RuntimeError) as error:  # which torch raises for sizes beyond 64 bits
-        raise damaged(folder / "config.json", error) from None
+        raise corrupt(folder / "config.json", error) from None
     for name in sorted(want.keys() | have.keys()):
         if name not in have:
-            raise damaged(path, f"its tensors do not fit config.json: no {name}")
+            raise corrupt(path, f"its tensors do not fit config.json: no {name}")
         if name not in want:
-            raise damaged(path, f"its tensors do not fit config.json: {name[:100]} is too much")
+            raise corrupt(path, f"its tensors do not fit config.json: {name[:100]} is too much")
         if have[name] != want[name]:
             shapes = f"{name} is {have[name]}, not {want[name]}"
-            raise damaged(path, f"its tensors do not fit config.json: {shapes}")
+            raise corrupt(path, f"its tensors do not fit config.json: {shapes}")
     with Unfilled():
         return lora.build_model(config)
 
@@ -83,7 +83,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
                 raise ValueError(f"{strange[0][:100]} holds {dtype}, which weights are not")
             return {name: tuple(part.get_shape()) for name, part in slices.items()}
     except (OSError, SafetensorError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise corrupt(path, error) from None
 
 
 class Unfilled(TorchFunctionMode):
@@ -145,7 +145,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The names and tensors of a safetensors file, which are the file itself, mapped into memory.
 
-    CheckpointError where it is damaged.
+    CheckpointError where it is corrupt.
     """
     names = shapes_of(path)
     try:
@@ -153,4 +153,4 @@ def mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in names:
                 yield name, file.get_tensor(name)
     except (OSError, SafetensorError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise corrupt(path, error) from None

@@ -16,7 +16,7 @@ from bardlet.system.device import Machine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Backend:
     """How a run computes its loss."""
 
     forward: torch.nn.Module  # called as a GPT with targets; the logits may be None
@@ -25,10 +25,10 @@ class Way:
     peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
 
 
-def choose(
+def select(
     config: TrainConfig, model: GPT, machine: Machine, *, sequences: int, flops: float,
     before: Mapping[str, Any],
-) -> Way:  # fmt: skip
+) -> Backend:  # fmt: skip
     """The fastest way for iterations of so many FLOPs, in micro-batches of up to `sequences`.
 
     `before` is what the run has computed with up to here, for it to go on with.
@@ -42,7 +42,7 @@ def choose(
         forward = NativeGPT(model, machine.dtype)
     core = isinstance(forward, NativeGPT)
     compiled = forward is not model and not core
-    return Way(
+    return Backend(
         forward=forward, computes={**machine.facts(), "core": core, "compiled": compiled},
         name="compiled core" if core else "compiled" if compiled else "",
         peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,

@@ -16,7 +16,7 @@ from bardlet.errors import TrainingError
 from bardlet.training.log import Log
 
 WINDOW = 128  # iterations that a loss is compared with
-LEAST = 32  # of them, before any is judged
+MIN_HISTORY = 32  # of them, before any is judged
 SPIKE = 6.0  # standard deviations above their mean
 MOST_SKIPPED = 10  # in a row: what lasts is no spike
 
@@ -48,7 +48,7 @@ class Guards:
             f"{likely_cause(self.losses)}. {self.config.out_dir} keeps its last checkpoint",
         )
 
-    def may_step(self, it: int, loss: float) -> bool:
+    def should_step(self, it: int, loss: float) -> bool:
         """Whether to step: not at a spike of the loss, where those are to be skipped."""
         z = z_score(loss, self.losses)
         spike = z > SPIKE
@@ -65,23 +65,23 @@ class Guards:
             self.losses.append(loss)
         return not skip
 
-    def judge(self, it: int, improved: bool) -> int:
+    def update_patience(self, it: int, improved: bool) -> int:
         """Count the evaluations since validation improved, and return how many they are."""
         self.since_best = 0 if improved else self.since_best + 1
-        if self.exhausted:
+        if self.out_of_patience:
             self.log.say(f"stopping early: no progress in {self.since_best} evaluations")
             self.log.record(type="event", event="stopped_early", iter=it)
         return self.since_best
 
     @property
-    def exhausted(self) -> bool:
+    def out_of_patience(self) -> bool:
         """Whether validation has not improved for `patience` evaluations."""
         return 0 < self.config.patience <= self.since_best
 
 
 def z_score(loss: float, before: Sequence[float]) -> float:
     """How many standard deviations a loss lies above those before it; 0 while they are few."""
-    if len(before) < LEAST:
+    if len(before) < MIN_HISTORY:
         return 0.0
     mean = math.fsum(before) / len(before)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in before) / len(before))

@@ -16,13 +16,13 @@ from bardlet.model import GPT, GPTConfig
 from bardlet.run import run_folder
 
 # what may change between the parts of a run without changing what it computes
-FREE = {
+MAY_CHANGE = {
     "out_dir", "dataset", "init_from", "fresh", "eval_only", "eval_interval", "log_interval",
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of
-FIXED = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {"optimizer"}
+MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {"optimizer"}
 
 
 def check_data(config: TrainConfig, dataset: Dataset) -> None:
@@ -62,7 +62,7 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def start_of(config: TrainConfig) -> int:
+def resume_iteration(config: TrainConfig) -> int:
     """The iterations of the checkpoint that a run goes on from, or -1 where it begins.
 
     An unfinished run in out_dir is continued, unless `fresh` starts over. The newest checkpoint
@@ -76,7 +76,7 @@ def start_of(config: TrainConfig) -> int:
         if wanted:
             run_folder.find(run, "last")  # which says what is missing
         return -1
-    folder = newest_sound(run)
+    folder = newest_valid(run)
     state = run_folder.read_json(folder / "state.json")
     if not wanted and run_folder.finished(folder):
         raise CheckpointError(
@@ -87,7 +87,7 @@ def start_of(config: TrainConfig) -> int:
     return run_folder.iter_of(folder)
 
 
-def newest_sound(run: Path) -> Path:
+def newest_valid(run: Path) -> Path:
     """The newest checkpoint of a run whose files are as they were written; warns of others."""
     problems = []
     for folder in reversed(run_folder.checkpoints(run)):
@@ -103,7 +103,7 @@ def newest_sound(run: Path) -> Path:
     raise problems[0]
 
 
-def shaped(config: TrainConfig, model: GPTConfig) -> TrainConfig:
+def with_model_shape(config: TrainConfig, model: GPTConfig) -> TrainConfig:
     """The options of a run that begins from a model: those that make its shape are the model's."""
     if config.init_from in OWN:
         return config
@@ -124,7 +124,7 @@ def check_resume(
     differ = [
         f"{name}={getattr(config, name)}, not {have[name]}"
         for name in FIELDS
-        if name in FIXED and name in have and getattr(config, name) != have[name]
+        if name in MUST_MATCH and name in have and getattr(config, name) != have[name]
     ]
     if config.vocab_size not in (0, model.config.vocab_size):
         differ.append(f"vocab_size={config.vocab_size}, not {model.config.vocab_size}")
@@ -141,18 +141,20 @@ def check_resume(
     return [
         f"{name}={getattr(config, name)}, was {before[name]}"
         for name in FIELDS
-        if name in before and name not in FREE | FIXED and getattr(config, name) != before[name]
+        if name in before
+        and name not in MAY_CHANGE | MUST_MATCH
+        and getattr(config, name) != before[name]
     ]
 
 
-def moved(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def changed_numerics(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What of the machine differs from the one that saved a checkpoint: results may be rounded
     elsewhere.
     """
     return [f"{k}={v}, was {before[k]}" for k, v in here.items() if before.get(k, v) != v]
 
 
-def claim(run: Path) -> None:
+def create_run_folder(run: Path) -> None:
     """Make the folder of a new run, without what an earlier one left there."""
     try:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)

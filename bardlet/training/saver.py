@@ -41,11 +41,13 @@ class Saver:
         self.thread: threading.Thread | None = None
         self.failure: CheckpointError | None = None
 
-    def go_on(self, it: int) -> None:
+    def resume_at(self, it: int) -> None:
         """Begin where the checkpoint after `it` iterations is, as if it had just been saved."""
         self.newest = it
         if self.main:
-            run_folder.point(self.run, "last", self.run / "checkpoints" / run_folder.name_of(it))
+            run_folder.set_pointer(
+                self.run, "last", self.run / "checkpoints" / run_folder.name_of(it)
+            )
             run_folder.prune(self.run, self.config.keep_checkpoints)
 
     def due(self, it: int) -> bool:
@@ -80,7 +82,7 @@ class Saver:
         if must:
             self.wait(must=True)
 
-    def conclude(
+    def attach_scores(
         self, it: int, facts: dict[str, Any], scores: dict[str, float], *, best: bool, keep: bool
     ) -> None:  # fmt: skip
         """Add its losses to the checkpoint after `it` iterations, and let `best` name it if it is.
@@ -97,10 +99,10 @@ class Saver:
             return
         try:
             if best:
-                run_folder.point(self.run, "best", folder)
+                run_folder.set_pointer(self.run, "best", folder)
             run_folder.prune(self.run, self.config.keep_checkpoints)
             # last, because its presence tells a resumed run that this evaluation is done
-            run_folder.conclude(folder, scores)
+            run_folder.write_scores(folder, scores)
         except OSError as error:
             self.failure = checkpoint.not_saved(folder, error)
             self.wait()
@@ -125,7 +127,7 @@ class Saver:
         """The part of saving that waits for the disk, in a thread of its own."""
         try:
             checkpoint.finish(folder)
-            run_folder.point(self.run, "last", folder)
+            run_folder.set_pointer(self.run, "last", folder)
             run_folder.prune(self.run, self.config.keep_checkpoints)
         except CheckpointError as error:
             self.failure = error
@@ -141,7 +143,7 @@ class Saver:
         if error is None:
             return
         failed, self.newest = self.newest, -1
-        last = run_folder.pointed(self.run, "last")
+        last = run_folder.read_pointer(self.run, "last")
         kept = f"{self.run} keeps {last.name}" if last else "nothing was saved so far"
         hint = f"{megabytes(self.size)} are needed; {kept}"
         if must or self.config.save_failure == "stop":

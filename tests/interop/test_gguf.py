@@ -265,7 +265,7 @@ def run(tmp_path: Path) -> Path:
     given = trained("llama, grouped queries")
     facts = {"tokens": 0, "dataset": {"name": "x", "hash": "0"}, "scaler": {}}
     saved = checkpoint.save(tmp_path / "run", 1, given.model, [], given.tokenizer, facts)
-    run_folder.point(tmp_path / "run", "last", saved)
+    run_folder.set_pointer(tmp_path / "run", "last", saved)
     return tmp_path / "run"
 
 

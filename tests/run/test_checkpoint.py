@@ -87,9 +87,9 @@ def test_a_loaded_model_computes_the_same(family: str, tmp_path: Path) -> None:
 
 def test_find_takes_best_then_last_then_names(tmp_path: Path) -> None:
     one, two = saved(tmp_path, 1)[0], saved(tmp_path, 2)[0]
-    run_folder.point(tmp_path, "last", two)
+    run_folder.set_pointer(tmp_path, "last", two)
     assert run_folder.find(tmp_path) == two
-    run_folder.point(tmp_path, "best", one)
+    run_folder.set_pointer(tmp_path, "best", one)
     assert run_folder.find(tmp_path) == one
     assert run_folder.find(tmp_path, "last") == two
     assert run_folder.find(tmp_path, "iter-00000002") == two
@@ -99,7 +99,7 @@ def test_find_takes_best_then_last_then_names(tmp_path: Path) -> None:
 def test_find_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run at"):
         run_folder.find(tmp_path / "nothing")
-    run_folder.point(tmp_path, "last", saved(tmp_path, 1)[0])
+    run_folder.set_pointer(tmp_path, "last", saved(tmp_path, 1)[0])
     with pytest.raises(CheckpointError, match="iter-00000001"):
         run_folder.find(tmp_path, "iter-00000009")
 
@@ -107,18 +107,18 @@ def test_find_says_what_there_is(tmp_path: Path) -> None:
 def test_prune_keeps_best_and_last(tmp_path: Path) -> None:
     folders = [saved(tmp_path, it)[0] for it in (1, 2, 3)]
     (tmp_path / "checkpoints" / ".iter-00000004.99.tmp").mkdir()  # what a kill leaves behind
-    run_folder.point(tmp_path, "best", folders[0])
-    run_folder.point(tmp_path, "last", folders[2])
+    run_folder.set_pointer(tmp_path, "best", folders[0])
+    run_folder.set_pointer(tmp_path, "last", folders[2])
     run_folder.prune(tmp_path, keep=1)
-    run_folder.sweep(tmp_path)
+    run_folder.remove_partial(tmp_path)
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"best", "last", "iter-00000001", "iter-00000003"}
 
 
 def test_prune_keeps_the_newest_up_to_last(tmp_path: Path) -> None:
     folders = [saved(tmp_path, it)[0] for it in (1, 2, 3, 4, 5)]
-    run_folder.point(tmp_path, "best", folders[0])
-    run_folder.point(
+    run_folder.set_pointer(tmp_path, "best", folders[0])
+    run_folder.set_pointer(
         tmp_path, "last", folders[3]
     )  # 5 was found damaged, and the run went on from 4
     run_folder.prune(tmp_path, keep=2)
@@ -127,9 +127,9 @@ def test_prune_keeps_the_newest_up_to_last(tmp_path: Path) -> None:
 
 def test_conclude_records_the_losses(tmp_path: Path) -> None:
     folder = saved(tmp_path, 2)[0]
-    run_folder.point(tmp_path, "last", folder)
+    run_folder.set_pointer(tmp_path, "last", folder)
     scores = {"train_loss": 1.0, "val_loss": 1.25, "bits_per_byte": 2.0}
-    run_folder.conclude(folder, scores)
+    run_folder.write_scores(folder, scores)
     assert checkpoint.load(folder)[2]["eval"] == scores
 
 
@@ -148,7 +148,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)[0]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "n_embd": 64}), encoding="utf-8")
-    run_folder.seal(folder, checkpoint.FILES)
+    run_folder.write_checksums(folder, checkpoint.FILES)
     with pytest.raises(CheckpointError, match="do not fit"):
         checkpoint.load(folder)
 
@@ -158,7 +158,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path)[0]
     document = json.loads((folder / name).read_text(encoding="utf-8"))
     (folder / name).write_text(json.dumps({**document, "format_version": 99}), encoding="utf-8")
-    run_folder.seal(folder, checkpoint.FILES)
+    run_folder.write_checksums(folder, checkpoint.FILES)
     with pytest.raises(CheckpointError, match="format 99, this bardlet reads up to 2"):
         checkpoint.load(folder)
 
@@ -167,7 +167,7 @@ def test_a_failed_save_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved(tmp_path, 1)[0]
-    run_folder.point(tmp_path, "last", folder)
+    run_folder.set_pointer(tmp_path, "last", folder)
 
     def no_space(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -67,7 +67,7 @@ def test_a_gradient_that_is_none_stops_before_the_step(
 @pytest.fixture
 def easily(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge after 4 losses, so that tiny runs have spikes."""
-    monkeypatch.setattr(guards, "LEAST", 4)
+    monkeypatch.setattr(guards, "MIN_HISTORY", 4)
 
 
 @pytest.mark.usefixtures("easily")
@@ -101,8 +101,8 @@ def test_what_lasts_is_no_spike() -> None:
     config = dataclasses.replace(tiny_config(Path("x"), Path("y")), skip_spikes=True)
     guard = guards.Guards(config, training.Log(config, main=False), {})
     calm = [2.0 + 0.01 * (i % 3) for i in range(20)]
-    assert all(guard.may_step(it, loss) for it, loss in enumerate(calm))
-    taken = [guard.may_step(20 + i, 9.0) for i in range(guards.MOST_SKIPPED + 5)]
+    assert all(guard.should_step(it, loss) for it, loss in enumerate(calm))
+    taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MOST_SKIPPED + 5)]
     assert taken == [False] * guards.MOST_SKIPPED + [True] * 5
 
 
@@ -144,7 +144,7 @@ def test_patience_ends_a_run_and_keeps_the_best(
     result = train(config)
     assert (result.iter, result.best_val_loss, result.stopped) == (8, 2.25, False)
     assert "stopping early: no progress in 2 evaluations" in capsys.readouterr().err
-    best, last = (run_folder.pointed(tmp_path / "run", name) for name in ("best", "last"))
+    best, last = (run_folder.read_pointer(tmp_path / "run", name) for name in ("best", "last"))
     assert (run_folder.iter_of(best), run_folder.iter_of(last)) == (4, 8)
     # it is done: neither overwritten nor trained on by mistake, but on purpose
     with pytest.raises(training.run_folder.CheckpointError, match="finished after 8 iterations"):

@@ -25,7 +25,7 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
 from bardlet.run import run_folder
 from bardlet.train import train
-from bardlet.training.resume import FIXED, FREE
+from bardlet.training.resume import MAY_CHANGE, MUST_MATCH
 
 WHOLE, TWIN = (tiny_config(Path("data/words"), Path(out)) for out in ("whole", "twin"))
 
@@ -120,8 +120,8 @@ def test_what_contradicts_the_checkpoint_is_refused(
 
 
 def test_every_option_is_of_one_kind() -> None:
-    assert not FREE & FIXED
-    assert FIELDS.keys() >= FREE | FIXED
+    assert not MAY_CHANGE & MUST_MATCH
+    assert FIELDS.keys() >= MAY_CHANGE | MUST_MATCH
 
 
 def test_another_number_of_threads_is_said(
@@ -131,7 +131,9 @@ def test_another_number_of_threads_is_said(
     state = run_folder.read_json(newest / "state.json")
     state["computes"]["threads"] = 7
     write_json(newest / "state.json", state)
-    run_folder.seal(newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"])
+    run_folder.write_checksums(
+        newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"]
+    )
     assert cli.main(["train", "--out_dir=twin"]) == 0
     assert f"the results: threads={torch.get_num_threads()}, was 7" in capsys.readouterr().err
 

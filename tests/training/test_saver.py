@@ -65,7 +65,7 @@ def test_saves_by_iterations_and_keeps_the_newest(dataset_folder: Path, tmp_path
     )  # fmt: skip
     train(config)
     assert kept(config) == [6, 9, 11]
-    assert run_folder.pointed(tmp_path / "run", "last") == run_folder.newest(tmp_path / "run")
+    assert run_folder.read_pointer(tmp_path / "run", "last") == run_folder.newest(tmp_path / "run")
 
 
 def test_saves_by_minutes(

@@ -209,7 +209,7 @@ def test_a_checkpoint_of_a_newer_format_says_how_to_read_it(name: str, fails: Re
     document = {**json.loads(path.read_text(encoding="utf-8")), "format_version": 3}
     path.write_text(json.dumps(document), encoding="utf-8")
     if name != "checksums.json":  # else its checksum tells first
-        run_folder.seal(CHECKPOINT, checkpoint.FILES)
+        run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     line = fails("sample", "out/a")
     assert f"{name} has format 3, this bardlet reads up to 2" in line
     assert "pip install -U bardlet" in line

@@ -49,7 +49,7 @@ def end_of(out: Path) -> dict[str, Any]:
         for e in map(json.loads, lines)
         if e["type"] in ("iter", "eval")
     ]
-    best = run_folder.pointed(out, "best")
+    best = run_folder.read_pointer(out, "best")
     return {
         "tensors": {
             name: tensor

@@ -59,7 +59,7 @@ def test_a_pickle_disguised_as_a_file_of_a_checkpoint(
     name: str, write: Callable[[Path], None], refused: Refused
 ) -> None:
     write(CHECKPOINT / name)
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     for reader, command in READERS.items():
         if name != checkpoint.OPTIMIZER or reader == "resume":
             assert name in refused(*command)
@@ -117,7 +117,7 @@ def forge(path: Path, header: dict[str, Any] | bytes, body: bytes, size: int = -
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     length = struct.pack("<Q", len(raw) if size < 0 else size)
     path.write_bytes(length + raw + body)
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
 
 
 NORM, HEAD = "transformer.ln_f.weight", "lm_head.weight"
@@ -187,7 +187,7 @@ def test_an_optimizers_state_of_another_shape(what: str, refused: Refused) -> No
         if value is not None:
             changed[name] = value
         checkpoint.save_file(changed, path)
-        run_folder.seal(CHECKPOINT, checkpoint.FILES)
+        run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
         assert checkpoint.OPTIMIZER in refused(*RESUME)
 
 
@@ -204,7 +204,7 @@ def test_weights_that_are_no_numbers_are_said_and_harmless(
     tensors = weights.read_tensors(path)
     tensors["transformer.wte.weight"].fill_(value)
     checkpoint.save_file(tensors, path)
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     for temperature in ("0", "0.8"):
         assert cli.main([*READERS["sample"], f"--temperature={temperature}"]) == 0
     assert "model.safetensors: transformer.wte.weight has values that are not finite" in said[0]
@@ -228,7 +228,7 @@ def test_a_model_too_large_for_its_weights_takes_no_memory(
     path = CHECKPOINT / "config.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**document, **change}), encoding="utf-8")
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     model = weights.GPT
 
     def in_no_memory(config: Any) -> Any:

@@ -67,7 +67,7 @@ OF_CHECKPOINT = ["state.json", "config.json", "tokenizer.json", "checksums.json"
 def test_a_json_bomb_in_a_checkpoint(name: str, bomb: str, refused: Refused) -> None:
     edited(CHECKPOINT / name, BOMBS[bomb])
     if name != "checksums.json":
-        run_folder.seal(CHECKPOINT, checkpoint.FILES)
+        run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert name in refused(*command)
 
@@ -83,7 +83,7 @@ def test_a_json_bomb_in_a_dataset(name: str, bomb: str, refused: Refused) -> Non
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_json_bomb_among_the_losses_is_no_evaluation(bomb: str) -> None:
     edited(CHECKPOINT / "eval.json", BOMBS[bomb])
-    files = run_folder.sealed(CHECKPOINT)
+    files = run_folder.read_checksums(CHECKPOINT)
     files["eval.json"] = run_folder.fingerprint(CHECKPOINT / "eval.json")
     document = {"format_version": 2, "files": files}
     (CHECKPOINT / "checksums.json").write_text(json.dumps(document), encoding="utf-8")
@@ -135,7 +135,7 @@ def test_a_value_that_cannot_be_in_a_checkpoint(
     name: str, keys: list[Any], value: Any, refused: Refused
 ) -> None:
     set_in(CHECKPOINT / name, keys, value)
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert name in refused(*command)
 
@@ -174,7 +174,7 @@ def test_an_entry_that_is_missing_is_named(name: str, refused: Refused) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     del document[name]
     path.write_text(json.dumps(document), encoding="utf-8")
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     for command in READERS.values():
         assert f"state.json is missing or damaged: it has no {name}" in refused(*command)
 

@@ -60,7 +60,7 @@ def test_a_pointer_names_a_checkpoint_of_its_run(name: str, target: str) -> None
     absolute = str(other.resolve())
     for text in (target, absolute):
         (RUN / "checkpoints" / name).write_text(text, encoding="utf-8")
-        assert run_folder.pointed(RUN, name) is None
+        assert run_folder.read_pointer(RUN, name) is None
         assert run_folder.find(RUN, name) == CHECKPOINT
 
 
@@ -78,7 +78,7 @@ def test_a_run_trains_on_where_it_is_and_not_where_it_says() -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     document["config"] |= {"out_dir": str(victim.resolve()), "fresh": True}
     path.write_text(json.dumps(document), encoding="utf-8")
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     text = f'out_dir = "{victim.resolve()}"\nfresh = true\n'
     (RUN / "config.toml").write_text(text, encoding="utf-8")
     assert cli.main(RESUME) == 0
@@ -92,7 +92,7 @@ def test_the_dataset_that_a_run_names_is_only_read(name: str, refused: Refused) 
     document = json.loads(path.read_text(encoding="utf-8"))
     document["dataset"]["name"] = document["config"]["dataset"] = name
     path.write_text(json.dumps(document), encoding="utf-8")
-    run_folder.seal(CHECKPOINT, checkpoint.FILES)
+    run_folder.write_checksums(CHECKPOINT, checkpoint.FILES)
     before = sorted(Path().iterdir())
     for command in (READERS["eval"], RESUME):
         refused(*command)
@@ -149,7 +149,7 @@ def test_a_pointer_does_not_lie_elsewhere(name: str) -> None:
     pointer = RUN / "checkpoints" / name
     pointer.unlink()
     pointer.symlink_to(Path("elsewhere").resolve())
-    assert run_folder.pointed(RUN, name) is None
+    assert run_folder.read_pointer(RUN, name) is None
     assert cli.main(RESUME) == 0
     assert Path("elsewhere").read_text(encoding="utf-8") == CHECKPOINT.name
 
