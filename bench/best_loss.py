@@ -13,6 +13,7 @@ import shlex
 from typing import Any
 
 import common
+import ngram
 from common import OURS, SEED, Column
 
 CITED = "cited, not measured: nanoGPT's best, by its README on one A100, 1.4697, 10.65M parameters"
@@ -40,12 +41,12 @@ def main() -> None:
             }
 
         runs = common.interleaved({f"{OURS}, {given.preset}": ours}, given.repeats)
-        counted = work.counting()
+        counted = ngram.count(work.dataset)
     columns = [
         Column("val_loss", "val loss", ".4f"), Column("parameters", "parameters", ",.0f"),
         Column("train_min", "training min", ".2f"), Column("total_min", "total min", ".2f"),
     ]  # fmt: skip
-    tables = [common.comparison(runs, columns), common.counting_table(counted)]
+    tables = [common.comparison(runs, columns), ngram.table(counted)]
     common.finish(given, runs=runs, tables=tables, notes=[CITED], counting=counted)
 
 

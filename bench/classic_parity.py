@@ -13,6 +13,7 @@ import statistics
 from typing import Any
 
 import common
+import ngram
 from common import OURS, PEER, PEER_CPU, SEED, Column
 
 PRESET = "shakespeare-char-classic-cpu"
@@ -40,14 +41,14 @@ def main() -> None:
             return {"val_loss": work.score(common.our_model(out)), "seconds": ran.seconds}
 
         runs = common.interleaved({PEER: peer, OURS: ours}, given.repeats)
-        counted = work.counting()
+        counted = ngram.count(work.dataset)
     means = {
         who: statistics.mean(run["val_loss"] for run in runs if run["who"] == who)
         for who in (PEER, OURS)
     }
     notes = [f"means {means[PEER]:.4f} and {means[OURS]:.4f}: {means[OURS] - means[PEER]:+.4f}"]
     columns = [Column("val_loss", "val loss", ".4f"), Column("seconds", "seconds")]
-    tables = [common.comparison(runs, columns), common.counting_table(counted)]
+    tables = [common.comparison(runs, columns), ngram.table(counted)]
     common.finish(given, runs=runs, tables=tables, notes=notes, means=means, counting=counted)
 
 

@@ -178,13 +178,6 @@ class Workspace:
         options: dict[str, Any] = {"batch_size": 64, "machine": machine, "group": Group()}
         return evaluate(model, self.dataset, "val", **options).loss
 
-    def counting(self) -> list[dict[str, Any]]:
-        """The losses of n-gram tables, to stand beside those of models."""
-        import ngram
-
-        train, val = (stream.read(0, len(stream)) for stream in self.dataset.splits.values())
-        return ngram.measure(train, val, self.dataset.vocab_size)
-
 
 @contextlib.contextmanager
 def workspace(given: argparse.Namespace) -> Iterator[Workspace]:
@@ -356,14 +349,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
-    )
-
-
-def counting_table(rows: list[dict[str, Any]]) -> str:
-    """The table of `Workspace.counting`."""
-    head = f"counting, not learning: Kneser-Ney tables in {rows[0]['seconds_for_all']:.2f} s"
-    return table(
-        [head, "val loss"], [[f"{r['context']} before", f"{r['val_loss']:.4f}"] for r in rows]
     )
 
 

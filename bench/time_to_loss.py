@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import common
+import ngram
 from common import OURS, PEER, PEER_CPU, PEER_GPU, SEED, Column, Workspace
 
 if TYPE_CHECKING:
@@ -104,14 +105,14 @@ def main() -> None:
             contenders[f"{PEER}, tuned"] = whole_peer(work, target, target.peer + tuned, given.cold)
         contenders[OURS] = ours(work, target, given)
         runs = common.interleaved(contenders, given.repeats)
-        counted = work.counting()
+        counted = ngram.count(work.dataset)
     columns = [
         Column("total_s", "total s", better="less"), Column("loop_s", "loop s", better="less"),
         Column("val_loss", "val loss", ".4f"), Column("own_val_loss", "its own best", ".4f"),
         Column("met", f"<= {target.loss}"),
         Column("parameters", "parameters", ",.0f"), Column("iterations", "iterations", ",.0f"),
     ]  # fmt: skip
-    tables = [common.comparison(runs, columns), common.counting_table(counted)]
+    tables = [common.comparison(runs, columns), ngram.table(counted)]
     common.finish(given, runs=runs, tables=tables, notes=notes, counting=counted)
 
 

@@ -72,6 +72,14 @@ def includes(folder: Path) -> dict[str, set[str]]:
     return {path.name: set(INCLUDE.findall(path.read_text("utf-8"))) for path in paths}
 
 
+def scripts(folder: Path) -> dict[str, set[str]]:
+    """What each script imports of the others in its folder, by file name without .py."""
+    trees = {path.stem: ast.parse(path.read_text("utf-8")) for path in folder.glob("*.py")}
+    return {
+        name: imported(ast.walk(tree), ()) & trees.keys() - {name} for name, tree in trees.items()
+    }
+
+
 def cycle(imports: Mapping[str, set[str]]) -> list[str]:
     """Files that import each other, directly or through others; empty where there are none."""
     done: set[str] = set()

@@ -103,6 +103,9 @@ def test_no_files_import_each_other() -> None:
     assert rooms.cycle(GRAPH) == []
     for folder in (PACKAGE / "native" / "src", PACKAGE / "data" / "tokenizers"):
         assert rooms.cycle(rooms.includes(folder)) == []
+    bench = rooms.scripts(rooms.ROOT / "bench")
+    assert "common" in bench["ngram"]
+    assert rooms.cycle(bench) == []
     assert rooms.cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
 
 
