@@ -9,7 +9,6 @@ would take hours here (time_to_loss.py --target 1.47 --full).
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import common
@@ -23,15 +22,13 @@ WINDOWS = 256
 def main() -> None:
     parser = common.arguments(__doc__, peer=False)
     parser.add_argument("--preset", default="shakespeare-char-best", help="what to train")
-    parser.add_argument("--ours_args", default="", help="further options of `bardlet train`")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="tokens of context to score")
     given = parser.parse_args()
     with common.workspace(given) as work:
 
         def ours(number: int) -> dict[str, Any]:
             out = work.new("ours")
-            options = [f"--seed={SEED + number}", *shlex.split(given.ours_args)]
-            ran = work.train_ours(given.preset, out, *options)
+            ran = work.train_ours(given.preset, out, f"--seed={SEED + number}")
             model = common.our_model(out)
             return {
                 "val_loss": work.score(model, given.windows),

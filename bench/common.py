@@ -17,6 +17,7 @@ import pickle
 import platform
 import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -147,6 +148,7 @@ class Workspace:
     text: Path
     dataset: Dataset
     peer: Path | None
+    ours_args: Sequence[str] = ()  # further options of every `bardlet train`
 
     def new(self, name: str) -> Path:
         """A new empty folder."""
@@ -155,7 +157,7 @@ class Workspace:
     def train_ours(self, preset: str, out: Path, *options: str, **how: str) -> Process:
         """Train a preset on the prepared tokens through the command line, on the CPU."""
         command = [sys.executable, "-m", "bardlet", "train", preset, f"--out_dir={out}"]
-        return timed([*command, "--device=cpu", *options], self.folder, **how)
+        return timed([*command, "--device=cpu", *options, *self.ours_args], self.folder, **how)
 
     def train_peer(self, out: Path, *options: str, shift: int = 0, **how: str) -> Process:
         """Train the peer with its own script, over its config for this data."""
@@ -198,7 +200,8 @@ def workspace(given: argparse.Namespace) -> Iterator[Workspace]:
         dataset = prepare(text, folder / "data" / "tinyshakespeare")
         if peer:
             for_nanogpt(dataset, folder, peer)
-        yield Workspace(folder, file, dataset, peer)
+        ours_args = shlex.split(getattr(given, "ours_args", ""))
+        yield Workspace(folder, file, dataset, peer, ours_args)
 
 
 def for_nanogpt(dataset: Dataset, work: Path, peer: Path) -> None:
@@ -246,14 +249,16 @@ def our_train_seconds(process: Process) -> float:
 
 
 def arguments(
-    doc: str | None, *, peer: bool = True, text: bool = True, repeats: int = 3
+    doc: str | None, *, peer: bool = True, text: bool = True, trains: bool = True, repeats: int = 3
 ) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have; `doc` is the script's docstring."""
+    """A parser with the options that benchmarks share; `doc` is the script's docstring."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     if peer:
         parser.add_argument("--peer", type=Path, required=True, help="a checkout of nanoGPT")
     if text:
         parser.add_argument("--text", type=Path, help="the canonical tiny Shakespeare file")
+    if trains:
+        parser.add_argument("--ours_args", default="", help="further options of `bardlet train`")
     parser.add_argument("--repeats", "--seeds", type=int, default=repeats, help="runs of each side")
     parser.add_argument("--out", type=Path, help="write every run as JSON")
     return parser

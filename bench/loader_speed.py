@@ -178,7 +178,7 @@ def waiting(work: common.Workspace, folder: Path) -> dict[str, Any]:
     forget(folder)
     out = work.new("run")
     command = [sys.executable, "-m", "bardlet", "train", f"--dataset={folder}", f"--out_dir={out}"]
-    common.timed([*command, *SMALL], work.folder)
+    common.timed([*command, *SMALL, *work.ours_args], work.folder)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [entry for line in lines if (entry := json.loads(line))["type"] == "iter"][10:]
     iteration, waits = (sum(entry[key] for entry in found) for key in ("time_ms", "data_ms"))

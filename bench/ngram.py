@@ -137,7 +137,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    given = common.arguments(__doc__, peer=False, repeats=1).parse_args()
+    given = common.arguments(__doc__, peer=False, trains=False, repeats=1).parse_args()
     with common.workspace(given) as work:
         rows = count(work.dataset)
     common.finish(given, runs=rows, tables=[table(rows)])

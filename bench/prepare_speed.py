@@ -23,7 +23,7 @@ CHUNK = 1 << 20  # tokens compared at once: this process has to stay small (comm
 
 
 def main() -> None:
-    parser = common.arguments(__doc__)
+    parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--megabytes", type=int, default=100, help="of text, 10**6 bytes each")
     given = parser.parse_args()
     with common.workspace(given) as work:

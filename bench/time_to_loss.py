@@ -68,7 +68,6 @@ def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--target", choices=TARGETS, required=True, help="validation loss")
     parser.add_argument("--preset", help="of ours; default: the target's")
-    parser.add_argument("--ours_args", default="", help="further options of `bardlet train`")
     parser.add_argument(
         "--tuned", nargs="?", const="", metavar="OPTIONS",
         help="run the peer with better options as well; default: this file's",
@@ -165,7 +164,7 @@ def ours(
         out, data = folder / "out", folder / "data"
         prepare = ["prepare", "tinyshakespeare", f"--file={work.text}", f"--out={data}"]
         train = ["train", given.preset or target.preset, f"--dataset={data}", f"--out_dir={out}"]
-        train += ["--device=cpu", f"--seed={SEED + number}", *shlex.split(given.ours_args)]
+        train += ["--device=cpu", f"--seed={SEED + number}", *work.ours_args]
         command = [sys.executable, "-c", FROM_TEXT, json.dumps(prepare), json.dumps(train)]
         ran = common.timed(command, work.folder, **fresh_caches(work, given.cold))
         options = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ Contender = Callable[[int], dict[str, Any]]
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, peer=False, text=False)
+    parser = common.arguments(__doc__, peer=False, text=False, trains=False)
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="real text, UTF-8")
     parser.add_argument("--megabytes", type=float, default=200, help="to encode, 10**6 bytes each")
     parser.add_argument("--train_megabytes", type=float, default=50, help="to train on")
