@@ -35,21 +35,19 @@ with torch.no_grad():
     took = time.perf_counter() - began
 print(json.dumps({"tokens_per_s": texts * tokens / took}))
 """
-# a checkpoint of random weights, made outside of this process to leave it small
+# a run of random weights, written as `bardlet import` does, in a process of its own: see common.py
 MAKE = """
 import json, sys, torch
 from pathlib import Path
-from bardlet import checkpoint, runs
-from bardlet.data.tokenizers.base import CharTokenizer
+from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.interop import load
 from bardlet.model import GPT, GPTConfig
 torch.manual_seed(1337)
 shape = json.loads(sys.argv[2])
 # a new line to begin with, and letters enough below the code points that stand for no letter
 tokenizer = CharTokenizer("\\n" + "".join(map(chr, range(32, 31 + shape["vocab_size"]))))
-state = {"tokens": 0, "dataset": {}, "scaler": {}}
-out = Path(sys.argv[1])
 model = GPT(GPTConfig(family="gpt2", **shape))
-runs.point(out, "last", checkpoint.save(out, 0, model, [], tokenizer, state))
+load.save(load.imported("random weights", model, tokenizer, {}), Path(sys.argv[1]))
 """
 
 
@@ -80,7 +78,7 @@ SHAPES = {
 
 
 def main() -> None:
-    parser = common.arguments(__doc__)
+    parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
     given = parser.parse_args()
@@ -102,7 +100,7 @@ def cases(
     work: Workspace, shape: Shape, most: int
 ) -> dict[str, dict[str, Callable[[int], dict[str, Any]]]]:
     """The two tables of a shape: one text, and ten."""
-    out = work.new("model")
+    out = work.new("model") / "run"
     common.timed([sys.executable, "-c", MAKE, out, shape.model], work.folder)
 
     def peer(texts: int, tokens: int) -> Callable[[int], dict[str, Any]]:

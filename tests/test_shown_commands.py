@@ -1,0 +1,430 @@
+"""Every command that README.md and docs/ show is run, on a case of seconds: here, or by .ci/run.
+
+A command is a line of an `sh` block, or a span of code of a program's name and more. Those of
+bardlet run in the order of their page, section by section, with the options of `SMALLER` after
+their own; benchmarks with those of `BENCH`. What takes longer is marked slow, and .ci/run runs it.
+A command that no table knows fails the first test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_peer
+import pytest
+from support import CORPUS, ROOT, a_ckpt, a_data_folder, some_text, tiny_model
+
+from bardlet.cli import main
+from bardlet.commands import COMMANDS, settings
+from bardlet.config import FIELDS
+from bardlet.data.dataset import nanogpt as nanogpt_data
+from bardlet.data.tokenizers import bpe_training, pretrained
+from bardlet.data.tokenizers.base import from_json
+from bardlet.interop import load
+from bardlet.interop.huggingface import export as hf
+from bardlet.planning import sizing
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = ("bardlet", "python", "torchrun", "pip", "pytest", "make")
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+OTHER_BLOCKS = {"text"}  # what programs print, and `--help`
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+# --- how each is run
+
+TINY = (
+    "--n_layer=1 --n_head=2 --n_embd=16 --block_size=16 --max_iters=2 --eval_iters=1 "
+    "--batch_size=2 --gradient_accumulation_steps=1 --log_interval=1 --device=cpu --fresh"
+)
+FEW = "--max_iters=1 --gradient_accumulation_steps=1 --eval_iters=1 --device=cpu"
+SHORT = "--max_new_tokens=4 --num_samples=1 --device=cpu"
+TEXT = "--file=plays.txt"
+# by the beginning of a command, the longest that fits: what makes it small
+SMALLER = {
+    "bardlet prepare": "", "bardlet prepare tinyshakespeare": TEXT, "bardlet inspect": "",
+    "bardlet train": TINY, "bardlet train finetune-shakespeare": FEW,
+    "bardlet train eval-gpt2": "--eval_iters=1 --device=cpu",
+    "bardlet train --out_dir=out/run": "--resume --max_iters=3",
+    "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
+    "bardlet tokenizer": "", "bardlet import": "", "bardlet export": "",
+    "bardlet verify-resume": f"{TINY} --seconds=0.2", "bardlet plan": f"{TINY} --seconds=0.1",
+}  # fmt: skip
+# commands that start processes or load other programs: .ci/run has them run
+SLOW = (
+    "bardlet verify-resume", "bardlet plan", "torchrun", "bardlet export out/shakespeare-char",
+)  # fmt: skip
+# spans that name a command without its arguments: its help is shown
+NAMED = re.compile(r"bardlet(?: [a-zA-Z-]+)?(?: [a-z]+(?:\|[a-z]+)*)?(?: --help)?")
+PLACEHOLDERS = {"<name>": "demo", "COMMAND": "train"}
+# what a section's commands find made, beside a prepared tinyshakespeare
+BEFORE = {
+    "What it writes": ["bardlet train demo"],
+    "For nanoGPT's users": [
+        "bardlet train shakespeare-char", "bardlet train shakespeare-char-classic "
+        "--out_dir=out/classic", "bardlet prepare plays.txt --tokenizer gpt2 --out "
+        "data/openwebtext", "bardlet train demo --out_dir=out/run",
+    ],
+    "A run: `out/<name>/`": ["bardlet train demo"],
+}  # fmt: skip
+BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
+         "pytest", "bardlet demo")  # fmt: skip
+BY_HAND = {"pytest -m slow": "hundreds of kills and runs take too long for every change"}
+
+TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
+ALONE = ("best_loss", "ngram", "plan_accuracy", "save_cost", "tokenizer_speed")  # without a peer
+# by script: what makes it small
+BENCH: dict[str, list[str]] = {
+    "best_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
+    "classic_parity": ["--repeats=1", "--max_iters=2", f"--ours_args={TRAINED}"],
+    "first_step": ["--repeats=1", f"--ours_args={TRAINED}"],
+    "loader_speed": ["--repeats=1", "--gigabytes=0.001", "--seconds=0.05",
+                     "--ours_args=--max_iters=12"],
+    "memory": ["--repeats=1", f"--ours_args={TRAINED} --batch_size=1"],
+    "ngram": [],
+    "plan_accuracy": ["--repeats=1", "--cases", "demo", f"--ours_args={TRAINED}"],
+    "prepare_speed": ["--repeats=1", "--megabytes=1"],
+    "sample_speed": ["--repeats=1", "--shapes", "0.8M", "--new_tokens=4"],
+    "save_cost": ["--repeats=1", "--iters=4", "--every=2", f"--ours_args={TRAINED} --max_iters=4"],
+    "throughput": ["--repeats=1", f"--ours_args={TRAINED} --max_iters=21 --batch_size=1"],
+    "time_to_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
+    "tokenizer_speed": ["--repeats=1", "--megabytes=0.03", "--train_megabytes=0.01",
+                        "--vocab_size=300"],
+}  # fmt: skip
+
+
+# --- what is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A command, the page and heading that it stands under, and whether in a block or a span."""
+
+    page: str
+    heading: str
+    command: str
+    block: bool
+
+
+def shown(page: str, text: str) -> Iterator[Shown]:
+    """The commands of a page in Markdown, in its order."""
+    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+        heading = part.partition("\n")[0].removeprefix("## ") if part.startswith("## ") else ""
+        for language, block in BLOCK.findall(part):
+            assert language in {"sh", *OTHER_BLOCKS}, f"{page}: a block of {language or 'what?'}"
+            names: dict[str, str] = {}
+            for line in block.splitlines() if language == "sh" else ():
+                for command in re.sub(r"(^|\s)#.*", "", line).split("&&"):
+                    if name := re.fullmatch(r'(\w+)="(.*)"', command.strip()):
+                        names[f"${name[1]}"] = name[2]
+                        continue
+                    for name, value in names.items():
+                        command = command.replace(name, value)
+                    if command.strip():
+                        yield Shown(page, heading, command.strip(), block=True)
+        prose = BLOCK.sub("", part)
+        for command in re.findall(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`", prose):
+            yield Shown(page, heading, " ".join(command.split()), block=False)
+
+
+SHOWN = [one for page in PAGES for one in shown(page.name, page.read_text(encoding="utf-8"))]
+BENCHES = list(dict.fromkeys(one.command for one in SHOWN if "python bench/" in one.command))
+
+
+def way(one: Shown) -> str:
+    """How a command is run: "ci", "by hand", "bench", "extra", "docs", "help", "slow" or "here".
+
+    KeyError where no table has it.
+    """
+    command = one.command
+    if command in BY_CI:
+        return "ci"
+    if command in BY_HAND:
+        return "by hand"
+    if command.startswith("python bench/"):
+        return "bench" if BENCH[script(command)] is not None else ""
+    if re.fullmatch(r"pip install( 'bardlet\[.*\]')?", command):
+        return "extra"
+    if command == "make docs":
+        return "docs"
+    if not one.block and NAMED.fullmatch(command):
+        return "help"
+    if not command.startswith("torchrun"):
+        smaller(command)
+    return "slow" if command.startswith(SLOW) else "here"
+
+
+def script(command: str) -> str:
+    """The benchmark that a command runs."""
+    return Path(command.split()[1]).stem
+
+
+def smaller(command: str) -> list[str]:
+    """The options that make a command small; KeyError where no beginning fits."""
+    fits = [name for name in SMALLER if f"{command} ".startswith(f"{name} ")]
+    if not fits:
+        raise KeyError(command)
+    return SMALLER[max(fits, key=len)].split()
+
+
+def test_every_command_that_is_shown_has_a_way_to_be_run() -> None:
+    unknown = []
+    for one in SHOWN:
+        try:
+            way(one)
+        except KeyError:
+            unknown.append((one.page, one.command))
+    assert unknown == [], "add it to a table of this file: how is it run on a case of seconds?"
+    assert len(SHOWN) > 50
+    for command in BY_CI:
+        assert re.search(rf"(?m)(^|[ (]){re.escape(command)}($|[ ;])", CI), command
+
+
+def test_a_command_in_any_block_or_span_is_seen() -> None:
+    text = (
+        '`bardlet a` and `other b`\n```sh\nP="-p 1"\nbardlet c $P  # why\nx && y\n```\n'
+        "## H\n\n  ```text\n  bardlet z\n  ```\n`python\nd`"
+    )
+    assert [(one.heading, one.command, one.block) for one in shown("p", text)] == [
+        ("", "bardlet c -p 1", True), ("", "x", True), ("", "y", True), ("", "bardlet a", False),
+        ("H", "python d", False),
+    ]  # fmt: skip
+    for wrong in ("frobnicate", "bardlet new-command now", "python bench/new.py"):
+        with pytest.raises(KeyError):
+            way(Shown("p", "", wrong, block=True))
+    with pytest.raises(AssertionError, match="a block of bash"):
+        list(shown("p", "```bash\nbardlet a\n```\n"))
+
+
+# --- bardlet's commands
+
+SECTIONS = list(dict.fromkeys((one.page, one.heading) for one in SHOWN if way(one) == "here"))
+SLOW_ONES = [one for one in SHOWN if way(one) == "slow"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with every file that a page takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    Path("my-texts").mkdir()
+    text = CORPUS.read_text(encoding="utf-8") if CORPUS.is_file() else made_text()
+    for name in ("plays.txt", "my-texts/a.txt"):
+        Path(name).write_text(text[:30_000], encoding="utf-8")
+    pairs = [
+        {"question": f"What is a sonnet? {i}", "answer": f"Fourteen lines. {i}"} for i in range(99)
+    ]
+    lines = "".join(f"{json.dumps(pair)}\n" for pair in pairs)
+    Path("pairs.jsonl").write_text(lines, encoding="utf-8")
+    chars = from_meta(tmp_path)
+    a_ckpt(tmp_path / "out-shakespeare-char" / "ckpt.pt", tiny_model("gpt2", vocab_size=chars))
+    Path("config").mkdir()
+    Path("config/train_shakespeare_char.py").write_text(
+        "# nanoGPT's\nout_dir = 'out/config'\ndataset = 'tinyshakespeare'\n"
+        "gradient_accumulation_steps = 1\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(sizing, "measure", lambda machine: sizing.Speed(flops=1e11))
+    # in GPT-2's place a small vocabulary, and a model of random weights by its name
+    vocabulary = bpe_training.train(text[:9000], 300)
+    monkeypatch.setattr(pretrained, "gpt2", lambda say: vocabulary)
+    model = tiny_model("gpt2", vocab_size=310, block_size=1024)
+    Path("gpt2").mkdir()
+    hf.write(load.imported("gpt2", model, from_json(vocabulary, "it"), {}), Path("gpt2"), "float32")
+    return tmp_path
+
+
+def made_text() -> str:
+    """In the canonical text's place: speeches of its speakers."""
+    words = some_text(30_000)
+    speeches = [words[start : start + 100] for start in range(0, len(words), 100)]
+    return "\n\n".join(f"ROMEO:\n{speech}" for speech in speeches)
+
+
+def from_meta(folder: Path) -> int:
+    """The number of characters of a data folder of nanoGPT's that is made in `folder`."""
+    made = a_data_folder(folder / "data" / "shakespeare_char")
+    return len(nanogpt_data.of_meta(made / "meta.pkl").chars)
+
+
+def run(command: str) -> None:
+    """A command with its smaller options, as the shell would give it to the program."""
+    for name, value in PLACEHOLDERS.items():
+        command = command.replace(name, value)
+    quoted = re.sub(r"\$'([^']*)'", lambda m: shlex.quote(m[1].replace("\\n", "\n")), command)
+    words = [*shlex.split(quoted), *smaller(command.partition("-m ")[2] or command)]
+    if words[0] == "torchrun":
+        code = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+        ).returncode
+    else:
+        code = main(words[1:])
+    assert code == 0, command
+
+
+@pytest.mark.parametrize(("page", "heading"), SECTIONS, ids=lambda part: part)
+def test_the_commands_of_a_section_run(page: str, heading: str, folder: Path) -> None:
+    for command in ["bardlet prepare tinyshakespeare", *BEFORE.get(heading, ())]:
+        run(command)
+    for one in SHOWN:
+        if (one.page, one.heading) == (page, heading) and way(one) == "here":
+            run(one.command)
+
+
+@pytest.mark.parametrize("one", SLOW_ONES, ids=lambda one: one.command)
+def test_a_slow_command_is_one(one: Shown) -> None:
+    """Its options and presets exist: its help is reached with them in place."""
+    command, *words = shlex.split(one.command.rpartition("bardlet ")[2])
+    if command in ("train", "plan", "verify-resume"):
+        for word in words:
+            known = FIELDS if word.startswith("--") else settings.preset_names()
+            assert word.removeprefix("--").partition("=")[0] in known
+    with pytest.raises(SystemExit) as end:
+        main([command, *words, "--help"])
+    assert end.value.code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", SLOW_ONES, ids=lambda one: one.command)
+def test_a_slow_command_runs(one: Shown, folder: Path) -> None:
+    for command in ["bardlet prepare tinyshakespeare", *BEFORE.get(one.heading, ())]:
+        run(command)
+    run(one.command)
+
+
+def test_commands_that_are_only_named_have_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for one in SHOWN:
+        if way(one) != "help":
+            continue
+        command = one.command.replace("COMMAND", "train").removesuffix(" --help")
+        first, _, last = command.rpartition(" ")
+        for action in last.split("|"):
+            words = f"{first} {action}".split()[1:]
+            with contextlib.suppress(SystemExit):
+                assert main([*words, "--help"]) == 0
+            assert f"usage: bardlet {' '.join(words)}".rstrip() in capsys.readouterr().out
+
+
+def test_extras_that_pages_name_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for one in SHOWN:
+        for extra in re.findall(r"bardlet\[([a-z]+)\]", one.command):
+            assert extra in project["optional-dependencies"]
+
+
+# --- benchmarks, recipes and make
+
+
+def words_of(command: str, folder: Path) -> list[str]:
+    """The words of a benchmark's command, with a peer and a text in `folder`, and smaller ones."""
+    replaced = {"PATH_TO_NANOGPT": str(folder / "peer"), "FILE": "plays.txt", "TEXTS": "plays.txt"}
+    words = [replaced.get(word, word) for word in shlex.split(command)[1:]]
+    if "--text" not in words:
+        words += ["--text", "plays.txt"]
+    if "--peer" not in words and script(command) not in ALONE:
+        words += ["--peer", str(folder / "peer")]
+    return [str(ROOT / words[0]), *words[1:], *BENCH[script(command)]]
+
+
+def to_run() -> list[str]:
+    """Every benchmark's command in the README, and one of every other script."""
+    readme = dict.fromkeys(one.command for one in SHOWN if way(one) == "bench"
+                           and one.page == "README.md")  # fmt: skip
+    others = {script(command): command for command in BENCHES}
+    others |= {name: f"python bench/{name}.py" for name in BENCH.keys() - others.keys()}
+    missing = others.keys() - {script(command) for command in readme}
+    return [*readme, *(others[name] for name in sorted(missing))]
+
+
+def test_every_benchmark_has_a_small_case() -> None:
+    scripts = {path.stem for path in (ROOT / "bench").glob("*.py")
+               if "common.arguments(" in path.read_text(encoding="utf-8")}  # fmt: skip
+    assert scripts == BENCH.keys()
+    assert {script(command) for command in to_run()} == BENCH.keys()
+
+
+@pytest.mark.parametrize("command", BENCHES)
+def test_a_benchmarks_command_is_one(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its options exist: the script's parser takes them."""
+
+    class ParsedError(Exception):
+        pass
+
+    def parse(self: argparse.ArgumentParser, args: list[str] | None = None) -> None:
+        assert original(self, args)
+        raise ParsedError
+
+    original = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.setattr(sys, "argv", words_of(command, tmp_path))
+    with pytest.raises(ParsedError):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", to_run())
+def test_a_benchmark_runs(command: str, folder: Path) -> None:
+    fake_peer.make(folder / "peer")
+    words = [*words_of(command, folder), "--out", "out.json"]
+    subprocess.run([sys.executable, *words], check=True, timeout=250)
+    record = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    assert record["benchmark"] == script(command)
+    assert record["runs"] and record["tables"]
+
+
+def test_sample_speeds_model_can_be_sampled_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the benchmark makes for itself is a run that `bardlet sample` opens."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    from sample_speed import MAKE, SHAPES
+
+    monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "run"), SHAPES["0.8M"].model])
+    exec(MAKE, {})
+    assert main(["sample", str(tmp_path / "run"), "--json", *SHORT.split()]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens_per_s"] > 0
+
+
+def test_make_docs_writes_the_page(tmp_path: Path) -> None:
+    """On a copy, without the page."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "generate_cli.py", tmp_path / "docs")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["make", "docs"], cwd=tmp_path, check=True, env={**os.environ, "PATH": path})
+    page = (tmp_path / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert all(f"## bardlet {command}\n" in page for command in COMMANDS)
+
+
+def test_recipes_have_a_test() -> None:
+    assert [path.name for path in (ROOT / "recipes").iterdir()] == ["datatrove_prepare.py"]
+
+
+@pytest.mark.slow
+def test_the_recipe_with_datatrove_makes_a_dataset(folder: Path) -> None:
+    pytest.importorskip("datatrove")
+    Path("raw").mkdir()
+    documents = [{"text": text} for text in Path("plays.txt").read_text("utf-8").split("\n\n")]
+    lines = [f"{json.dumps(document)}\n" for document in documents]
+    Path("raw/a.jsonl").write_text("".join(lines[::2]), encoding="utf-8")
+    Path("raw/b.jsonl").write_text("".join(lines[1::2]), encoding="utf-8")
+    run("bardlet tokenizer train plays.txt --vocab_size 300 --out tokenizer.json")
+    recipe = [ROOT / "recipes" / "datatrove_prepare.py", "raw", "tokenizer.json", "data/mine"]
+    subprocess.run([sys.executable, *recipe, "--tasks", "2"], check=True, timeout=250)
+    kept = [document for document in documents if len(document["text"]) >= 50]
+    manifest = json.loads(Path("data/mine/manifest.json").read_text(encoding="utf-8"))
+    assert sum(split["documents"] for split in manifest["splits"].values()) == len(kept)
