@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from bardlet.errors import TrainingError
 
 T = TypeVar("T")
 WORDS = ("out of memory", "not enough memory", "can't allocate", "cannot allocate memory")
+RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of memory.stat
 
 
 class Pieces:
@@ -64,14 +65,41 @@ def ran_out(error: BaseException) -> bool:
 
 
 def available() -> float:
-    """Bytes of main memory that this process can take, as far as the system says; else infinite."""
+    """Bytes of main memory that this process can take, as far as the system says; else infinite.
+
+    In containers and jobs that is what the limits of all cgroups around the process leave.
+    """
     free = [math.inf]
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable"))
         free.append(1024 * int(line.split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" is none
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{n}").read_text("ascii")) for n in ("max", "current"))
-        free.append(limit - used)
-    return min(free)
+    with contextlib.suppress(OSError):
+        groups = Path("/proc/self/cgroup").read_text("utf-8", errors="surrogateescape")
+        for _, controllers, path in (line.split(":", 2) for line in groups.splitlines()):
+            if controllers == "":  # version 2
+                free += left_by(Path("/sys/fs/cgroup"), path, "max", "current", "")
+            elif "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                free += left_by(root, path, "limit_in_bytes", "usage_in_bytes", "total_")
+    return max(0.0, min(free))
+
+
+def left_by(root: Path, path: str, limit: str, used: str, prefix: str) -> Iterator[float]:
+    """Bytes that the cgroup at `path`, and each one above it, leaves below its limit.
+
+    A cgroup's usage counts the page cache, which the kernel gives up before it refuses memory: as
+    in MemAvailable, files and reclaimable slabs are free. memory.stat has them after `prefix`.
+    """
+    group = root / path.strip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(root):
+            return
+        # "max" is no number; a container may not see the path that its host knows
+        with contextlib.suppress(OSError, ValueError):
+            most, usage = (int((folder / f"memory.{n}").read_text("ascii")) for n in (limit, used))
+            with contextlib.suppress(OSError, ValueError):
+                rows = (folder / "memory.stat").read_text("ascii").splitlines()
+                stat = dict(row.split() for row in rows)
+                usage -= sum(int(stat.get(prefix + name, 0)) for name in RECLAIMABLE)
+            yield most - max(0, usage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from support import ROOT, losses, metrics, tensors, tiny_config
 from bardlet import cli
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
+from bardlet.system import memory
 from bardlet.system.memory import Pieces, ran_out
 from bardlet.train import train
 
@@ -141,3 +143,71 @@ def test_real_memory_running_out(dataset_folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "out of memory: going on with" in done.stderr
     assert "iter 1: loss" in done.stderr
+
+
+def available_in(root: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> float:
+    """What `available` says on a machine whose /proc and /sys hold these files."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="ascii")
+    monkeypatch.setattr(memory, "Path", lambda path: root / path.removeprefix("/"))
+    return memory.available()
+
+
+MEMINFO = "MemTotal: 64000000 kB\nMemFree: 1000 kB\nMemAvailable: 32000000 kB\n"
+GROUP = "sys/fs/cgroup"
+STAT = "anon 1000\nfile 7000\nshmem 500\nactive_file 2000\ninactive_file 4500\nslab_reclaimable 300"
+USED = {"memory.current": "9000", "memory.stat": STAT}  # of which 6,800 can be reclaimed
+
+
+@pytest.mark.parametrize(
+    ("process", "groups", "expected"),
+    [
+        ("0::/\n", {}, 32_768_000_000),
+        ("0::/\n", {"": {"memory.max": "max", **USED}}, 32_768_000_000),
+        ("0::/\n", {"": {"memory.max": "10000", **USED}}, 7800),
+        ("0::/\n", {"": {"memory.max": "10000", "memory.current": "9000"}}, 1000),
+        ("0::/\n", {"": {"memory.max": "2000", **USED}}, 0),
+        (
+            "0::/user/job\n",
+            {"user/job": {"memory.max": "max", **USED}, "user": {"memory.max": "12000", **USED}},
+            9800,
+        ),
+        (
+            "0::/user/job\n",
+            {"user/job": {"memory.max": "9500", **USED}, "user": {"memory.max": "12000", **USED}},
+            7300,
+        ),
+        ("0::/not/mounted/here\n", {"": {"memory.max": "10000", **USED}}, 7800),
+        (
+            "3:cpu,cpuacct:/a\n2:memory:/docker/one\n0::/\n",
+            {
+                "memory/docker/one": {
+                    "memory.limit_in_bytes": "10000", "memory.usage_in_bytes": "9000",
+                    "memory.stat": "inactive_file 1\ntotal_inactive_file 4500\n"
+                    "total_active_file 2000\n",
+                },
+                "memory": {
+                    "memory.limit_in_bytes": "9223372036854771712",
+                    "memory.usage_in_bytes": "9000", "memory.stat": "",
+                },
+            },
+            7500,
+        ),
+    ],
+    ids=["no limit", "max", "page cache", "no stat", "exceeded", "above", "nested", "root", "v1"],
+)  # fmt: skip
+def test_memory_that_the_page_cache_holds_is_available(
+    process: str, groups: dict[str, dict[str, str]], expected: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": process}
+    for group, values in groups.items():
+        files |= {f"{GROUP}/{group}/{name}": text for name, text in values.items()}
+    assert available_in(tmp_path, files, monkeypatch) == expected
+
+
+def test_available_without_proc_is_infinite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert available_in(tmp_path, {}, monkeypatch) == math.inf
