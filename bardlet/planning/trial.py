@@ -155,7 +155,9 @@ def limit_memory(size: float) -> None:
     if math.isfinite(size) and sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (int(size), resource.RLIM_INFINITY))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)  # which only root can raise
+        soft = int(size) if hard == resource.RLIM_INFINITY else min(int(size), hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def available(device_type: str, main_memory: float) -> float:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from bardlet.system.distributed import Group
 
 SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger
+ANSWER_S = 1800.0  # seconds that a trial may take beside those it is to run: compiling, slow disks
 MARGIN = 0.9  # of the memory that is free: a run's grows by some after its first iterations
 EQUAL = 1.03  # times: trials of the same differ by as much
 OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of torchrun
@@ -62,51 +64,70 @@ class Trials:
         self.config, self.vocab_size = config, vocab_size
 
     def __enter__(self) -> Trials:
-        self.opened = contextlib.ExitStack()
         # on the disk of the run; a leftover's name is one that the run sweeps away
         at = existing(Path(self.config.out_dir))
-        try:
-            folder = tempfile.TemporaryDirectory(prefix=".trial-", suffix=".tmp", dir=at)
-        except OSError as error:
-            raise TrainingError(f"cannot write to {at}: {error.strerror}") from None
-        self.folder = Path(self.opened.enter_context(folder)).resolve()
-        self.said = self.opened.enter_context((self.folder / "said").open("w+b"))
-        self.launched = time.time()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bardlet.planning.trial"],
-            text=True, encoding="utf-8", bufsize=1,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
-            env={k: v for k, v in os.environ.items() if k not in OURS},
-        )  # fmt: skip
-        if self.vocab_size:
-            self.dataset = str(self.folder / "data")
-            self.ask(
-                do="dataset", folder=self.dataset, vocab_size=self.vocab_size,
-                block_size=self.config.block_size,
+        with contextlib.ExitStack() as opened:
+            try:
+                folder = tempfile.TemporaryDirectory(prefix=".trial-", suffix=".tmp", dir=at)
+            except OSError as error:
+                raise TrainingError(f"cannot write to {at}: {error.strerror}") from None
+            self.folder = Path(opened.enter_context(folder)).resolve()
+            self.said = opened.enter_context((self.folder / "said").open("w+b"))
+            self.launched = time.time()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bardlet.planning.trial"],
+                text=True, encoding="utf-8", bufsize=1,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+                env={k: v for k, v in os.environ.items() if k not in OURS},
             )  # fmt: skip
-        else:
-            self.dataset = mixture.resolved(self.config.dataset)
+            opened.callback(self.process.communicate)
+            opened.callback(self.process.kill)
+            self.dataset = str(self.folder / "data")
+            if self.vocab_size:
+                self.ask(
+                    do="dataset", folder=self.dataset, vocab_size=self.vocab_size,
+                    block_size=self.config.block_size,
+                )  # fmt: skip
+            else:
+                self.dataset = mixture.resolved(self.config.dataset)
+            self.opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.communicate()
         self.opened.close()
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to a request; {"failed": "memory"} as well where the process was killed."""
+        """The answer to a request; {"failed": "memory"} as well where the process was killed.
+
+        TrainingError where it ends otherwise, or does not answer within ANSWER_S seconds and those
+        that the request names.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({**request, "memory": memory.available()}) + "\n")
-        line = self.process.stdout.readline()
-        if line:
-            return {"launched": self.launched, **json.loads(line)}
-        if self.process.wait() in (-9, -6):  # killed, or aborted itself, when memory was gone
+        limit = ANSWER_S + request.get("seconds", 0.0)
+        late = threading.Event()
+        timer = threading.Timer(limit, lambda: (late.set(), self.process.kill()))
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                line = json.dumps({**request, "memory": memory.available()})
+                self.process.stdin.write(line + "\n")
+            answer = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if answer:
+            return {"launched": self.launched, **json.loads(answer)}
+        code = self.process.wait()
+        if late.is_set():
+            raise TrainingError(
+                f"a trial of the run did not answer within {limit:g} s",
+                "Give --batch_size a number, or try a smaller model",
+            )
+        if code in (-9, -6):  # killed, or aborted itself, when memory was gone
             return {"failed": "memory", "hint": ""}
         self.said.seek(0)
         text = self.said.read().decode(errors="replace")
         last = (text.strip().splitlines() or ["it said nothing"])[-1]
-        raise TrainingError(f"a trial of the run ended with {self.process.returncode}: {last}")
+        raise TrainingError(f"a trial of the run ended with {code}: {last}")
 
     def of(self, batch_size: int, steps: int, **changes: Any) -> dict[str, Any]:
         """The run's options, changed for a trial of `steps` micro-batches of a size."""

@@ -18,11 +18,11 @@ from support import tiny_config
 
 from bardlet.commands import settings
 from bardlet.config import Auto, TrainConfig, resolve, to_toml
-from bardlet.errors import UsageError
+from bardlet.errors import TrainingError, UsageError
 from bardlet.system import memory
 from bardlet.train import train
 from bardlet.training import auto_batch
-from bardlet.training.auto_batch import Try, fastest, sizes
+from bardlet.training.auto_batch import Trials, Try, fastest, sizes
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -167,6 +167,50 @@ def test_evaluating_only_tries_nothing(
 ) -> None:
     monkeypatch.setattr(auto_batch, "Trials", no_trials)
     train(dataclasses.replace(config, eval_only=True))
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+    """The processes of trials, of which each sleeps and answers nothing."""
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def sleeps(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        started.append(popen([command[0], "-c", "import time; time.sleep(60)"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", sleeps)
+    return started
+
+
+def ended_without_a_trace(processes: list[subprocess.Popen[str]], folder: Path) -> bool:
+    return [p.poll() is not None for p in processes] == [True] and not [*folder.glob(".trial*")]
+
+
+def test_a_trial_that_does_not_start_leaves_no_process(
+    config: TrainConfig, tmp_path: Path, silent: list[subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def refused(self: Trials, **request: Any) -> None:
+        raise TrainingError("refused")
+
+    monkeypatch.setattr(Trials, "ask", refused)
+    with pytest.raises(TrainingError, match="refused"), Trials(config, vocab_size=50):
+        pass
+    assert ended_without_a_trace(silent, tmp_path)
+
+
+def test_a_trial_that_does_not_answer_is_ended(
+    config: TrainConfig, tmp_path: Path, silent: list[subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(auto_batch, "ANSWER_S", 0.1, raising=False)
+    with (
+        pytest.raises(TrainingError, match=r"a trial of the run did not answer within 0\.3 s"),
+        Trials(config) as trials,
+    ):
+        trials.iterations(1, 1, 0.2)
+    assert ended_without_a_trace(silent, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
