@@ -139,18 +139,18 @@ def encode(unit: Unit, job: Job) -> Result:
 
 def sides(piece: Piece, job: Job) -> list[tuple[str, str, bool, bool]]:
     """The parts of a piece: the split, the text, and whether a document begins and ends there."""
-    size, border = len(piece.text), piece.border
-    if border < 0 and job.by == "document":
-        border = 0 if goes_to_val(piece.prompt + piece.text, job.val_fraction) else size
-    elif border < 0:
-        border = train_size(size, job.val_fraction)
-    cut = min(max(border - piece.offset, 0), size)
+    size, split_point = len(piece.text), piece.split_point
+    if split_point < 0 and job.by == "document":
+        split_point = 0 if goes_to_val(piece.prompt + piece.text, job.val_fraction) else size
+    elif split_point < 0:
+        split_point = train_size(size, job.val_fraction)
+    cut = min(max(split_point - piece.char_offset, 0), size)
     found = []
     if cut:
-        ends = piece.last or border <= piece.offset + size
+        ends = piece.last or split_point <= piece.char_offset + size
         found.append(("train", piece.text[:cut], piece.first, ends))
     if cut < size:
-        found.append(("val", piece.text[cut:], border >= piece.offset, piece.last))
+        found.append(("val", piece.text[cut:], split_point >= piece.char_offset, piece.last))
     return found
 
 

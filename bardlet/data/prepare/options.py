@@ -165,7 +165,7 @@ def check_room(collection: Collection, options: Options, out: Path) -> None:
             f"{len(collection.inputs):,} files are more than a manifest can name",
             "Pack them with tar or zip: each file of an archive is a document, too",
         )
-    size = sum(given.bytes * (4 if given.packing else 1) for given in collection.inputs)
+    size = sum(given.bytes * (4 if given.compression else 1) for given in collection.inputs)
     need = size * 2 if options.tokenizer in ("char", "byte") else size // 2
     parent = next(p for p in out.absolute().parents if p.exists())
     free = shutil.disk_usage(parent).free

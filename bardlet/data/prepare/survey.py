@@ -47,7 +47,7 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What was found. `places` is, by unit, the offset and the border of each part of a text."""
+    """What was found. `places` is, by unit, the offset and split point of each part of a text."""
 
     characters: int = -1  # -1: not counted
     places: dict[str, list[list[int]]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Survey:
         """The unit with its parts of texts knowing where they are split."""
         places = iter(self.places.get(str(unit.index), ()))
         parts = tuple(
-            replace(part, offset=place[0], border=place[1])
+            replace(part, char_offset=place[0], split_point=place[1])
             if is_part(part) and (place := next(places, None))
             else part
             for part in unit.parts
@@ -183,10 +183,10 @@ def scan(
 
 def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
     """Note for each part of a text where it stands and where the text is split."""
-    border = encoding.train_size(sum(size for _, size in text), val_fraction)
+    split_point = encoding.train_size(sum(size for _, size in text), val_fraction)
     offset = 0
     for index, size in text:
-        found.places.setdefault(index, []).append([offset, border])
+        found.places.setdefault(index, []).append([offset, split_point])
         offset += size
 
 

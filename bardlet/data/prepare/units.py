@@ -32,13 +32,13 @@ NEVER = 1 << 62  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Bytes of a file that whoever does the unit reads; `offset` and `border` as in `Piece`."""
+    """Bytes of a file that a worker reads; `char_offset` and `split_point` as in `Piece`."""
 
     input: Input
     start: int
     end: int
-    offset: int = 0
-    border: int = -1
+    char_offset: int = 0
+    split_point: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def units(
     small: list[Range | Piece] = []
     size = 0
     for given in inputs:
-        splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not given.packing
+        splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not given.compression
         whole = Range(input=given, start=0, end=given.bytes)
-        if given.kind == "text" and not given.packing and given.bytes <= UNIT:
+        if given.kind == "text" and not given.compression and given.bytes <= UNIT:
             if small and (size + given.bytes > UNIT or len(small) >= FILES):
                 yield Unit(index=index, parts=tuple(small), bytes=size, source="")
                 index, small, size = index + 1, [], 0
@@ -112,7 +112,7 @@ def batches(
         for piece in documents(given, reading, place):
             if not (piece.first and piece.last):
                 train = not goes_to_val(piece.text, val_fraction) if piece.first else train
-                piece = replace(piece, border=NEVER * train, offset=int(not piece.first))
+                piece = replace(piece, split_point=NEVER * train, char_offset=int(not piece.first))
             whole = piece.last
             waiting.append(piece)
             size += len(piece.text) + len(piece.prompt) + PROBLEM * bool(piece.problem)
@@ -122,7 +122,7 @@ def batches(
     except DataError as error:
         damage = error
     if not whole:  # every document has an end
-        waiting.append(Piece(text="\n", first=False, border=NEVER * train, offset=1))
+        waiting.append(Piece(text="\n", first=False, split_point=NEVER * train, char_offset=1))
     if waiting:
         yield tuple(waiting), (given.bytes or place.bytes) - told
     if damage:
@@ -134,12 +134,12 @@ def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
     try:
         with Path(given.path).open("rb") as file:
             head = file.read(4 * HEAD)
-            border = -1
+            split_point = -1
             if given.kind == "text" and given.bytes > UNIT:
                 shown = decoding.decode(
                     whole_characters(head), given.name, reading.encoding, "replace"
                 )
-                border = 0 if goes_to_val(shown, val_fraction) else NEVER
+                split_point = 0 if goes_to_val(shown, val_fraction) else NEVER
             start = 0
             while start < given.bytes:
                 end = given.bytes
@@ -150,7 +150,9 @@ def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
                         end = min(file.tell(), given.bytes)
                     else:
                         end = start + UNIT + word_end(file.read(WINDOW))
-                yield Range(input=given, start=start, end=end, offset=start, border=border)
+                yield Range(
+                    input=given, start=start, end=end, char_offset=start, split_point=split_point
+                )
                 start = end
     except OSError as error:
         raise unreadable(given.path, error) from None
@@ -189,9 +191,9 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
         return
     shown = decoding.decode(raw, given.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == given.bytes
-    border = -1 if first and last else part.border
+    split_point = -1 if first and last else part.split_point
     replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)
     yield Piece(
-        text=shown, first=first, last=last, offset=part.offset, border=border,
+        text=shown, first=first, last=last, char_offset=part.char_offset, split_point=split_point,
         replaced_bytes=replaced,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Compressed files as streams, none of which gives more than a text of its size could."""
+"""Compressed files as streams, each limited to what a compressed text of its size can hold."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import IO, Any
 
 from bardlet.errors import DataError
 
-# the last one is zipfile's word for a way of packing that it does not know
+# the last one is what zipfile raises for a compression method that it does not know
 FAILURES = (zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
-RATIO = 200  # text packs to a tenth at best, what is made to burst to a thousandth
-ALWAYS = 1 << 26  # bytes that any file may give
-STEP = 1 << 11  # bytes of Zstandard taken at a time, of which no more than ALWAYS can come
+MAX_RATIO = 200  # text compresses to a tenth at best, a decompression bomb to a thousandth
+MIN_LIMIT = 1 << 26  # bytes that a file of any size may decompress to
+STEP = 1 << 11  # bytes of Zstandard that are read at a time; they give MIN_LIMIT bytes at most
 
 
 def limit(size: int) -> int:
-    """How many bytes `size` packed ones may give."""
-    return max(ALWAYS, RATIO * size)
+    """How many bytes `size` compressed bytes may decompress to."""
+    return max(MIN_LIMIT, MAX_RATIO * size)
 
 
-def burst(name: str) -> DataError:
-    """What to say of a file that is made to fill a disk."""
+def bomb(name: str) -> DataError:
+    """The error for a file that is most likely a decompression bomb."""
     return DataError(
-        f"{name} unpacks to more than {RATIO} times its size, which no text does",
-        "Look at it first; unpack it yourself if it is as it should be",
+        f"{name} unpacks to more than {MAX_RATIO} times its size, which no text does",
+        "Check the file, and unpack it yourself if it is what you expect",
     )
 
 
 class Bounded(io.RawIOBase):
-    """A stream that refuses to give more than `limit` bytes."""
+    """A stream that raises DataError after `limit` bytes."""
 
     def __init__(self, inner: IO[bytes], limit: int, name: str) -> None:
         super().__init__()
@@ -48,53 +48,53 @@ class Bounded(io.RawIOBase):
             raw = self.inner.read(len(buffer))
         except (DataError, OSError):
             raise
-        except Exception as error:  # each library has its own for what is damaged
+        except Exception as error:  # each library has its own for a corrupt stream
             raise OSError(f"it is damaged: {error}") from None
         self.left -= len(raw)
         if self.left < 0:
-            raise burst(self.name)
+            raise bomb(self.name)
         buffer[: len(raw)] = raw
         return len(raw)
 
 
 class Frames:
-    """The bytes of a file of Zstandard, frame after frame: its library takes a cut one as whole.
+    """The decompressed bytes of a Zstandard file, frame after frame.
 
-    EOFError where the last frame has no end.
+    EOFError where the last frame is truncated, which the library does not notice.
     """
 
     def __init__(self, file: IO[bytes], decompressor: Any) -> None:
         self.file, self.decompressor = file, decompressor
-        self.frame: Any = None  # the one that is being read
-        self.packed = self.waiting = b""
+        self.frame: Any = None  # the decompressor of the current one
+        self.compressed = self.waiting = b""
 
     def read(self, size: int) -> bytes:
         while not self.waiting:
-            self.packed = self.packed or self.file.read(STEP)
-            if not self.packed and self.frame:
+            self.compressed = self.compressed or self.file.read(STEP)
+            if not self.compressed and self.frame:
                 raise EOFError("it ends within a frame")
-            if not self.packed:
+            if not self.compressed:
                 return b""
             self.frame = self.frame or self.decompressor.decompressobj()
-            self.waiting, self.packed = self.frame.decompress(self.packed), b""
+            self.waiting, self.compressed = self.frame.decompress(self.compressed), b""
             if self.frame.eof:
-                self.frame, self.packed = None, self.frame.unused_data
-        given, self.waiting = self.waiting[:size], self.waiting[size:]
-        return given
+                self.frame, self.compressed = None, self.frame.unused_data
+        head, self.waiting = self.waiting[:size], self.waiting[size:]
+        return head
 
 
 def bounded(inner: IO[bytes], limit: int, name: str) -> IO[bytes]:
-    """`inner`, buffered, up to `limit` bytes; DataError beyond."""
+    """`inner`, buffered; it raises DataError after `limit` bytes."""
     return io.BufferedReader(Bounded(inner, limit, name), 1 << 18)
 
 
-def unpacked(file: IO[bytes], packing: str, most: int, name: str) -> IO[bytes]:
-    """The stream that is packed in `file`, up to `most` bytes."""
-    if packing == ".gz":
+def decompressed(file: IO[bytes], compression: str, limit: int, name: str) -> IO[bytes]:
+    """The decompressed stream of `file`; it raises DataError after `limit` bytes."""
+    if compression == ".gz":
         inner = gzip.GzipFile(fileobj=file)
-    elif packing == ".bz2":
+    elif compression == ".bz2":
         inner = bz2.BZ2File(file)
-    elif packing == ".xz":
+    elif compression == ".xz":
         inner = lzma.LZMAFile(file)  # noqa: SIM115
     else:
         try:
@@ -104,4 +104,4 @@ def unpacked(file: IO[bytes], packing: str, most: int, name: str) -> IO[bytes]:
                 f"{name} needs zstandard", "Install it with pip install 'bardlet[data]'"
             ) from None
         inner = Frames(file, zstandard.ZstdDecompressor(max_window_size=1 << 28))
-    return bounded(inner, most, name)  # pyright: ignore[reportArgumentType]
+    return bounded(inner, limit, name)  # pyright: ignore[reportArgumentType]

@@ -41,9 +41,9 @@ def documents(given: Input, reading: Reading, place: Place | None = None) -> Ite
         try:
             with Path(given.path).open("rb") as file:
                 whole: IO[bytes] = file
-                if given.packing:
-                    most = compression.limit(given.bytes)
-                    whole = compression.unpacked(file, given.packing, most, given.name)
+                if given.compression:
+                    limit = compression.limit(given.bytes)
+                    whole = compression.decompressed(file, given.compression, limit, given.name)
                 for piece in of_file(whole, given.kind, given.name, reading):
                     place.bytes = max(place.bytes, file.tell())
                     yield piece
@@ -92,7 +92,7 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
         with zipfile.ZipFile(file) as archive:
             size = file.seek(0, io.SEEK_END)
             if sum(entry.file_size for entry in archive.infolist()) > compression.limit(size):
-                raise compression.burst(name)
+                raise compression.bomb(name)
             for entry in archive.infolist():
                 if (found := member(entry.filename, name)) and not entry.is_dir():
                     if entry.flag_bits & 1:
@@ -110,7 +110,7 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
 
 
 def member(path: str, archive: str) -> tuple[str, str] | None:
-    """The kind and packing of an archive's file, None where it is passed over."""
+    """The kind and compression of an archive's file, None where it is passed over."""
     parts = PurePosixPath(path.replace("\\", "/")).parts
     if ".." in parts or path[:1] in ("/", "\\") or path[1:2] == ":":
         raise DataError(
@@ -128,13 +128,13 @@ def of_member(
     """Yields the documents of a file in an archive, of `limit` bytes at most; where it is damaged,
     what comes before, and the problem.
     """
-    kind, packing = found
+    kind, method = found
     name = f"{archive}/{path}"
     whole = True
     try:
         bounded = compression.bounded(inside, limit, name)
-        if packing:
-            bounded = compression.unpacked(bounded, packing, limit, name)
+        if method:
+            bounded = compression.decompressed(bounded, method, limit, name)
         for piece in of_file(bounded, kind, name, reading):
             whole = piece.last
             yield piece

@@ -36,18 +36,18 @@ class Reading:
 class Piece:
     """A document or, between `first` and `last`, a part of one.
 
-    Of a part, `offset` is the number of characters before it and `border` the number of the
-    document's that are for training; of a whole document, `border` is -1: not yet known. With a
-    `problem` this is none, but stands for one that cannot be read. `replaced_bytes` is the number
-    of places that the error handler has replaced since the piece before.
+    Of a part, `char_offset` is the number of characters before it, and `split_point` how many
+    characters of the document are for training; of a whole document `split_point` is -1, not known
+    yet. A piece with a `problem` stands for a document that cannot be read. `replaced_bytes` counts
+    the places that the error handler has replaced since the piece before.
     """
 
     text: str
     prompt: str = ""
     first: bool = True
     last: bool = True
-    offset: int = 0
-    border: int = -1
+    char_offset: int = 0
+    split_point: int = -1
     problem: DataError | None = None
     replaced_bytes: int = 0
 

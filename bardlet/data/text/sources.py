@@ -23,7 +23,7 @@ KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
-PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 VOCABULARY = "tokenizer.json"  # no text, though of a kind that is read
 ENDINGS = 8  # that are named of what is passed over
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
@@ -35,7 +35,7 @@ class Input:
 
     name: str
     kind: str  # a value of KINDS, "memory" or "hub"
-    packing: str = ""
+    compression: str = ""
     path: str = ""
     bytes: int = 0
     modified: int = 0  # ns
@@ -65,13 +65,13 @@ def of_text(text: corpus.Corpus) -> Collection:
 
 
 def kind_of(name: str) -> tuple[str, str] | None:
-    """The kind and the packing that the name of a file tells, None where it tells none."""
+    """The kind and compression that a file's name stands for, None for an unknown ending."""
     lower = name.lower()
     for short, full in SHORT.items():
         lower = lower.removesuffix(short) + full if lower.endswith(short) else lower
-    packing = next((p for p in PACKINGS if lower.endswith(p)), "")
-    kind = KINDS.get(Path(lower.removesuffix(packing)).suffix)
-    return (kind, packing) if kind else None
+    compression = next((p for p in COMPRESSIONS if lower.endswith(p)), "")
+    kind = KINDS.get(Path(lower.removesuffix(compression)).suffix)
+    return (kind, compression) if kind else None
 
 
 def find(
@@ -144,7 +144,8 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
             if not files:
                 raise DataError(
                     f"folder {source} has no .txt or .md files, nor others that can be read",
-                    f"Files end in {', '.join(KINDS)}, or one of these and {', '.join(PACKINGS)}",
+                    f"Files end in {', '.join(KINDS)}, or one of these and one of "
+                    f"{', '.join(COMPRESSIONS)}",
                 )
         elif source and path.exists():
             files = [(path, path.name)]
@@ -180,10 +181,10 @@ def passed_over(files: list[Path]) -> str:
 
 def of_file(path: Path, name: str) -> Input:
     """The input that a file is."""
-    kind, packing = kind_of(path.name) or ("text", "")
+    kind, compression = kind_of(path.name) or ("text", "")
     status = regular(path).stat()
     return Input(
-        name=name, kind=kind, packing=packing, path=str(path), bytes=status.st_size,
+        name=name, kind=kind, compression=compression, path=str(path), bytes=status.st_size,
         modified=status.st_mtime_ns,
     )  # fmt: skip
 

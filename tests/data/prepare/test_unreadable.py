@@ -151,7 +151,7 @@ def test_a_cut_file_of_zstandard_is_damaged(left: float, tmp_path: Path) -> None
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "ALWAYS", 1 << 16)
+    monkeypatch.setattr(compression, "MIN_LIMIT", 1 << 16)
     zeros = bytes(1 << 22)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(zeros))
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(zeros))
