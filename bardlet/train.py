@@ -23,7 +23,7 @@ import torch
 from bardlet.config import OWN, TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.dataset.loader import Ahead, batches_of, dropout_seed, first_seen
+from bardlet.data.dataset.loader import Prefetcher, batches_of, dropout_seed, first_seen
 from bardlet.errors import UsageError
 from bardlet.evaluate import EvalInterrupted, evaluate
 from bardlet.io.atomic import write_text
@@ -112,7 +112,7 @@ def run(
         dataset.parts, block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
     )  # fmt: skip
-    ahead = Ahead(batches, pin=machine.device.type == "cuda")
+    ahead = Prefetcher(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
     masked = any(stream.masked for stream, _ in dataset.parts)  # not all of them count
     end_of_text = dataset.end_of_text if config.doc_mask else None  # what attention stops at

@@ -117,10 +117,10 @@ def for_peer(folder: Path, out: Path) -> None:
 
 def our_batches(folder: Path) -> Callable[[int], Any]:
     from bardlet.data.dataset.folder import Dataset
-    from bardlet.data.dataset.loader import Ahead, batches_of
+    from bardlet.data.dataset.loader import Prefetcher, batches_of
 
     options = {"block_size": CONTEXT, "batch_size": BATCH, "seed": common.SEED}
-    return Ahead(batches_of(Dataset(folder).parts, **options)).batch  # as training has it
+    return Prefetcher(batches_of(Dataset(folder).parts, **options)).batch  # as training has it
 
 
 def peer_batches(folder: Path, peer: Path) -> Callable[[int], Any]:

@@ -73,12 +73,12 @@ def encode_theirs(path: Path, threads: int) -> dict[str, Any]:
     return ids.found(seconds)
 
 
-def begin(job: encoding.Job, plain: bool) -> None:
+def begin(spec: encoding.EncodeSpec, plain: bool) -> None:
     """Make a process ready to encode."""
     if plain:
         bpe.open_quick = lambda document: None
-    workers.begin(job)
-    encoder = job.encoder
+    workers.begin(spec)
+    encoder = spec.encoder
     assert isinstance(encoder, bpe.BPETokenizer)
     assert plain or encoder.quick is not None, "gigatoken is not there"
 
@@ -86,20 +86,20 @@ def begin(job: encoding.Job, plain: bool) -> None:
 def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
     """GPT-2's ids as `bardlet prepare` makes them of a file, reading and decoding it included."""
     text = existing("gpt2").to_json()
-    job = encoding.Job(
+    spec = encoding.EncodeSpec(
         reading=Reading(), by="document", val_fraction=0.0, separate=False, tokenizer=text
     )
     found = sources.find([str(path)], folder=path.parent, say=lambda line: None)
-    todo = list(units.units(found.inputs, job.reading, 0.0, lambda given, error: None))
+    todo = list(units.units(found.inputs, spec.reading, 0.0, lambda given, error: None))
     ids = Ids()
     if processes == 1:
-        begin(job, plain)
+        begin(spec, plain)
         began = time.perf_counter()
-        done = [encoding.encode(unit, job) for unit in todo]
+        done = [encoding.encode(unit, spec) for unit in todo]
         seconds = time.perf_counter() - began
     else:
         with ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), begin, (job, plain)
+            processes, multiprocessing.get_context("spawn"), begin, (spec, plain)
         ) as pool:
             ready = [pool.submit(time.sleep, 1) for _ in range(processes)]
             for one in ready:

@@ -106,14 +106,14 @@ def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:
 
 def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT in the batch before that many are done."""
-    fetch = training.Ahead.batch
+    fetch = training.Prefetcher.batch
 
     def batch(self: Any, it: int) -> Any:
         if it == iterations - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return fetch(self, it)
 
-    monkeypatch.setattr(training.Ahead, "batch", batch)
+    monkeypatch.setattr(training.Prefetcher, "batch", batch)
 
 
 def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:

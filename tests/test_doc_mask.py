@@ -19,7 +19,7 @@ from bardlet import cli, native
 from bardlet.commands.sample import SEPARATOR
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.dataset.loader import Batches, first_seen
+from bardlet.data.dataset.loader import StreamBatches, first_seen
 from bardlet.data.dataset.mixture import opened
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
@@ -117,7 +117,9 @@ def test_the_loop_and_validation_score_documents_apart(documents: Dataset, tmp_p
     train(config)
     torch.manual_seed(config.seed)
     model = GPT(model_config(config, documents.vocab_size)).eval()
-    batches = Batches(documents.splits["train"], block_size=24, batch_size=4, seed=config.seed)
+    batches = StreamBatches(
+        documents.splits["train"], block_size=24, batch_size=4, seed=config.seed
+    )
     idx, targets = batches.batch(0)
     with torch.no_grad():
         assert recorded(config)[0] == pytest.approx(by_hand(model, idx, targets), abs=1e-6)

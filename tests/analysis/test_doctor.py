@@ -23,7 +23,7 @@ from bardlet.analysis import doctor, history
 from bardlet.analysis.doctor import Finding
 from bardlet.commands import settings
 from bardlet.config import resolve
-from bardlet.data.dataset.loader import Batches
+from bardlet.data.dataset.loader import StreamBatches
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError
@@ -151,13 +151,13 @@ def test_spikes_again_and_again(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some batches are noise to the model: their loss is what a rate too high brings about."""
-    plain = Batches.batch
+    plain = StreamBatches.batch
 
-    def batch(self: Batches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
         idx, targets = plain(self, it)
         return (idx, (targets + 5) % 10) if it % 30 == 29 else (idx, targets)
 
-    monkeypatch.setattr(Batches, "batch", batch)
+    monkeypatch.setattr(StreamBatches, "batch", batch)
     findings = findings_of(
         words, tmp_path / "run", optimizer="muon", max_iters=200, skip_spikes=True
     )
@@ -240,13 +240,13 @@ def test_throughput_that_drops(
 
 def test_a_device_that_waits(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batches do come late here; only that it is a GPU that waits for them is faked."""
-    plain, facts = Batches.batch, Machine.facts
+    plain, facts = StreamBatches.batch, Machine.facts
 
-    def batch(self: Batches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
         time.sleep(0.02)
         return plain(self, it)
 
-    monkeypatch.setattr(Batches, "batch", batch)
+    monkeypatch.setattr(StreamBatches, "batch", batch)
     monkeypatch.setattr(Machine, "facts", lambda self: {**facts(self), "device": "cuda"})
     findings = findings_of(words, tmp_path / "run", max_iters=40)
     found = next(f for f in findings if f.illness == "GPU idle")

@@ -27,14 +27,14 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
     """Lets something happen while iteration `it` fetches its batch."""
 
     def arrange(it: int, happen: Callable[[], object]) -> None:
-        fetch = training.Ahead.batch
+        fetch = training.Prefetcher.batch
 
         def batch(self: Any, asked: int) -> Any:
             if asked == it:
                 happen()
             return fetch(self, asked)
 
-        monkeypatch.setattr(training.Ahead, "batch", batch)
+        monkeypatch.setattr(training.Prefetcher, "batch", batch)
 
     return arrange
 

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, iteration, rank): nothing to save or to lose.
+"""Training batches as a pure function of (seed, iteration, rank): there is no state to save.
 
 One epoch cuts the stream into windows from a fresh random offset and takes each window once, in
 an order that a keyed permutation gives in constant memory, however many windows there are.
@@ -19,44 +19,44 @@ from bardlet.data.dataset.permutation import permute
 from bardlet.data.dataset.stream import TokenStream
 from bardlet.errors import UsageError
 
-TRAIN, EVAL, DROPOUT, DEAL = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
-DECK = 1 << 14  # a share is exact to a 16,384th
-DEEP = 16  # iterations whose windows are asked of the disk at once
-TRIES = 1000  # windows looked at, where a whole one may not count
+TRAIN, EVAL, DROPOUT, MIXTURE = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
+MIXTURE_BLOCK = 1 << 14  # windows; a share is exact to a 16,384th
+READ_AHEAD = 16  # iterations whose windows the disk is asked for at once
+TRIES = 1000  # windows drawn until one has a token that counts
 
 
-class Windows(ABC):
-    """One rank's batches: `batch(it)` is the same whoever asks and whenever."""
+class WindowBatches(ABC):
+    """One rank's batches: `batch(it)` depends on `it` and the options only."""
 
     def __init__(
         self, *, block_size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """`batch_size` is that of a whole iteration, which the ranks share out in turn."""
+        """`batch_size` is that of a whole iteration, of which each rank takes every n-th window."""
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         self.mine = np.arange(rank, batch_size, world_size)  # this rank's places in a batch
 
     @abstractmethod
     def find(self, place: int) -> tuple[TokenStream, int]:
-        """Where window number `place`, counted from the first one ever, begins, in which stream."""
+        """The stream and the start of window number `place`, counted from iteration 0 on."""
 
-    def found(self, it: int) -> list[tuple[TokenStream, int]]:
+    def windows(self, it: int) -> list[tuple[TokenStream, int]]:
         return [self.find(int(place)) for place in it * self.batch_size + self.mine]
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
-        return as_tensors([s.window(start, self.block_size) for s, start in self.found(it)])
+        return as_tensors([s.window(start, self.block_size) for s, start in self.windows(it)])
 
     def will_need(self, it: int) -> None:
-        """Have the system read what the batch of iteration `it` is made of."""
-        for stream, start in self.found(it):
+        """Ask the system to read the windows of iteration `it`."""
+        for stream, start in self.windows(it):
             stream.will_need(start, self.block_size + 1)
 
 
-class Batches(Windows):
+class StreamBatches(WindowBatches):
     """Windows of one stream, which has to hold more than block_size tokens."""
 
     def __init__(self, stream: TokenStream, **options: int) -> None:
-        """`options` are those of Windows."""
+        """`options` are those of WindowBatches."""
         super().__init__(**options)
         assert len(stream) > self.block_size
         self.stream = stream
@@ -73,71 +73,78 @@ class Batches(Windows):
         return offset + permute(place, self.windows_per_epoch, keys) * self.block_size
 
 
-class Mixed(Windows):
+class MixtureBatches(WindowBatches):
     """Windows of several streams in given shares, each stream in epochs of its own.
 
-    Places are dealt in decks that hold each stream's share of cards, shuffled by a keyed
-    permutation: which window a place has needs neither the places before nor any memory.
+    Of MIXTURE_BLOCK consecutive places each stream has its share, shuffled by a keyed permutation:
+    the window at a place follows from its number alone, and needs no memory.
     """
 
     def __init__(self, parts: Sequence[tuple[TokenStream, float]], **options: int) -> None:
-        """`parts` are streams with shares that add up to 1; `options` are those of Windows."""
+        """`parts` are streams with shares that add up to 1; `options` are those of WindowBatches.
+
+        UsageError for a share that is less than one window of a block.
+        """
         super().__init__(**options)
-        self.parts = [Batches(stream, **options) for stream, _ in parts]
-        ends = np.rint(np.cumsum([share for _, share in parts]) * DECK).astype(np.int64)
-        self.cards = np.diff(ends, prepend=0)  # of each stream in a deck
-        if not self.cards.all():
-            raise UsageError(f"a dataset with less than 1/{DECK:,} of the mixture is never seen")
-        self.ends = ends
+        self.parts = [StreamBatches(stream, **options) for stream, _ in parts]
+        shares = np.cumsum([share for _, share in parts])
+        self.ends = np.rint(shares * MIXTURE_BLOCK).astype(np.int64)
+        self.counts = np.diff(self.ends, prepend=0)  # of each stream in a block
+        if not self.counts.all():
+            raise UsageError(
+                f"a dataset with less than 1/{MIXTURE_BLOCK:,} of the mixture is never seen"
+            )
 
     def find(self, place: int) -> tuple[TokenStream, int]:
-        part, number = self.dealt(place)
+        part, number = self.assigned(place)
         return self.parts[part].find(number)
 
-    def dealt(self, place: int) -> tuple[int, int]:
-        """Which stream a place has a window of, and the window's number among that stream's."""
-        deck, turn = divmod(place, DECK)
-        card = permute(turn, DECK, deck_keys(self.seed, deck))
-        part = int(np.searchsorted(self.ends, card, side="right"))
-        number = card - int(self.ends[part] - self.cards[part])
-        return part, deck * int(self.cards[part]) + number
+    def assigned(self, place: int) -> tuple[int, int]:
+        """The stream that a place has a window of, and the window's number in that stream."""
+        block, index = divmod(place, MIXTURE_BLOCK)
+        shuffled = permute(index, MIXTURE_BLOCK, block_keys(self.seed, block))
+        part = int(np.searchsorted(self.ends, shuffled, side="right"))
+        count = int(self.counts[part])
+        return part, block * count + shuffled - int(self.ends[part]) + count
 
 
-def batches_of(parts: Sequence[tuple[TokenStream, float]], **options: int) -> Windows:
+def batches_of(parts: Sequence[tuple[TokenStream, float]], **options: int) -> WindowBatches:
     """Batches of one stream, or of several in their shares."""
-    return Batches(parts[0][0], **options) if len(parts) == 1 else Mixed(parts, **options)
+    if len(parts) == 1:
+        return StreamBatches(parts[0][0], **options)
+    return MixtureBatches(parts, **options)
 
 
 @functools.lru_cache(maxsize=4)
-def deck_keys(seed: int, deck: int) -> tuple[int, ...]:
-    """The keys of a deck's permutation."""
-    generator = np.random.default_rng((seed, DEAL, deck))
+def block_keys(seed: int, block: int) -> tuple[int, ...]:
+    """The keys of the permutation of a mixture's block."""
+    generator = np.random.default_rng((seed, MIXTURE, block))
     return tuple(generator.integers(0, 2**32, size=4, dtype=np.uint64).tolist())
 
 
-class Ahead:
-    """Batches made in a thread while the one before is trained on; which they are, stays.
+class Prefetcher:
+    """The same batches, each made in a thread while the one before it is trained on.
 
-    What later ones are made of is asked of the disk before, so that nothing waits for it.
+    The windows of the next READ_AHEAD iterations are read ahead, so that no batch waits for a disk.
     """
 
-    def __init__(self, batches: Windows, *, pin: bool = False) -> None:
-        """`pin` puts them where a GPU copies from while it computes."""
+    def __init__(self, batches: WindowBatches, *, pin: bool = False) -> None:
+        """`pin` puts batches in pinned memory, from where a GPU copies while it computes."""
         self.batches, self.pin = batches, pin
-        self.asked = -1  # the last iteration whose windows were asked of the disk
+        self.requested = -1  # the last iteration whose windows the disk was asked for
         self.thread = ThreadPoolExecutor(1, "batches")
-        self.coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+        self.next: dict[int, Future[tuple[Tensor, Tensor]]] = {}
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
-        """The batch of iteration `it`, which is ready where the one before was asked for last."""
-        ready = self.coming.get(it) or self.thread.submit(self.make, it)
-        self.coming = {it + 1: self.thread.submit(self.make, it + 1)}
+        """The batch of iteration `it`; it is ready if the last call was for `it` - 1."""
+        ready = self.next.get(it) or self.thread.submit(self.make, it)
+        self.next = {it + 1: self.thread.submit(self.make, it + 1)}
         return ready.result()
 
     def make(self, it: int) -> tuple[Tensor, Tensor]:
-        for later in range(max(it, self.asked + 1), it + DEEP):
+        for later in range(max(it, self.requested + 1), it + READ_AHEAD):
             self.batches.will_need(later)
-            self.asked = later
+            self.requested = later
         idx, targets = self.batches.batch(it)
         return (idx.pin_memory(), targets.pin_memory()) if self.pin else (idx, targets)
 
@@ -153,8 +160,8 @@ def shuffle_of(seed: int, epoch: int, offsets: int) -> tuple[int, tuple[int, ...
 def first_seen(idx: Tensor, end_of_text: int | None) -> Tensor | None:
     """The earliest position that each attends to where documents are kept apart: (B, T) int64.
 
-    A document begins with the end of the one before it, which is what it is sampled from. None
-    where nothing stands between documents.
+    A document begins with the end-of-text token before it, which is what it is sampled from. None
+    where there is no such token.
     """
     if end_of_text is None:
         return None
@@ -167,14 +174,14 @@ def random_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`count` batches of random windows with replacement, for nanoGPT's sampled loss estimate.
 
-    The same ones each time they are asked for, so that two estimates differ by the weights only.
+    They are the same in every call, so that two estimates differ by the weights only.
     """
     generator = np.random.default_rng((seed, EVAL))
     for _ in range(count):
         starts = generator.integers(0, len(stream) - block_size, size=batch_size)
         windows = [stream.window(start, block_size) for start in starts.tolist()]
         for i in range(batch_size * stream.masked):
-            for _ in range(TRIES):  # to find one in which something counts
+            for _ in range(TRIES):
                 if windows[i][1].max() >= 0:
                     break
                 start = int(generator.integers(0, len(stream) - block_size))
@@ -183,12 +190,12 @@ def random_batches(
 
 
 def dropout_seed(seed: int, it: int, rank: int) -> int:
-    """What to seed the generator of dropout masks with at an iteration."""
+    """The seed of the generator of dropout masks at an iteration."""
     state = np.random.SeedSequence((seed, DROPOUT, it, rank)).generate_state(1, np.uint64)
     return int(state[0])
 
 
 def as_tensors(windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Windows as idx and targets, (B, T) int64 each."""
+    """WindowBatches as idx and targets, (B, T) int64 each."""
     idx, targets = torch.from_numpy(np.stack(windows, axis=1))  # (B, T) each
     return idx, targets

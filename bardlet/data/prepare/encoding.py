@@ -18,7 +18,7 @@ from bardlet.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EncodeSpec:
     """What is to be done with every unit. `tokenizer` is a tokenizer.json; empty: none is made."""
 
     reading: Reading
@@ -73,34 +73,34 @@ class Scanned:
     result: Result  # what could not be read
 
 
-def pieces(unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
+def pieces(unit: Unit, spec: EncodeSpec, result: Result) -> Iterator[Piece]:
     """Yields the pieces of a unit; `result` gets what was replaced and, with `skip`, what cannot be
     read.
     """
     for part in unit.parts:
-        yield from of_part(part, unit, job, result)
+        yield from of_part(part, unit, spec, result)
 
 
-def of_part(part: Range | Piece, unit: Unit, job: Job, result: Result) -> Iterator[Piece]:
+def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -> Iterator[Piece]:
     """`pieces`, of one part of a unit."""
     name = part.input.name if isinstance(part, Range) else unit.source
     try:
-        for piece in read(part, job.reading):
+        for piece in read(part, spec.reading):
             result.bad_bytes += piece.replaced_bytes
             if not piece.problem:
                 yield piece
-            elif not job.skip:
+            elif not spec.skip:
                 raise piece.problem
             else:
                 result.unread += 1
                 result.failed.setdefault(name, piece.problem.message)
     except DataError as error:
-        if not job.skip:
+        if not spec.skip:
             raise
         result.failed.setdefault(name, error.message)
 
 
-def scan(unit: Unit, job: Job) -> Scanned:
+def scan(unit: Unit, spec: EncodeSpec) -> Scanned:
     """The characters of a unit, counted."""
     sizes: list[int] = []
     characters = 0
@@ -108,7 +108,7 @@ def scan(unit: Unit, job: Job) -> Scanned:
     result = Result(splits={})
     for part in unit.parts:
         sizes.append(0)
-        for piece in of_part(part, unit, job, result):
+        for piece in of_part(part, unit, spec, result):
             sizes[-1] += len(piece.text)
             characters += len(piece.prompt) + len(piece.text)
             for shown in (piece.prompt, piece.text):
@@ -120,30 +120,30 @@ def scan(unit: Unit, job: Job) -> Scanned:
     )  # fmt: skip
 
 
-def encode(unit: Unit, job: Job) -> Result:
+def encode(unit: Unit, spec: EncodeSpec) -> Result:
     """The tokens of a unit."""
     result = Result(splits={split: Encoded() for split in SPLITS})
-    for piece in pieces(unit, job, result):
+    for piece in pieces(unit, spec, result):
         whole = piece.first and piece.last
         if whole and (not piece.text or piece.text.isspace()):
             result.empty += 1
             continue
         digest = b""
-        if job.distinct and whole:
+        if spec.distinct and whole:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(raw, digest_size=16).digest()
-        for split, part, begins, ends in sides(piece, job):
-            encode_part(result.splits[split], part, piece.prompt, begins, ends, digest, job)
+        for split, part, begins, ends in sides(piece, spec):
+            encode_part(result.splits[split], part, piece.prompt, begins, ends, digest, spec)
     return result
 
 
-def sides(piece: Piece, job: Job) -> list[tuple[str, str, bool, bool]]:
+def sides(piece: Piece, spec: EncodeSpec) -> list[tuple[str, str, bool, bool]]:
     """The parts of a piece: the split, the text, and whether a document begins and ends there."""
     size, split_point = len(piece.text), piece.split_point
-    if split_point < 0 and job.by == "document":
-        split_point = 0 if goes_to_val(piece.prompt + piece.text, job.val_fraction) else size
+    if split_point < 0 and spec.by == "document":
+        split_point = 0 if goes_to_val(piece.prompt + piece.text, spec.val_fraction) else size
     elif split_point < 0:
-        split_point = train_size(size, job.val_fraction)
+        split_point = train_size(size, spec.val_fraction)
     cut = min(max(split_point - piece.char_offset, 0), size)
     found = []
     if cut:
@@ -162,19 +162,20 @@ def train_size(size: int, val_fraction: float) -> int:
 
 
 def encode_part(
-    found: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes, job: Job
-) -> None:
+    found: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
+    spec: EncodeSpec,
+) -> None:  # fmt: skip
     """Add a document, or a part of one, to a split."""
-    encoder = job.encoder
-    end = encoder.end_of_text if job.separate and ends else None
-    if job.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
+    encoder = spec.encoder
+    end = encoder.end_of_text if spec.separate and ends else None
+    if spec.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
         shown += "\n"
     asked = encoder.encode(prompt) if prompt else np.zeros(0, dtype=np.uint8)
     ids = [asked, encoder.encode(shown)] if prompt else [encoder.encode(shown)]
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
     whole = prompt + shown
-    if job.narrow:
+    if spec.narrow:
         ids = [part.astype(np.uint16) if part.itemsize > 2 else part for part in ids]
     found.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
     found.begins.append(begins)

@@ -16,7 +16,7 @@ from bardlet.io.atomic import write_json, write_text
 EVERY_S = 2.0  # between two entries
 
 
-class Workplace:
+class StagingFolder:
     """The folder beside `out` that becomes it. `key` is what it is made of.
 
     Without a key nobody goes on with it later, and it is named after nothing that comes back.

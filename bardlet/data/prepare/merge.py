@@ -13,7 +13,7 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.dataset.stream import HEADER
 from bardlet.data.prepare import manifest
-from bardlet.data.prepare.journal import Workplace
+from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import check_folder
 from bardlet.data.prepare.remarks import uneven
 from bardlet.data.prepare.shards import SUMS, entry_of
@@ -31,7 +31,7 @@ def merge(parts: list[Path], out: Path) -> Dataset:
     """
     check_folder(out)
     found = ordered([Dataset(part) for part in parts])
-    place = Workplace(out, "", os.getpid())
+    place = StagingFolder(out, "", os.getpid())
     with place.held():
         with ThreadPoolExecutor(len(SPLITS)) as beside:
             joined = beside.map(lambda split: join(found, split, place.folder), SPLITS)

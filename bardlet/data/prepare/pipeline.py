@@ -15,7 +15,7 @@ from typing import Any
 
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
-from bardlet.data.prepare.journal import Workplace
+from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import beginning, losses, slow, uneven
@@ -53,7 +53,7 @@ def prepare(
     if isinstance(there, Dataset):
         return there
     key = identity(collection, options)
-    place = Workplace(out, key, os.getpid())
+    place = StagingFolder(out, key, os.getpid())
     check_room(collection, options, out)
     with place.held() as noted:
         place.publish(Work(collection, options, place, say, again=there).run(noted))
@@ -64,7 +64,12 @@ class Work:
     """The making of one dataset in its workplace."""
 
     def __init__(
-        self, collection: Collection, options: Options, place: Workplace, say: Say, again: str = ""
+        self,
+        collection: Collection,
+        options: Options,
+        place: StagingFolder,
+        say: Say,
+        again: str = "",
     ) -> None:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
@@ -79,7 +84,7 @@ class Work:
     def run(self, noted: dict[str, Any]) -> dict[str, Any]:
         """Survey, tokenize, and return the manifest."""
         options, folder = self.options, self.place.folder
-        job = encoding.Job(
+        spec = encoding.EncodeSpec(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
             separate=not self.collection.single, skip=options.skip_unreadable,
             distinct=options.distinct,
@@ -91,7 +96,7 @@ class Work:
         else:
             found = Survey()
             encoder = survey(
-                self.collection, job, options, self.units, self.say, self.workers, found
+                self.collection, spec, options, self.units, self.say, self.workers, found
             )
             write_text(folder / "tokenizer.json", encoder.to_json())
         for line in slow(encoder, self.size // options.part[1]):
@@ -101,10 +106,10 @@ class Work:
                 f"{self.collection.name} has 1 character, too few to split",
                 "Give more text",
             )
-        job = dataclasses.replace(job, tokenizer=encoder.to_json())
+        spec = dataclasses.replace(spec, tokenizer=encoder.to_json())
         sources = manifest.Sources(self.collection)
         try:
-            splits = self.write(job, encoder, found, noted, sources)
+            splits = self.write(spec, encoder, found, noted, sources)
             return self.describe(encoder, splits, sources)
         finally:
             sources.stop()
@@ -131,7 +136,7 @@ class Work:
                 yield unit
 
     def write(
-        self, job: encoding.Job, encoder: tokenizers.Tokenizer, found: Survey,
+        self, spec: encoding.EncodeSpec, encoder: tokenizers.Tokenizer, found: Survey,
         noted: dict[str, Any], sources: manifest.Sources,
     ) -> dict[str, Any]:  # fmt: skip
         """Tokenize all units that are not done, into shards; return the splits' entries."""
@@ -141,16 +146,18 @@ class Work:
         writers = {
             split: SplitWriter(
                 self.place.folder, split, width, self.options.shard_tokens,
-                docs=job.separate, masked=bool(job.reading.prompt_key),
+                docs=spec.separate, masked=bool(spec.reading.prompt_key),
                 state=noted.get("splits", {}).get(split),
             )
             for split in SPLITS
         }  # fmt: skip
-        placed = (found.placed(unit) for unit in self.units(sources))
-        waiting = (unit for number, unit in enumerate(placed) if number >= done)
+        with_points = (found.with_split_points(unit) for unit in self.units(sources))
+        waiting = (unit for number, unit in enumerate(with_points) if number >= done)
         try:
             with bar("tokenizing", self.size) as advance:
-                for unit, result in workers.ordered(encoding.encode, waiting, job, self.workers):
+                for unit, result in workers.ordered_map(
+                    encoding.encode, waiting, spec, self.workers
+                ):
                     if self.again:
                         self.say(self.again)
                         self.again = ""

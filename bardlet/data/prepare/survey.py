@@ -57,7 +57,7 @@ class Survey:
         """What whoever goes on needs of it."""
         return {"characters": self.characters, "places": self.places}
 
-    def placed(self, unit: Unit) -> Unit:
+    def with_split_points(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
         places = iter(self.places.get(str(unit.index), ()))
         parts = tuple(
@@ -83,7 +83,7 @@ def ends(part: Any) -> bool:
 
 
 def survey(
-    collection: Collection, job: encoding.Job, options: Any,
+    collection: Collection, spec: encoding.EncodeSpec, options: Any,
     read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
     found: Survey,
 ) -> Tokenizer:  # fmt: skip
@@ -94,14 +94,14 @@ def survey(
     if name not in ("char", "bpe"):
         encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
     counts = np.zeros(128, dtype=np.int64)
-    if name == "char" or job.by == "position":
-        counts = scan(collection, job, read, found, count)
+    if name == "char" or spec.by == "position":
+        counts = scan(collection, spec, read, found, count)
     if name == "char":
-        check_text("".join(map(chr, np.flatnonzero(counts))), collection, job, found)
-        encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=job.separate)
+        check_text("".join(map(chr, np.flatnonzero(counts))), collection, spec, found)
+        encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=spec.separate)
     elif name == "bpe":
-        text = sample(collection, job, read, found)
-        check_text(text, collection, job, found)
+        text = sample(collection, spec, read, found)
+        check_text(text, collection, spec, found)
         encoder = factory.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     return encoder
@@ -113,10 +113,10 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
     There are no splits yet, so nothing is left out for validation.
     """
     found = Survey()
-    job, read = everything(collection, options, found, separate=True)
+    spec, read = everything(collection, options, found, separate=True)
     size = sum(given.bytes for given in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
-    made = survey(collection, job, options, read, say, count, found)
+    made = survey(collection, spec, options, read, say, count, found)
     for line in found.tally.report():
         say(line)
     return made
@@ -127,9 +127,9 @@ def text_of(
 ) -> str:  # fmt: skip
     """About `most` bytes of text from everywhere in a corpus; DataError where it is empty."""
     found = Survey()
-    job, read = everything(collection, options, found, separate=not collection.single)
-    text = sample(collection, job, read, found, most)
-    check_text(text, collection, job, found)
+    spec, read = everything(collection, options, found, separate=not collection.single)
+    text = sample(collection, spec, read, found, most)
+    check_text(text, collection, spec, found)
     for line in found.tally.report():
         say(line)
     return text
@@ -137,8 +137,8 @@ def text_of(
 
 def everything(
     collection: Collection, options: Any, found: Survey, *, separate: bool
-) -> tuple[encoding.Job, Callable[[], Iterable[Unit]]]:  # fmt: skip
-    """The job that takes all documents for training, and what gives their units."""
+) -> tuple[encoding.EncodeSpec, Callable[[], Iterable[Unit]]]:  # fmt: skip
+    """The spec that takes all documents for training, and what gives their units."""
     options.check()
 
     def failed(given: Input, error: DataError) -> None:
@@ -146,15 +146,15 @@ def everything(
             raise error
         found.tally.failed[given.name] = error.message
 
-    job = encoding.Job(
+    spec = encoding.EncodeSpec(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
         skip=options.skip_unreadable,
     )  # fmt: skip
-    return job, lambda: units(collection.inputs, options.reading, 0.0, failed)
+    return spec, lambda: units(collection.inputs, options.reading, 0.0, failed)
 
 
 def scan(
-    collection: Collection, job: encoding.Job, read: Callable[[], Iterable[Unit]],
+    collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
     found: Survey, count: int,
 ) -> np.ndarray:  # fmt: skip
     """Count the characters of everything into `found`; return how often each one is there."""
@@ -162,7 +162,7 @@ def scan(
     found.characters = 0
     text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
-        for unit, scanned in workers.ordered(encoding.scan, read(), job, count):
+        for unit, scanned in workers.ordered_map(encoding.scan, read(), spec, count):
             found.characters += scanned.characters
             found.tally.add(scanned.result)
             last = int(scanned.alphabet.max(initial=0))
@@ -174,8 +174,8 @@ def scan(
                 if not is_part(part):
                     continue
                 text.append((str(unit.index), size))
-                if ends(part) and job.by == "position":
-                    place(found, text, job.val_fraction)
+                if ends(part) and spec.by == "position":
+                    place(found, text, spec.val_fraction)
                 if ends(part):
                     text = []
     return counts
@@ -191,8 +191,8 @@ def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> No
 
 
 def sample(
-    collection: Collection, job: encoding.Job, read: Callable[[], Iterable[Unit]], found: Survey,
-    most: int = 0,
+    collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
+    found: Survey, most: int = 0,
 ) -> str:  # fmt: skip
     """Text for training from everywhere in the corpus, all of it where it has at most `most` bytes
     (0: `SAMPLE`), and else so much and up to a unit more.
@@ -208,20 +208,20 @@ def sample(
         if total and size >= most * passed / total:  # more than its share of what was passed
             continue
         result = encoding.Result(splits={})
-        for piece in encoding.pieces(found.placed(unit), job, result):
-            for split, text, _, ends in encoding.sides(piece, job):
+        for piece in encoding.pieces(found.with_split_points(unit), spec, result):
+            for split, text, _, ends in encoding.sides(piece, spec):
                 if split == "train":
                     taken += [piece.prompt, text]
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
-                    if job.separate and ends and not text.endswith("\n"):
+                    if spec.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
         found.tally.add(result)
     return "".join(taken)
 
 
-def check_text(text: str, collection: Collection, job: encoding.Job, found: Survey) -> None:
+def check_text(text: str, collection: Collection, spec: encoding.EncodeSpec, found: Survey) -> None:
     """Raise DataError where all of a corpus is white space; of splits, whoever has both tells."""
-    if not job.val_fraction and not text.strip():
+    if not spec.val_fraction and not text.strip():
         for why in found.tally.failed.values():
             raise DataError(f"nothing could be read: {why}")
         raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")

@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 _shared: list[Any] = []  # in a worker: the function and its second argument
 
 
-def ordered(
+def ordered_map(
     function: Callable[[Item, Shared], Found], items: Iterable[Item], shared: Shared, workers: int
 ) -> Iterator[tuple[Item, Found]]:
     """Yields each item with function(item, shared), in order; with one worker in this process.

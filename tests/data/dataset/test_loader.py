@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bardlet.data.dataset.loader import (
-    DEEP,
-    Ahead,
-    Batches,
+    READ_AHEAD,
+    Prefetcher,
+    StreamBatches,
     dropout_seed,
     random_batches,
     shuffle_of,
@@ -35,13 +35,13 @@ def counting(size: int) -> TokenStream:
 
 def loader(
     size: int = 1000, block_size: int = 8, batch_size: int = 6, seed: int = 1, **rank: int
-) -> Batches:
-    return Batches(
+) -> StreamBatches:
+    return StreamBatches(
         counting(size), block_size=block_size, batch_size=batch_size, seed=seed, **rank
     )  # fmt: skip
 
 
-def starts(batches: Batches, its: range) -> list[int]:
+def starts(batches: StreamBatches, its: range) -> list[int]:
     """Where the windows of these iterations begin."""
     return [int(row[0]) for it in its for row in batches.batch(it)[0]]
 
@@ -74,7 +74,7 @@ def test_iterations_and_seeds_give_different_batches() -> None:
 
 def test_the_number_of_shards_changes_no_batch() -> None:
     one = TokenStream([np.arange(1000, dtype="uint32")])
-    whole = Batches(one, block_size=8, batch_size=6, seed=1)
+    whole = StreamBatches(one, block_size=8, batch_size=6, seed=1)
     assert all(equal(whole.batch(it), loader().batch(it)) for it in range(50))
 
 
@@ -161,7 +161,7 @@ def test_ranks_share_out_the_batch_of_one_process(
 
 def test_batches_made_ahead_are_the_same_in_any_order() -> None:
     batches = loader(1000)
-    ahead = Ahead(batches)
+    ahead = Prefetcher(batches)
     for it in (0, 1, 2, 7, 8, 3, 3, 4, 0):
         assert equal(ahead.batch(it), batches.batch(it))
 
@@ -170,7 +170,7 @@ def test_the_next_batch_is_made_without_being_asked_for() -> None:
     made: list[int] = []
     third = threading.Event()
 
-    class Watched(Batches):
+    class Watched(StreamBatches):
         def batch(self, it: int) -> tuple[Tensor, Tensor]:
             made.append(it)
             if it == 6:
@@ -178,7 +178,7 @@ def test_the_next_batch_is_made_without_being_asked_for() -> None:
             return super().batch(it)
 
     batches = Watched(counting(1000), block_size=4, batch_size=2, seed=0)
-    ahead = Ahead(batches)
+    ahead = Prefetcher(batches)
     ahead.batch(4)
     ahead.batch(5)
     assert third.wait(timeout=30)
@@ -188,7 +188,7 @@ def test_the_next_batch_is_made_without_being_asked_for() -> None:
 
 def test_what_is_wrong_with_a_batch_is_raised_where_it_is_asked_for() -> None:
     stream = TokenStream([np.arange(100, dtype=np.uint16)], vocab_size=50)
-    ahead = Ahead(Batches(stream, block_size=9, batch_size=8, seed=0))
+    ahead = Prefetcher(StreamBatches(stream, block_size=9, batch_size=8, seed=0))
     with pytest.raises(DataError, match="beyond the vocabulary"):
         for it in range(4):
             ahead.batch(it)
@@ -250,12 +250,12 @@ def test_what_is_asked_of_the_disk_holds_the_window(header: int, tmp_path: Path)
 def test_windows_are_asked_of_the_disk_once_and_early() -> None:
     asked: list[int] = []
 
-    class Watched(Batches):
+    class Watched(StreamBatches):
         def will_need(self, it: int) -> None:
             asked.append(it)
 
-    ahead = Ahead(Watched(counting(1000), block_size=4, batch_size=2, seed=0))
+    ahead = Prefetcher(Watched(counting(1000), block_size=4, batch_size=2, seed=0))
     for it in range(5, 9):
         ahead.batch(it)
     ahead.thread.shutdown(wait=True)
-    assert asked == list(range(5, 9 + DEEP))
+    assert asked == list(range(5, 9 + READ_AHEAD))

@@ -18,7 +18,7 @@ from support import tiny_config, tiny_model
 from bardlet import native
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.dataset.loader import Batches, random_batches
+from bardlet.data.dataset.loader import StreamBatches, random_batches
 from bardlet.data.dataset.mixture import opened
 from bardlet.data.dataset.stream import HEADER, TokenStream
 from bardlet.data.prepare.pipeline import prepare
@@ -117,7 +117,7 @@ def test_the_loss_is_the_mean_over_what_counts(pairs: Dataset, family: str, tmp_
     train(config)
     torch.manual_seed(config.seed)
     model = GPT(model_config(config, pairs.vocab_size))
-    batches = Batches(pairs.splits["train"], block_size=16, batch_size=6, seed=config.seed)
+    batches = StreamBatches(pairs.splits["train"], block_size=16, batch_size=6, seed=config.seed)
     idx, targets = batches.batch(0)
     counts = (targets >= 0).sum(1)
     assert len(set(counts.tolist())) > 1, "micro-batches of unequal weight"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import some_text, tiny_config
 
-from bardlet.data.dataset.loader import DECK, Batches, Mixed, batches_of
+from bardlet.data.dataset.loader import MIXTURE_BLOCK, MixtureBatches, StreamBatches, batches_of
 from bardlet.data.dataset.mixture import Mixture, opened
 from bardlet.data.dataset.stream import TokenStream
 from bardlet.data.prepare.pipeline import prepare
@@ -24,20 +24,20 @@ def streams() -> list[TokenStream]:
     return [TokenStream([np.arange(a, b, dtype=np.uint16)]) for a, b in ((0, 1000), (1000, 5000))]
 
 
-def mixed(weight: float = 0.7, **options: int) -> Mixed:
+def mixed(weight: float = 0.7, **options: int) -> MixtureBatches:
     a, b = streams()
     given = {"block_size": 8, "batch_size": 6, "seed": 1, **options}
     found = batches_of([(a, weight), (b, 1 - weight)], **given)
-    assert isinstance(found, Mixed)
+    assert isinstance(found, MixtureBatches)
     return found
 
 
 @pytest.mark.parametrize("weight", [0.7, 0.5, 0.01])
 def test_each_deck_has_the_shares_and_each_window_in_its_turn(weight: float) -> None:
     batches = mixed(weight)
-    dealt = [batches.dealt(place) for place in range(2 * DECK)]
-    for deck in (dealt[:DECK], dealt[DECK:]):
-        assert Counter(part for part, _ in deck)[0] == round(weight * DECK)
+    dealt = [batches.assigned(place) for place in range(2 * MIXTURE_BLOCK)]
+    for deck in (dealt[:MIXTURE_BLOCK], dealt[MIXTURE_BLOCK:]):
+        assert Counter(part for part, _ in deck)[0] == round(weight * MIXTURE_BLOCK)
     for part in (0, 1):  # no window twice, none left out
         numbers = sorted(number for p, number in dealt if p == part)
         assert numbers == list(range(len(numbers)))
@@ -48,10 +48,10 @@ def test_each_deck_has_the_shares_and_each_window_in_its_turn(weight: float) -> 
 def test_a_batch_is_windows_of_the_streams_own_epochs() -> None:
     batches = mixed()
     options = {"block_size": 8, "batch_size": 6, "seed": 1}
-    alone = [Batches(stream, **options) for stream in streams()]
+    alone = [StreamBatches(stream, **options) for stream in streams()]
     idx, targets = batches.batch(5)
     for row, place in enumerate(range(30, 36)):
-        part, number = batches.dealt(place)
+        part, number = batches.assigned(place)
         stream, start = alone[part].find(number)
         window = torch.from_numpy(stream.window(start, 8))
         assert torch.equal(idx[row], window[0])
@@ -68,7 +68,7 @@ def test_ranks_share_out_the_mixed_batch() -> None:
 
 def test_one_stream_is_not_mixed() -> None:
     assert isinstance(
-        batches_of([(streams()[0], 1.0)], block_size=8, batch_size=2, seed=0), Batches
+        batches_of([(streams()[0], 1.0)], block_size=8, batch_size=2, seed=0), StreamBatches
     )
 
 

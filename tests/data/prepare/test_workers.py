@@ -86,7 +86,7 @@ def large(item, shared):
 
 if __name__ == "__main__":
     for wait in (0.0, 0.003, 0.01, 0.02):
-        found = workers.ordered(large, range(99), 1 << 25, 2)
+        found = workers.ordered_map(large, range(99), 1 << 25, 2)
         next(found)
         time.sleep(wait)
         found.close()
