@@ -119,6 +119,10 @@ class TrainConfig:
         "auto", "number format of activations",
         choices=("auto", "float32", "bfloat16", "float16"),
     )  # fmt: skip
+    tf32: str | bool = option(
+        "auto", "GPU: multiply float32 in TF32, faster and rounded to 10 bits; auto: in bfloat16 "
+        "runs only", choices=("auto", True, False),
+    )  # fmt: skip
     compile: str | bool = option(
         "auto", "torch.compile; auto: where it pays back within the run",
         choices=("auto", True, False),
@@ -168,7 +172,7 @@ def coerce(name: str, value: object) -> Value:
     kind, allowed = FIELDS[name].type, FIELDS[name].metadata
     text = str(value).strip()
     result: Value = text
-    if kind == "bool" or (name == "compile" and text.lower() != "auto"):
+    if kind == "bool" or (kind == "str | bool" and text.lower() != "auto"):
         if text.lower() not in TRUTH:
             raise ValueError(f"{name}={value} is not true or false")
         result = TRUTH[text.lower()]

@@ -67,7 +67,7 @@ def train(
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
-    machine = device.choose(config.device, config.dtype, group.local_rank)
+    machine = device.choose(config.device, config.dtype, group.local_rank, config.tf32)
     writes = group.main and not config.eval_only
     with (
         distributed.joined(group, config.backend, machine.device),

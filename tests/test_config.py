@@ -138,6 +138,8 @@ def test_a_boolean_option_without_a_value_is_true(monkeypatch: MonkeyPatch) -> N
         ("compile", "True", True),
         ("compile", False, False),
         ("compile", "0", False),
+        ("tf32", "auto", "auto"),
+        ("tf32", "true", True),
         ("out_dir", "out/x", "out/x"),
     ],
 )
@@ -236,6 +238,7 @@ def option_values() -> st.SearchStrategy[dict[str, object]]:
             "min_lr": st.just(0.0), "dropout": st.floats(0, 0.99, allow_subnormal=False),
             "norm_eps": st.sampled_from([0, 1e-6, 1.0]), "bias": st.booleans(),
             "compile": st.sampled_from(["auto", True, False]),
+            "tf32": st.sampled_from(["auto", True, False]),
         },
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     peak = peak_bytes()
     folder = run_folder.newest(Path(config.out_dir))
     model, _, _ = checkpoint.load(folder)
-    machine = device.choose(config.device, config.dtype)
+    machine = device.choose(config.device, config.dtype, tf32=config.tf32)
     model.to(machine.device)
     measure: Callable[[], object] = functools.partial(
         evaluate, model, mixture.opened(config.dataset), "train", batch_size=config.batch_size,

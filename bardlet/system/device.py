@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -17,12 +18,19 @@ import torch
 import bardlet
 from bardlet.errors import UsageError
 
-# Dense bfloat16 (float16 on the two that lack it) matrix FLOP/s from the makers' data sheets.
+# Dense FLOP/s of matrix products in 16 bits and in float32, from the makers' data sheets; TF32 has
+# half of those in 16 bits wherever there is TF32. Variants of other speeds have rows of their own.
 PEAK_FLOPS = {
-    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12,
-    "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-    "V100": 125e12, "T4": 65e12,
+    "B200": (2250e12, 75e12), "H200": (989e12, 67e12), "H100": (989e12, 67e12),
+    "H100 NVL": (835e12, 60e12), "H100 PCIE": (756e12, 51e12), "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12), "L40": (181e12, 90.5e12), "L4": (121e12, 30.3e12),
+    "A10G": (70e12, 35e12), "A10": (125e12, 31.2e12), "A40": (150e12, 37.4e12),
+    "RTX 4090": (165e12, 82.6e12), "RTX 3090": (71e12, 35.6e12),
+    "V100": (125e12, 15.7e12), "V100 PCIE": (112e12, 14e12), "T4": (65e12, 8.1e12),
 }  # fmt: skip
+# words of a GPU's name that do not say how fast it is
+NO_SPEED = re.compile(r"NVIDIA|TESLA|GEFORCE|SXM\d*|HBM\d\w*|\d+GB")
+TF32_CAPABILITY = (8, 0)  # Ampere
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,6 +42,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     why: str
+    tf32: bool = False  # whether products in float32 are rounded to TF32
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """A context in which matrix products run in `dtype`; weights stay float32."""
@@ -43,11 +52,12 @@ class Machine:
 
     def facts(self) -> dict[str, str | int]:
         """What of it decides how results are rounded."""
-        return {
+        facts: dict[str, str | int] = {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+        return {**facts, "tf32": self.tf32} if self.device.type == "cuda" else facts
 
     def describe(self) -> str:
         """One line: the device, the number format, and why."""
@@ -55,17 +65,34 @@ class Machine:
 
     def peak_flops(self) -> float:
         """Matrix FLOP/s this device can reach in `dtype`: from the table, else measured."""
-        if self.device.type == "cuda" and self.dtype != torch.float32:
+        if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-            for key, peak in PEAK_FLOPS.items():
-                if key in name:
-                    return peak
+            peak = known_peak(name, self.dtype, self.tf32)
+            if peak is not None:
+                return peak
         return measure_flops(self.device, self.dtype)
 
 
-def choose(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Machine:
+def known_peak(name: str, dtype: torch.dtype, tf32: bool) -> float | None:
+    """Matrix FLOP/s of the GPU of this name; None of one that is not in the table.
+
+    The whole name counts: an L40 is no L4, and a laptop's RTX 4090 is another chip.
+    """
+    words = [w for w in re.split("[ -]", name.upper()) if not NO_SPEED.fullmatch(w)]
+    without = [w for w in words if w != "PCIE"]  # most are as fast there
+    peaks = PEAK_FLOPS.get(" ".join(words)) or PEAK_FLOPS.get(" ".join(without))
+    if peaks is None:
+        return None
+    half, single = peaks
+    return half if dtype != torch.float32 else half / 2 if tf32 else single
+
+
+def choose(
+    device: str = "auto", dtype: str = "auto", local_rank: int = 0, tf32: str | bool = "auto"
+) -> Machine:
     """The machine to run on; "auto" takes cuda, then mps, then cpu, and bfloat16 where it is fast.
 
+    Sets whether torch multiplies float32 in TF32 on a GPU: "auto" is in bfloat16 runs only.
     Raises UsageError where the device asked for is not there.
     """
     if dtype != "auto" and dtype not in DTYPES:
@@ -96,11 +123,12 @@ def choose(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Ma
         raise UsageError(f"dtype=float16 needs a CUDA device, this is {kind}", "Use float32")
     threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
     how = "as asked" if asked else "the best one here"
-    return Machine(
-        device=chosen,
-        dtype=best if dtype == "auto" else DTYPES[dtype],
-        why=f"{name}{threads}; {how}",
-    )
+    resolved = best if dtype == "auto" else DTYPES[dtype]
+    has_tf32 = kind == "cuda" and torch.cuda.get_device_capability(chosen) >= TF32_CAPABILITY
+    tf32 = has_tf32 and (resolved == torch.bfloat16 if tf32 == "auto" else bool(tf32))
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    return Machine(device=chosen, dtype=resolved, why=f"{name}{threads}; {how}", tf32=tf32)
 
 
 def accelerator() -> str | None:
@@ -130,8 +158,6 @@ def tune_process(deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)  # tiny second moments would run on the CPU's slow path
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         # By default glibc maps every large activation anew and returns it at once, so that each
         # operation pays for page faults: a fifth to a third of a step (docs/log.md).

@@ -151,6 +151,8 @@ def changed_numerics(before: Mapping[str, Any], here: Mapping[str, Any]) -> list
     """What of the machine differs from the one that saved a checkpoint: results may be rounded
     elsewhere.
     """
+    if before.get("device") == "cuda":
+        before = {"tf32": True, **before}  # as it always was where a checkpoint does not say
     return [f"{k}={v}, was {before[k]}" for k, v in here.items() if before.get(k, v) != v]
 
 

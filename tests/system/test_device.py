@@ -58,18 +58,63 @@ def test_machine_kind(
     assert device.machine_kind(asked) == kind
 
 
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+
 @pytest.mark.parametrize(
-    ("name", "peak"),
-    [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L4", 121e12),
-     ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L40S", 362e12), ("Tesla T4", 65e12)],
+    ("name", "dtype", "tf32", "peak"),
+    [("NVIDIA A100-SXM4-80GB", HALF, True, 312e12), ("NVIDIA A100 80GB PCIe", HALF, True, 312e12),
+     ("NVIDIA H100 80GB HBM3", HALF, True, 989e12), ("NVIDIA H100 PCIe", HALF, True, 756e12),
+     ("NVIDIA H100 NVL", HALF, True, 835e12), ("NVIDIA H200", HALF, True, 989e12),
+     ("NVIDIA L4", HALF, True, 121e12), ("NVIDIA L40", HALF, True, 181e12),
+     ("NVIDIA L40S", HALF, True, 362e12), ("NVIDIA A10", HALF, True, 125e12),
+     ("NVIDIA A10G", HALF, True, 70e12), ("NVIDIA A40", HALF, True, 150e12),
+     ("Tesla T4", torch.float16, False, 65e12), ("Tesla T4", SINGLE, False, 8.1e12),
+     ("Tesla V100-SXM2-16GB", torch.float16, False, 125e12),
+     ("Tesla V100-PCIE-16GB", torch.float16, False, 112e12),
+     ("NVIDIA GeForce RTX 4090", HALF, True, 165e12),
+     ("NVIDIA A100-SXM4-40GB", SINGLE, True, 156e12),
+     ("NVIDIA A100-SXM4-40GB", SINGLE, False, 19.5e12),
+     ("NVIDIA H100 80GB HBM3", SINGLE, False, 67e12),
+     # other chips than the table's, or parts of one: measured
+     ("NVIDIA GeForce RTX 4090 Laptop GPU", HALF, True, 1.0), ("NVIDIA A4000", HALF, True, 1.0),
+     ("NVIDIA GeForce RTX 3090 Ti", HALF, True, 1.0), ("NVIDIA GH200 480GB", HALF, True, 1.0),
+     ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", HALF, True, 1.0), ("NVIDIA T400", HALF, False, 1.0)],
 )  # fmt: skip
 def test_peak_of_a_known_gpu_is_its_makers(
-    name: str, peak: float, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, tf32: bool, peak: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr(device, "measure_flops", lambda *_: 1.0)
     gpu = SimpleNamespace(type="cuda")
-    machine = device.Machine(device=gpu, dtype=torch.bfloat16, why="")  # pyright: ignore
+    options = {"tf32": tf32} if dtype == SINGLE else {}
+    machine = device.Machine(device=gpu, dtype=dtype, why="", **options)  # pyright: ignore
     assert machine.peak_flops() == peak
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "capability", "expected"),
+    [("float32", "auto", (9, 0), False), ("bfloat16", "auto", (9, 0), True),
+     ("float16", "auto", (8, 0), False), ("auto", "auto", (8, 0), True),
+     ("float32", True, (8, 0), True), ("bfloat16", False, (8, 0), False),
+     ("float32", True, (7, 5), False)],
+)  # fmt: skip
+def test_tf32_is_an_option(
+    dtype: str, asked: str | bool, capability: tuple[int, int], expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-40GB")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    device.tune_process()
+    machine = device.choose("cuda", dtype, tf32=asked)
+    assert torch.backends.cuda.matmul.allow_tf32 == expected
+    assert (machine.tf32, machine.facts()["tf32"]) == (expected, expected)
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    assert "tf32" not in device.choose("cpu", "float32", tf32=True).facts()
 
 
 def test_peak_of_a_cpu_is_measured() -> None:

@@ -25,7 +25,7 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
 from bardlet.run import run_folder
 from bardlet.train import train
-from bardlet.training.resume import MAY_CHANGE, MUST_MATCH
+from bardlet.training.resume import MAY_CHANGE, MUST_MATCH, changed_numerics
 
 WHOLE, TWIN = (tiny_config(Path("data/words"), Path(out)) for out in ("whole", "twin"))
 
@@ -202,3 +202,13 @@ def test_resuming_takes_no_more_memory(dataset_folder: Path, tmp_path: Path) -> 
     fresh, resumed = peak(1, "scratch"), peak(2, "resume")
     weights = 4 * 19e6 / 1024  # KiB: room for noise is a fraction of the weights
     assert resumed <= fresh + 0.25 * weights, (fresh, resumed)
+
+
+def test_a_change_of_tf32_is_said() -> None:
+    """Runs on a GPU that say nothing of TF32 had it."""
+    before = {"device": "cuda", "dtype": "float32"}
+    assert changed_numerics(before, {**before, "tf32": False}) == ["tf32=False, was True"]
+    assert changed_numerics(before, {**before, "tf32": True}) == []
+    assert changed_numerics({**before, "tf32": False}, {**before, "tf32": True}) == [
+        "tf32=True, was False"
+    ]
