@@ -60,7 +60,8 @@ SMALLER = {
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
     "bardlet tokenizer": "", "bardlet import": "", "bardlet export": "",
-    "bardlet verify-resume": f"{TINY} --seconds=0.2", "bardlet plan": f"{TINY} --seconds=0.1",
+    "bardlet verify-resume": f"{TINY} --max_iters=100000 --seconds=0.5",
+    "bardlet plan": f"{TINY} --seconds=0.1",
 }  # fmt: skip
 # commands that start processes or load other programs: .ci/run has them run
 SLOW = (
@@ -81,6 +82,7 @@ BEFORE = {
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
+OTHERS = ("make docs", "python tests/rooms.py")  # each has a test of its own
 BY_HAND = {"pytest -m slow": "hundreds of kills and runs take too long for every change"}
 
 TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
@@ -144,26 +146,24 @@ BENCHES = list(dict.fromkeys(one.command for one in SHOWN if "python bench/" in 
 
 
 def way(one: Shown) -> str:
-    """How a command is run: "ci", "by hand", "bench", "extra", "docs", "help", "slow" or "here".
-
-    KeyError where no table has it.
-    """
+    """How a command is run: by "ci", by "hand", as "bench", "extra", "other", "help", "slow" or
+    "here"; "" where no table has it."""
     command = one.command
     if command in BY_CI:
         return "ci"
     if command in BY_HAND:
-        return "by hand"
+        return "hand"
     if command.startswith("python bench/"):
-        return "bench" if BENCH[script(command)] is not None else ""
+        return "bench" if script(command) in BENCH else ""
     if re.fullmatch(r"pip install( 'bardlet\[.*\]')?", command):
         return "extra"
-    if command == "make docs":
-        return "docs"
+    if command in OTHERS:
+        return "other"
     if not one.block and NAMED.fullmatch(command):
         return "help"
-    if not command.startswith("torchrun"):
-        smaller(command)
-    return "slow" if command.startswith(SLOW) else "here"
+    if command.startswith(SLOW):
+        return "slow"
+    return "here" if beginning(command) else ""
 
 
 def script(command: str) -> str:
@@ -171,21 +171,14 @@ def script(command: str) -> str:
     return Path(command.split()[1]).stem
 
 
-def smaller(command: str) -> list[str]:
-    """The options that make a command small; KeyError where no beginning fits."""
+def beginning(command: str) -> str:
+    """The longest of `SMALLER` that a command begins with, or ""."""
     fits = [name for name in SMALLER if f"{command} ".startswith(f"{name} ")]
-    if not fits:
-        raise KeyError(command)
-    return SMALLER[max(fits, key=len)].split()
+    return max(fits, key=len, default="")
 
 
 def test_every_command_that_is_shown_has_a_way_to_be_run() -> None:
-    unknown = []
-    for one in SHOWN:
-        try:
-            way(one)
-        except KeyError:
-            unknown.append((one.page, one.command))
+    unknown = [(one.page, one.command) for one in SHOWN if not way(one)]
     assert unknown == [], "add it to a table of this file: how is it run on a case of seconds?"
     assert len(SHOWN) > 50
     for command in BY_CI:
@@ -202,8 +195,7 @@ def test_a_command_in_any_block_or_span_is_seen() -> None:
         ("H", "python d", False),
     ]  # fmt: skip
     for wrong in ("frobnicate", "bardlet new-command now", "python bench/new.py"):
-        with pytest.raises(KeyError):
-            way(Shown("p", "", wrong, block=True))
+        assert way(Shown("p", "", wrong, block=True)) == ""
     with pytest.raises(AssertionError, match="a block of bash"):
         list(shown("p", "```bash\nbardlet a\n```\n"))
 
@@ -263,7 +255,8 @@ def run(command: str) -> None:
     for name, value in PLACEHOLDERS.items():
         command = command.replace(name, value)
     quoted = re.sub(r"\$'([^']*)'", lambda m: shlex.quote(m[1].replace("\\n", "\n")), command)
-    words = [*shlex.split(quoted), *smaller(command.partition("-m ")[2] or command)]
+    smaller = SMALLER[beginning(command.partition("-m ")[2] or command)]
+    words = [*shlex.split(quoted), *smaller.split()]
     if words[0] == "torchrun":
         code = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", *words[1:]]
@@ -408,6 +401,12 @@ def test_make_docs_writes_the_page(tmp_path: Path) -> None:
     subprocess.run(["make", "docs"], cwd=tmp_path, check=True, env={**os.environ, "PATH": path})
     page = (tmp_path / "docs" / "cli.md").read_text(encoding="utf-8")
     assert all(f"## bardlet {command}\n" in page for command in COMMANDS)
+
+
+def test_the_rooms_are_counted() -> None:
+    script = ROOT / "tests" / "rooms.py"
+    out = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
+    assert re.search(r"\d+ rooms, \d+ arrows between them, [\d,]+ lines", out.stdout)
 
 
 def test_recipes_have_a_test() -> None:
