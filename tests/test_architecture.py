@@ -99,6 +99,26 @@ def test_rows_name_rooms_above_only() -> None:
         assert set(allowed) <= set(list(ROOMS)[:row]), name
 
 
+def test_the_page_has_the_same_rows() -> None:
+    """docs/architecture.md's table: the rooms in this order, and what each may import."""
+    page = (rooms.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    groups = {"base": BELOW, "tokens": DATA, "maths": MODEL}
+    rows: dict[str, set[str]] = {}
+    for name, cell in re.findall(
+        r"(?m)^\| `([\w/.]+)`.*\| ([^|]+) \|$", page.split("## Decisions")[0]
+    ):
+        allowed = set(re.findall(r"`([\w.]+)`", cell))
+        for group in re.findall(r"\bbase\b|\btokens\b|\bmaths\b", cell):
+            allowed |= set(groups[group])
+        if "the row above" in cell:
+            allowed |= list(rows.values())[-1]
+        if cell == "all of the above":
+            allowed = set(rows)
+        rows[name.removesuffix(".py").rstrip("/").replace("/", ".")] = allowed
+    assert rows == {name: set(allowed) for name, allowed in ROOMS.items()}
+    assert list(rows) == list(ROOMS)
+
+
 def test_no_files_import_each_other() -> None:
     assert rooms.cycle(GRAPH) == []
     for folder in (PACKAGE / "native" / "src", PACKAGE / "data" / "tokenizers"):

@@ -13,6 +13,10 @@ from bardlet.commands import settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOURCES = ("bardlet", "bench", "docs", "recipes", "tests")
+FILES = [str(path.relative_to(ROOT)) for name in SOURCES for path in (ROOT / name).rglob("*.*")]
+FILES += [path.name for path in ROOT.glob("*.*")]
+DATA = {"data/NAME/", "checkpoints/iter-00002000/"}  # folders that bardlet writes or others have
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -41,10 +45,40 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_modules_that_pages_name_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:data/)?[a-z_]+\.py)`", text):
-        assert (ROOT / "bardlet" / name).exists() or (ROOT / "tests" / name).exists(), name
+def test_files_that_pages_name_exist(page: Path) -> None:
+    """Modules, C++ and tests by name or path, and folders, in spans of code, of any room."""
+    assert unknown(page.read_text(encoding="utf-8"), strict=page.name == "architecture.md") == []
+
+
+def unknown(text: str, strict: bool) -> list[str]:
+    """Names of files and folders in the text that do not exist.
+
+    A file is named by the end of its path; `strict` takes its room as well: the whole path in the
+    checkout, in bardlet/, or in the folder that stands first in the same row of a table.
+    """
+    wrong = []
+    for line in text.splitlines():
+        spans = re.findall(r"`([\w./-]+)`", line)
+        here = [span for span in spans if span.endswith("/")][:1] if line.startswith("|") else []
+        for span in spans:
+            if span in DATA or not re.search(r"\.(py|cpp|h)$|[\w-]/$", span):
+                continue
+            places = [ROOT / span, ROOT / "bardlet" / span]
+            places += [ROOT / "bardlet" / folder / span for folder in here]
+            loose = not strict and any(f"/{path}".endswith(f"/{span}") for path in FILES)
+            if not loose and not any(place.exists() for place in places):
+                wrong.append(span)
+    return wrong
+
+
+def test_a_name_that_leads_nowhere_is_seen() -> None:
+    lines = ["`loader.py` `gemm.h`", "| `data/dataset/` | `loader.py`, `interop/gguf/file.py` |"]
+    assert unknown(lines[0], strict=False) == [] == unknown(lines[1], strict=True)
+    assert unknown(lines[0], strict=True) == ["loader.py", "gemm.h"]
+    for name in ("interop/gguf/gone.py", "native/gone.h", "commands/gone.py", "test_gone.py"):
+        assert unknown(f"`{name}`", strict=False) == [name]
+    assert unknown("| `native/` | `loader.py` |", strict=True) == ["loader.py"]
+    assert unknown("`gone/`", strict=False) == ["gone/"]
 
 
 def test_every_preset_is_in_the_readme() -> None:
