@@ -8,10 +8,12 @@ import math
 import os
 import pickle
 import signal
+import socket
 import string
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,33 @@ def in_child(work: Callable[[], object], kill_after_s: float = math.inf) -> int:
             os.kill(pid, signal.SIGKILL)
             ends = math.inf
         time.sleep(0.0005)
+
+
+def rank_environments(processes: int) -> list[dict[str, str]]:
+    """What torchrun puts into the environment of each of so many processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for rank in range(processes)
+    ]  # fmt: skip
+
+
+def as_ranks(processes: int, work: Callable[[], object]) -> None:
+    """Do `work` in forks of this process that are the ranks of a group; all must succeed."""
+
+    def in_rank(environment: dict[str, str]) -> int:
+        def begin() -> None:
+            os.environ |= environment
+            work()
+
+        return in_child(begin, kill_after_s=120)
+
+    with ThreadPoolExecutor(processes) as threads:
+        codes = list(threads.map(in_rank, rank_environments(processes)))
+    assert codes == [0] * processes
 
 
 ALPHABET = "\n\t " + string.punctuation + string.ascii_letters + "é中𝄞\u200b\u2028"
