@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from support import some_text
 
 from bardlet import cli
 from bardlet.commands.train import seconds_of
 from bardlet.config import resolve
 from bardlet.errors import UsageError
+from bardlet.model import GPT, GPTConfig
 from bardlet.planning import sizing
 from bardlet.planning.sizing import LADDER, Speed, best_plan, options, plan, shape_of
 from bardlet.system.device import Machine, choose
 
 SHAKESPEARE = 1_003_854  # tokens of its train split, by character
 TWO_CORES = Speed(flops=310e9)  # what README's machine reaches with the compiled core
+
+
+@functools.cache
+def without_weights(config: GPTConfig) -> GPT:
+    with torch.device("meta"):
+        return GPT(config)
+
+
+@pytest.fixture(autouse=True)
+def each_shape_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan builds all models of the ladder to count in them: half a second each time."""
+
+    def built(config: GPTConfig) -> GPT:
+        meta = torch.get_default_device().type == "meta"
+        return without_weights(config) if meta else GPT(config)
+
+    monkeypatch.setattr(sizing, "GPT", built)
 
 
 def rung(found: sizing.Plan) -> tuple[int, int, int]:
