@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,11 @@ from bardlet.interop.verify import Comparison, Trained
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
-each_shape = pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        ("gpt2", {"bias": False}),
-        ("llama", {}),
-        ("llama", {"tie_embeddings": True, "qk_norm": False, "block_size": 1}),
-    ],
-)
+SHAPES: list[tuple[str, dict[str, Any]]] = [
+    ("gpt2", {"bias": False}),
+    ("llama", {}),
+    ("llama", {"tie_embeddings": True, "qk_norm": False, "block_size": 1}),
+]
 
 
 def exported(folder: Path, family: str, **changes: Any) -> Trained:
@@ -35,11 +36,32 @@ def exported(folder: Path, family: str, **changes: Any) -> Trained:
     return trained
 
 
-@each_shape
+Export = Callable[[int, Path], Trained]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Puts the export of a shape into a folder; each is made once, which takes seconds."""
+
+    @functools.cache
+    def made(shape: int) -> tuple[Trained, Path]:
+        folder = tmp_path_factory.mktemp("onnx")
+        family, changes = SHAPES[shape]
+        return exported(folder, family, **changes), folder
+
+    def copied(shape: int, to: Path) -> Trained:
+        trained, folder = made(shape)
+        shutil.copytree(folder, to, dirs_exist_ok=True)
+        return trained
+
+    return copied
+
+
+@pytest.mark.parametrize(("family", "changes"), SHAPES)
 def test_onnxruntime_computes_the_same(
-    family: str, changes: dict[str, Any], tmp_path: Path
+    family: str, changes: dict[str, Any], tmp_path: Path, export: Export
 ) -> None:
-    trained = exported(tmp_path, family, **changes)
+    trained = export(SHAPES.index((family, changes)), tmp_path)
     compared = onnx.verify(trained, tmp_path, "float32")
     assert isinstance(compared, Comparison)
     compared.check()
@@ -61,8 +83,8 @@ def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         exported(tmp_path, "gpt2")
 
 
-def test_a_graph_of_other_weights_is_noticed(tmp_path: Path) -> None:
-    trained = exported(tmp_path, "gpt2")
+def test_a_graph_of_other_weights_is_noticed(tmp_path: Path, export: Export) -> None:
+    trained = copy.deepcopy(export(0, tmp_path))
     trained.model.transformer["ln_f"].weight.data.mul_(1.01)
     compared = onnx.verify(trained, tmp_path, "float32")
     assert isinstance(compared, Comparison)
