@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,22 +46,21 @@ def test_a_difference_is_said_and_exits_with_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """A checkpoint that is not what training left shows: here in one bit."""
-    config = tiny_config(dataset_folder, tmp_path / "run", max_iters=100_000)
+    config = tiny_config(dataset_folder, tmp_path / "run")
     (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
-    compare = verify_resume.compare
-
-    def spoil(one: Path, other: Path) -> dict[str, object]:
-        assert compare(one, other)["equal"], "before"
-        weights = run_folder.newest(other) / "model.safetensors"
-        raw = bytearray(weights.read_bytes())
-        raw[-1] ^= 1
-        weights.write_bytes(raw)
-        return compare(one, other)
-
-    monkeypatch.setattr(verify_resume, "compare", spoil)
+    train(config)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    weights = run_folder.newest(tmp_path / "other") / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    found = verify_resume.compare(tmp_path / "run", tmp_path / "other")
+    assert not found["equal"] and found["losses_equal"] and len(found["differ"]) == 1
+    ended = {**found, "iters": 8, "killed_at": 4}
+    monkeypatch.setattr(verify_resume, "verify_resume", lambda *_: ended)
     assert cli.main(["verify-resume", str(tmp_path / "run.toml"), "--seconds=1"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("NOT equal after ") and "1 of " in out and "losses equal" in out
+    assert out.startswith("NOT equal after 8") and "1 of " in out and "losses equal" in out
 
 
 def test_what_training_cannot_do_is_said(
