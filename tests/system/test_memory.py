@@ -120,7 +120,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support import tiny_config
 from bardlet.train import train
-config = tiny_config(Path({data!r}), Path({out!r}), batch_size={batch}, max_iters=2,
+config = tiny_config(Path({data!r}), Path({out!r}), batch_size={batch}, max_iters=2, eval_iters=1,
     n_embd=64, n_head=2, block_size=256, gradient_accumulation_steps=1, mlp_dim=2048)
 size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (size + {room}, resource.RLIM_INFINITY))
