@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
