@@ -15,7 +15,7 @@ from typing import Any
 import bardlet
 from bardlet.commands import COMMANDS, call
 from bardlet.commands.parser import underscored
-from bardlet.errors import BardletError
+from bardlet.errors import BardletError, is_out_of_memory
 from bardlet.io import terminal
 from bardlet.io.terminal import say
 
@@ -85,8 +85,7 @@ def failed(message: str, code: int, debug: bool) -> int:
 def explain(error: Exception) -> str:
     """One line for an error that no part of bardlet expected."""
     first = (str(error).splitlines() or [""])[0]
-    memory = ("out of memory", "not enough memory", "can't allocate")
-    if isinstance(error, MemoryError) or any(words in str(error) for words in memory):
+    if is_out_of_memory(error):
         return "out of memory. Lower --batch_size or --block_size, or take a smaller model"
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or first}"

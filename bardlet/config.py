@@ -8,14 +8,13 @@ Names are nanoGPT's where nanoGPT has the option. `commands/settings.py` reads p
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bardlet.errors import UsageError
+from bardlet.errors import UsageError, did_you_mean
 
 Value = str | int | float | bool
 OWN = ("scratch", "resume")  # what init_from can be beside a model's name
@@ -167,8 +166,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, object]]]) -> TrainConfig:
 def coerce(name: str, value: object) -> Value:
     """The value of option `name` in its type and bounds; ValueError says what is wrong with it."""
     if name not in FIELDS:
-        near = difflib.get_close_matches(name, FIELDS, n=1)
-        raise ValueError(f"unknown option {name}" + (f", did you mean {near[0]}?" if near else ""))
+        raise ValueError(unknown_option(name, FIELDS))
     kind, allowed = FIELDS[name].type, FIELDS[name].metadata
     text = str(value).strip()
     result: Value = text
@@ -199,6 +197,11 @@ def coerce(name: str, value: object) -> Value:
     if isinstance(result, int) and result >= 1 << 63:
         raise ValueError(f"{name}={value} is out of range, it must fit 64 bits")
     return result
+
+
+def unknown_option(name: str, options: Iterable[str]) -> str:
+    """What to say of an option that is not one of `options`."""
+    return f"unknown option {name}{did_you_mean(name, options, ', did you mean {}?')}"
 
 
 def contradictions(c: TrainConfig) -> list[str]:

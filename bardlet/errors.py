@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+OUT_OF_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate", "cannot allocate memory"
+)  # fmt: skip
+
 
 class BardletError(Exception):
     """A failure with a clear cause. `hint` is what to do next, or empty."""
@@ -37,3 +44,15 @@ class CheckpointError(BardletError):
 
 class TrainingError(BardletError):
     """Training cannot go on: a non-finite loss, out of memory, a full disk."""
+
+
+def did_you_mean(name: str, known: Iterable[str], form: str = "Did you mean {}? ") -> str:
+    """The nearest of the known names, in a sentence; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return form.format(near[0]) if near else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, Python's, torch's or the system's, says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in OUT_OF_MEMORY)

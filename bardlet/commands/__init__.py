@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 
 from bardlet.commands.parser import Parser
-from bardlet.errors import UsageError
+from bardlet.errors import UsageError, did_you_mean
 
 COMMANDS = {
     "demo": "prepare Shakespeare, train a small GPT on it and sample, in about a minute",
@@ -29,8 +28,7 @@ def call(args: Sequence[str]) -> int:
     """Run the command that `args` begin with; return its exit code."""
     name, *rest = args
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Commands are {', '.join(COMMANDS)}"
+        hint = f"{did_you_mean(name, COMMANDS)}Commands are {', '.join(COMMANDS)}"
         raise UsageError(f"no command {name!r}", hint)
     parser = Parser(prog=f"bardlet {name}", description=COMMANDS[name])
     command = importlib.import_module(f"bardlet.commands.{name.replace('-', '_')}")

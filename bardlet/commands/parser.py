@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import NoReturn
 
+from bardlet.config import unknown_option
 from bardlet.errors import UsageError
 
 SOURCE = (
@@ -42,11 +42,7 @@ def parse(parser: Parser, args: list[str]) -> argparse.Namespace:
     known, unknown = split_unknown(parser, args)
     if unknown:
         names = [s[2:] for s in parser._option_string_actions if s.startswith("--")]
-        texts = []
-        for name in unknown:
-            near = difflib.get_close_matches(name, names, n=1)
-            texts.append(f"unknown option {name}" + (f", did you mean {near[0]}?" if near else ""))
-        parser.error("; ".join(texts))
+        parser.error("; ".join(unknown_option(name, names) for name in unknown))
     return parser.parse_args(known)
 
 

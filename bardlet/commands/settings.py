@@ -6,7 +6,6 @@ A Python file is read from its syntax and never executed: nothing bardlet opens 
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import operator
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.config import FIELDS, TRUTH, TrainConfig, Value, resolve
-from bardlet.errors import UsageError
+from bardlet.errors import UsageError, did_you_mean
 from bardlet.io.safe_read import read_text
 from bardlet.run import run_folder
 
@@ -141,11 +140,10 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
     known = name in preset_names()
     path = PRESETS / f"{name}.toml" if known else Path(name)
     if not known and path.suffix not in (".toml", ".py"):
-        near = difflib.get_close_matches(name, preset_names(), n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
         raise UsageError(
             f"no preset {name!r}",
-            f"{hint}Presets are {', '.join(preset_names())}; a file ends in .toml or .py",
+            f"{did_you_mean(name, preset_names())}Presets are {', '.join(preset_names())}; "
+            "a file ends in .toml or .py",
         )
     try:
         text = read_text(path, most=LARGEST)

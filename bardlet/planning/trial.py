@@ -29,10 +29,10 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
-from bardlet.errors import BardletError
+from bardlet.errors import BardletError, is_out_of_memory
 from bardlet.evaluate import evaluate
 from bardlet.run import checkpoint, run_folder
-from bardlet.system import device, memory
+from bardlet.system import device
 from bardlet.system.distributed import Group
 from bardlet.train import train
 from bardlet.training.log import Log
@@ -142,10 +142,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             return {**found, "available_bytes": available(found["device"], request["memory"])}
         return rest_of_run(config)
     except BardletError as error:
-        out = "out of memory" in error.message
-        return {"failed": "memory" if out else error.message, "hint": error.hint}
+        failed = "memory" if is_out_of_memory(error) else error.message
+        return {"failed": failed, "hint": error.hint}
     except (RuntimeError, MemoryError, Warning) as error:
-        if not memory.ran_out(error):
+        if not is_out_of_memory(error):
             raise
         return {"failed": "memory", "hint": ""}
 

@@ -12,10 +12,9 @@ from typing import TypeVar
 
 import torch
 
-from bardlet.errors import TrainingError
+from bardlet.errors import TrainingError, is_out_of_memory
 
 T = TypeVar("T")
-WORDS = ("out of memory", "not enough memory", "can't allocate", "cannot allocate memory")
 RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of memory.stat
 
 
@@ -41,7 +40,7 @@ class Pieces:
             try:
                 return work(self.size)
             except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.size == 1 or not self.alone:
                     raise TrainingError(
@@ -55,13 +54,6 @@ class Pieces:
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
             self.tell(self.size)
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    text = str(error).lower()
-    out = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return out or any(words in text for words in WORDS)
 
 
 def available() -> float:

@@ -15,10 +15,10 @@ import torch
 from support import ROOT, losses, metrics, tensors, tiny_config
 
 from bardlet import cli
-from bardlet.errors import TrainingError
+from bardlet.errors import TrainingError, is_out_of_memory
 from bardlet.model import GPT
 from bardlet.system import memory
-from bardlet.system.memory import Pieces, ran_out
+from bardlet.system.memory import Pieces
 from bardlet.train import train
 
 
@@ -93,7 +93,7 @@ def test_other_errors_are_their_own() -> None:
         Pieces(8).fit(fail)
     with pytest.raises(RuntimeError) as real:
         torch.empty(1 << 60)
-    assert ran_out(real.value) and not ran_out(RuntimeError("shapes"))
+    assert is_out_of_memory(real.value) and not is_out_of_memory(RuntimeError("shapes"))
 
 
 def test_sampling_goes_on_with_half_as_many_at_once(

@@ -5,7 +5,6 @@ Nothing is read here; `documents` opens what is found.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import glob
 import os
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bardlet.data.text import corpus, registry
-from bardlet.errors import DataError, UsageError
+from bardlet.errors import DataError, UsageError, did_you_mean
 from bardlet.io.safe_read import regular
 
 KINDS = {
@@ -207,11 +206,10 @@ def standard_input(folder: Path | None) -> Input:
 def nothing_there(source: str) -> DataError:
     """What to say of a source that names nothing, with the corpora that are known."""
     known = (*registry.TABLE, "hf://DATASET")
-    near = difflib.get_close_matches(source, known, n=1)
     allowed = f"a text file, a folder, - for standard input, or one of: {', '.join(known)}"
     return DataError(
         f"{source!r} is neither a file nor a folder nor a named corpus",
-        f"Did you mean {near[0]}?" if near else f"Give {allowed}.",
+        did_you_mean(source, known).rstrip() or f"Give {allowed}.",
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
 from bardlet.data.tokenizers import bpe_training, pretrained
 from bardlet.data.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer, from_json, load
-from bardlet.errors import UsageError
+from bardlet.errors import UsageError, did_you_mean
 
 OURS = ("char", "byte", "gpt2", "bpe")
 FORMS = (
@@ -78,6 +77,5 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
         return from_json(pretrained.encoding(name), name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return from_json(pretrained.hub(name), name)
-    near = difflib.get_close_matches(name, [*OURS, *pretrained.ENCODINGS], n=1)
-    hint = f"Did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, [*OURS, *pretrained.ENCODINGS])
     raise UsageError(f"tokenizer={name} is not known", f"{hint}It is {FORMS}")
