@@ -24,7 +24,7 @@ from support import (
 )
 
 from bardlet import native
-from bardlet.config import TrainConfig
+from bardlet.config import TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError, DataError, TrainingError, UsageError
@@ -112,20 +112,24 @@ def test_stopped_and_resumed_equals_undisturbed(
 
 
 def test_killed_process_resumes_exactly(dataset_folder: Path, tmp_path: Path) -> None:
-    whole = tiny_config(dataset_folder, tmp_path / "whole", max_iters=60)
-    train(whole)
-    options = [f"--{k}={v}" for k, v in vars(whole).items() if k not in ("out_dir", "init_from")]
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "bardlet", "train", *options, f"--out_dir={out}"]
+    """Killed on its way to an end that is far away, and then resumed to one that is near."""
+    endless = tiny_config(dataset_folder, tmp_path / "killed", max_iters=10**6, lr_decay_iters=60)
+    (tmp_path / "killed.toml").write_text(to_toml(endless), encoding="utf-8")
+    command = [sys.executable, "-m", "bardlet", "train", str(tmp_path / "killed.toml")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (out / "checkpoints" / "last").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed/checkpoints/last").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended by itself"
         time.sleep(0.005)
+    assert process.poll() is None, "it ran until it was killed"
     process.kill()
     process.wait()
-    assert (out / "checkpoints" / "last").exists()
-    resumed = tiny_config(dataset_folder, out, max_iters=60, init_from="resume")
+    reached = run_folder.iter_of(run_folder.newest(tmp_path / "killed"))
+    assert 0 < reached < 10**6
+    resumed = dataclasses.replace(endless, max_iters=reached + 6, init_from="resume")
     train(resumed)
+    whole = dataclasses.replace(endless, max_iters=reached + 6, out_dir=str(tmp_path / "whole"))
+    train(whole)
     assert_same_end(whole, resumed)
 
 
