@@ -164,7 +164,9 @@ def test_no_matrix_leaves_the_singular_values_that_a_step_may_have(
     if each_path == "core" and not muon.fits(torch.empty(shape), [shape[0]], dtype):
         pytest.skip("this build does not multiply in this dtype")
     named, values = hard_cases(*shape)
-    results = singular_values(torch.stack(orthogonalised(list(named.values()), dtype)).float())
+    steps = torch.stack(orthogonalised(list(named.values()), dtype)).float()
+    assert steps.isfinite().all()
+    results = singular_values(steps)
     for name, before, after in zip(named, values, results, strict=True):
         assert after.max() <= 1.3, name
         norm = before.norm()
