@@ -17,14 +17,13 @@ MAX_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
 
 
 def fits(model: GPT, *, training: bool) -> bool:
-    """Whether the core can compute this model's loss: it knows whole blocks of positions only, and
-    to train with, no dropout inside attention, which is gpt2's, and no model of a large machine's.
+    """Whether the core can compute this model's loss: it takes whole blocks of positions only, and
+    trains no model whose gradients, once for each thread, exceed MAX_GRADIENTS.
     """
-    config = model.config
-    whole = config.block_size % native.UNIT == 0
+    whole = model.config.block_size % native.UNIT == 0
     if training and native.threads() * model.num_params() > MAX_GRADIENTS:
         return False
-    return native.runs(model) and whole and not (training and config.dropout and not config.llama)
+    return native.runs(model) and whole
 
 
 class NativeGPT(nn.Module):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_support import FOLDER, LLAMA, SHAPES, batch, formats, random_model, usable
 from torch.nn import functional as F
 
 from bardlet import native, sample
@@ -19,66 +20,12 @@ from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import Muon
 
-FOLDER = Path(native.__file__).parent / "src"
-LLAMA = GPTConfig(
-    family="llama", block_size=64, vocab_size=65, n_layer=2, n_head=2, n_embd=64, qk_norm=True
-)
-SHAPES = {
-    "llama": LLAMA,
-    "llama, grouped heads": dataclasses.replace(
-        LLAMA, n_head=4, n_kv_head=2, head_dim=32, n_embd=96, qk_norm=False, block_size=96
-    ),
-    "llama, tied": dataclasses.replace(LLAMA, tie_embeddings=True, mlp_dim=96, vocab_size=130),
-    "gpt2": GPTConfig(block_size=32, vocab_size=65, n_layer=2, n_head=2, n_embd=64),
-    "gpt2, biases": GPTConfig(
-        block_size=64, vocab_size=33, n_layer=3, n_head=3, n_embd=96, bias=True
-    ),
-}
 each_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-
-
-def usable() -> list[str]:
-    """The builds that were compiled and that this CPU can run."""
-    has = torch.cpu.get_capabilities()
-    return [
-        build for build, needs in native.BUILDS.items()
-        if (FOLDER / f"core-{build}.so").exists() and all(has.get(need) for need in needs)
-    ]  # fmt: skip
 
 
 def test_the_core_was_compiled_where_it_can_be() -> None:
     if torch.cpu.get_capabilities().get("avx2") and shutil.which("c++"):
         assert "avx2" in usable()
-
-
-@pytest.fixture(params=usable())
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    core = native.load(FOLDER / f"core-{request.param}.so")
-    monkeypatch.setattr(native, "library", lambda: core)
-    return request.param
-
-
-def formats(build: str) -> list[tuple[torch.dtype, float]]:
-    """Number formats of a build's products, with the relative error that each may make."""
-    return [(torch.float32, 1e-5)] + [(torch.bfloat16, 3e-2)] * (build == "avx512bf16")
-
-
-def random_model(config: GPTConfig) -> GPT:
-    """A model none of whose parameters is zero or one."""
-    torch.manual_seed(1)
-    model = GPT(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p) if p.dim() < 2 else 0.03 * torch.randn_like(p))
-    return model
-
-
-def batch(config: GPTConfig, size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(2)
-    idx = torch.randint(config.vocab_size, (size, config.block_size))
-    targets = torch.randint(config.vocab_size, (size, config.block_size))
-    targets[0, 3:9] = -1
-    return idx, targets
 
 
 def reference(model: GPT, idx: torch.Tensor, targets: torch.Tensor) -> float:
@@ -177,37 +124,6 @@ def test_micro_batches_add_up(build: str) -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_dropouts_gradients_are_those_of_its_own_masks(build: str) -> None:
-    """Along a random direction, against the difference of two losses under the same masks."""
-    config = dataclasses.replace(LLAMA, dropout=0.3)
-    idx, targets = batch(config)
-    model = random_model(config)
-    core = NativeGPT(model, torch.float32)
-
-    def loss(seed: int = 5) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return core(idx, targets)[1]
-
-    loss().backward()
-    params = list(model.parameters())
-    directions = [torch.randn_like(p) * p.std().clamp_min(0.1) for p in params]
-    slope = sum((p.grad * d).sum().item() for p, d in zip(params, directions, strict=True))
-    ends = []
-    with torch.no_grad():
-        for step in (2e-3, -2e-3):
-            torch._foreach_add_(params, directions, alpha=step)
-            ends.append(loss().item())
-            torch._foreach_add_(params, directions, alpha=-step)
-        assert slope == pytest.approx((ends[0] - ends[1]) / 4e-3, rel=0.02, abs=0.02)
-        assert loss().item() != loss(6).item()
-        before = torch.get_num_threads()
-        torch.set_num_threads(3)
-        assert loss().item() == pytest.approx(loss().item(), rel=1e-6)
-        torch.set_num_threads(before)
-        model.eval()
-        assert loss().item() == loss(6).item()
-
-
 def test_dropout_drops_as_many_as_torchs(build: str) -> None:
     """A model that only embeds, and whose head is the identity, loses as many logits as torch's."""
     config = dataclasses.replace(LLAMA, dropout=0.25, vocab_size=64, n_layer=1)
@@ -295,7 +211,6 @@ def test_what_is_not_a_number_shows_in_the_loss(build: str) -> None:
 
 def test_what_the_core_cannot_train_is_left_to_torch() -> None:
     for config in (
-        dataclasses.replace(SHAPES["gpt2"], dropout=0.1),
         dataclasses.replace(LLAMA, block_size=48),
         dataclasses.replace(LLAMA, n_embd=48, n_head=3),
     ):

@@ -13,11 +13,13 @@ struct Dropout {
         return x ^ x >> 16;
     }
 
-    // 0 or 1 / (1 - rate) for each of W columns from `column` on, in one row at one site.
-    vec scale(uint32_t site, uint32_t row, uint32_t column) const {
+    // What the masks of one row at one site follow from.
+    uint32_t key(uint32_t site, uint32_t row) const { return mix(seed + mix(site + mix(row))); }
+
+    // 0 or 1 / (1 - rate) for each of W columns from `column` on.
+    vec scale(uint32_t key, uint32_t column) const {
         using lanes = uint32_t __attribute__((vector_size(4 * W)));
         lanes x;
-        const uint32_t key = mix(seed + mix(site + mix(row)));
         for (int i = 0; i < W; i++) x[i] = key + (column + i) * 0x9e3779b9;
         x = (x ^ x >> 16) * 0x85ebca6b;
         x = (x ^ x >> 13) * 0xc2b2ae35;

@@ -1,10 +1,9 @@
 // Loss and gradients of a batch: each thread takes whole sequences through the model and back.
 //
-// The maths is bardlet/model.py's, line for line, dropout inside attention left out; matrices are
-// multiplied in E and summed in float, the residual stream, the norms, the softmaxes and all
-// gradients of weights are float. Threads meet only when weights are packed and when their
-// gradients are added, always in the same order, so equal calls on an equal number of threads give
-// equal bits.
+// The maths is bardlet/model.py's, line for line; matrices are multiplied in E and summed in float,
+// the residual stream, the norms, the softmaxes and all gradients of weights are float. Threads
+// meet only when weights are packed and when their gradients are added, always in the same order,
+// so equal calls on an equal number of threads give equal bits.
 #pragma once
 #include <algorithm>
 #include "arena.h"
@@ -128,23 +127,30 @@ class Worker {
                      const float* residual, int M, int C, int K, float* y) const {
         multiply(x, K, w.forward, M, C, K, [&](int m, int n, vec v) {
             if (bias) v += load(bias + n);
-            if (dropout.rate) v *= dropout.scale(site, first_row + m, n);
+            if (dropout.rate) v *= dropout.scale(dropout.key(site, first_row + m), n);
             store(y + (long)m * C + n, v + load(residual + (long)m * C + n));
         });
     }
 
-    // Dropout's sites: the embedding, and each layer's two outputs into the residual stream.
+    // Dropout's sites: the embedding, each layer's two outputs into the residual stream, and for
+    // gpt2 each head's attention, whose rows are queries and whose columns are keys.
     enum { EMBEDDING };
     static int after_attention(int layer) { return 1 + 2 * layer; }
     static int after_mlp(int layer) { return 2 + 2 * layer; }
+    int inside_attention(int layer, int head) const {
+        return 1 + 2 * s.layers + layer * s.heads + head;
+    }
+    bool drops_attention() const { return dropout.rate && !s.llama; }
 
     template <class F>
     void drop(int site, F* y, int M) const {
-        for (int m = 0; m < M; m++)
+        for (int m = 0; m < M; m++) {
+            const uint32_t key = dropout.key(site, first_row + m);
             for (int i = 0; i < s.width; i += W) {
                 F* at = y + (long)m * s.width + i;
-                store(at, load(at) * dropout.scale(site, first_row + m, i));
+                store(at, load(at) * dropout.scale(key, i));
             }
+        }
     }
 
     double forward(const Weights<E>& w, Params p, const float* rotary, const int64_t* idx,
@@ -167,7 +173,7 @@ class Worker {
             linear(a.a1, w.qkv[l], p.at(l, QKV_B), M, s.qkv(), C, a.qkv);
             if (s.llama) apply_rope(p, l, rotary, M);
             for (int b = 0; b < B; b++)
-                for (int h = 0; h < s.heads; h++) attend(a, b, h);
+                for (int h = 0; h < s.heads; h++) attend(a, l, b, h);
             linear_onto(after_attention(l), a.o, w.proj[l], p.at(l, PROJ_B), a.x1, M, C, HD, a.x2);
             for (int m = 0; m < M; m++)
                 a.scale2[m] = norm_row(s, a.x2 + (long)m * C, p.at(l, LN2), p.at(l, LN2_B),
@@ -255,8 +261,13 @@ class Worker {
         return begins / NR * NR;
     }
 
+    // What the mask of query t of sequence b follows from.
+    uint32_t attention_key(int l, int h, int b, int t) const {
+        return dropout.key(inside_attention(l, h), first_row + (long)b * T + t);
+    }
+
     // Causal attention of one head of one sequence, ROWS queries at a time.
-    void attend(Activations<E>& a, int b, int h) {
+    void attend(Activations<E>& a, int l, int b, int h) {
         const int D = s.head, HD = s.heads * D;
         const float scale = 1.0f / std::sqrt((float)D);
         const Heads at = find(a, b, h);
@@ -283,8 +294,13 @@ class Worker {
                 }
                 const float z = hsum(sum);
                 log_sums[first + i] = highest[0] + std::log(z);
-                for (int j = 0; j < seen; j += W)
-                    store(p + i * seen + j, load(row + j) * set1(1.0f / z));
+                const vec share = set1(1.0f / z);
+                const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
+                for (int j = 0; j < seen; j += W) {
+                    vec y = load(row + j) * share;
+                    if (drops_attention()) y *= dropout.scale(key, from + j);
+                    store(p + i * seen + j, y);
+                }
                 for (int j = 0; j < before; j++) p[i * seen + j] = E{};
                 for (int j = after; j < seen; j++) p[i * seen + j] = E{};
             }
@@ -295,7 +311,7 @@ class Worker {
     }
 
     // d_wide's queries, keys and values of one key-value head of one sequence, from d_small = d o.
-    void attend_backward(const Activations<E>& a, int b, int kv) {
+    void attend_backward(const Activations<E>& a, int l, int b, int kv) {
         const int D = s.head, HD = s.heads * D, group = s.heads / s.kv_heads;
         const float scale = 1.0f / std::sqrt((float)D);
         const Heads at = find(a, b, kv * group);
@@ -320,12 +336,14 @@ class Worker {
                                    exp(fma(v, set1(scale), set1(-log_sums[first + m]))));
                          });
                 float inner[ROWS];  // d_o . o of each query
+                uint32_t mask_keys[ROWS] = {};
                 for (int i = 0; i < ROWS; i++) {
                     vec sum = set1(0.0f);
                     for (int j = 0; j < D; j += W)
                         sum = fma(load(o + (long)(first + i) * HD + j),
                                   load(d_o + (long)(first + i) * HD + j), sum);
                     inner[i] = hsum(sum);
+                    if (drops_attention()) mask_keys[i] = attention_key(l, h, b, first + i);
                     const int before = begin(b, first + i) - from, after = first + i + 1 - from;
                     for (int j = 0; j < before; j++) scores[i * seen + j] = 0;
                     for (int j = after; j < seen; j++) scores[i * seen + j] = 0;
@@ -333,7 +351,12 @@ class Worker {
                 multiply(d_o + (long)first * HD, HD, value_columns + (long)from * D, ROWS, seen, D,
                          [&](int m, int n, vec v) {
                              const vec share = load(scores + m * seen + n);
-                             store(p + m * seen + n, share);
+                             vec kept = share;
+                             if (drops_attention()) {
+                                 const vec mask = dropout.scale(mask_keys[m], from + n);
+                                 kept *= mask, v *= mask;
+                             }
+                             store(p + m * seen + n, kept);
                              store(ds + m * seen + n, share * (v - set1(inner[m])) * set1(scale));
                          });
                 const int steps = ROWS / PAIR<E>;
@@ -474,7 +497,7 @@ class Worker {
             weight_gradient(dx_e, C, a.o, M, C, HD, g.at(l, PROJ), g.at(l, PROJ_B));
             linear_backward(dx_e, w.proj[l], M, C, HD, d_small);
             for (int b = 0; b < B; b++)
-                for (int kv = 0; kv < s.kv_heads; kv++) attend_backward(a, b, kv);
+                for (int kv = 0; kv < s.kv_heads; kv++) attend_backward(a, l, b, kv);
             if (s.llama)
                 for (int m = 0; m < M; m++)
                     for (int h = 0; h < s.heads + s.kv_heads; h++) {
