@@ -12,7 +12,9 @@ import functools
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from ctypes import c_char_p, c_float, c_int, c_long, c_uint32, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ BUILDS = {
     "avx2": ("avx2", "fma3"),
 }
 UNIT = 32  # sizes are multiples of it: two of the widest registers
+MAX_THREADS = 64  # of one call: native/src/threads.h
 
 # the core's tables of parameters, in the order of native/src/model.h
 OUTER = (
@@ -47,7 +50,7 @@ class Shape(ctypes.Structure):
             "llama", "layers", "heads", "kv_heads", "head", "width", "hidden", "vocab", "context",
             "qk_norm",
         )),
-        ("eps", ctypes.c_float),
+        ("eps", c_float),
     )  # fmt: skip
 
     @classmethod
@@ -78,12 +81,38 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+# what each entry of native/src/core.cpp takes; pointers are addresses, arrays or None
+ENTRIES: dict[str, tuple[Any, ...]] = {
+    "bardlet_peak": (c_int, c_int, c_void_p),
+    "bardlet_train": (
+        *[c_void_p] * 7, c_int, c_int, c_float, c_float, c_uint32, c_int, c_int, c_long, c_void_p,
+        c_void_p,
+    ),
+    "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),
+    "bardlet_decode": (
+        *[c_void_p] * 3, c_int, c_int, c_int, *[c_void_p] * 4, c_long, c_int, c_int, c_int, c_float,
+        c_int, c_void_p,
+    ),
+}  # fmt: skip
+OUT_OF_MEMORY = 1  # the status of a call, as in core.cpp
+
+
 def load(path: Path) -> ctypes.CDLL:
-    """Open one build. OSError where it cannot be loaded or comes from other sources than these."""
+    """Open one build. OSError where it cannot be loaded or comes from other sources than these.
+
+    Its entries raise MemoryError or RuntimeError for what goes wrong in them.
+    """
     core = native_library.load(path)
-    core.bardlet_train.restype = ctypes.c_double
-    core.bardlet_peak.restype = ctypes.c_double
-    core.bardlet_muon.restype = ctypes.c_long
+    core.bardlet_error.restype = c_char_p
+
+    def check(status: int, function: object, arguments: tuple[object, ...]) -> None:
+        if status:
+            error = MemoryError if status == OUT_OF_MEMORY else RuntimeError
+            raise error(core.bardlet_error().decode(errors="replace"))
+
+    for name, arguments in ENTRIES.items():
+        entry = getattr(core, name)
+        entry.argtypes, entry.errcheck = arguments, check
     return core
 
 
@@ -104,22 +133,30 @@ def runs(model: GPT) -> bool:
 
 
 def core() -> ctypes.CDLL:
-    found = library()
-    assert found is not None, "the core was not compiled, or not for this CPU"
-    return found
+    """The library. RuntimeError where it was not compiled, or not for this CPU."""
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError("the core was not compiled, or not for this CPU")
+    return loaded
 
 
 def threads() -> int:
     """How many threads the core may use: torch's number, up to what its tables hold."""
-    return min(torch.get_num_threads(), 64)
+    return min(torch.get_num_threads(), MAX_THREADS)
 
 
-def pointer(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
-    return ctypes.c_void_p(tensor.data_ptr())
+def pointer(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    """The address of a tensor's numbers. ValueError where the core cannot read them there."""
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
+        layout = "contiguous" if tensor.is_contiguous() else "strided"
+        raise ValueError(
+            f"the core reads contiguous {dtype} on a CPU, not {layout} {tensor.dtype} on "
+            f"{tensor.device}"
+        )
+    return tensor.data_ptr()
 
 
-def rotary(model: GPT) -> ctypes.c_void_p | None:
+def rotary(model: GPT) -> int | None:
     return pointer(model.rotary) if model.config.llama else None
 
 
@@ -129,19 +166,17 @@ def slots(config: GPTConfig) -> Iterator[str]:
         yield from (f"transformer.h.{layer}.{name}" for name in INNER)
 
 
-def table(tensors: Mapping[str, Tensor], config: GPTConfig) -> ctypes.Array[ctypes.c_void_p]:
+def table(tensors: Mapping[str, Tensor], config: GPTConfig) -> ctypes.Array[c_void_p]:
     """Where each of a model's tensors lies, float32; null for those that it has not."""
     named = dict(tensors)
     if config.tied:
         named["lm_head.weight"] = named["transformer.wte.weight"]
-    found = [pointer(named[name]) if name in named else None for name in slots(config)]
-    return (ctypes.c_void_p * len(found))(*found)
+    addresses = [pointer(named[name]) if name in named else None for name in slots(config)]
+    return (c_void_p * len(addresses))(*addresses)
 
 
-class Memory(threading.local):
-    """A block that the core works in, one for each thread of Python, grown as needed and aligned
-    to a cache line.
-    """
+class Memory:
+    """A block that the core works in, grown as needed and aligned to a cache line."""
 
     def __init__(self) -> None:
         self.release()
@@ -149,11 +184,16 @@ class Memory(threading.local):
     def release(self) -> None:
         self.block = torch.empty(0, dtype=torch.uint8, device="cpu")
 
-    def of(self, size: int) -> ctypes.c_void_p:
+    def of(self, size: int) -> int:
+        """The address of `size` bytes, valid until the next call with more."""
         if len(self.block) < size + 64:
             self.block = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
         start = self.block.data_ptr()
-        return ctypes.c_void_p(start + -start % 64)
+        return start + -start % 64
 
 
-scratch = Memory()  # of calls that keep nothing
+class Scratch(Memory, threading.local):
+    """Memory of calls that keep nothing, a block for each thread of Python."""
+
+
+scratch = Scratch()

@@ -52,6 +52,10 @@ def step(
     `decay` is what remains of a weight; products are taken in `dtype`, norms in float32, and a
     matrix is divided by `min_norm` at least.
     """
+    for each in matrices:
+        if each[0].dim() != 2 or len({t.shape for t in each}) > 1:
+            shapes = ", ".join(str(tuple(t.shape)) for t in each)
+            raise ValueError(f"weight, gradient and momentum have shapes {shapes}, not one (m, n)")
     items = (Matrix * len(matrices))(
         *(Matrix(*map(native.pointer, each), *each[0].shape) for each in matrices)
     )
@@ -60,8 +64,8 @@ def step(
     address = ctypes.addressof(numbers)
     rule = Rule(rate, momentum, decay, min_norm, address, len(coefficients))
     arguments = (
-        items, len(items), ctypes.byref(rule), native.threads(),
-        int(dtype == torch.bfloat16),
+        items, len(items), ctypes.byref(rule), native.threads(), dtype == torch.bfloat16,
     )  # fmt: skip
-    call = native.core().bardlet_muon
-    call(*arguments, native.scratch.of(call(*arguments, None)))
+    call, size = native.core().bardlet_muon, ctypes.c_long()
+    call(*arguments, None, ctypes.byref(size))
+    call(*arguments, native.scratch.of(size.value), ctypes.byref(size))

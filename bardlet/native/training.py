@@ -75,7 +75,9 @@ class NativeGPT(nn.Module):
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
         second.
         """
-        return native.core().bardlet_peak(native.threads(), int(self.bf16))
+        flops = ctypes.c_double()
+        native.core().bardlet_peak(native.threads(), self.bf16, ctypes.byref(flops))
+        return flops.value
 
     def compute(
         self,
@@ -98,15 +100,15 @@ class NativeGPT(nn.Module):
             native.table(params, config),
             (ctypes.c_void_p * len(tables))(*map(ctypes.addressof, tables)) if tables else None,
             native.rotary(self.model),
-            native.pointer(idx), native.pointer(targets),
-            native.pointer(first) if first is not None else None,
-            B, T, ctypes.c_float(counted), ctypes.c_float(dropout), seed,
-            len(tables) or min(native.threads(), B), int(self.bf16),
-            ctypes.c_long(sum(p.numel() for p in params.values())),
+            native.pointer(idx, torch.int64), native.pointer(targets, torch.int64),
+            native.pointer(first, torch.int64) if first is not None else None,
+            B, T, counted, dropout, seed, len(tables) or min(native.threads(), B), self.bf16,
+            sum(p.numel() for p in params.values()),
         )  # fmt: skip
-        train = native.core().bardlet_train
-        total = train(*arguments, native.scratch.of(int(train(*arguments, None))))
-        return torch.tensor(total / counted, dtype=torch.float32)
+        train, result = native.core().bardlet_train, ctypes.c_double()
+        train(*arguments, None, ctypes.byref(result))
+        train(*arguments, native.scratch.of(int(result.value)), ctypes.byref(result))
+        return torch.tensor(result.value / counted, dtype=torch.float32)
 
 
 class Loss(torch.autograd.Function):

@@ -1,13 +1,39 @@
 // The C interface of bardlet's compiled core; the modules of bardlet/native/ are its only callers.
+//
+// No exception leaves it: a call returns 0, or a status that bardlet/native/__init__.py raises as a
+// Python error with bardlet_error's words.
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <stdexcept>
 #include "decode.h"
 #include "muon.h"
 #include "train.h"
 
+enum Status { OK, OUT_OF_MEMORY, FAILED };
+
+static thread_local char error_text[200];
+
+template <class Call>
+static int guarded(int threads, Call call) noexcept {
+    try {
+        if (threads < 1 || threads > MAX_THREADS) throw std::out_of_range("number of threads");
+        call();
+        return OK;
+    } catch (const std::bad_alloc&) {
+        snprintf(error_text, sizeof error_text, "the compiled core ran out of memory");
+        return OUT_OF_MEMORY;
+    } catch (const std::exception& error) {
+        snprintf(error_text, sizeof error_text, "the compiled core failed: %s", error.what());
+    } catch (...) {
+        snprintf(error_text, sizeof error_text, "the compiled core failed");
+    }
+    return FAILED;
+}
+
 // Call run with a value of the element type that matrices shall have.
 template <class Run>
-auto in_format([[maybe_unused]] int bf16_products, Run run) {
+static void in_format([[maybe_unused]] int bf16_products, Run run) {
 #ifdef __AVX512BF16__
     if (bf16_products) return run(bf16{});
 #endif
@@ -19,6 +45,9 @@ extern "C" {
 // A hash of the sources that this was compiled from: what loads it compares.
 const char* bardlet_source() { return BARDLET_SOURCE; }
 
+// What went wrong in this thread's last call that returned another status than 0.
+const char* bardlet_error() { return error_text; }
+
 // Whether this build multiplies bfloat16.
 int bardlet_bf16() {
 #ifdef __AVX512BF16__
@@ -29,66 +58,75 @@ int bardlet_bf16() {
 }
 
 // FLOP/s of the innermost loop on data in the first cache: what this CPU can reach with it.
-double bardlet_peak(int threads, int bf16_products) {
-    return in_format(bf16_products, [&](auto e) {
-        using E = decltype(e);
-        constexpr int rows = 8 * MR, depth = 64, rounds = 20000;
-        std::atomic<float> used{0};
-        const auto began = std::chrono::steady_clock::now();
-        run_threads(threads, [&](int) {
-            alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
-            vec sums = set1(0.0f);
-            for (int i = 0; i < rounds; i++)
-                multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
-            used = hsum(sums);
+int bardlet_peak(int threads, int bf16_products, double* flops) {
+    return guarded(threads, [&] {
+        in_format(bf16_products, [&](auto e) {
+            using E = decltype(e);
+            constexpr int rows = 8 * MR, depth = 64, rounds = 20000;
+            std::atomic<float> used{0};
+            Team team(threads);
+            const auto began = std::chrono::steady_clock::now();
+            team.run([&](int) {
+                alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
+                vec sums = set1(0.0f);
+                for (int i = 0; i < rounds; i++)
+                    multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
+                used = hsum(sums);
+            });
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+            *flops = 2.0 * rows * NR * depth * rounds * team.size() / took.count();
         });
-        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
-        return 2.0 * rows * NR * depth * rounds * threads / took.count();
     });
 }
 
-// Sum of losses over a batch (B, T); gradients of the mean over `counted` targets go to grads[0].
-// Without `memory`, returns how many bytes it must have. grads: per thread a table like params,
-// its arrays one block of grad_size floats that begins with the embedding's.
-double bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
-                     const float* rotary, const int64_t* idx, const int64_t* targets,
-                     const int64_t* earliest, int B, int T, float counted, float dropout,
-                     uint32_t seed, int threads, int bf16_products, long grad_size, char* memory) {
-    Arena arena{memory};
-    std::vector<Params> gradients;
-    for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
-    const double loss = in_format(bf16_products, [&](auto e) {
-        return train_step<decltype(e)>(*s, {params}, gradients.data(), rotary,
-                                       {idx, targets, earliest, B, T, counted}, {dropout, seed},
-                                       threads, grads != nullptr, grad_size, arena);
+// Sum of losses over a batch (B, T), into `result`; gradients of the mean over `counted` targets go
+// to grads[0]. Without `memory`, `result` is how many bytes it must have. grads: per thread a table
+// like params, its arrays one block of grad_size floats that begins with the embedding's.
+int bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
+                  const float* rotary, const int64_t* idx, const int64_t* targets,
+                  const int64_t* earliest, int B, int T, float counted, float dropout,
+                  uint32_t seed, int threads, int bf16_products, long grad_size, char* memory,
+                  double* result) {
+    return guarded(threads, [&] {
+        Arena arena{memory};
+        std::vector<Params> gradients;
+        for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
+        in_format(bf16_products, [&](auto e) {
+            *result = train_step<decltype(e)>(*s, {params}, gradients.data(), rotary,
+                                              {idx, targets, earliest, B, T, counted},
+                                              {dropout, seed}, threads, grads != nullptr,
+                                              grad_size, arena);
+        });
+        if (!memory) *result = (double)arena.used;
     });
-    return memory ? loss : (double)arena.used;
 }
 
-// One step of Muon on `count` matrices; without `memory`, returns how many bytes it must have.
-long bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int threads,
-                  int bf16_products, char* memory) {
-    Arena arena{memory};
-    in_format(bf16_products, [&](auto e) {
-        muon_step<decltype(e)>(matrices, count, *rule, threads, arena);
-        return 0;
+// One step of Muon on `count` matrices; without `memory`, `bytes` is how many it must have.
+int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int threads,
+                 int bf16_products, char* memory, long* bytes) {
+    return guarded(threads, [&] {
+        Arena arena{memory};
+        in_format(bf16_products, [&](auto e) {
+            muon_step<decltype(e)>(matrices, count, *rule, threads, arena);
+        });
+        *bytes = (long)arena.used;
     });
-    return arena.used;
 }
 
 // Token steps; see Decoder. `packed` holds the weights and `memory` the caches between calls; with
 // steps 0 the weights are packed. Without `packed`, tells in `sizes` how many bytes each must have.
-void bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
-                    int bf16_products, char* packed, char* memory, long* sizes, int64_t* tokens,
-                    long stride, int past, int known, int steps, float temperature, int top_k,
-                    const float* uniform) {
-    Arena weight_arena{packed}, arena{memory};
-    in_format(bf16_products, [&](auto e) {
-        Decoder<decltype(e)> decoder(*s, {params}, rotary, B, threads, weight_arena, arena);
-        if (!packed) sizes[0] = weight_arena.used, sizes[1] = arena.used;
-        else if (!steps) decoder.pack();
-        else decoder.run(tokens, stride, past, known, steps, {temperature, top_k, uniform});
-        return 0;
+int bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
+                   int bf16_products, char* packed, char* memory, long* sizes, int64_t* tokens,
+                   long stride, int past, int known, int steps, float temperature, int top_k,
+                   const float* uniform) {
+    return guarded(threads, [&] {
+        Arena weight_arena{packed}, arena{memory};
+        in_format(bf16_products, [&](auto e) {
+            Decoder<decltype(e)> decoder(*s, {params}, rotary, B, threads, weight_arena, arena);
+            if (!packed) sizes[0] = (long)weight_arena.used, sizes[1] = (long)arena.used;
+            else if (!steps) decoder.pack();
+            else decoder.run(tokens, stride, past, known, steps, {temperature, top_k, uniform});
+        });
     });
 }
 }

@@ -3,7 +3,7 @@
 // All threads take every step together, each with its share of the heads, hidden units and tokens
 // of the vocabulary, so that the weights, whose reading is what costs, are read once in all.
 #pragma once
-#include <queue>
+#include <functional>
 #include "weights.h"
 
 struct SamplingParams {  // how a token is chosen from its logits
@@ -24,8 +24,7 @@ class Decoder {
           rotary(rotary),
           B(B),
           threads(threads),
-          weights(s, threads, weight_arena, false),
-          barrier(threads) {
+          weights(s, threads, weight_arena, false) {
         const long cached = (long)s.layers * B * s.kv_heads * s.context * s.head;
         keys = arena.take<E>(cached), values = arena.take<E>(cached);
         const int M = std::max(ROWS_AT_ONCE, B);
@@ -37,12 +36,13 @@ class Decoder {
             mine.normed = arena.take<E>((long)M * s.width);
             mine.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
             mine.scores = arena.take<float>(round_up(s.context, W) + s.head);
+            mine.best = arena.take<float>(s.vocab);
         }
     }
 
     void pack() {
         std::atomic<int> next{0};
-        run_threads(threads, [&](int t) {
+        Team(threads).run([&](int t) {
             while (weights.pack_one(s, p, next.fetch_add(1), t)) {
             }
         });
@@ -52,7 +52,10 @@ class Decoder {
     // tokens (B, stride): a stream's context begins at its row.
     void run(int64_t* tokens, long stride, int past, int known, int steps,
              const SamplingParams& sampling) {
-        run_threads(threads, [&](int t) {
+        Team team(threads);
+        threads = team.size();
+        barrier.reset(threads);
+        team.run([&](int t) {
             int from = past, to = known;
             for (int step = 0; step < steps; step++) {
                 const int at_once = std::max(1, ROWS_AT_ONCE / B);
@@ -62,7 +65,8 @@ class Decoder {
                 const Slice streams(B, t, threads);
                 for (long b = streams.first; b < streams.last; b++)
                     tokens[b * stride + to] = choose(logits + b * s.padded_vocab(), sampling,
-                                                     sampling.uniform[(long)step * B + b]);
+                                                     sampling.uniform[(long)step * B + b],
+                                                     scratch[t].best);
                 barrier.wait();
                 to++;
             }
@@ -72,15 +76,16 @@ class Decoder {
   private:
     struct ThreadScratch {
         E *normed, *wide;
-        float* scores;
+        float *scores, *best;  // of one head; the top_k largest logits
     };
     const Shape& s;
     const Params p;
     const float* rotary;
-    const int B, threads;
+    const int B;
+    int threads;
     Weights<E> weights;
-    Barrier barrier;
-    ThreadScratch scratch[64];
+    Barrier barrier{1};
+    ThreadScratch scratch[MAX_THREADS];
     E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
     float *x, *logits;
     int rows_each = 1;  // rows of x that each stream has, its newest last
@@ -239,19 +244,25 @@ class Decoder {
     }
 
     // bardlet/sample.py's choose(): the likeliest, or a draw from the top_k.
-    int64_t choose(float* logits, const SamplingParams& sampling, float uniform) const {
+    int64_t choose(float* logits, const SamplingParams& sampling, float uniform,
+                   float* best) const {
         const int V = s.vocab;
         if (sampling.temperature == 0) return std::max_element(logits, logits + V) - logits;
         for (int i = V; i < s.padded_vocab(); i++) logits[i] = -INFINITY;
         float least = -INFINITY, highest = -INFINITY;
         for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= sampling.temperature);
         if (0 < sampling.top_k && sampling.top_k < V) {
-            std::priority_queue<float, std::vector<float>, std::greater<float>> best;
-            for (int i = 0; i < V; i++) {
-                if ((int)best.size() < sampling.top_k) best.push(logits[i]);
-                else if (logits[i] > best.top()) best.pop(), best.push(logits[i]);
+            float* end = best + sampling.top_k;  // a heap whose top is the smallest
+            const std::greater<float> above;
+            std::copy(logits, logits + sampling.top_k, best);
+            std::make_heap(best, end, above);
+            for (int i = sampling.top_k; i < V; i++) {
+                if (!(logits[i] > best[0])) continue;
+                std::pop_heap(best, end, above);
+                end[-1] = logits[i];
+                std::push_heap(best, end, above);
             }
-            least = best.top();
+            least = best[0];
         }
         for (int i = 0; i < V; i++)
             if (logits[i] < least) logits[i] = -INFINITY;

@@ -115,7 +115,7 @@ void muon_step(const Matrix* matrices, int count, const Rule& rule, int threads,
     for (int t = 0; t < threads; t++) workers.emplace_back(order[0]->size(), side, arena);
     if (!arena.base) return;
     std::atomic<int> next{0};
-    run_threads(threads, [&](int t) {
+    Team(threads).run([&](int t) {
         for (int i; (i = next.fetch_add(1)) < count;) workers[t].step(*order[i], rule);
     });
 }

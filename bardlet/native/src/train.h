@@ -540,10 +540,12 @@ double train_step(const Shape& s, Params p, Params* gradients, const float* rota
     std::vector<Worker<E>> workers;
     for (int t = 0; t < threads; t++) workers.emplace_back(s, batch.T, chunk, grad, dropout, arena);
     if (!arena.base) return 0;
+    Team team(threads);
+    threads = team.size();
     std::vector<double> losses(threads);
     std::atomic<int> next{0};
     Barrier barrier(threads);
-    run_threads(threads, [&](int t) {
+    team.run([&](int t) {
         while (weights.pack_one(s, p, next.fetch_add(1), t)) {
         }
         if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);

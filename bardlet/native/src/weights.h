@@ -15,7 +15,7 @@ template <class E>
 struct Weights {
     std::vector<Packed<E>> qkv, proj, fc, out;
     Packed<E> head;
-    E* rows[64];  // per thread: one matrix converted to E, row by row
+    E* rows[MAX_THREADS];  // per thread: one matrix converted to E, row by row
 
     Weights(const Shape& s, int threads, Arena& arena, bool back)
         : qkv(s.layers), proj(s.layers), fc(s.layers), out(s.layers) {
