@@ -34,14 +34,14 @@ def run(parser: Parser, args: list[str]) -> int:
 
 def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
     """Train as `config` says; where it names a model, with a sample of it before and after."""
-    from bardlet.interop.pretrained_init import begin
+    from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.train import train
 
     main = os.environ.get("RANK", "0") == "0"
     shows = main and config.init_from not in OWN and not config.eval_only
 
     def shown(config: TrainConfig, dataset: Dataset) -> GPT:
-        model = begin(config, dataset)
+        model = load_pretrained(config, dataset)
         if shows:
             show("before training", config.init_from, config, say)
         return model

@@ -90,10 +90,10 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
         raise CheckpointError(f"{path}: its model_args are no model's: {'; '.join(problems)}")
     found = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
     found = {n: t for n, t in found.items() if not (n.endswith(MASKS) and t.dim() == 4)}
-    fitting = tensor_names.fitting(
+    match_tensors = tensor_names.match_tensors(
         tensor_names.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
     )  # fmt: skip
-    weights = {name: t.to(torch.float32, copy=True) for name, t in fitting.items()}
+    weights = {name: t.to(torch.float32, copy=True) for name, t in match_tensors.items()}
     return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
 
 

@@ -25,7 +25,7 @@ from bardlet.run.checkpoint import write_text
 DTYPES = ("float32",)
 FILE = "model.onnx"
 OPSET = 20  # the first in which GELU is one operator
-LARGEST_FILE = 1 << 30  # bytes of weights; more stand beside the graph, as protobuf ends at 2 GB
+MAX_FILE_BYTES = 1 << 30  # bytes of weights; more stand beside the graph, as protobuf ends at 2 GB
 
 
 class Logits(nn.Module):
@@ -53,7 +53,7 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
             Logits(model), (example,), folder / FILE, dynamo=True, verbose=False,
             opset_version=OPSET, input_names=["idx"], output_names=["logits"],
             dynamic_shapes={"idx": {0: dim("batch"), 1: length}},
-            external_data=weights > LARGEST_FILE,
+            external_data=weights > MAX_FILE_BYTES,
         )  # fmt: skip
     write_text(folder / "tokenizer.json", trained.tokenizer.to_json())
 

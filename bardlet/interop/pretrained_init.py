@@ -14,7 +14,7 @@ from bardlet.interop import load
 from bardlet.model import GPT
 
 
-def begin(config: TrainConfig, dataset: Dataset) -> GPT:
+def load_pretrained(config: TrainConfig, dataset: Dataset) -> GPT:
     """The model that `init_from` names, with the run's context, dropout and adapters.
 
     Raises DataError where the dataset's tokens are not the model's.

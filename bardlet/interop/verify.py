@@ -62,7 +62,7 @@ class Comparison:
         )
 
 
-def probe(model: GPT) -> Tensor:
+def example_ids(model: GPT) -> Tensor:
     """Token ids to compare on, (1, T) int64: the same for the same shape of model."""
     config = model.config
     length = min(64, max(1, config.block_size // 2))
@@ -81,7 +81,7 @@ def compare(
     for our model: where theirs prefers another one, its lead must be within the tolerance.
     """
     model = trained.model.eval()
-    idx = probe(model)
+    idx = example_ids(model)
     room = min(GREEDY_TOKENS, model.config.block_size - idx.size(1))
     ours = model(idx, idx)[0]
     difference = largest(ours, theirs(idx))
@@ -90,7 +90,7 @@ def compare(
         idx = torch.cat((idx, chosen), dim=1)  # (1, T + 1)
         ours = model(idx)[0]  # (1, 1, V)
     equal = 0
-    if idx.size(1) > len(probe(model)[0]):
+    if idx.size(1) > len(example_ids(model)[0]):
         logits = theirs(idx)
         difference = max(difference, largest(model(idx, idx)[0], logits))
         logits = logits[0, -room - 1 : -1]  # (room, V): what each chosen token came from

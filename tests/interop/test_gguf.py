@@ -56,9 +56,9 @@ def trained(shape: str, tokenizer: Tokenizer | None = None, **changes: Any) -> T
     return Trained(name="a run", model=model, tokenizer=tokenizer, state={})
 
 
-def written(folder: Path, shape: str = "qwen3", numbers: str = "F32", **changes: Any) -> Path:
+def written(folder: Path, shape: str = "qwen3", dtype: str = "F32", **changes: Any) -> Path:
     """The GGUF file of a random model."""
-    gguf.write(trained(shape, **changes), folder, numbers)
+    gguf.write(trained(shape, **changes), folder, dtype)
     return next(folder.glob("*.gguf"))
 
 
@@ -72,10 +72,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
     return path
 
 
-# numbers ------------------------------------------------------------------------------------------
+# dtypes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", gguf_quant.FORMATS)
+@pytest.mark.parametrize("name", gguf_quant.QUANT_TYPES)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
     rows = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32) * np.float32(scale)
@@ -94,7 +94,7 @@ def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
 
 
 def test_the_gguf_package_reads_what_we_write(tmp_path: Path) -> None:
-    path = written(tmp_path, numbers="Q8_0")
+    path = written(tmp_path, dtype="Q8_0")
     file, reader = gguf_file.read(path), oracle.GGUFReader(path)
     theirs = {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")}
     assert theirs == file.metadata
@@ -151,8 +151,8 @@ def test_a_model_comes_back_as_it_was(shape: str, tmp_path: Path) -> None:
 
 
 def test_rows_that_are_no_whole_blocks_are_not_quantised(tmp_path: Path) -> None:
-    path = written(tmp_path, numbers="Q4_0", n_embd=48, mlp_dim=64)
-    formats = {n: t.format for n, t in gguf_file.read(path).tensors.items()}
+    path = written(tmp_path, dtype="Q4_0", n_embd=48, mlp_dim=64)
+    formats = {n: t.dtype for n, t in gguf_file.read(path).tensors.items()}
     assert formats["blk.0.attn_q.weight"] == "F16"  # 48 wide
     assert formats["blk.0.ffn_down.weight"] == "Q4_0"  # 64 wide
     assert formats["blk.0.attn_norm.weight"] == "F32"
@@ -200,9 +200,9 @@ def test_tokenizers_that_are_not_known_are_named(key: str, value: str) -> None:
 # llama.cpp ----------------------------------------------------------------------------------------
 
 
-def check(given: Trained, folder: Path, numbers: str) -> Comparison:
-    gguf.write(given, folder, numbers)
-    compared = gguf.verify(given, folder, numbers)
+def check(given: Trained, folder: Path, dtype: str) -> Comparison:
+    gguf.write(given, folder, dtype)
+    compared = gguf.verify(given, folder, dtype)
     assert isinstance(compared, Comparison)
     compared.check()
     return compared
@@ -218,12 +218,12 @@ def test_llamacpp_computes_the_same(shape: str, tmp_path: Path) -> None:
 
 
 @needs_llamacpp
-@pytest.mark.parametrize("numbers", gguf.DTYPES)
+@pytest.mark.parametrize("dtype", gguf.DTYPES)
 @pytest.mark.parametrize("shape", ["gpt2 without biases", "llama, tied"])
-def test_llamacpp_runs_every_number_format(shape: str, numbers: str, tmp_path: Path) -> None:
-    check(trained(shape), tmp_path, numbers)
+def test_llamacpp_runs_every_dtype(shape: str, dtype: str, tmp_path: Path) -> None:
+    check(trained(shape), tmp_path, dtype)
     text = (tmp_path / "Modelfile").read_text(encoding="utf-8")
-    assert f"FROM ./a-run-{numbers}.gguf" in text and "num_ctx 80" in text
+    assert f"FROM ./a-run-{dtype}.gguf" in text and "num_ctx 80" in text
 
 
 @needs_llamacpp
@@ -365,9 +365,9 @@ def header(
     for key, value in keys.items():
         given = value if isinstance(value, bytes) else b"".join(gguf_file.typed(value))
         raw += gguf_file.text(f"general.{key}") + given
-    for name, shape, numbers in infos:
+    for name, shape, dtype in infos:
         raw += gguf_file.text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-        raw += struct.pack("<IQ", gguf_quant.FORMATS[numbers].id, 0)
+        raw += struct.pack("<IQ", gguf_quant.QUANT_TYPES[dtype].id, 0)
     return raw + bytes(4096)
 
 
@@ -383,8 +383,8 @@ HEADERS = {
     "alignment in words": (header(A, alignment="32"), "general.alignment=32 is not a power"),
     "broken alignment": (header(A, alignment=32.0), "general.alignment=32.0 is not a power"),
     "a tensor twice": (header(A, A), "tensor 'a' is there twice"),
-    "no dimension": (header(("a", (), "F32")), "or of 0 dimensions"),
-    "five dimensions": (header(("a", (1, 1, 1, 1, 1), "F32")), "or of 5 dimensions"),
+    "no dimension": (header(("a", (), "F32")), "or has 0 dimensions"),
+    "five dimensions": (header(("a", (1, 1, 1, 1, 1), "F32")), "or has 5 dimensions"),
     "half a block": (header(("a", (16,), "Q4_0")), r"tensor 'a' of shape \(16,\) reaches past"),
     "nothing": (header(("a", (0,), "F32")), r"tensor 'a' of shape \(0,\) reaches past"),
     "more than there is": (header(("a", (1 << 40,), "F32")), "reaches past its end"),
@@ -434,7 +434,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], object], str]] 
     "partial rope": (lambda k, t: k.update({"qwen3.rope.dimension_count": 4}), "dimension_count=4"),
     "missing": (lambda k, t: t.pop("blk.1.ffn_up.weight"), r"missing: blk\.1\.ffn_up\.weight"),
     "unknown": (lambda k, t: t.update({"rope_freqs.weight": np.ones(4, np.float32)}),
-                r"unknown: rope_freqs\.weight"),
+                r"unexpected: rope_freqs\.weight"),
     "shape": (lambda k, t: t.update({"blk.0.ffn_up.weight": np.ones((3, 32), np.float32)}),
               r"blk\.0\.ffn_up\.weight \(3, 32\)"),
     "no embedding": (lambda k, t: t.pop("token_embd.weight"), "token_embd"),
@@ -467,4 +467,4 @@ def test_number_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    refuse(path, "number format 6, which is not one of F32, F16")
+    refuse(path, "dtype 6, which is not one of F32, F16")

@@ -15,7 +15,7 @@ from bardlet.commands import settings
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop.huggingface import export as huggingface
-from bardlet.interop.pretrained_init import begin
+from bardlet.interop.pretrained_init import load_pretrained
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
@@ -73,9 +73,9 @@ def test_an_untrained_step_leaves_the_source_as_it_is(
     begun = tiny_config(
         data, tmp_path / "out", init_from=str(source), block_size=32, max_iters=0, dropout=0.25
     )
-    train(begun, begin)
+    train(begun, load_pretrained)
     model, _, _ = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
-    first = begin(begun, Dataset(data))
+    first = load_pretrained(begun, Dataset(data))
     assert first.config.dropout == 0.25 and model.config == first.config
     assert all(torch.equal(p, q) for p, q in
                zip(model.parameters(), first.parameters(), strict=True))  # fmt: skip
@@ -98,7 +98,7 @@ def test_nanogpts_checkpoint_and_a_run_of_ours_are_gone_on_from(data: Path, tmp_
     (tmp_path / "theirs" / "meta.pkl").write_bytes((data / "meta.pkl").read_bytes())
     for name, source in (("first", path), ("second", tmp_path / "first")):
         config = tiny_config(data, tmp_path / name, init_from=str(source), max_iters=4)
-        assert math.isfinite(train(config, begin).val_loss)
+        assert math.isfinite(train(config, load_pretrained).val_loss)
         assert checkpoint.load(run_folder.find(tmp_path / name))[0].config.family == "gpt2"
 
 
@@ -107,7 +107,7 @@ def test_tokens_of_another_tokenizer_are_refused(
 ) -> None:
     config = tiny_config(dataset_folder, tmp_path / "out", init_from=str(source))
     with pytest.raises(DataError, match="prepared with another tokenizer") as error:
-        train(config, begin)
+        train(config, load_pretrained)
     command = f"bardlet prepare TEXT --tokenizer {source} --out {dataset_folder}_again"
     assert command in error.value.hint
     assert not (tmp_path / "out" / "checkpoints").exists()
@@ -121,7 +121,7 @@ def test_the_command_that_the_refusal_names_works(
     again = f"{dataset_folder}_again"
     assert cli.main(["prepare", str(text), "--tokenizer", str(source), "--out", again]) == 0
     config = tiny_config(Path(again), tmp_path / "out", init_from=str(source), max_iters=1)
-    assert train(config, begin).iter == 1
+    assert train(config, load_pretrained).iter == 1
 
 
 def test_a_context_that_the_model_has_not_is_refused(
@@ -129,13 +129,13 @@ def test_a_context_that_the_model_has_not_is_refused(
 ) -> None:
     config = tiny_config(data, tmp_path / "out", init_from=str(source), block_size=33)
     with pytest.raises(UsageError, match=r"block_size=33 is above the 32 of"):
-        train(config, begin)
+        train(config, load_pretrained)
 
 
 def test_a_name_of_nothing_is_refused(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "out", init_from="scrach")
     with pytest.raises(BardletError, match="no run at scrach"):
-        train(config, begin)
+        train(config, load_pretrained)
 
 
 def test_the_presets_are_nanogpts() -> None:

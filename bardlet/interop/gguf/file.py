@@ -1,8 +1,8 @@
 """GGUF files as such: a header, keys with values, the tensors' names and shapes, their bytes.
 
-What a file says is not believed: counts, lengths and offsets are checked against its size before
-anything is made of them, and every fault is one CheckpointError that names the file. Read and
-written are version 3, little-endian; version 2 differs in nothing that matters here.
+Counts, lengths and offsets are checked against the file's size before anything is made of them,
+and every fault is one CheckpointError that names the file. Version 3, little-endian, is read and
+written; version 2 differs in nothing that matters here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.gguf.quant import BY_ID, FORMATS, decode, encode
+from bardlet.interop.gguf.quant import DTYPE_BY_ID, QUANT_TYPES, QuantType, decode, encode
 
 ALIGNMENT = 32  # bytes, of every tensor's beginning, unless general.alignment says otherwise
 # how a value's type is numbered; struct's letter for those of fixed size
@@ -29,17 +29,20 @@ UINT32, INT32, FLOAT32, BOOL = 4, 5, 6, 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A tensor in a file: its number format, its shape as torch has it, and where it begins."""
+class TensorInfo:
+    """A tensor in a file: its dtype, its shape as torch has it, and where it begins."""
 
-    format: str
+    dtype: str
     shape: tuple[int, ...]
     offset: int
 
     @property
+    def quant_type(self) -> QuantType:
+        return QUANT_TYPES[self.dtype]
+
+    @property
     def bytes(self) -> int:
-        numbers = FORMATS[self.format]
-        return math.prod(self.shape) // numbers.block * numbers.block_bytes
+        return math.prod(self.shape) // self.quant_type.block * self.quant_type.block_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,25 +51,25 @@ class GGUF:
 
     path: Path
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, TensorInfo]
     data: np.ndarray = field(repr=False)  # the whole file, uint8, memory-mapped
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor's weights in its own shape, float32."""
-        stored = self.tensors[name]
-        raw = np.array(self.data[stored.offset : stored.offset + stored.bytes])
-        return decode(raw, stored.format).reshape(stored.shape)
+        info = self.tensors[name]
+        raw = np.array(self.data[info.offset : info.offset + info.bytes])
+        return decode(raw, info.dtype).reshape(info.shape)
 
 
 class Cursor:
-    """A place in a file's bytes that moves on with each thing read, and never past the end."""
+    """A position in a file's bytes, which each read moves on; ValueError at the end."""
 
     def __init__(self, data: np.ndarray) -> None:
         self.data, self.at = data, 0
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
-            raise ValueError(f"it ends within what stands at byte {self.at}")
+            raise ValueError(f"it ends within what begins at byte {self.at}")
         raw = self.data[self.at : self.at + count].tobytes()
         self.at += count
         return raw
@@ -75,10 +78,11 @@ class Cursor:
         size = struct.calcsize("<" + letter)
         return struct.unpack("<" + letter, self.take(size))[0]
 
-    def count(self, what: str, least_bytes: int) -> int:
-        """A number of things of at least so many bytes each, as many as the file can hold."""
+    def count(self, what: str, min_bytes: int) -> int:
+        """The number of things of at least `min_bytes` each that follow; ValueError where the
+        file is too short for them."""
         count = self.number("Q")
-        if count * least_bytes > len(self.data) - self.at:
+        if count * min_bytes > len(self.data) - self.at:
             raise ValueError(f"{count:,} {what} do not fit into a file of {len(self.data):,} bytes")
         return count
 
@@ -130,8 +134,8 @@ def read(path: Path) -> GGUF:
     return GGUF(path=path, metadata=metadata, tensors=tensors, data=data)
 
 
-def read_infos(cursor: Cursor, count: int, alignment: object) -> dict[str, Stored]:
-    """The tensors' names, shapes, formats and places, which stand before their bytes."""
+def read_infos(cursor: Cursor, count: int, alignment: object) -> dict[str, TensorInfo]:
+    """The tensors' names, shapes, dtypes and places, which stand before their bytes."""
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"general.alignment={alignment} is not a power of two")
     infos: dict[str, tuple[str, tuple[int, ...], int]] = {}
@@ -139,51 +143,48 @@ def read_infos(cursor: Cursor, count: int, alignment: object) -> dict[str, Store
         name = cursor.text()
         dimensions = cursor.number("I")
         if name in infos or not 1 <= dimensions <= 4:
-            raise ValueError(f"tensor {name!r} is there twice, or of {dimensions} dimensions")
+            raise ValueError(f"tensor {name!r} is there twice, or has {dimensions} dimensions")
         shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # theirs is reversed
         kind, offset = cursor.number("I"), cursor.number("Q")
-        if kind not in BY_ID:
+        if kind not in DTYPE_BY_ID:
             raise ValueError(
-                f"tensor {name!r} is in ggml's number format {kind}, which is not one of "
-                f"{', '.join(FORMATS)}"
+                f"tensor {name!r} has ggml's dtype {kind}, which is not one of "
+                f"{', '.join(QUANT_TYPES)}"
             )
-        infos[name] = BY_ID[kind], shape, offset
+        infos[name] = DTYPE_BY_ID[kind], shape, offset
     start = -(-cursor.at // alignment) * alignment
     tensors = {}
-    for name, (numbers, shape, offset) in infos.items():
-        stored = Stored(format=numbers, shape=shape, offset=start + offset)
-        whole = all(shape) and not shape[-1] % FORMATS[numbers].block
-        if not whole or stored.offset + stored.bytes > len(cursor.data):
+    for name, (dtype, shape, offset) in infos.items():
+        info = TensorInfo(dtype=dtype, shape=shape, offset=start + offset)
+        whole = all(shape) and not shape[-1] % info.quant_type.block
+        if not whole or info.offset + info.bytes > len(cursor.data):
             raise ValueError(f"tensor {name!r} of shape {shape} reaches past its end")
-        tensors[name] = stored
+        tensors[name] = info
     return tensors
 
 
 def write(
     path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, np.ndarray]]
 ) -> None:
-    """Write keys and float32 tensors, each with the format to store it in, and wait for the disk.
+    """Write keys and float32 tensors, each with the dtype to store it in, and wait for the disk.
 
     Python's bool, int, float, str and lists of one of them become GGUF's bool, uint32, float32,
     string and array (of int32). OSError where the disk does not take it.
     """
-    offset, infos, end = 0, [], 0
-    for name, (numbers, weights) in tensors.items():
-        stored = Stored(format=numbers, shape=weights.shape, offset=offset)
-        infos.append((name, stored))
-        end = offset + stored.bytes
-        offset = aligned(end)
+    offset, infos = 0, {}
+    for name, (dtype, weights) in tensors.items():
+        infos[name] = TensorInfo(dtype=dtype, shape=weights.shape, offset=offset)
+        offset = aligned(offset + infos[name].bytes)
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
         for key, value in metadata.items():
             file.write(text(key) + b"".join(typed(value)))
-        for name, stored in infos:
-            shape = struct.pack(f"<I{len(stored.shape)}Q", len(stored.shape), *stored.shape[::-1])
-            place = struct.pack("<IQ", FORMATS[stored.format].id, stored.offset)
-            file.write(text(name) + shape + place)
+        for name, info in infos.items():
+            shape = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *info.shape[::-1])
+            file.write(text(name) + shape + struct.pack("<IQ", info.quant_type.id, info.offset))
         pad(file)
-        for numbers, weights in tensors.values():
-            file.write(encode(weights, numbers).data)
+        for dtype, weights in tensors.values():
+            file.write(encode(weights, dtype).data)
             pad(file)
         file.flush()
         os.fsync(file.fileno())

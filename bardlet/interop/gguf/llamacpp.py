@@ -19,7 +19,7 @@ from typing import Any
 from bardlet.interop.optional_deps import need
 
 PACKAGE = "xllamacpp"
-MOST_LOGPROBS = 100  # asked for at each token: the likeliest ones
+MAX_LOGPROBS = 100  # asked for at each token: the likeliest ones
 TIMEOUT_S = 600
 
 
@@ -95,7 +95,7 @@ def greedy(address: str, prompt: list[int], count: int) -> dict[str, Any]:
         return {"ids": [], "logprobs": [], "text": ""}
     request = {"prompt": prompt, "n_predict": count, "temperature": 0, "return_tokens": True}
     reply = post(address, "/completion", request)
-    request |= {"n_predict": 1, "n_probs": MOST_LOGPROBS}
+    request |= {"n_predict": 1, "n_probs": MAX_LOGPROBS}
     logprobs = []
     for known in range(len(reply["tokens"])):
         request["prompt"] = prompt + reply["tokens"][:known]

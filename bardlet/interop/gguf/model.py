@@ -24,14 +24,22 @@ from bardlet.errors import CheckpointError
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import vocab as gguf_vocab
 from bardlet.interop.gguf.file import GGUF
-from bardlet.interop.gguf.quant import FORMATS
+from bardlet.interop.gguf.quant import QUANT_TYPES
 from bardlet.interop.huggingface.config import contradictions
-from bardlet.interop.tensor_names import EMBEDDING, HEAD, architecture, biased, build, join, split
+from bardlet.interop.tensor_names import (
+    EMBEDDING,
+    HEAD,
+    architecture,
+    build,
+    join,
+    split,
+    with_zero_biases,
+)
 from bardlet.model import GPT, GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3")
 ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
-LARGEST = 1 << 20  # of any size: rotary tables are made for every position
+MAX_SIZE = 1 << 20  # of any size: rotary tables are made for every position
 FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # general.file_type
 # keys that change what a model computes, and their values that change nothing
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -96,16 +104,16 @@ def read_config(file: GGUF) -> GPTConfig:
 
     def size(key: str, default: object = None) -> int:
         value = keys.get(key, default)
-        if type(value) is int and 0 < value <= LARGEST:
+        if type(value) is int and 0 < value <= MAX_SIZE:
             return value
-        problems.append(f"{arch}.{key}={value} cannot be")
+        problems.append(f"invalid value {arch}.{key}={value}")
         return 1
 
     def number(key: str, default: float | None = None) -> float:
         value = keys.get(key, default)
         if isinstance(value, float) and value > 0:
             return float(str(np.float32(value)))  # the shortest of what float32 cannot tell apart
-        problems.append(f"{arch}.{key}={value} cannot be")
+        problems.append(f"invalid value {arch}.{key}={value}")
         return 1.0
 
     llama = arch != "gpt2"
@@ -148,14 +156,14 @@ def interleave(rows: Tensor, head_size: int, *, back: bool = False) -> Tensor:
     return rows.unflatten(0, (-1, *pairs)).transpose(1, 2).flatten(0, 2)
 
 
-def write(path: Path, model: GPT, tokenizer: Tokenizer, numbers: str) -> None:
-    """Write a model and its tokenizer to a GGUF file, matrices in the format `numbers`.
+def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
+    """Write a model and its tokenizer to a GGUF file, matrices in the format `dtype`.
 
     Raises CheckpointError for what GGUF or llama.cpp cannot hold, OSError of the disk.
     """
     weights = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
-    config, weights = biased(model.config, weights)
-    metadata = write_config(config, numbers)
+    config, weights = with_zero_biases(model.config, weights)
+    metadata = write_config(config, dtype)
     if tokenizer.end_of_text is None and tokenizer.vocab_size == config.vocab_size:
         metadata[ROWS] = config.vocab_size
         config = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
@@ -166,11 +174,11 @@ def write(path: Path, model: GPT, tokenizer: Tokenizer, numbers: str) -> None:
     for name, piece in split(config, weights, "gguf").items():
         if architecture(config) == "llama" and is_interleaved(name):
             piece = interleave(piece, config.head_size)
-        tensors[name] = format_of(name, piece, numbers), piece.numpy()
+        tensors[name] = dtype_of(name, piece, dtype), piece.numpy()
     gguf_file.write(path, metadata, tensors)
 
 
-def write_config(config: GPTConfig, numbers: str) -> dict[str, Any]:
+def write_config(config: GPTConfig, dtype: str) -> dict[str, Any]:
     """What a file says of the model's shape."""
     arch, head = architecture(config), config.head_size
     shape: Mapping[str, Any] = {
@@ -194,13 +202,13 @@ def write_config(config: GPTConfig, numbers: str) -> dict[str, Any]:
     return {
         "general.architecture": arch,
         "general.type": "model",
-        "general.file_type": FILE_TYPE[numbers],
+        "general.file_type": FILE_TYPE[dtype],
         "general.quantization_version": 2,
         **{f"{arch}.{key}": value for key, value in shape.items()},
     }
 
 
-def format_of(name: str, weights: Tensor, numbers: str) -> str:
+def dtype_of(name: str, weights: Tensor, dtype: str) -> str:
     """The number format for one tensor: vectors and learned positions stay float32.
 
     The vocabulary's matrices suffer most from few bits and keep eight, and rows that are no whole
@@ -210,10 +218,10 @@ def format_of(name: str, weights: Tensor, numbers: str) -> str:
         raise CheckpointError(f"{name} has weights that are not finite")
     if weights.dim() < 2 or name == "position_embd.weight":
         return "F32"
-    if numbers == "Q4_0" and name in ("token_embd.weight", "output.weight"):
-        numbers = "Q8_0"
-    if weights.size(-1) % FORMATS[numbers].block:
-        numbers = "F16"
-    if numbers == "F16" and weights.abs().max() > torch.finfo(torch.float16).max:
+    if dtype == "Q4_0" and name in ("token_embd.weight", "output.weight"):
+        dtype = "Q8_0"
+    if weights.size(-1) % QUANT_TYPES[dtype].block:
+        dtype = "F16"
+    if dtype == "F16" and weights.abs().max() > torch.finfo(torch.float16).max:
         raise CheckpointError(f"{name} has weights beyond float16", "Export as BF16")
-    return numbers
+    return dtype

@@ -1,7 +1,7 @@
-"""Weights in GGUF's number formats: blocks of a scale and small integers, to float32 and back.
+"""Weights in GGUF's dtypes: blocks of a scale and small integers, to float32 and back.
 
 A quantised row is a sequence of blocks of 32 weights, so its length must be a multiple of 32.
-Layouts are those of ggml, little-endian; d is a block's scale and m its least weight, float16.
+Layouts are those of ggml, little-endian; d is a block's scale and m its minimum, float16.
 
 F32, F16, BF16   plain numbers
 Q8_0             d, then 32 signed bytes q: weight = d q
@@ -21,30 +21,30 @@ BLOCK = 32  # weights in a block of the quantised formats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """A number format: ggml's id of it, and how many bytes hold how many weights."""
+class QuantType:
+    """A dtype of GGUF: its id in ggml, and how many bytes hold how many weights."""
 
     id: int
     block: int
     block_bytes: int
 
 
-FORMATS = {
-    "F32": Numbers(id=0, block=1, block_bytes=4),
-    "F16": Numbers(id=1, block=1, block_bytes=2),
-    "Q4_0": Numbers(id=2, block=BLOCK, block_bytes=18),
-    "Q4_1": Numbers(id=3, block=BLOCK, block_bytes=20),
-    "Q8_0": Numbers(id=8, block=BLOCK, block_bytes=34),
-    "BF16": Numbers(id=30, block=1, block_bytes=2),
+QUANT_TYPES = {
+    "F32": QuantType(id=0, block=1, block_bytes=4),
+    "F16": QuantType(id=1, block=1, block_bytes=2),
+    "Q4_0": QuantType(id=2, block=BLOCK, block_bytes=18),
+    "Q4_1": QuantType(id=3, block=BLOCK, block_bytes=20),
+    "Q8_0": QuantType(id=8, block=BLOCK, block_bytes=34),
+    "BF16": QuantType(id=30, block=1, block_bytes=2),
 }
-BY_ID = {numbers.id: name for name, numbers in FORMATS.items()}
+DTYPE_BY_ID = {dtype.id: name for name, dtype in QUANT_TYPES.items()}
 WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 
 
 def encode(weights: np.ndarray, name: str) -> np.ndarray:
-    """The bytes of float32 weights in a format of WRITABLE: (bytes,) uint8.
+    """The bytes of float32 weights in a dtype of WRITABLE: (bytes,) uint8.
 
-    The last dimension must be a multiple of the format's block.
+    The last dimension must be a multiple of the dtype's block.
     """
     flat = np.ascontiguousarray(weights, dtype="<f4").reshape(-1)
     if name == "F32":
@@ -71,14 +71,14 @@ def encode(weights: np.ndarray, name: str) -> np.ndarray:
 
 
 def decode(raw: np.ndarray, name: str) -> np.ndarray:
-    """The weights that bytes (bytes,) uint8 hold in a format: (weights,) float32."""
+    """The weights that bytes (bytes,) uint8 hold in a dtype: (weights,) float32."""
     if name == "F32":
         return raw.view("<f4").astype(np.float32)
     if name == "F16":
         return raw.view("<f2").astype(np.float32)
     if name == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    blocks = raw.reshape(-1, FORMATS[name].block_bytes)  # (N, bytes)
+    blocks = raw.reshape(-1, QUANT_TYPES[name].block_bytes)  # (N, bytes)
     scale = halves(blocks[:, :2])  # (N, 1)
     if name == "Q8_0":
         return (scale * blocks[:, 2:].view(np.int8)).reshape(-1)
@@ -96,5 +96,5 @@ def halves(raw: np.ndarray) -> np.ndarray:
 
 
 def inverse(scale: np.ndarray) -> np.ndarray:
-    """1 / scale, and 0 where a block is all zeros."""
+    """1 / scale, 0 where the scale is: (N, 1)."""
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)

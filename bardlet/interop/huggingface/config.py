@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.tensor_names import LARGEST, architecture, contradictions
+from bardlet.interop.tensor_names import MAX_SIZE, architecture, contradictions
 from bardlet.model import GPTConfig
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-# their key, our field, and their value where the key is left out; None: it cannot be
+# their key, our field, and their value where the key is left out; None: it is required
 GPT2 = (
     ("vocab_size", "vocab_size", 50257),
     ("n_positions", "block_size", 1024),
@@ -37,7 +37,7 @@ QWEN3 = tuple(
     for key, field, default in LLAMA
 )
 TABLES = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
-# what their models can do besides, and ours cannot; left out, it has this value
+# what their models can do and ours cannot: the one value that is supported, their default
 FIXED: dict[str, dict[str, Any]] = {
     "gpt2": {
         "tie_word_embeddings": True, "scale_attn_weights": True,
@@ -90,8 +90,8 @@ def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
         fits = type(value) is wanted or (wanted is float and type(value) is int)
         if value is None:
             problems.append(f"{key} is missing")
-        elif not fits or not 0 <= value <= LARGEST:
-            problems.append(f"{key}={value!r} cannot be")
+        elif not fits or not 0 <= value <= MAX_SIZE:
+            problems.append(f"invalid value {key}={value!r}")
         values[field] = value
     for key, value in FIXED[kind].items():
         if document.get(key, value) != value:
@@ -120,19 +120,19 @@ def rope(document: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
     """Read the rotary wavelengths' base into `values`; return what is not supported of the rest."""
     problems = []
     for key in ("rope_scaling", "rope_parameters"):
-        told = document.get(key) or {}
-        if not isinstance(told, dict):
-            problems.append(f"{key}={told!r} cannot be")
+        params = document.get(key) or {}
+        if not isinstance(params, dict):
+            problems.append(f"invalid value {key}={params!r}")
             continue
-        kind = told.get("rope_type", told.get("type", "default"))
+        kind = params.get("rope_type", params.get("type", "default"))
         if kind != "default":
             problems.append(f"{key} of the type {kind!r} is not supported, only 'default'")
-        if told.get("partial_rotary_factor", 1.0) != 1.0:
+        if params.get("partial_rotary_factor", 1.0) != 1.0:
             problems.append(f"{key}: partial_rotary_factor is not supported")
-        values["rope_theta"] = told.get("rope_theta", values.get("rope_theta"))
+        values["rope_theta"] = params.get("rope_theta", values.get("rope_theta"))
     theta = values["rope_theta"] or document.get("rope_theta", 10000.0)
     if type(theta) not in (int, float) or not 1 <= theta < float("inf"):
-        problems.append(f"rope_theta={theta!r} cannot be")
+        problems.append(f"invalid value rope_theta={theta!r}")
     else:
         values["rope_theta"] = float(theta)
     return problems

@@ -24,7 +24,7 @@ DTYPES = ("float32",)
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model, its tokenizer and its card into `folder`."""
-    config, weights = tensor_names.biased(
+    config, weights = tensor_names.with_zero_biases(
         trained.model.config, dict(trained.model.named_parameters())
     )  # fmt: skip
     ends = token_ids(trained)
