@@ -47,6 +47,7 @@ class Dataset:
             return
         if not path.is_file():
             raise missing(folder)
+        opened = identity(path)
         try:
             self.manifest: dict[str, Any] = read_json(path)
             check(self.manifest, VERSIONED)
@@ -71,6 +72,8 @@ class Dataset:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
         self.splits = {split: self.open(split) for split in SPLITS}
         self.parts = [(self.splits["train"], 1.0)]  # what is trained on, with its share
+        if identity(path) != opened:  # the tokens may be of another manifest
+            raise DataError(f"{folder} was prepared again while it was opened", "Try again")
 
     @property
     def vocab_size(self) -> int:
@@ -113,6 +116,15 @@ class Dataset:
 def files_named(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a shard's entry in the manifest what is read: the tokens, and the mask if it has one."""
     return [entry, entry["mask"]] if "mask" in entry else [entry]
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def missing(folder: Path) -> DataError:

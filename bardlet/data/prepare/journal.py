@@ -1,9 +1,16 @@
-"""The folder in which a dataset is made: what it is for, how far it has come, who works in it."""
+"""The folder in which a dataset is made: its lock, how far the work is, and how it is published.
+
+.NAME.lock         held from the first byte until the dataset has its name
+.NAME.partial.tmp  the staging folder; with a manifest and no journal it is complete
+.NAME.replaced.tmp the dataset that was at NAME, until the new one is there
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,95 +18,140 @@ from time import monotonic
 from typing import Any
 
 from bardlet.errors import DataError
-from bardlet.io.atomic import write_json, write_text
+from bardlet.io.atomic import flush, write_json, write_text
 
 EVERY_S = 2.0  # between two entries
+LEFTOVERS = ("*.mask.raw", "seen-*.bin", ".*")  # files that are not part of a dataset
 
 
 class StagingFolder:
-    """The folder beside `out` that becomes it. `key` is what it is made of.
-
-    Without a key nobody goes on with it later, and it is named after nothing that comes back.
+    """The folder beside `out` that becomes it. `key` says what it is made of; without one, an
+    interrupted preparation cannot be continued.
     """
 
-    def __init__(self, out: Path, key: str, pid: int) -> None:
+    def __init__(self, out: Path, key: str) -> None:
         self.out, self.key = out, key
-        self.folder = out.with_name(f".{out.name}.{'partial' if key else pid}.tmp")
-        self.lock: Any = None
+        self.folder = out.with_name(f".{out.name}.partial.tmp")
+        self.lock = out.with_name(f".{out.name}.lock")
+        self.replaced = out.with_name(f".{out.name}.replaced.tmp")
         self.saved = monotonic()
-        self.kept = False  # whether there is anything to go on with
+        self.kept = False  # whether there is something to continue from
 
     @contextlib.contextmanager
     def held(self) -> Iterator[dict[str, Any]]:
-        """A context that has the folder and ends by letting go of it; what `open` returns.
+        """A context that holds the lock; it gives what `open` returns.
 
-        What the disk refuses is a DataError.
+        OSError within it becomes DataError.
         """
+        with self.writing(), self.locked():
+            try:
+                yield self.open()
+            finally:
+                self.restore()
+                if not self.kept:
+                    discard(self.folder)
+
+    def recover(self) -> None:
+        """Finish or undo what an interrupted `publish` has left; DataError while one is running."""
+        if self.complete() or self.replaced.exists() or self.lock.exists():
+            with self.writing(), self.locked():
+                self.settle()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
         try:
-            yield self.open()
+            yield
         except OSError as error:
             raise DataError(
                 f"cannot write the dataset to {self.out}: {error.strerror or error}"
             ) from None
-        finally:
-            self.leave()
 
-    def open(self) -> dict[str, Any]:
-        """Take the folder; return what the last one who worked here has noted, if that fits."""
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A context in which no other process prepares `out`."""
         from filelock import FileLock, Timeout
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            self.lock.acquire()
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+        lock = FileLock(self.lock, timeout=0)
+        try:
+            lock.acquire()
         except Timeout:
-            self.lock = None
             raise DataError(
                 f"another process is preparing {self.out}", "Wait for it, or name another --out"
             ) from None
         try:
-            noted = json.loads((self.folder / "journal.json").read_text(encoding="utf-8"))
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                self.lock.unlink()
+            lock.release()
+
+    def open(self) -> dict[str, Any]:
+        """Return the journal of an interrupted preparation with the same key, else {}."""
+        self.settle()
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "manifest.json").unlink(missing_ok=True)  # first: see `complete`
+        try:
+            journal = json.loads((self.folder / "journal.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            noted = {}
-        if self.key and isinstance(noted, dict) and noted.get("key") == self.key:
+            journal = {}
+        if self.key and isinstance(journal, dict) and journal.get("key") == self.key:
             self.kept = True
-            return noted
+            return journal
         for path in self.folder.iterdir():
-            if path.name != ".lock":
-                path.unlink()
+            path.unlink()
         return {}
 
     def due(self) -> bool:
-        """Whether it is time to note how far the work has come."""
+        """Whether it is time for an entry in the journal."""
         return bool(self.key) and monotonic() - self.saved >= EVERY_S
 
     def note(self, state: dict[str, Any]) -> None:
-        """Note how far the work has come."""
+        """Write an entry: how far the work is."""
         write_json(self.folder / "journal.json", {**state, "key": self.key})
         self.saved, self.kept = monotonic(), True
 
     def publish(self, manifest: dict[str, Any]) -> None:
-        """Give the folder its manifest and its name, in place of the dataset that has it."""
+        """Write the manifest, and replace the dataset at `out` by the one made here.
+
+        A kill at any step leaves either dataset whole, here or at `out`; `recover` does the rest.
+        """
         write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        flush(self.folder)
         (self.folder / "journal.json").unlink(missing_ok=True)
-        for pattern in ("*.mask.raw", "seen-*.bin", ".*.tmp"):  # the last from kills
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        self.release()
-        (self.folder / ".lock").unlink(missing_ok=True)
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self.folder.rename(self.out)
+        self.settle()
 
-    def release(self) -> None:
-        """Let others work here."""
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
+    def complete(self) -> bool:
+        """Whether all of a dataset is in the staging folder."""
+        there = (self.folder / "manifest.json").exists()
+        return there and not (self.folder / "journal.json").exists()
 
-    def leave(self) -> None:
-        """Let go of the folder, and remove it where there is nothing to go on with."""
-        held = self.lock is not None
-        self.release()
-        if held and not self.kept:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def settle(self) -> None:
+        """Give a complete dataset its name, restore the one before where there is none."""
+        if self.complete():
+            for pattern in LEFTOVERS:
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+            flush(self.folder)
+            if self.out.exists():
+                discard(self.replaced)
+                self.out.rename(self.replaced)
+            self.folder.rename(self.out)
+            flush(self.out.parent)
+        self.restore()
+        discard(self.replaced)
+
+    def restore(self) -> None:
+        """Give the replaced dataset its name back where no other has it."""
+        if (self.replaced / "manifest.json").exists() and not self.out.exists():
+            self.replaced.rename(self.out)
+            flush(self.out.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, its manifest first, so that what a kill leaves of it is not complete."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

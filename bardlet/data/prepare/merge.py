@@ -31,7 +31,8 @@ def merge(parts: list[Path], out: Path) -> Dataset:
     """
     check_folder(out)
     found = ordered([Dataset(part) for part in parts])
-    place = StagingFolder(out, "", os.getpid())
+    place = StagingFolder(out, "")
+    place.recover()
     with place.held():
         with ThreadPoolExecutor(len(SPLITS)) as beside:
             joined = beside.map(lambda split: join(found, split, place.folder), SPLITS)

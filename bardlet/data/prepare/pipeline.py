@@ -8,7 +8,6 @@ in order, written (`shards`) and described (`manifest`). What is done is noted n
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,13 @@ def prepare(
     collection = of_text(corpus) if isinstance(corpus, Corpus) else corpus
     check_folder(out)
     options = dataclasses.replace(options, split=split_rule(collection, options))
+    key = identity(collection, options)
+    place = StagingFolder(out, key)
+    place.recover()
     identified = all(i.kind != "memory" for i in collection.inputs) or collection.sources
     there = manifest.unchanged(out, collection, options.noted(), say) if identified else ""
     if isinstance(there, Dataset):
         return there
-    key = identity(collection, options)
-    place = StagingFolder(out, key, os.getpid())
     check_room(collection, options, out)
     with place.held() as noted:
         place.publish(Work(collection, options, place, say, again=there).run(noted))

@@ -42,7 +42,7 @@ def corpus_of_pairs(folder: Path) -> list[str]:
 
 
 def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> None:
-    place = StagingFolder(tmp_path / "d", "key", 1)
+    place = StagingFolder(tmp_path / "d", "key")
     place.open()
     for name in (".journal.json.77.tmp", "seen-3.bin", "val-00000.mask.raw", "val-00000.bin"):
         (place.folder / name).touch()
