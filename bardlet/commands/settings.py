@@ -22,7 +22,8 @@ from bardlet.run import run_folder
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "shakespeare-char"
 LARGEST = 1 << 17  # bytes of a file of options
-LONGEST = 4096  # characters of a line; Python's TOML takes time quadratic in a key's dots
+# characters of a line, since Python's TOML takes time quadratic in a key's dots, and of a sum
+LONGEST = 4096
 
 
 Flags = Mapping[str, object]
@@ -187,11 +188,15 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
             operand = value_of(node.operand)
             if not isinstance(operand, str):
                 return -operand
-        if ast.unparse(node) == "str(time.time())":  # ends the name of a run in nanoGPT's files
+        # the end of a run's name in nanoGPT's files; writing out other nodes takes quadratic time
+        if isinstance(node, ast.Call) and ast.unparse(node) == "str(time.time())":
             return str(time.time())
         if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             left, right = value_of(node.left), value_of(node.right)
             if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
+                if len(left) + len(right) > LONGEST:
+                    problem = f"the text has more than {LONGEST:,} characters"
+                    raise UsageError(f"{name}, line {node.lineno}: {problem}")
                 return left + right
             if not isinstance(left, str) and not isinstance(right, str):
                 result = ARITHMETIC[type(node.op)](left, right)
@@ -199,7 +204,8 @@ def read_assignments(text: str, name: str) -> dict[str, object]:
                     return result
                 raise UsageError(f"{name}, line {node.lineno}: the result is too large")
         raise UsageError(
-            f"{name}, line {node.lineno}: {ast.unparse(node)!r} is not a constant or arithmetic",
+            f"{name}, line {node.lineno}: {ast.unparse(node)[:200]!r} is not a constant or "
+            "arithmetic",
             "bardlet reads such a file without running it; write the value itself",
         )
 

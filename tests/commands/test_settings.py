@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -145,6 +146,25 @@ def test_a_number_that_grows_by_squaring_is_refused_before_it_fills_memory(tmp_p
     text = "size = 10\n" + "size = size * size\n" * 16 + "n_layer = 1\n"
     with pytest.raises(UsageError, match="too large"):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize("line", ["a = a + a", "a = a + (a + (a + a))", "a += a", "a = a * 2",
+                                  "a = [a, a]", "a = (a, a)", "a = f'{a}{a}'"])  # fmt: skip
+def test_a_text_that_grows_by_doubling_is_refused_before_it_fills_memory(
+    line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, "a = 'xyz'\n" + f"{line}\n" * 20 + "dataset = a")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_deep_sum_is_read_without_writing_it_out_at_each_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes time quadratic in the depth."""
+    monkeypatch.setattr("ast.unparse", Mock(side_effect=AssertionError))
+    text = "n_layer = " + "(1 - " * 80 + "4" + ")" * 80
+    assert read(tmp_path, text) == {"n_layer": 4}
 
 
 def test_a_refused_line_is_named(tmp_path: Path) -> None:
