@@ -18,7 +18,7 @@ import numpy as np
 
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF, END_OF_TEXT, utf8
 from bardlet.data.tokenizers.char import CharTokenizer
-from bardlet.data.tokenizers.json_file import byte_level
+from bardlet.data.tokenizers.json_file import MAX_TOKEN, byte_level
 from bardlet.data.tokenizers.patterns import LOWER, O200K, UPPER, parts
 from bardlet.errors import UsageError
 from bardlet.system import native_library
@@ -50,6 +50,8 @@ def train(text: str, vocab_size: int) -> str:
     check_size(vocab_size)
     utf8(text)
     merges = learn(text, vocab_size - LEAST)
+    long = (i for i, (left, right) in enumerate(merges) if len(left) + len(right) > MAX_TOKEN)
+    merges = merges[: next(long, len(merges))]
     tokens = [*ALPHABET, *(left + right for left, right in merges)]
     vocab = {token: i for i, token in enumerate(tokens)}
     document = byte_level(vocab, merges, O200K, {END_OF_TEXT: len(vocab)})

@@ -6,6 +6,7 @@ patterns that take forever and replacements that blow a text up are refused befo
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 256 << 20  # the largest in use, of 262,144 tokens, has 33 MB
 MAX_ID = 1 << 22
-MAX_GROWTH = 64  # of a text by the replacements in a normalizer, pre-tokenizer or decoder
+MAX_TOKEN = 1 << 17  # characters; longer words are encoded in parts, see `patterns.parts`
+MAX_GROWTH = 64  # of a text by the steps of a normalizer, pre-tokenizer or decoder
+MAX_STEPS = 64  # of each of these, some of which make a text longer by a constant
 MAX_PATTERN = 4096
 MAX_WORD = 1024  # characters of a word that WordPiece takes apart, in time cubic in them
 MAX_ENDLESS = 6  # repetitions without end in one alternative; possessive ones count twice
@@ -116,19 +119,51 @@ def check_ids(document: dict[str, Any]) -> None:
         raise ValueError(f"an id is no number from 0 to {MAX_ID - 1:,}")
     if len(set(ids.values())) != len(ids):
         raise ValueError("two tokens share an id")
+    if max(map(len, ids), default=0) > MAX_TOKEN:
+        raise ValueError(f"a token has more than {MAX_TOKEN:,} characters")
 
 
 def check_steps(step: Any) -> None:
-    """Raises ValueError where a step of the pipeline has a pattern or a replacement to refuse."""
-    growth = 1
+    """Raises ValueError where a step of the pipeline has a pattern to refuse, or where all steps
+    together make a text too long.
+    """
+    growth = count = 1
     for node in nodes(step):
         if isinstance(node.get("Regex"), str):
             check_pattern(node["Regex"])
-        grown = node.get("content") or node.get("prepend")
-        if isinstance(grown, str):
-            growth *= max(1, len(grown))
+        count += "type" in node
+        growth *= max(1, growth_of(node))
     if growth > MAX_GROWTH:
-        raise ValueError(f"its replacements make a text up to {growth:,} times as long")
+        raise ValueError(f"its steps make a text up to {growth:,} times as long")
+    if count > MAX_STEPS:
+        raise ValueError(f"it has {count:,} steps one after the other, and {MAX_STEPS} are allowed")
+
+
+def growth_of(node: dict[str, Any]) -> int:
+    """How many times as long a step of the pipeline makes a text at most."""
+    if node.get("type") == "ByteLevel":
+        return 4  # a character for each byte, and a space before each word
+    if node.get("type") == "Precompiled":  # SentencePiece's: size and bytes of a trie, then texts
+        raw = base64.b64decode(node["precompiled_charsmap"])
+        texts = raw[4 + int.from_bytes(raw[:4], "little") :].decode("utf-8", "replace")
+        return max(map(len, texts.split("\0")))
+    if node.get("suffix") == "" or node.get("word_delimiter_token") == "":
+        raise ValueError("a step of its decoder replaces the empty text")
+    grown = node.get("content") or node.get("prepend")
+    if not isinstance(grown, str):
+        return 1
+    pattern = node.get("pattern")
+    return len(grown) + (isinstance(pattern, dict) and may_match_nothing(pattern))
+
+
+def may_match_nothing(pattern: dict[str, Any]) -> bool:
+    """Whether a pattern may match between any two characters: False only where it cannot."""
+    if not isinstance(regex := pattern.get("Regex"), str):
+        return pattern.get("String") == ""
+    character = r"\\[pP]\{[^}]*\}|\\[sSdDwWnrt.]|\[\^?\]?(?:\\.|[^\[\]\\])*\]|[^\\\[\](){}?*+|^$]"
+    once = rf"(?:{character})(?:\+|\{{[1-9]\d*(?:,\d*)?\}})?(?![*?+{{])[^()|]*"
+    several = (re.fullmatch(once, alternative) for alternative in regex.split("|"))
+    return r"\K" in regex or not all(several)
 
 
 def nodes(step: Any) -> Iterator[dict[str, Any]]:

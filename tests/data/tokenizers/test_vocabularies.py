@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import struct
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,13 @@ from bardlet.data.tokenizers import bpe, bpe_training, compare, factory, pretrai
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.data.tokenizers.byte import ByteTokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
-from bardlet.data.tokenizers.json_file import byte_level, check_pattern
+from bardlet.data.tokenizers.json_file import (
+    MAX_TOKEN,
+    byte_level,
+    check_pattern,
+    check_steps,
+    may_match_nothing,
+)
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import DataError, UsageError
 from bardlet.train import train
@@ -220,6 +228,28 @@ GOOD = BPE.to_json()
 TOKEN = {"id": 1 << 40, "content": "x", "special": True}
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+CTC = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "", "cleanup": True}
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+LONG = {**TOKEN, "id": 400, "content": "a" * 200_000, "single_word": False, "lstrip": False,
+        "rstrip": False, "normalized": False}  # fmt: skip
+STEPS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+
+
+def steps(key: str, sequence: list[dict[str, Any]]) -> str:
+    """`GOOD` with these steps one after the other."""
+    return json.dumps({**json.loads(GOOD), key: {"type": "Sequence", STEPS[key]: sequence}})
+
+
+def replacing(pattern: dict[str, str]) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": "a"}
+
+
+def charsmap(*texts: str) -> dict[str, Any]:
+    """SentencePiece's map of characters to `texts`; of its trie there is one node."""
+    raw = struct.pack("<II", 4, 0) + "\0".join(texts).encode() + b"\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(raw).decode()}
+
+
 HOSTILE = {
     "not JSON": "{",
     "deep": "[" * 100_000,
@@ -245,6 +275,17 @@ HOSTILE = {
     "a step of no type": spelt(GOOD, pre_tokenizer={"type": "Magic", "pretokenizers": 3}),
     "a regex bomb": spelt(GOOD, pre_tokenizer={**SPLIT, "pattern": {"Regex": "(a+)+$"}}),
     "a text bomb": spelt(GOOD, normalizer={"type": "Sequence", "normalizers": [REPLACE] * 9}),
+    "a replacement of nothing": steps("normalizer", [replacing({"String": ""})] * 28),
+    "a pattern of nothing": steps("normalizer", [replacing({"Regex": "x*"})] * 28),
+    "a look ahead": steps("decoder", [replacing({"Regex": "(?=.)"})] * 28),
+    "bytes of bytes": steps("pre_tokenizer", [{**LEVEL, "use_regex": False}] * 28),
+    "bytes of a text": steps("normalizer", [{"type": "ByteLevel"}] * 28),
+    "a suffix of nothing": steps("decoder", [{"type": "BPEDecoder", "suffix": ""}] * 28),
+    "a delimiter of nothing": steps("decoder", [CTC] * 28),
+    "a map to long texts": spelt(GOOD, normalizer=charsmap("a", "a" * 100)),
+    "many steps": steps("normalizer", [{"type": "Prepend", "prepend": "a"}] * 1000),
+    "a long token": spelt(GOOD, model={"vocab": {"a" * 200_000: 0}, "merges": []}),
+    "a long added token": spelt(GOOD, added_tokens=[LONG]),
     "unigrams of nothing": '{"model": {"type": "Unigram", "vocab": [["a"]]}}',
 }  # fmt: skip
 
@@ -258,6 +299,44 @@ def test_a_hostile_file_is_refused_with_one_clear_error(kind: str, tmp_path: Pat
         tokenizers.load(path)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("key", "sequence"),
+    [
+        ("normalizer", [charsmap("a", "\u0635\u0644\u0649 " * 4), replacing({"Regex": " {2,}"})]),
+        ("normalizer", [replacing({"Regex": r"\s+|x"})] * 20),
+        ("normalizer", [{"type": "Prepend", "prepend": "\u2581"}, replacing({"String": " "})]),
+        ("pre_tokenizer", [{**SPLIT, "pattern": {"Regex": r"\p{N}{1,3}"}}] * 4
+         + [{**LEVEL, "use_regex": False}]),
+        ("decoder", [replacing({"String": "\u2581"}), {"type": "ByteFallback"}, {"type": "Fuse"},
+                     {"type": "Strip", "content": " ", "start": 1, "stop": 0}]),
+    ],
+)  # fmt: skip
+def test_steps_as_published_vocabularies_have_them_pass(
+    key: str, sequence: list[dict[str, Any]]
+) -> None:
+    check_steps({"type": "Sequence", STEPS[key]: sequence})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nothing"),
+    [("a", False), (" {2,}", False), (r"\s+", False), (r"[\n\r\t]", False), (r"``|''", False),
+     (r"\p{L}x*", False), ("", True), ("a*", True), ("a?", True), ("a{0,}", True), ("a{,3}", True),
+     ("a+*", True), ("a{2}?", True), ("a|", True), ("^", True), (r"\b", True), ("(?=a)", True),
+     (r"a\K", True), ("(a)*", True), ("[a]*", True), (r"\p{L}*", True)],
+)  # fmt: skip
+def test_a_pattern_that_may_match_nothing_is_told(pattern: str, nothing: bool) -> None:
+    assert may_match_nothing({"Regex": pattern}) is nothing
+    replace = library.normalizers.Replace(library.Regex(pattern), "-")
+    longer = len(replace.normalize_str("abc")) > 3
+    assert nothing or not longer
+
+
+def test_training_makes_no_token_that_is_refused() -> None:
+    text = bpe_training.train("a" * (1 << 19), 400)
+    assert max(map(len, json.loads(text)["model"]["vocab"])) == MAX_TOKEN
+    assert tokenizers.from_json(text, "x").decode([256, 257]) == "a" * 6
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
