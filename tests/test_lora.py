@@ -24,7 +24,7 @@ from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import load
 from bardlet.interop.export import export
 from bardlet.interop.huggingface import export as huggingface
-from bardlet.interop.pretrained_init import begin
+from bardlet.interop.pretrained_init import load_pretrained
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 from bardlet.training import resume
@@ -79,8 +79,8 @@ def test_only_the_adapters_are_trained_and_have_moments(
     data: Path, source: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(data, tmp_path / "out", **options(source))
-    result = train(config, begin)
-    first = begin(config, Dataset(data))
+    result = train(config, load_pretrained)
+    first = load_pretrained(config, Dataset(data))
     model, _, state = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
     assert model.config.lora_rank == 3 and state["config"]["lora_rank"] == 3
     for (name, p), (_, q) in zip(model.named_parameters(), first.named_parameters(), strict=True):
@@ -104,12 +104,12 @@ def test_a_stopped_run_with_adapters_goes_on_exactly(
 
     def resume(**flags: object) -> None:
         given = {"init_from": "resume", "out_dir": str(tmp_path / "b"), **flags}
-        train(settings.resolve_settings([], given, print), begin)
+        train(settings.resolve_settings([], given, print), load_pretrained)
 
     fixed = {"decay_lr": False, "warmup_iters": 0}
-    train(tiny_config(data, tmp_path / "a", **options(source, **fixed)), begin)
+    train(tiny_config(data, tmp_path / "a", **options(source, **fixed)), load_pretrained)
     begun = tiny_config(data, tmp_path / "b", **options(source, **fixed, max_iters=4))
-    train(begun, begin)
+    train(begun, load_pretrained)
     resume(max_iters=8)
     assert all(map(torch.equal, weights(tmp_path / "a"), weights(tmp_path / "b")))
     with pytest.raises(CheckpointError, match="lora_rank=2, not 3"):
@@ -129,7 +129,7 @@ def test_another_rank_does_not_go_on_with_an_unfinished_run(
     data: Path, source: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(data, tmp_path / "o", **options(source, lora_rank=2))
-    adapted = begin(tiny_config(data, tmp_path / "o", **options(source)), Dataset(data))
+    adapted = load_pretrained(tiny_config(data, tmp_path / "o", **options(source)), Dataset(data))
     assert (
         resume.with_model_shape(config, adapted.config).lora_rank == 2
     )  # for check_resume to refuse
@@ -139,7 +139,7 @@ def test_the_export_is_merged(
     data: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    train(tiny_config(data, out, **options(source)), begin)
+    train(tiny_config(data, out, **options(source)), load_pretrained)
     done = export(str(out), tmp_path / "m", form="hf", dtype=None, which="last", say=silent)
     assert done["max_difference"] <= 1e-5
     adapted = checkpoint.load(run_folder.find(out, "last"))[0]
