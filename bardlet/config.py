@@ -17,7 +17,7 @@ from typing import Any
 from bardlet.errors import UsageError, did_you_mean
 
 Value = str | int | float | bool
-OWN = ("scratch", "resume")  # what init_from can be beside a model's name
+BUILTIN_INIT = ("scratch", "resume")  # values of init_from that name no model
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 

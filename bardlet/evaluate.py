@@ -20,7 +20,7 @@ from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
-from bardlet.system.memory import Pieces
+from bardlet.system.memory import MicroBatcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def evaluate(
     model.eval()
     score = NativeGPT(model, machine.dtype) if fits(model, training=False) else model
     alone = group.world_size == 1
-    pieces = Pieces(batch_size, alone=alone)
+    micro_batcher = MicroBatcher(batch_size, can_retry=alone)
     try:
         for i, (idx, targets) in enumerate(batches):
             if i % group.world_size != group.rank:
@@ -77,7 +77,7 @@ def evaluate(
             if alone and stop():
                 raise EvalInterrupted
             scored = functools.partial(summed, score, machine, end_of_text, idx, targets)
-            nats += pieces.fit(scored)
+            nats += micro_batcher.run(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)
             tokens += len(counted)
             size += int(token_bytes[counted].sum())

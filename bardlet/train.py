@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bardlet.config import OWN, TrainConfig, to_toml
+from bardlet.config import BUILTIN_INIT, TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Prefetcher, batches_of, dropout_seed, first_seen
@@ -33,7 +33,7 @@ from bardlet.run import checkpoint, run_folder
 from bardlet.system import device, distributed
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
-from bardlet.system.memory import Pieces
+from bardlet.system.memory import MicroBatcher
 from bardlet.system.signals import stop_signals
 from bardlet.training import auto_batch, backend, resume
 from bardlet.training.guards import Guards
@@ -91,7 +91,7 @@ def run(
     model, config, start, state, changed = beginning(config, group, dataset, begin)
     resumed = start >= 0
     model.to(machine.device)
-    known = config.init_from not in OWN  # a model that can do something before its first step
+    known = config.init_from not in BUILTIN_INIT  # a model that can do something already
     scores: dict[str, float] = state.get("eval", {})
     best = min(state.get("best_val_loss") or math.inf, scores.get("val_loss", math.inf))
 
@@ -182,7 +182,7 @@ def run(
         log.record(type="event", event="memory", iter=it, batch_size=size)
 
     # --- the loop
-    pieces = Pieces(config.batch_size, alone=group.world_size == 1, tell=halved)
+    batcher = MicroBatcher(config.batch_size, can_retry=group.world_size == 1, on_shrink=halved)
     train_s, interval, waits = 0.0, [], []  # seconds of each iteration since the last log line
     stopped = False
     it = max(start, 0)
@@ -224,7 +224,7 @@ def run(
             if masked:
                 counted = max(1, group.sum([sum(counts)], machine.device)[0])
             idx, targets = (t.to(machine.device, non_blocking=True) for t in (idx, targets))
-            loss_now, stops = group.sum([pieces.fit(gradients), asked_to_stop()], machine.device)
+            loss_now, stops = group.sum([batcher.run(gradients), asked_to_stop()], machine.device)
 
             # the gradient's norm, and a step of every optimizer unless something is wrong
             for optimizer in optimizers:
@@ -272,13 +272,13 @@ def beginning(
     that the checkpoint has beside it, and what has changed since.
     """
     start = group.agree(resume.resume_iteration(config) if group.main else 0)
-    config = auto_batch.settle(config, group, start)
+    config = auto_batch.resolve_auto_batch_size(config, group, start)
     if start >= 0:
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
         model, _, state = checkpoint.load(folder)
         config = resume.with_model_shape(config, model.config)
         return model, config, start, state, resume.check_resume(config, model, state, dataset)
-    if config.init_from not in OWN:
+    if config.init_from not in BUILTIN_INIT:
         assert begin, "init_from names a model"
         model = begin(config, dataset)
         return model, resume.with_model_shape(config, model.config), start, {}, []

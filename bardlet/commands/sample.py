@@ -81,7 +81,7 @@ def write(
     from bardlet.interop import load
     from bardlet.sample import check, generate
     from bardlet.system import device
-    from bardlet.system.memory import Pieces
+    from bardlet.system.memory import MicroBatcher
 
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     trained = load.load_model(run, which)
@@ -117,7 +117,7 @@ def write(
         rows = [np.array(tokens, dtype=np.int64)]  # (N,)
     else:
         all_of_them = functools.partial(drawn, draw, num_samples, tokenizer.end_of_text)
-        rows = Pieces(num_samples).fit(all_of_them)
+        rows = MicroBatcher(num_samples).run(all_of_them)
     took = time.perf_counter() - began
     # a stream that is not ended leaves out a character that its last token only begins
     texts = [text + tokenizer.stream().feed(row.tolist()) for row in rows]

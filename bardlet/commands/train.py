@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bardlet import config
 from bardlet.commands import settings
 from bardlet.commands.parser import Parser, split_unknown
-from bardlet.config import OWN, TrainConfig
+from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 
@@ -38,7 +38,7 @@ def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
     from bardlet.train import train
 
     main = os.environ.get("RANK", "0") == "0"
-    shows = main and config.init_from not in OWN and not config.eval_only
+    shows = main and config.init_from not in BUILTIN_INIT and not config.eval_only
 
     def shown(config: TrainConfig, dataset: Dataset) -> GPT:
         model = load_pretrained(config, dataset)

@@ -22,7 +22,7 @@ from bardlet.system import memory
 from bardlet.system.distributed import Group
 from bardlet.train import model_config
 from bardlet.training import auto_batch, saver
-from bardlet.training.auto_batch import Trials
+from bardlet.training.auto_batch import TrialProcess
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
 STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on
@@ -43,11 +43,11 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     vocab_size = config.vocab_size or (dataset.vocab_size if dataset else ASSUMED_VOCAB)
     if dataset is None and not config.vocab_size:
         unknown.append(f"the vocabulary: {vocab_size} tokens are assumed, --vocab_size says it")
-    config = auto_batch.settle(config, Group(), -1, 0 if dataset else vocab_size)
+    config = auto_batch.resolve_auto_batch_size(config, Group(), -1, 0 if dataset else vocab_size)
     with torch.device("meta"):
         model = GPT(model_config(config, vocab_size))
     optimizers = build_optimizers(model, config, "meta", torch.float32)
-    with Trials(config, 0 if dataset else vocab_size) as trials:
+    with TrialProcess(config, 0 if dataset else vocab_size) as trials:
         found = measure(trials, config, seconds)
     if "failed" in found:
         unknown.append("times and the peak of memory: the run does not fit into memory")
@@ -70,7 +70,7 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure(trials: Trials, config: TrainConfig, seconds: float) -> dict[str, Any]:
+def measure(trials: TrialProcess, config: TrainConfig, seconds: float) -> dict[str, Any]:
     """An iteration's time, the peak of memory, and what else a run does; "failed" without room."""
     accumulated = config.gradient_accumulation_steps
     steps = min(accumulated, STEPS)

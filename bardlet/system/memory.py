@@ -1,4 +1,4 @@
-"""Going on with less when memory runs out: the same work in smaller pieces."""
+"""Main memory: how much is available, and retrying with smaller micro-batches when it runs out."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ T = TypeVar("T")
 RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of memory.stat
 
 
-class Pieces:
-    """How many sequences are computed at once: as many as asked, halved when memory runs out."""
+class MicroBatcher:
+    """The number of sequences that are computed at once, halved when memory runs out."""
 
     def __init__(
-        self, size: int, *, alone: bool = True, tell: Callable[[int], object] = lambda size: None
-    ) -> None:
-        """`alone`: no other process waits for this one's part, so that it can be begun again.
+        self, size: int, *, can_retry: bool = True,
+        on_shrink: Callable[[int], object] = lambda size: None,
+    ) -> None:  # fmt: skip
+        """`can_retry`: no other process waits for this one, which may compute its part again.
 
-        `tell` is called with the new size after each halving.
+        `on_shrink` is called with the new size after each halving.
         """
-        self.size, self.alone, self.tell = size, alone, tell
+        self.size, self.can_retry, self.on_shrink = size, can_retry, on_shrink
 
-    def fit(self, work: Callable[[int], T]) -> T:
-        """work(size), begun again at half the size as often as memory runs out.
+    def run(self, work: Callable[[int], T]) -> T:
+        """The result of work(size), computed again at half the size whenever memory runs out.
 
-        `work` computes in pieces of `size` what comes to the same for any. TrainingError where
-        one sequence is too much.
+        `work` computes in micro-batches of `size`, with the same result for any size.
+        TrainingError where one sequence does not fit.
         """
         while True:
             try:
@@ -42,7 +43,7 @@ class Pieces:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.size == 1 or not self.alone:
+                if self.size == 1 or not self.can_retry:
                     raise TrainingError(
                         f"out of memory with {self.size} sequences at once",
                         "Lower batch_size, block_size or the model's size",
@@ -53,7 +54,7 @@ class Pieces:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
-            self.tell(self.size)
+            self.on_shrink(self.size)
 
 
 def available() -> float:

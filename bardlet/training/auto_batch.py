@@ -1,7 +1,7 @@
-"""What a run costs on this machine, asked of trials of it; and the micro-batch that is fastest.
+"""Trials of a run on this machine: what it takes, and the fastest size of micro-batch.
 
-A trial is the real run, cut short, in a process of its own (planning/trial.py): where memory runs
-out, this one goes on.
+A trial is the real run, cut short, in a process of its own (planning/trial.py), which may run out
+of memory while this one goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet.config import OWN, Auto, TrainConfig
+from bardlet.config import BUILTIN_INIT, Auto, TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
@@ -38,32 +38,32 @@ OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Try:
-    """A micro-batch that was tried."""
+class Measurement:
+    """What a trial of one size of micro-batch measured."""
 
     size: int  # sequences
-    first_s: float  # an iteration of one
-    more_s: float  # what each further one adds
+    first_s: float  # seconds of an iteration of one micro-batch
+    more_s: float  # seconds that each further one adds
     peak_bytes: int
 
     def iteration_s(self, sequences: int) -> float:
-        """An iteration of so many sequences."""
+        """Seconds of an iteration of so many sequences."""
         return self.first_s + (math.ceil(sequences / self.size) - 1) * self.more_s
 
 
-class Trials:
-    """A process that makes trials of a run, one after another."""
+class TrialProcess:
+    """A process that makes trials of a run, one after another; a context manager."""
 
     def __init__(self, config: TrainConfig, vocab_size: int = 0) -> None:
-        """`vocab_size`: of a made-up dataset to do it on; 0 for the run's own."""
-        if config.init_from not in OWN:
+        """`vocab_size` of a made-up dataset to train on; 0: the run's own dataset."""
+        if config.init_from not in BUILTIN_INIT:
             raise UsageError(
-                f"init_from={config.init_from}: a run that begins from a model cannot be tried",
+                f"init_from={config.init_from}: a run that begins from a model has no trials",
                 "Give --batch_size a number; plan one from scratch in its shape",
             )
         self.config, self.vocab_size = config, vocab_size
 
-    def __enter__(self) -> Trials:
+    def __enter__(self) -> TrialProcess:
         # on the disk of the run; a leftover's name is one that the run sweeps away
         at = existing(Path(self.config.out_dir))
         with contextlib.ExitStack() as opened:
@@ -145,7 +145,10 @@ class Trials:
         return dataclasses.asdict(dataclasses.replace(config, **{**options, **changes}))
 
     def iterations(self, batch_size: int, steps: int, seconds: float, **changes: Any) -> Any:
-        """What an iteration takes; raises TrainingError where it cannot be, but for memory."""
+        """The times and the peak of memory of an iteration, or "failed" where memory ran out.
+
+        TrainingError where it fails for another reason.
+        """
         found = self.ask(
             do="iterations", config=self.of(batch_size, steps, **changes), seconds=seconds
         )
@@ -154,7 +157,7 @@ class Trials:
         return found
 
     def rest_of_run(self) -> dict[str, Any]:
-        """What evaluating and saving take."""
+        """The times that evaluating and saving take."""
         return self.ask(do="rest", config=self.of(self.config.batch_size, 1))
 
 
@@ -164,24 +167,24 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def settle(
+def resolve_auto_batch_size(
     config: TrainConfig, group: Group, start: int, vocab_size: int = 0
 ) -> TrainConfig:  # fmt: skip
     """The configuration with a number for `batch_size=auto`: the fastest micro-batch that fits.
 
     The sequences of an iteration stay as many. A run that goes on from iteration `start` keeps what
-    it had; the main process decides for all. `vocab_size` is for Trials.
+    it had; the main process decides for all. `vocab_size` is for TrialProcess.
     """
     if not isinstance(config.batch_size, Auto) or config.eval_only:
         return config
     sequences = config.batch_size * config.gradient_accumulation_steps
-    size = group.agree(decided(config, group, start, vocab_size) if group.main else 0)
+    size = group.agree(choose_batch_size(config, group, start, vocab_size) if group.main else 0)
     return dataclasses.replace(
         config, batch_size=size, gradient_accumulation_steps=sequences // size
     )
 
 
-def decided(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
+def choose_batch_size(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
     """The size that the run had where it goes on with as many sequences, else one by trials."""
     sequences = config.batch_size * config.gradient_accumulation_steps
     before = run_folder.saved_options(Path(config.out_dir)) if start >= 0 else None
@@ -191,8 +194,8 @@ def decided(config: TrainConfig, group: Group, start: int, vocab_size: int) -> i
             say(f"batch_size=auto: {size} at once, as the run had it")
             return size
     share = math.ceil(sequences / group.world_size)
-    with Trials(config, vocab_size) as trials:
-        tried = list(attempts(trials, sizes(sequences, share, config.batch_size), share))
+    with TrialProcess(config, vocab_size) as trials:
+        tried = list(measure_sizes(trials, sizes(sequences, share, config.batch_size), share))
     if not tried:
         raise TrainingError(
             "not even one sequence fits into memory", "Lower block_size or the model's size"
@@ -217,7 +220,7 @@ def sizes(sequences: int, most: int, asked: int) -> list[int]:
     return chosen
 
 
-def attempts(trials: Trials, sizes: Sequence[int], share: int) -> Iterator[Try]:
+def measure_sizes(trials: TrialProcess, sizes: Sequence[int], share: int) -> Iterator[Measurement]:
     """Try sizes in this order, until one does not fit, takes too long, or is slower by far."""
     best = math.inf
     for size in sizes:
@@ -231,7 +234,9 @@ def attempts(trials: Trials, sizes: Sequence[int], share: int) -> Iterator[Try]:
             if "failed" in twice:
                 return
             more = max(0.0, twice["iter_s"] - once["iter_s"])
-        found = Try(size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"])
+        found = Measurement(
+            size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"]
+        )
         yield found
         taken = found.iteration_s(share)
         if taken > 1.5 * best or once["iter_s"] > LONGEST:
@@ -239,7 +244,7 @@ def attempts(trials: Trials, sizes: Sequence[int], share: int) -> Iterator[Try]:
         best = min(best, taken)
 
 
-def fastest(tried: Sequence[Try], share: int) -> int:
+def fastest(tried: Sequence[Measurement], share: int) -> int:
     """The size of the fastest; of those as fast, the largest."""
     best = min(t.iteration_s(share) for t in tried)
     return max(t.size for t in tried if t.iteration_s(share) <= EQUAL * best)

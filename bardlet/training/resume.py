@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bardlet.config import FIELDS, OWN, TrainConfig
+from bardlet.config import BUILTIN_INIT, FIELDS, TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
@@ -105,7 +105,7 @@ def newest_valid(run: Path) -> Path:
 
 def with_model_shape(config: TrainConfig, model: GPTConfig) -> TrainConfig:
     """The options of a run that begins from a model: those that make its shape are the model's."""
-    if config.init_from in OWN:
+    if config.init_from in BUILTIN_INIT:
         return config
     chosen = ("block_size", "dropout", "lora_rank")  # by the run
     shape = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}

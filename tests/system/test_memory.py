@@ -18,7 +18,7 @@ from bardlet import cli
 from bardlet.errors import TrainingError, is_out_of_memory
 from bardlet.model import GPT
 from bardlet.system import memory
-from bardlet.system.memory import Pieces
+from bardlet.system.memory import MicroBatcher
 from bardlet.train import train
 
 
@@ -77,12 +77,12 @@ def test_one_sequence_too_many_is_said(
         train(tiny_config(dataset_folder, tmp_path / "run"))
 
 
-def test_pieces_of_several_processes_are_not_halved() -> None:
+def test_micro_batches_of_several_processes_are_not_halved() -> None:
     def fail(size: int) -> None:
         raise MemoryError
 
     with pytest.raises(TrainingError, match="out of memory with 8 sequences"):
-        Pieces(8, alone=False).fit(fail)
+        MicroBatcher(8, can_retry=False).run(fail)
 
 
 def test_other_errors_are_their_own() -> None:
@@ -90,7 +90,7 @@ def test_other_errors_are_their_own() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Pieces(8).fit(fail)
+        MicroBatcher(8).run(fail)
     with pytest.raises(RuntimeError) as real:
         torch.empty(1 << 60)
     assert is_out_of_memory(real.value) and not is_out_of_memory(RuntimeError("shapes"))

@@ -23,7 +23,7 @@ from bardlet.errors import TrainingError, UsageError
 from bardlet.system import memory
 from bardlet.train import train
 from bardlet.training import auto_batch
-from bardlet.training.auto_batch import Trials, Try, fastest, sizes
+from bardlet.training.auto_batch import Measurement, TrialProcess, fastest, sizes
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -79,8 +79,10 @@ def test_sizes_divide_the_sequences(
     assert all(sequences % size == 0 for size in expected)
 
 
-def made(*times: tuple[int, float, float]) -> list[Try]:
-    return [Try(size=n, first_s=first, more_s=more, peak_bytes=0) for n, first, more in times]
+def made(*times: tuple[int, float, float]) -> list[Measurement]:
+    return [
+        Measurement(size=n, first_s=first, more_s=more, peak_bytes=0) for n, first, more in times
+    ]
 
 
 def test_the_fastest_is_chosen() -> None:
@@ -92,7 +94,7 @@ def test_the_fastest_is_chosen() -> None:
 
 
 class Answers:
-    """Trials with made-up results: bytes and seconds of so many sequences at once."""
+    """A TrialProcess with made-up results: bytes and seconds of so many sequences at once."""
 
     def __init__(self, seconds: Callable[[int], float], available: int) -> None:
         self.seconds, self.available, self.asked = seconds, available, list[int]()
@@ -108,7 +110,7 @@ class Answers:
 
 
 def tried(answers: Answers) -> list[int]:
-    found = auto_batch.attempts(answers, [1, 2, 4, 8, 16, 32], 32)
+    found = auto_batch.measure_sizes(answers, [1, 2, 4, 8, 16, 32], 32)
     return [attempt.size for attempt in found]
 
 
@@ -151,7 +153,7 @@ def test_a_run_gets_numbers_and_keeps_them(
     assert [p.name for p in out.iterdir() if p.name.startswith(".trial")] == []
 
     # the same option goes on with them, and tries nothing
-    monkeypatch.setattr(auto_batch, "Trials", no_trials)
+    monkeypatch.setattr(auto_batch, "TrialProcess", no_trials)
     train(dataclasses.replace(config, lr_decay_iters=4, init_from="resume"))
     assert f"batch_size=auto: {size} at once, as the run had it" in capsys.readouterr().err
     after = written(out)
@@ -167,7 +169,7 @@ def test_a_run_gets_numbers_and_keeps_them(
 def test_evaluating_only_tries_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_batch, "Trials", no_trials)
+    monkeypatch.setattr(auto_batch, "TrialProcess", no_trials)
     train(dataclasses.replace(config, eval_only=True))
 
 
@@ -193,11 +195,11 @@ def test_a_trial_that_does_not_start_leaves_no_process(
     config: TrainConfig, tmp_path: Path, silent: list[subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def refused(self: Trials, **request: Any) -> None:
+    def refused(self: TrialProcess, **request: Any) -> None:
         raise TrainingError("refused")
 
-    monkeypatch.setattr(Trials, "ask", refused)
-    with pytest.raises(TrainingError, match="refused"), Trials(config, vocab_size=50):
+    monkeypatch.setattr(TrialProcess, "ask", refused)
+    with pytest.raises(TrainingError, match="refused"), TrialProcess(config, vocab_size=50):
         pass
     assert ended_without_a_trace(silent, tmp_path)
 
@@ -209,7 +211,7 @@ def test_a_trial_that_does_not_answer_is_ended(
     monkeypatch.setattr(auto_batch, "ANSWER_S", 0.1, raising=False)
     with (
         pytest.raises(TrainingError, match=r"a trial of the run did not answer within 0\.3 s"),
-        Trials(config) as trials,
+        TrialProcess(config) as trials,
     ):
         trials.iterations(1, 1, 0.2)
     assert ended_without_a_trace(silent, tmp_path)
