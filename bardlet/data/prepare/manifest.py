@@ -7,16 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import bardlet
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.stream import FORMAT_VERSION
+from bardlet.data.prepare.checksum import checksum
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
-from bardlet.io.atomic import sha256
 
 
 def describe(
@@ -58,20 +59,17 @@ class Sources:
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
-        self.threads = ThreadPoolExecutor(1)
+        self.threads, self.stopped = ThreadPoolExecutor(1), Event()
         self.streamed: dict[str, tuple[int, Any]] = {}
         self.first = ""  # document that was streamed
-        self.stopped = False
         self.found = self.threads.submit(self.read)
 
     def read(self) -> dict[str, Source | None]:
         """The entry of every file, by its path."""
         found: dict[str, Source | None] = {}
         for given in self.collection.inputs:
-            if self.stopped:
-                break
             if given.path and given.kind != "hub":
-                found[given.path] = source_of(given)
+                found[given.path] = self.of_file(given)
         return found
 
     def saw(self, name: str, text: str) -> None:
@@ -96,18 +94,21 @@ class Sources:
                 found.append(asdict(source))
         return found
 
-    def stop(self) -> None:
-        """Do not read what has not been read."""
-        self.stopped = True
+    def of_file(self, given: Input) -> Source | None:
+        """The entry of a file, None where it cannot be read, which its reader reports."""
+        try:
+            digest = checksum(Path(given.path), self.stopped)
+        except OSError:
+            return None
+        return Source(name=given.name, bytes=given.bytes, sha256=digest)
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the checksums."""
+        self.stopped.set()
         self.threads.shutdown(wait=False)
-
-
-def source_of(given: Input) -> Source | None:
-    """The entry of a file, None where it cannot be read, which its reader reports."""
-    try:
-        return Source(name=given.name, bytes=given.bytes, sha256=sha256(Path(given.path)))
-    except OSError:
-        return None
 
 
 def of_memory(given: Input) -> dict[str, Any]:
@@ -158,8 +159,8 @@ def changes(manifest: dict[str, Any], collection: Collection, options: dict[str,
     other = [name for name in both if new[name] != old[name]["bytes"]]
     if found or other:
         return found + few("changed", other)
-    sources = Sources(collection)
-    now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
+    with Sources(collection) as sources:
+        now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
     return few("changed", [name for name in both if now.get(name) != old[name]["sha256"]])
 
 

@@ -8,11 +8,12 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from bardlet.data.dataset.folder import SPLITS, Dataset
-from bardlet.data.dataset.stream import HEADER
 from bardlet.data.prepare import manifest
+from bardlet.data.prepare.checksum import checksum
 from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import check_folder
 from bardlet.data.prepare.remarks import uneven
@@ -34,9 +35,13 @@ def merge(parts: list[Path], out: Path) -> Dataset:
     place = StagingFolder(out, "")
     place.recover()
     with place.held():
-        with ThreadPoolExecutor(len(SPLITS)) as beside:
-            joined = beside.map(lambda split: join(found, split, place.folder), SPLITS)
-            splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
+        stopped = Event()
+        with ThreadPoolExecutor(len(SPLITS)) as threads:
+            try:
+                joined = threads.map(lambda s: join(found, s, place.folder, stopped), SPLITS)
+                splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
+            finally:
+                stopped.set()
         write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
         first = found[0].manifest
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
@@ -85,7 +90,7 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
     return [by_number[name] for name in names]
 
 
-def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
+def join(parts: list[Dataset], split: str, folder: Path, stopped: Event) -> dict[str, Any]:
     """The entry of a split in the manifest, its shards brought to `folder` under new numbers."""
     whole = hashlib.sha256()
     sums: dict[str, Any] = dict.fromkeys(SUMS, 0)
@@ -103,7 +108,8 @@ def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
                     continue
                 path = part.folder / about["file"]
                 name = f"{split}-{len(shards):05d}{'.' * bool(kind)}{kind}.bin"
-                check(path, about["sha256"], whole if not kind else None)
+                if checksum(path, stopped, whole if not kind else None) != about["sha256"]:
+                    raise DataError(f"{path} is damaged: its sha256 is not the one in the manifest")
                 bring(path, folder / name)
                 if kind:
                     named[kind] = dict(about, file=name)
@@ -111,19 +117,6 @@ def join(parts: list[Dataset], split: str, folder: Path) -> dict[str, Any]:
                     named = {"file": name, "tokens": shard["tokens"], "sha256": shard["sha256"]}
             shards.append(named)
     return entry_of(folder, sums, whole.hexdigest(), shards)
-
-
-def check(path: Path, expected: str, whole: Any) -> None:
-    """Read a file, adding what follows its header to `whole`; DataError if it is damaged."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(HEADER.size))
-        while block := file.read(1 << 20):
-            digest.update(block)
-            if whole is not None:
-                whole.update(block)
-    if digest.hexdigest() != expected:
-        raise DataError(f"{path} is damaged: its sha256 is not the one in the manifest")
 
 
 def bring(path: Path, name: Path) -> None:

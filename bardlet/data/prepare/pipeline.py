@@ -107,12 +107,9 @@ class Work:
                 "Give more text",
             )
         spec = dataclasses.replace(spec, tokenizer=encoder.to_json())
-        sources = manifest.Sources(self.collection)
-        try:
+        with manifest.Sources(self.collection) as sources:
             splits = self.write(spec, encoder, found, noted, sources)
             return self.describe(encoder, splits, sources)
-        finally:
-            sources.stop()
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""

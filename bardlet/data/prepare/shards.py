@@ -11,14 +11,15 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from bardlet.data.dataset.stream import DOCS, FORMAT_VERSION, HEADER, MAGIC, MASK, map_mask
+from bardlet.data.prepare.checksum import BLOCK, checksum
 from bardlet.data.prepare.encoding import Encoded
 
-BLOCK = 1 << 20
 SUMS = ("documents", "characters", "bytes", "tokens")
 
 
@@ -38,7 +39,7 @@ class SplitWriter:
         self.tokens = self.begun = 0  # of the shard that is being written
         self.files: dict[str, Any] = {}
         self.noted = 0  # the shard that the last state was in
-        self.hasher = ThreadPoolExecutor(1)
+        self.hasher, self.stopped = ThreadPoolExecutor(1), Event()
         self.whole = hashlib.sha256()
         self.entries: list[Any] = []
         if state:
@@ -124,15 +125,9 @@ class SplitWriter:
         found: dict[str, Any] = {}
         counts = {".bin": self.done[index]["tokens"], ".docs.bin": self.done[index]["documents"]}
         for kind in (".bin", *[".docs.bin"] * self.docs, *[".mask.bin"] * self.masked):
-            digest = hashlib.sha256()
             path = self.path(index, kind)
-            with path.open("rb") as file:
-                digest.update(file.read(HEADER.size))
-                while block := file.read(BLOCK):
-                    digest.update(block)
-                    if kind == ".bin":
-                        self.whole.update(block)
-            entry: dict[str, Any] = {"file": path.name, "sha256": digest.hexdigest()}
+            digest = checksum(path, self.stopped, self.whole if kind == ".bin" else None)
+            entry: dict[str, Any] = {"file": path.name, "sha256": digest}
             if kind == ".bin":
                 found = {"file": path.name, "tokens": counts[".bin"], "sha256": entry["sha256"]}
             else:
@@ -161,9 +156,10 @@ class SplitWriter:
         return entry_of(self.folder, self.sums, self.whole.hexdigest(), shards)
 
     def abandon(self) -> None:
-        """Close what is open."""
+        """Close what is open, and end the checksums."""
         for file in self.files.values():
             file.close()
+        self.stopped.set()
         self.hasher.shutdown(cancel_futures=True)
 
 
