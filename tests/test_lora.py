@@ -140,7 +140,7 @@ def test_the_export_is_merged(
 ) -> None:
     out = tmp_path / "out"
     train(tiny_config(data, out, **options(source)), load_pretrained)
-    done = export(str(out), tmp_path / "m", form="hf", dtype=None, which="last", say=silent)
+    done = export(str(out), tmp_path / "m", form="hf", dtype=None, checkpoint="last", say=silent)
     assert done["max_difference"] <= 1e-5
     adapted = checkpoint.load(run_folder.find(out, "last"))[0]
     again = load.load_model(str(tmp_path / "m")).model

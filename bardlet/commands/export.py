@@ -18,21 +18,21 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--push", metavar="NAME", help="hf: upload as this model of the hub")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    given = parse(parser, args)
-    name = getattr(given, "push", None)
-    if name and given.format != "hf":
-        raise UsageError(f"--push uploads the format hf, not {given.format}")
+    options = parse(parser, args)
+    name = getattr(options, "push", None)
+    if name and options.format != "hf":
+        raise UsageError(f"--push uploads the format hf, not {options.format}")
     from bardlet.interop.export import export
 
     done = export(
-        given.run, Path(given.out), form=given.format, dtype=getattr(given, "dtype", None),
-        which=given.checkpoint, say=say,
+        options.run, Path(options.out), form=options.format, dtype=getattr(options, "dtype", None),
+        checkpoint=options.checkpoint, say=say,
     )  # fmt: skip
     if name:
         from bardlet.interop.huggingface.export import push
 
-        done["pushed"] = push(Path(given.out), name)
-    if given.json:
+        done["pushed"] = push(Path(options.out), name)
+    if options.json:
         print(json.dumps(done))
     else:
         for file, size in done["files"].items():

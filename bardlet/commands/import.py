@@ -19,14 +19,14 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("out", help="run folder to write, which must not be there yet")
     parser.add_argument("--block_size", type=int, help="keep this much of the context")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    given = parse(parser, args)
+    options = parse(parser, args)
     from bardlet.interop import load
 
-    trained = load.load_model(given.source, block_size=getattr(given, "block_size", 0))
-    folder = load.save(trained, Path(given.out))
+    trained = load.load_model(options.source, block_size=getattr(options, "block_size", 0))
+    folder = load.save(trained, Path(options.out))
     from bardlet.commands.inspect import checkpoint_facts, describe_checkpoint
 
-    found = checkpoint_facts(folder)
-    print(json.dumps(found) if given.json else describe_checkpoint(found))
-    say(f"go on with: bardlet sample {given.out}")
+    facts = checkpoint_facts(folder)
+    print(json.dumps(facts) if options.json else describe_checkpoint(facts))
+    say(f"go on with: bardlet sample {options.out}")
     return 0

@@ -1,4 +1,4 @@
-"""A checkpoint in another program's format, which that program has read before it is there.
+"""A checkpoint in another program's format, published once that program has read it.
 
 Each format is a module with `write`, which fills a folder, and `verify`, which has the other
 program read it. The folder is built under a temporary name and gets its own when both are done.
@@ -23,24 +23,24 @@ FORMATS = {
 
 
 class Format(Protocol):
-    """What the module of a format has."""
+    """The interface of a format's module."""
 
-    DTYPES: tuple[str, ...]  # the number formats of its weights, the default first
+    DTYPES: tuple[str, ...]  # of its weights, the default first
 
     def write(self, trained: Trained, folder: Path, dtype: str) -> None:
         """Fill an empty folder."""
         ...
 
     def verify(self, trained: Trained, folder: Path, dtype: str) -> Comparison | str:
-        """How the other program's results compare, or why that was not tried.
+        """How the other program's results compare, or why they were not compared.
 
-        Raises BardletError where it cannot even read the folder.
+        Raises BardletError where it cannot read the folder.
         """
         ...
 
 
 def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
-    """The module of a format, and the number format to write in, checked."""
+    """The module of a format, and the dtype to write in; UsageError for an unknown one."""
     if name not in FORMATS:
         raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
     module: Any = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
@@ -51,18 +51,19 @@ def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
 
 
 def export(
-    source: str, out: Path, *, form: str, dtype: str | None, which: str, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Write a model into the new folder `out`; return what there is to say of it.
+    source: str, out: Path, *, form: str, dtype: str | None, checkpoint: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Write a model into the new folder `out`; return its files and how it compares, for JSON.
 
-    `source` is a run, whose checkpoint is `which`, or whatever sources.py reads. Raises
+    `source` is a run, with the name of its `checkpoint`, or another source of load.py. Raises
     BardletError children, and leaves nothing behind, where it cannot be written or the other
     program does not compute the same with it.
     """
     module, dtype = format_of(form, dtype)
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    trained = load.load_model(source, which)
+    trained = load.load_model(source, checkpoint)
     building = temporary(out)
     shutil.rmtree(building, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""In: the model and tokenizer that a name stands for, of whichever program it is.
+"""In: the model and tokenizer of a source, in any of the formats that are read.
 
 A source is a run or checkpoint of bardlet, a folder of transformers' (config.json, safetensors,
 tokenizer.json), a GGUF file, nanoGPT's ckpt.pt or the folder with it, or the name of a model on
@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bardlet import lora
@@ -25,7 +26,7 @@ from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.interop import nanogpt, tensor_names
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
-from bardlet.interop.optional_deps import need
+from bardlet.interop.optional_deps import need, reason
 from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
@@ -40,16 +41,16 @@ INDEX = "model.safetensors.index.json"
 
 
 def load_model(
-    source: str, which: str = "best", *, block_size: int = 0, dropout: float | None = None
+    source: str, checkpoint_name: str = "best", *, block_size: int = 0, dropout: float | None = None
 ) -> Trained:
     """The model, on the CPU in float32, and the tokenizer of a source.
 
-    `which` is the checkpoint of a run: best, last, or its name. `block_size` crops the context,
+    `checkpoint_name` is that of a run's: best, last or iter-... `block_size` crops the context,
     `dropout` is what it is trained with from here on. Raises UsageError where there is no such
     source, CheckpointError or DataError where its files are damaged, do not fit each other, or
-    are of an architecture that is not known.
+    are of an unknown architecture.
     """
-    trained = read(source, which)
+    trained = read(source, checkpoint_name)
     have = trained.model.config
     if block_size > have.block_size:
         raise UsageError(
@@ -65,7 +66,7 @@ def load_model(
     return dataclasses.replace(trained, model=reshaped(trained.model, config))
 
 
-def read(source: str, which: str) -> Trained:
+def read(source: str, checkpoint_name: str) -> Trained:
     """The source as it is."""
     path = Path(source)
     if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
@@ -76,7 +77,7 @@ def read(source: str, which: str) -> Trained:
         return from_folder(path, source)
     if not path.exists() and is_hub_name(source):
         return from_folder(download(HUB_NAMES.get(source, source)), source)
-    folder = run_folder.find(path, which)
+    folder = run_folder.find(path, checkpoint_name)
     model, tokenizer, state = checkpoint.load(folder)
     lora.merge(model)
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
@@ -96,13 +97,12 @@ def is_hub_name(source: str) -> bool:
 
 def download(name: str) -> Path:
     """The folder with a model of the hub, from its cache where that has it."""
-    hub = need("huggingface_hub", "hf", f"{name}, which is no file here,")
+    hub = need("huggingface_hub", "hf", f"{name}, which is not a file here,")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=HUB_FILES))
     except Exception as error:  # its own, and those of its network library
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
-            f"{name} is no file here, and the hub does not give it: {reason}",
+            f"{name} is not a file here, and the hub does not give it: {reason(error)}",
             "Without a network, give the folder of a model that you have",
         ) from None
 
@@ -111,10 +111,10 @@ def from_folder(folder: Path, name: str) -> Trained:
     """The model of a folder of transformers'."""
     document = read_json(folder / "config.json")
     config = hf_config.from_hf(document, folder / "config.json")
-    found = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
-    if not config.llama and "wte.weight" in found:  # OpenAI's own names
-        found = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in found.items()}
-    model = tensor_names.build(config, tensor_names.join(config, found, "hf", folder))
+    theirs = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
+    if not config.llama and "wte.weight" in theirs:  # OpenAI's own names
+        theirs = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in theirs.items()}
+    model = tensor_names.build(config, tensor_names.join(config, theirs, "hf", folder))
     path = folder / "tokenizer.json"
     # the hub's cache is of links to files elsewhere
     tokenizer = tokenizers.load(path.resolve()) if path.is_file() else assumed(config, folder)
@@ -127,19 +127,19 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = safe_read.parse_json(safe_read.read_text(path))
         if not isinstance(document, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise run_folder.corrupt(path, error) from None
     return document
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without what wrappers of transformers put before it."""
+    """A tensor's name without the prefix of wrappers of transformers."""
     return name.removeprefix("model.") if name.startswith("model.transformer.") else name
 
 
 def is_buffer(name: str) -> bool:
-    """Whether this is no weight: attention's mask and the rotary frequencies, in old files."""
+    """Whether this is attention's mask or the rotary frequencies, which old files have."""
     return re.search(r"h\.\d+\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$", name) is not None
 
 
@@ -149,15 +149,14 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
         files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
             raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map")
-        foreign = [f for f in files.values() if Path(f).name != f]
-        if foreign:
-            raise CheckpointError(f"{folder / INDEX} names a file of another folder: {foreign[0]}")
+        for file in files.values():
+            if Path(file).name != file:
+                raise CheckpointError(f"{folder / INDEX} names a file of another folder: {file}")
         shards = {name: read_safetensors(folder / name) for name in sorted(set(files.values()))}
-        lost = [name for name, file in files.items() if name not in shards[file]]
-        if lost:
+        if missing := [name for name, file in files.items() if name not in shards[file]]:
             raise CheckpointError(
                 f"{folder / INDEX} names tensors that are not in their files: "
-                f"{tensor_names.listed(lost)}"
+                f"{tensor_names.listed(missing)}"
             )
         return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
     if not (folder / "model.safetensors").is_file():
@@ -171,9 +170,7 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}
+        return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", "Fetch it again") from None
 
@@ -190,15 +187,14 @@ def from_nanogpt(path: Path) -> Trained:
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
     """Where the meta.pkl of a ckpt.pt may lie: beside it, or in the data of nanoGPT's folder."""
-    found = [path.parent / "meta.pkl"]
+    folders = [path.parent]
     if dataset and Path(dataset).name == dataset:
-        places = (path.resolve().parent.parent, Path())
-        found += [place / "data" / dataset / "meta.pkl" for place in places]
-    return found
+        folders += [place / "data" / dataset for place in (path.resolve().parent.parent, Path())]
+    return [folder / "meta.pkl" for folder in folders]
 
 
 def assumed(config: GPTConfig, source: Path) -> Tokenizer:
-    """GPT-2's tokenizer, for a model of its vocabulary that comes without one."""
+    """GPT-2's tokenizer, for a model with its vocabulary and without a tokenizer."""
     if config.llama or config.vocab_size not in GPT2_VOCABULARY:
         raise DataError(
             f"{source} comes without a tokenizer, and its vocabulary of {config.vocab_size} is not "
@@ -211,9 +207,9 @@ def assumed(config: GPTConfig, source: Path) -> Tokenizer:
 def imported(
     source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any]
 ) -> Trained:  # fmt: skip
-    """What a checkpoint would say of a model from elsewhere, with its own ids of special tokens.
+    """A model from elsewhere with the state of a checkpoint; `token_ids` are of its special tokens.
 
-    Raises DataError where the tokenizer has ids that the model has not.
+    Raises DataError where the tokenizer has more ids than the model.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise DataError(

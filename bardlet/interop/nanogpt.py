@@ -13,20 +13,21 @@ from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
+from bardlet.interop.optional_deps import reason
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
 from bardlet.interop.verify import Comparison, Trained
 from bardlet.model import GPTConfig
 
 DTYPES = ("float32",)
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
-COMPILED = "_orig_mod."  # what torch.compile puts before the names
-MASKS = ".attn.bias"  # of nanoGPT without flash attention, and of early versions: no weight
+COMPILED = "_orig_mod."  # torch.compile's prefix of names
+MASKS = ".attn.bias"  # a buffer of nanoGPT without flash attention, and of early versions
 
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write ckpt.pt and, for characters, meta.pkl, which belongs into nanoGPT's data/NAME."""
     config = trained.model.config
-    refuse_what_nanogpt_has_not(config)
+    check_supported(config)
     weights = {name: p.detach().contiguous() for name, p in trained.model.named_parameters()}
     weights[HEAD] = weights[EMBEDDING]  # one matrix, which is written once
     torch.save(
@@ -43,17 +44,13 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         (folder / "meta.pkl").write_bytes(plain_pickle.write(data.meta(trained.tokenizer)))
 
 
-def refuse_what_nanogpt_has_not(config: GPTConfig) -> None:
-    """Raise CheckpointError where nanoGPT's model cannot be this one."""
-    problems = []
-    if config.llama:
-        problems.append("family=llama")
-    if config.mlp_size != 4 * config.n_embd:
-        problems.append(f"mlp_dim={config.mlp_size}")
-    if config.norm_eps != 1e-5:
-        problems.append(f"norm_eps={config.norm_eps}")
-    if config.gelu_approximate != "none":
-        problems.append(f"gelu_approximate={config.gelu_approximate}")
+def check_supported(config: GPTConfig) -> None:
+    """Raise CheckpointError for a model that nanoGPT does not have."""
+    values = {"family": config.family, "mlp_dim": config.mlp_size, "norm_eps": config.norm_eps,
+              "gelu_approximate": config.gelu_approximate}  # fmt: skip
+    theirs = {"family": "gpt2", "mlp_dim": 4 * config.n_embd, "norm_eps": 1e-5,
+              "gelu_approximate": "none"}  # fmt: skip
+    problems = [f"{name}={value}" for name, value in values.items() if value != theirs[name]]
     if problems:
         raise CheckpointError(
             f"nanoGPT has no model with {', '.join(problems)}",
@@ -68,7 +65,7 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     same = all(getattr(config, name) == getattr(trained.model.config, name) for name in SHAPE)
     if not same or any(not torch.equal(weights[name], own[name]) for name in own):
         raise CheckpointError(f"{folder / 'ckpt.pt'} does not read back as it was written")
-    return "nanoGPT is no package to import, but the weights read back are equal bit for bit"
+    return "nanoGPT is not a package, but the weights read back are equal bit for bit"
 
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
@@ -80,25 +77,27 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
     saved = load(path)
     args, tensors = plain_dict(saved.get("model_args")), plain_dict(saved.get("model"))
     if not args or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no model and model_args")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of nanoGPT: it has no model and model_args"
+        )
     # the oldest checkpoints do not say that they have biases
     config = GPTConfig(**{"bias": True, **{name: args[name] for name in SHAPE if name in args}})
     problems = tensor_names.contradictions(config)
     if type(config.bias) is not bool or type(config.dropout) not in (int, float):
         problems.append(f"bias={config.bias!r}, dropout={config.dropout!r}")
     if problems:
-        raise CheckpointError(f"{path}: its model_args are no model's: {'; '.join(problems)}")
-    found = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
-    found = {n: t for n, t in found.items() if not (n.endswith(MASKS) and t.dim() == 4)}
-    match_tensors = tensor_names.match_tensors(
-        tensor_names.shapes(config), found, tied=(HEAD, EMBEDDING), source=path
+        raise CheckpointError(f"{path}: its model_args are invalid: {'; '.join(problems)}")
+    tensors = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
+    tensors = {n: t for n, t in tensors.items() if not (n.endswith(MASKS) and t.dim() == 4)}
+    tensors = tensor_names.match_tensors(
+        tensor_names.shapes(config), tensors, tied=(HEAD, EMBEDDING), source=path
     )  # fmt: skip
-    weights = {name: t.to(torch.float32, copy=True) for name, t in match_tensors.items()}
+    weights = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
     return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
 
 
 def plain_dict(value: object) -> dict[str, Any]:
-    """The value where it is a dict with names as keys, else an empty one."""
+    """The value if it is a dict with strings as keys, else an empty one."""
     named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
     return value if named else {}  # pyright: ignore[reportReturnType]
 
@@ -108,9 +107,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # of torch, pickle and zip files, by what is wrong
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
-            f"{path} cannot be read: {reason}",
+            f"{path} cannot be read: {reason(error)}",
             "It must hold tensors and plain values only, as nanoGPT's train.py writes them",
         ) from None
     return plain_dict(saved)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.optional_deps import has, need
+from bardlet.interop.optional_deps import has, need, reason
 from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
@@ -79,8 +79,7 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     try:
         session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes have no common parent
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"onnxruntime cannot read the export: {reason}") from None
+        raise CheckpointError(f"onnxruntime cannot read the export: {reason(error)}") from None
 
     def theirs(idx: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"idx": idx.numpy()})[0])
@@ -89,7 +88,7 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     config = trained.model.config
     idx = torch.randint(config.vocab_size, (3, max(1, config.block_size - 1)),
                         generator=torch.Generator().manual_seed(1))  # fmt: skip
-    apart = [theirs(row[None]) for row in idx]
-    if not torch.allclose(theirs(idx), torch.cat(apart), rtol=0, atol=compared.tolerance):
+    alone = torch.cat([theirs(row[None]) for row in idx])
+    if not torch.allclose(theirs(idx), alone, rtol=0, atol=compared.tolerance):
         raise CheckpointError("the export gives a batch other logits than each text alone")
     return compared

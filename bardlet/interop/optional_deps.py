@@ -21,3 +21,8 @@ def need(name: str, extra: str, purpose: str) -> Any:
             f"{purpose} needs the package {name}", f"Install it: pip install 'bardlet[{extra}]'"
         )
     return importlib.import_module(name)
+
+
+def reason(error: Exception) -> str:
+    """The first line of another package's error, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

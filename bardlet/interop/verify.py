@@ -36,12 +36,12 @@ class Comparison:
     program: str  # with its version
     max_difference: float  # of logits, absolute
     tolerance: float
-    greedy: int  # likeliest tokens in a row that were equal
+    greedy: int  # greedy tokens that were equal, from the first on
     greedy_wanted: int
 
     def check(self) -> None:
         """Raise CheckpointError where the other program does not compute the same."""
-        if not self.max_difference <= self.tolerance:  # nan neither
+        if not self.max_difference <= self.tolerance:  # nor for NaN
             raise CheckpointError(
                 f"{self.program} computes other logits: they differ by {self.max_difference:.2g}, "
                 f"more than {self.tolerance:.2g}",
@@ -78,7 +78,7 @@ def compare(
     """Compare `theirs`, ids (1, T) to logits (1, T, V) float32, with the model of ours.
 
     First on random ids, then on 50 tokens, or as many as the context holds, each the likeliest
-    for our model: where theirs prefers another one, its lead must be within the tolerance.
+    for our model.
     """
     model = trained.model.eval()
     idx = example_ids(model)
@@ -93,17 +93,25 @@ def compare(
     if idx.size(1) > len(example_ids(model)[0]):
         logits = theirs(idx)
         difference = max(difference, largest(model(idx, idx)[0], logits))
-        logits = logits[0, -room - 1 : -1]  # (room, V): what each chosen token came from
-        lead = logits.amax(-1) - logits.gather(-1, idx[0, -room:, None])[:, 0]  # (room,)
-        equal = int((lead <= 2 * tolerance).long().cumprod(0).sum())
+        # (room, V): the logits that each chosen token came from
+        equal = greedy_equal(logits[0, -room - 1 : -1], idx[0, -room:], tolerance)
     return Comparison(
         program=program, max_difference=difference, tolerance=tolerance, greedy=equal,
         greedy_wanted=room,
     )  # fmt: skip
 
 
+def greedy_equal(logits: Tensor, chosen: Tensor, tolerance: float) -> int:
+    """How many `chosen` tokens (N,), from the first on, are the likeliest by logits (N, V).
+
+    A token of which another is ahead by less than twice the tolerance is as likely.
+    """
+    lead = logits.amax(-1) - logits.gather(-1, chosen[:, None])[:, 0]  # (N,)
+    return int((lead <= 2 * tolerance).long().cumprod(0).sum())
+
+
 def largest(ours: Tensor, theirs: Tensor) -> float:
-    """The largest absolute difference; infinite where the shapes differ or one is no number."""
+    """The largest absolute difference; infinite for other shapes and for values not finite."""
     if ours.shape != theirs.shape:
         return math.inf
     difference = (ours.float() - theirs.float()).abs().max().item()

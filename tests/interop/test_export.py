@@ -169,7 +169,7 @@ def test_the_pipeline_writes_the_greedy_text(
 ) -> None:
     chars = ALPHABET[:50]
     run = a_run(tmp_path / "run", tiny_model("llama", block_size=64), chars)
-    export(run, tmp_path / "out", form="hf", dtype=None, which="best", say=silent)
+    export(run, tmp_path / "out", form="hf", dtype=None, checkpoint="best", say=silent)
     options = ["--temperature=0", "--num_samples=1", "--max_new_tokens=40", "--dtype=float32"]
     prompt = "\n !abc"
     assert cli.main(["sample", str(run), f"--start={prompt}", *options]) == 0
@@ -193,7 +193,7 @@ def test_a_difference_fails_and_leaves_nothing_behind(
 
     monkeypatch.setattr(tensor_names, "split", wrong)
     with pytest.raises(CheckpointError, match=r"other logits: they differ by .* more than 0.0001"):
-        export(run, tmp_path / "out", form="hf", dtype=None, which="best", say=silent)
+        export(run, tmp_path / "out", form="hf", dtype=None, checkpoint="best", say=silent)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -202,7 +202,7 @@ def test_another_tokenizer_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     other = CharTokenizer(ALPHABET[49::-1]).to_json()
     monkeypatch.setattr(CharTokenizer, "to_json", lambda self: other)
     with pytest.raises(CheckpointError, match="tokenizer finds other tokens"):
-        export(run, tmp_path / "out", form="hf", dtype=None, which="best", say=silent)
+        export(run, tmp_path / "out", form="hf", dtype=None, checkpoint="best", say=silent)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -243,7 +243,7 @@ def test_comparing_sees_the_first_token_that_is_another() -> None:
 def test_what_cannot_be_is_a_usage_error(tmp_path: Path) -> None:
     for form, dtype, words in [("hfx", None, "no format"), ("hf", "int3", "no dtype")]:
         with pytest.raises(UsageError, match=words):
-            export(tmp_path, tmp_path / "o", form=form, dtype=dtype, which="best", say=silent)
+            export(tmp_path, tmp_path / "o", form=form, dtype=dtype, checkpoint="best", say=silent)
     assert cli.main(["export", "a", "b", "--format=nanogpt", "--push=x/y"]) == 2
 
 
@@ -253,7 +253,7 @@ def test_without_transformers_it_is_written_and_said(
     run = a_run(tmp_path / "run", tiny_model("llama"), ALPHABET[:50])
     monkeypatch.setattr(huggingface, "has", lambda name: False)
     said: list[str] = []
-    done = export(run, tmp_path / "out", form="hf", dtype=None, which="best", say=said.append)
+    done = export(run, tmp_path / "out", form="hf", dtype=None, checkpoint="best", say=said.append)
     assert said == ["not compared: transformers is not installed (pip install 'bardlet[hf]')"]
     assert "max_difference" not in done
 

@@ -170,7 +170,9 @@ def test_what_nanogpt_cannot_be_is_refused(tmp_path: Path) -> None:
     ]):  # fmt: skip
         run = a_run(tmp_path / f"run{i}", tiny_model(family, **changes), CHARS)
         with pytest.raises(CheckpointError, match=words):
-            export(str(run), tmp_path / "o", form="nanogpt", dtype=None, which="best", say=silent)
+            export(
+                str(run), tmp_path / "o", form="nanogpt", dtype=None, checkpoint="best", say=silent
+            )
     assert not (tmp_path / "o").exists()
 
 
@@ -216,7 +218,7 @@ PEER = os.environ.get("BARDLET_NANOGPT", "")
 def test_nanogpts_own_sample_reads_our_export(tmp_path: Path) -> None:
     """sample.py at top_k=1 is greedy, so it must write what we write."""
     run = a_run(tmp_path / "run", tiny_model("gpt2", block_size=64), CHARS)
-    export(str(run), tmp_path / "out", form="nanogpt", dtype=None, which="best", say=silent)
+    export(str(run), tmp_path / "out", form="nanogpt", dtype=None, checkpoint="best", say=silent)
     work = tmp_path / "work"
     (work / "data" / "run").mkdir(parents=True)
     shutil.copy(tmp_path / "out" / "meta.pkl", work / "data" / "run" / "meta.pkl")

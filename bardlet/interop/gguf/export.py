@@ -15,21 +15,22 @@ from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import llamacpp
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.gguf import vocab as gguf_vocab
+from bardlet.interop.gguf.quant import WRITABLE
 from bardlet.interop.optional_deps import has
-from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained
+from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained, greedy_equal
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
 from bardlet.sample import generate
 
-DTYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
-# the most that rounding to the nearest can move a matrix, in its own norm: half of the last bit,
-# or in each block all weights but the largest by half a step of 1/127 or 1/8 of that one
+DTYPES = WRITABLE
+# bound of what rounding to the nearest changes a matrix by, relative to its norm: half of the last
+# bit, or in each block all weights but the largest by half a step of 1/127 or 1/8 of that one
 ROUNDING = {"F32": 0.0, "F16": 5e-4, "BF16": 2e-3, "Q8_0": 0.022, "Q4_0": 0.35}
-# of logits, in their standard deviations. llama.cpp rounds activations to the format of the
-# matrix that they meet, with Q4_0 to eight bits; measured at the most, in SmolLM2 and in random
-# models: 1.2e-5, 0.006, 0.06, 0.23, 0.21.
+# of logits, in their standard deviations. llama.cpp rounds activations to the dtype of the matrix
+# that they are multiplied by, with Q4_0 to eight bits; the largest measured, in SmolLM2 and in
+# random models: 1.2e-5, 0.006, 0.06, 0.23, 0.21.
 TOLERANCE = {"F32": 1e-4, "F16": 0.02, "BF16": 0.15, "Q8_0": 0.5, "Q4_0": 0.5}
-# of gpt2 at the least: llama.cpp looks GELU, approximated by tanh, up in a table of float16
+# the lowest of gpt2: llama.cpp looks GELU, approximated by tanh, up in a table of float16
 GELU_TOLERANCE = 0.02
 MODELFILE = '''FROM ./{file}
 TEMPLATE """{{{{ .Prompt }}}}"""
@@ -41,8 +42,8 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model with its tokenizer, and a Modelfile, into `folder`."""
     path = file_in(trained, folder, dtype)
     gguf_model.write(path, trained.model, trained.tokenizer, dtype)
-    modelfile = MODELFILE.format(file=path.name, positions=trained.model.config.block_size)
-    write_text(folder / "Modelfile", modelfile)
+    positions = trained.model.config.block_size
+    write_text(folder / "Modelfile", MODELFILE.format(file=path.name, positions=positions))
 
 
 def file_in(trained: Trained, folder: Path, dtype: str) -> Path:
@@ -111,13 +112,12 @@ def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Compa
     with torch.no_grad():
         logits = model(idx, idx)[0][0, len(prompt) - 1 :]  # (N + 1, V), the last for what follows
     tolerance *= float(logits.std())
-    lead = logits[:-1].amax(-1) - logits[:-1].gather(-1, chosen[:, None])[:, 0]  # (N,)
-    equal = int((lead <= 2 * tolerance).long().cumprod(0).sum())
     # llama.cpp stops after a token that ends texts
     ended = bool(ids) and ids[-1] in gguf_vocab.of_type(metadata, gguf_vocab.CONTROL)
     return Comparison(
         program=llamacpp.version(), max_difference=largest(logits[:-1], chosen, answer.logprobs),
-        tolerance=tolerance, greedy=equal, greedy_wanted=len(ids) if ended else count,
+        tolerance=tolerance, greedy=greedy_equal(logits[:-1], chosen, tolerance),
+        greedy_wanted=len(ids) if ended else count,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
 from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
-from bardlet.interop.optional_deps import has, need
+from bardlet.interop.optional_deps import has, need, reason
 from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.io.atomic import write_json, write_text
 
@@ -24,9 +24,8 @@ DTYPES = ("float32",)
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model, its tokenizer and its card into `folder`."""
-    config, weights = tensor_names.with_zero_biases(
-        trained.model.config, dict(trained.model.named_parameters())
-    )  # fmt: skip
+    parameters = dict(trained.model.named_parameters())
+    config, weights = tensor_names.with_zero_biases(trained.model.config, parameters)
     ends = token_ids(trained)
     write_json(folder / "config.json", {**to_hf(config), **ends})
     write_json(folder / "generation_config.json", ends)
@@ -77,8 +76,7 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
             model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"transformers cannot read the export: {reason}") from None
+            raise CheckpointError(f"transformers cannot read the export: {reason(error)}") from None
         check_tokenizer(trained, tokenizer)
         program = f"transformers {transformers.__version__} {type(model).__name__}"
         return compare(trained, program, lambda idx: model(input_ids=idx).logits)
@@ -119,8 +117,8 @@ def push(folder: Path, name: str) -> str:
         address = hub.create_repo(name, private=True, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export from bardlet")
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"cannot upload to {name}: {reason}", f"{folder} is whole; `hf auth login` signs in"
+            f"cannot upload to {name}: {reason(error)}",
+            f"{folder} is whole; `hf auth login` signs in",
         ) from None
     return str(address)
