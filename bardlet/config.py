@@ -58,6 +58,7 @@ class TrainConfig:
     )  # fmt: skip
     patience: int = option(0, "evaluations without progress to stop after; 0: never", low=0)
     skip_spikes: bool = option(False, "take no step where the loss spikes; false: only log it")
+    guard_dead: bool = option(True, "stop a run that has stopped learning; false: only log it")
     wandb_log: bool = option(False, "log to Weights & Biases as well")
     wandb_project: str = option("owt", "its project")
     wandb_run_name: str = option("gpt2", "its run name")

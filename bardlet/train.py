@@ -136,7 +136,7 @@ def run(
         write_text(out / "config.toml", to_toml(config))
     log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
-    guards = Guards(config, log, {**state.get("guards", {}), **scores})
+    guards = Guards(config, log, model.config.vocab_size, {**state.get("guards", {}), **scores})
     introduce(log, config, machine, model, dataset, way, start, tokens_per_iter)
     if resumed:
         saver.resume_at(start)
@@ -232,6 +232,7 @@ def run(
             limit = config.grad_clip or math.inf
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item()
             guards.stop_if_not_finite(it, loss_now, 0.0 if scaler.is_enabled() else grad_norm)
+            guards.stop_if_dead(it, loss_now, grad_norm)
             if guards.should_step(it, loss_now):
                 for optimizer in optimizers:
                     scaler.step(optimizer)
@@ -322,7 +323,7 @@ def introduce(
     log.record(
         type="start", iter=max(start, 0), params=params, max_iters=config.max_iters,
         vocab_size=dataset.vocab_size, train_tokens=train_tokens, tokens_per_iter=tokens_per_iter,
-        **way.computes,
+        model_vocab_size=model.config.vocab_size, **way.computes,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "train": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run", "training"),
     "planning": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "run", "training",
                  "train"),
-    "analysis": (*BELOW, *DATA),
+    "analysis": (*BELOW, *DATA, "training"),
     "interop": (*BELOW, *DATA, *MODEL, "run", "sample"),
     "commands": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "sample", "run",
                  "training", "train", "planning", "analysis", "interop"),

@@ -1,4 +1,4 @@
-"""What watches over a run: losses and gradients that are none, spikes, and the end of progress.
+"""What watches over a run: losses and gradients that are none, spikes, and the end of learning.
 
 All of it is a function of the losses so far, and its state is saved with a checkpoint: a resumed
 run judges as the undisturbed one would.
@@ -13,28 +13,36 @@ from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.errors import TrainingError
+from bardlet.training.collapse import Collapse
 from bardlet.training.log import Log
 
 WINDOW = 128  # iterations that a loss is compared with
 MIN_HISTORY = 32  # of them, before any is judged
 SPIKE = 6.0  # standard deviations above their mean
 MOST_SKIPPED = 10  # in a row: what lasts is no spike
+DEAD = 20  # in a row, without learning: a healthy run has none, and seconds are lost
 
 
 class Guards:
     """Judges each iteration before its step, and each evaluation."""
 
-    def __init__(self, config: TrainConfig, log: Log, state: dict[str, Any]) -> None:
-        """`state` is what `state()` was when the run was saved; empty for a new one."""
+    def __init__(
+        self, config: TrainConfig, log: Log, vocab_size: int, state: dict[str, Any]
+    ) -> None:
+        """`vocab_size` is the model's, `state` what `state()` was when the run was saved; empty
+        for a new one.
+        """
         self.config, self.log = config, log
         self.losses: deque[float] = deque(state.get("losses", ()), maxlen=WINDOW)
         self.skipped = int(state.get("skipped", 0))  # in a row
         self.since_best = int(state.get("since_best", 0))  # evaluations
+        self.collapse = Collapse(vocab_size, state.get("collapse", {}))
 
     def state(self) -> dict[str, Any]:
         """What a resumed run has to know, as JSON values."""
         return {
             "losses": list(self.losses), "skipped": self.skipped, "since_best": self.since_best,
+            "collapse": self.collapse.state(),
         }  # fmt: skip
 
     def stop_if_not_finite(self, it: int, loss: float, grad_norm: float) -> None:
@@ -46,6 +54,22 @@ class Guards:
         raise TrainingError(
             f"{what} at iteration {it}, before its step",
             f"{likely_cause(self.losses)}. {self.config.out_dir} keeps its last checkpoint",
+        )
+
+    def stop_if_dead(self, it: int, loss: float, grad_norm: float) -> None:
+        """Raise TrainingError where nothing has been learnt for DEAD iterations, or only log it."""
+        dead = self.collapse.see(it, loss, grad_norm)
+        if dead < DEAD or (dead > DEAD and not self.config.guard_dead):
+            return
+        what = f"the run has stopped learning: {self.collapse.evidence()}"
+        self.log.record(type="event", event="dead", iter=it, loss=loss, grad_norm=grad_norm)
+        if not self.config.guard_dead:
+            self.log.say(f"warning: {what}")
+            return
+        raise TrainingError(
+            f"{what} ({dead} iterations)",
+            "Start anew with --fresh and a lower learning_rate (with muon, muon_lr too) or "
+            "--dtype=float32; --guard_dead=false trains on",
         )
 
     def should_step(self, it: int, loss: float) -> bool:

@@ -13,6 +13,8 @@ import torch
 from support import assert_same_end, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
+from bardlet.collapse import Collapse
+from bardlet.data.loader import Batches
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
@@ -99,7 +101,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
 @pytest.mark.usefixtures("easily")
 def test_what_lasts_is_no_spike() -> None:
     config = dataclasses.replace(tiny_config(Path("x"), Path("y")), skip_spikes=True)
-    guard = guards.Guards(config, training.Log(config, main=False), {})
+    guard = guards.Guards(config, training.Log(config, main=False), 65, {})
     calm = [2.0 + 0.01 * (i % 3) for i in range(20)]
     assert all(guard.should_step(it, loss) for it, loss in enumerate(calm))
     taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MOST_SKIPPED + 5)]
@@ -165,6 +167,117 @@ def test_patience_counts_on_after_a_resume(
         stop_after(5, stopping)
         assert train(config).stopped  # between the second evaluation and the third
     assert train(config).iter == 8
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let a training batch's loss find weights so large that a norm's squares overflow."""
+    forward, count = GPT.forward, -1
+
+    def wrong(self: GPT, idx: Any, targets: Any = None, first: Any = None) -> Any:
+        nonlocal count
+        count += self.training
+        if count == at and self.training:
+            with torch.no_grad():
+                for block in self.transformer["h"]:
+                    block.mlp.c_proj.weight.mul_(1e25)
+        return forward(self, idx, targets, first=first)
+
+    monkeypatch.setattr(GPT, "forward", wrong)
+
+
+DYING = {"max_iters": 80, "eval_interval": 80, "log_interval": 10}
+
+
+def test_a_run_that_has_stopped_learning_is_stopped(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", **DYING)
+    dying(monkeypatch, at=40)
+    seen = r"at iteration 40 the loss returned to ln 15 = 2\.708 from \d\.\d\d, and the gradient's"
+    with pytest.raises(TrainingError, match=rf"stopped learning: {seen} norm is 0 since") as e:
+        train(config)
+    assert "--fresh" in e.value.hint and "--guard_dead=false" in e.value.hint
+    event = metrics(config, "event")[-1]
+    assert (event["event"], event["iter"]) == ("dead", 40 + guards.DEAD - 1)
+    assert event["loss"] == pytest.approx(math.log(15), abs=1e-5) and event["grad_norm"] == 0
+
+
+def test_without_the_guard_it_is_said_once(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config = tiny_config(dataset_folder, tmp_path / "run", guard_dead=False, **DYING)
+    dying(monkeypatch, at=40)
+    assert train(config).iter == 80
+    assert [e["event"] for e in metrics(config, "event")] == ["dead"]
+    assert capsys.readouterr().err.count("warning: the run has stopped learning") == 1
+
+
+def test_a_resumed_run_stops_where_the_undisturbed_one_does(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", **DYING)
+    dying(monkeypatch, at=40)
+    with monkeypatch.context() as stopping:
+        stop_after(50, stopping)
+        assert train(config).stopped
+    with pytest.raises(TrainingError, match="at iteration 40 the loss returned"):
+        train(config)
+    assert metrics(config, "event")[-1]["iter"] == 40 + guards.DEAD - 1
+
+
+def collapse_of(losses_and_norms: list[tuple[float, float]]) -> int:
+    """The longest stretch of iterations without learning, of a vocabulary of 65."""
+    collapse = Collapse(65, {})
+    return max(collapse.see(it, *seen) for it, seen in enumerate(losses_and_norms))
+
+
+BLANK = math.log(65)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        [(BLANK, 0.6)] * 99,  # no weight has moved yet: a tiny rate, a warmup
+        [(BLANK, math.inf)] * 30 + [(3.0, 0.5)] * 30,  # float16's scale settles
+        [(2.0, 0.5), *[(0.0, 0.0)] * 99],  # no target of a batch counts
+        [(2.0, 0.5), *[(1e-5, 1e-9)] * 99],  # all is learnt by heart
+        [(2.0, 0.5), *[(BLANK + 0.01 * (-1) ** i, 0.5) for i in range(99)]],  # by chance
+        [(2.0, 0.5), *[(5.0, 1e-3)] * 99],  # diverged, which is not the end of learning
+    ],
+    ids=["untrained", "scale", "masked", "learnt", "chance", "diverged"],
+)
+def test_what_is_no_end_of_learning(run: list[tuple[float, float]]) -> None:
+    assert collapse_of(run) == 0
+
+
+def test_the_end_of_learning_by_either_sign() -> None:
+    assert collapse_of([(2.0, 0.5), *[(BLANK, 0.5)] * 30]) == 30
+    assert collapse_of([(30.0, 0.0)] * 30) == 30
+    pauses = [(BLANK, 0.0), (0.0, 0.0)] * 15  # a batch without targets changes nothing
+    assert collapse_of([(2.0, 0.5), *pauses]) == 15
+    assert collapse_of([(2.0, 0.5), *[(BLANK, 0.0), (3.0, 0.1)] * 15]) == 1
+
+
+def test_a_masked_run_at_a_tiny_rate_goes_on(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Every other batch has no target, the others three; the loss stays at ln V."""
+    plain = Batches.batch
+
+    def batch(self: Batches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+        idx, targets = plain(self, it)
+        masked = torch.full_like(targets, -1)
+        masked[0, :3] = targets[0, :3] if it % 2 else -1
+        return idx, masked
+
+    monkeypatch.setattr(Batches, "batch", batch)
+    config = tiny_config(
+        dataset_folder, tmp_path / "run", family, learning_rate=1e-7, min_lr=0.0, muon_lr=1e-7,
+        max_iters=60, eval_interval=60,
+    )  # fmt: skip
+    assert train(config).iter == 60
+    assert metrics(config, "event") == []
 
 
 def test_deterministic_is_torchs(dataset_folder: Path, tmp_path: Path) -> None:
