@@ -262,3 +262,19 @@ awkward = st.text(
         " \n\r\t\u00a0\u3000.,!/\U0001f600\u200d"
     )
 )
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let a training batch's loss find weights so large that a norm's squares overflow."""
+    forward, count = GPT.forward, -1
+
+    def wrong(self: GPT, idx: Any, targets: Any = None, first: Any = None) -> Any:
+        nonlocal count
+        count += self.training
+        if count == at and self.training:
+            with torch.no_grad():
+                for block in self.transformer["h"]:
+                    block.mlp.c_proj.weight.mul_(1e25)
+        return forward(self, idx, targets, first=first)
+
+    monkeypatch.setattr(GPT, "forward", wrong)

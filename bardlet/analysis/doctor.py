@@ -15,18 +15,16 @@ from statistics import fmean, median
 from typing import Any
 
 from bardlet.analysis.history import History
+from bardlet.training.collapse import reread
 
 LEAST = 20  # lines of iterations, before a curve is judged
+DEAD = 2  # last lines without learning: a healthy run has none
 RISE = 0.5  # nats that a chunk's loss rises above the first line's: healthy runs never did by 0.1
-LEARNT = (
-    0.2  # of the first loss: what single tokens' frequencies are worth, 4.17 to 3.3 by character
-)
+LEARNT = 0.2  # of the first loss: what tokens' frequencies are worth, 4.17 to 3.3 by character
 SPIKES = 0.01  # of all iterations
 OVERFIT = 0.05  # nats above the best validation loss: whole-split losses differ by 0.02 by chance
 HALF_LIFE = 15.4  # repetitions after which a token teaches 1/e of a new one (arXiv:2305.16264)
-PER_ID = (
-    50  # training tokens for each of the vocabulary; by Zipf's law half of it is met under 10 times
-)
+PER_ID = 50  # training tokens for each of the vocabulary; by Zipf half are met under 10 times
 EXPLOSION = 10.0  # times the gradient's norm before; healthy runs stay within 4
 CLIP = 1.0  # the usual grad_clip: a norm below it harms nothing
 SLOWER = 1.5  # times; on a machine of one's own, parts of a run differ by less than 1.2
@@ -86,6 +84,17 @@ def diverged(history: History) -> Finding | None:
     return found(iter=since, evidence=f"the loss began at {first:.2f} and ends at {last:.2f}")
 
 
+def stopped_learning(history: History) -> Finding | None:
+    """The last iterations taught nothing: equal logits everywhere, or no gradient."""
+    collapse = reread(history.start, history.iters)
+    if collapse.count < DEAD or diverged(history):
+        return None
+    return Finding(
+        illness="stopped learning", iter=collapse.since, evidence=collapse.evidence(),
+        suggestion="Begin --fresh at a lower --learning_rate (--muon_lr) or in --dtype=float32",
+    )  # fmt: skip
+
+
 def rate_too_high(history: History) -> Finding | None:
     """The loss leapt above its start, though it came back, or it spikes again and again."""
     found = partial(
@@ -93,7 +102,7 @@ def rate_too_high(history: History) -> Finding | None:
         suggestion="Lower --learning_rate to a third (with muon, --muon_lr too)",
     )  # fmt: skip
     spikes = history.named("spike", "skipped")
-    if diverged(history) or not long(history):
+    if diverged(history) or stopped_learning(history) or not long(history):
         return None
     if len(spikes) > SPIKES * done(history):
         evidence = f"{len(spikes)} spikes of the loss in {done(history):,} iterations"
@@ -116,7 +125,7 @@ def rate_too_low(history: History) -> Finding | None:
         return None
     first, last = history.fall()
     scratch = first > 0.8 * math.log(history.start.get("vocab_size", 2))
-    high = rate_too_high(history) or diverged(history)
+    high = rate_too_high(history) or diverged(history) or stopped_learning(history)
     if high or not scratch or first - last >= LEARNT * first:
         return None
     return Finding(
@@ -236,6 +245,6 @@ def device_idle(history: History) -> Finding | None:
 
 
 ILLNESSES: tuple[Callable[[History], Finding | None], ...] = (
-    diverged, rate_too_high, rate_too_low, gradient_exploding, overfitting, data_repeated,
-    vocabulary_too_large, throughput_dropped, device_idle,
+    diverged, stopped_learning, rate_too_high, rate_too_low, gradient_exploding, overfitting,
+    data_repeated, vocabulary_too_large, throughput_dropped, device_idle,
 )  # fmt: skip

@@ -6,6 +6,7 @@ loop reads, for a machine that slows down or keeps an even pace, and the name of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import some_text, tiny_config
+from support import dying, some_text, tiny_config
 
 from bardlet import cli
 from bardlet import train as training
@@ -135,6 +136,39 @@ def test_a_loss_that_is_null_in_a_run_without_events(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = the_only(doctor.diagnose(history.read(tmp_path)))
     assert (found.illness, found.iter) == ("diverged", 7)
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_run_that_has_stopped_learning(
+    guarded: bool, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which only every tenth iteration has a line: 6 or 8, too few to judge a curve by."""
+    dying(monkeypatch, at=38)
+    options = {"max_iters": 80, "eval_interval": 80, "log_interval": 10, "guard_dead": guarded}
+    with pytest.raises(TrainingError) if guarded else contextlib.nullcontext():
+        findings_of(words, tmp_path / "run", **options)
+    past = history.read(tmp_path / "run")
+    found = the_only(doctor.diagnose(past))
+    assert (found.illness, found.iter) == ("stopped learning", 40)
+    assert found.evidence.startswith("at iteration 40 the loss returned to ln 15 = 2.708 from ")
+    assert found.evidence.endswith(", and the gradient's norm is 0 since")
+    assert "--learning_rate" in found.suggestion and "--dtype=float32" in found.suggestion
+
+
+def test_a_spike_before_the_end_is_told(tmp_path: Path) -> None:
+    losses = [4.17, 3.0, 2.0, 9.1, 4.1744, 4.1744, 4.1744]
+    lines: list[dict[str, Any]] = [{"type": "start", "iter": 0, "vocab_size": 65}]
+    lines += [
+        {"type": "iter", "iter": 10 * i, "loss": loss, "grad_norm": 0.0 if i > 3 else 1.0}
+        for i, loss in enumerate(losses)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = the_only(doctor.diagnose(history.read(tmp_path)))
+    assert found.evidence == (
+        "at iteration 40 the loss returned to ln 65 = 4.174 after a spike to 9.1, and the "
+        "gradient's norm is 0 since"
+    )
 
 
 @pytest.mark.usefixtures("steady")

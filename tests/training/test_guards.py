@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import assert_same_end, judged, losses, metrics, stop_after, tiny_config
+from bardlet.data.loader import Batches
+from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
-from bardlet.collapse import Collapse
-from bardlet.data.loader import Batches
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
 from bardlet.train import train
 from bardlet.training import guards
+from bardlet.training.collapse import Collapse
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, at: set[int], change: Any) -> None:
@@ -167,22 +167,6 @@ def test_patience_counts_on_after_a_resume(
         stop_after(5, stopping)
         assert train(config).stopped  # between the second evaluation and the third
     assert train(config).iter == 8
-
-
-def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Let a training batch's loss find weights so large that a norm's squares overflow."""
-    forward, count = GPT.forward, -1
-
-    def wrong(self: GPT, idx: Any, targets: Any = None, first: Any = None) -> Any:
-        nonlocal count
-        count += self.training
-        if count == at and self.training:
-            with torch.no_grad():
-                for block in self.transformer["h"]:
-                    block.mlp.c_proj.weight.mul_(1e25)
-        return forward(self, idx, targets, first=first)
-
-    monkeypatch.setattr(GPT, "forward", wrong)
 
 
 DYING = {"max_iters": 80, "eval_interval": 80, "log_interval": 10}
