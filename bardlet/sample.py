@@ -16,6 +16,10 @@ from bardlet.errors import UsageError
 from bardlet.model import GPT, KVCache
 from bardlet.native.decoding import Decoder
 
+# Below it a temperature is 0: logits divided by it pass float32's end, while any two that differ
+# are so far apart that the likeliest alone is left.
+COLDEST = 1e-30
+
 
 @torch.inference_mode()
 def generate(
@@ -25,15 +29,16 @@ def generate(
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield the next token of every sample, (num_samples,) int64 on CPU, max_new_tokens times.
 
-    prompt (P,) int64, at least one token. temperature 0 takes the likeliest
-    token; top_k 0 considers all. A text longer than the context goes on with its newest part: as
-    often as the context is full, the oldest quarter is forgotten. Without the cache the context
-    is computed anew for every token by the model as it is: the same text, slowly, in float32.
-    `dtype` is what the compiled core keeps weights in, where it can run the model. `first` is the
-    number of the first of these samples, where they are a part of more.
+    prompt (P,) int64, at least one token. temperature 0 takes the likeliest token, and so does one
+    below COLDEST; top_k 0 considers all. A text longer than the context goes on with its newest
+    part: as often as the context is full, the oldest quarter is forgotten. Without the cache the
+    context is computed anew for every token by the model as it is: the same text, slowly, in
+    float32. `dtype` is what the compiled core keeps weights in, where it can run the model. `first`
+    is the number of the first of these samples, where they are a part of more.
     """
     check(num_samples, max_new_tokens, temperature, top_k, seed)
     assert len(prompt), "an empty prompt"
+    temperature = temperature if temperature >= COLDEST else 0.0
     model.eval()
     given, size = len(prompt), model.config.block_size
     uniform = uniform_numbers(num_samples, max_new_tokens, seed, first)  # (N, B)

@@ -268,6 +268,39 @@ def test_tokens_are_the_models(
     assert (got == expected).float().mean() > 0.97
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-31, 1e-29, 1e-6])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_the_coldest_text_is_the_likeliest(
+    build: str, temperature: float, top_k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompt = random_model(LLAMA), torch.arange(9)
+
+    def text(temperature: float) -> list[list[int]]:
+        settings = {"num_samples": 2, "max_new_tokens": 20, "top_k": top_k}
+        steps = sample.generate(model, prompt, temperature=temperature, **settings)
+        return torch.stack(list(steps)).tolist()
+
+    likeliest = text(0.0)
+    assert text(temperature) == likeliest
+    without_core(monkeypatch)
+    assert text(0.0) == likeliest
+    assert text(temperature) == likeliest
+
+
+@pytest.mark.parametrize("temperature", [1e4, 1e30, 1e38, 1e300])
+def test_the_hottest_text_is_drawn_alike(
+    build: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From all tokens alike, for logits this near each other tie at the edge of top_k."""
+    model, texts = random_model(LLAMA), []
+    for _ in range(2):
+        settings = {"num_samples": 8, "max_new_tokens": 40, "top_k": 3}
+        steps = sample.generate(model, torch.arange(9), temperature=temperature, **settings)
+        texts.append(torch.stack(list(steps)))
+        without_core(monkeypatch)
+    assert (texts[0] == texts[1]).float().mean() > 0.97  # by rounding, as above
+
+
 def test_steps_in_the_builds_narrowest_format_stay_near(build: str) -> None:
     dtype, _ = formats(build)[-1]
     model = random_model(LLAMA)
