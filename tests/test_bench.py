@@ -26,6 +26,7 @@ import sample_speed
 import throughput
 import time_to_loss
 import tokenizer_speed
+import ways
 from common import Column
 from ngram import KneserNey
 
@@ -268,6 +269,22 @@ def test_both_loaders_are_measured_on_the_same_tokens(dataset_folder: Path, tmp_
     assert ours(0)[0].shape == (loader_speed.BATCH, loader_speed.CONTEXT)
     speed, count = loader_speed.rate(ours, 60, 3)
     assert count == 3 and speed > 0
+
+
+@pytest.mark.skipif(not CORPUS.is_file(), reason="the canonical text is not beside the checkout")
+def test_ways_are_run_and_scored_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "torch, float32" in ways.ways()
+    out, way = tmp_path / "out.json", ("--device=cpu --dtype=float32", {"BARDLET_CORE": "0"})
+    monkeypatch.setattr(ways, "ways", lambda: {"a": way, "b": way})
+    command = ["x", f"--text={CORPUS}", "--presets", "shakespeare-char-quick", "--max_iters=2",
+               "--repeats=1", f"--out={out}"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    ways.main()
+    runs = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    assert [run["who"] for run in runs] == ["a", "b"]
+    assert runs[0]["val_loss"] == runs[1]["val_loss"] < math.log(65)
 
 
 # --- tokenizers
