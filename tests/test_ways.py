@@ -15,16 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import some_text, tiny_config
-from test_train import losses
+from support import CORPUS, losses, some_text, tiny_config
 
-from bardlet import config_file, native
+from bardlet import native
+from bardlet.commands import settings
 from bardlet.config import TrainConfig, resolve
-from bardlet.data import sources
-from bardlet.data.prepare import prepare
+from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text import sources
 from bardlet.train import train
 
-CANONICAL = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 LENGTH = 60_000  # characters: a hundred short iterations read no more
 SAME = 0.05  # nats between any two ways: presets differ by 0.001, options in one format by 0.016
 FORMATS = 0.1  # between formats, in the middle of a steep fall at a high rate: 0.067 by both ways
@@ -50,7 +49,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared dataset: the canonical text's beginning where it lies beside the checkout, in
     documents of 300 characters.
     """
-    found = CANONICAL.read_text(encoding="utf-8") if CANONICAL.is_file() else some_text(LENGTH)
+    found = CORPUS.read_text(encoding="utf-8") if CORPUS.is_file() else some_text(LENGTH)
     folder = tmp_path_factory.mktemp("ways")
     documents = [{"text": found[i : i + 300]} for i in range(0, LENGTH, 300)]
     file = folder / "text.jsonl"
@@ -80,7 +79,7 @@ def of_preset(preset: str, text: Path, out: Path, **changes: object) -> TrainCon
         "dataset": str(text), "out_dir": str(out), "max_iters": 100, "eval_interval": 100,
         "eval_iters": 1, "eval_full": False, "log_interval": 1, **PRESETS[preset], **changes,
     }  # fmt: skip
-    return resolve([*config_file.load_layers(preset, lambda: "cpu"), ("test", short)])
+    return resolve([*settings.load_layers(preset, lambda: "cpu"), ("test", short)])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
