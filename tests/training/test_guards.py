@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bardlet.data.loader import Batches
+from bardlet.data.dataset.loader import Batches
 from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
