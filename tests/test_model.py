@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import FAMILIES, TINY, tiny_model
 
-from bardlet.model import GPT, GPTConfig, KVCache, attend, plain_attend
+from bardlet.model import GPT, GPTConfig, KVCache, attend, rotary_table, rotate
 
 transformers = pytest.importorskip("transformers")
 
@@ -79,16 +79,47 @@ def test_attention_equals_its_formula(past: int, kv_heads: int) -> None:
     torch.testing.assert_close(attend(q, k, v, 0.0, None), expected, rtol=0, atol=1e-12)
 
 
-def test_plain_attention_equals_the_fused_one() -> None:
-    q, k, v = torch.randn(3, 2, 4, 40, 16, generator=torch.Generator().manual_seed(0)).unbind()
-    torch.testing.assert_close(
-        plain_attend(q, k, v, 0.0), attend(q, k, v, 0.0, None), rtol=0, atol=1e-6
-    )
-    # the type it is used for, to that type's rounding: 8 bits of mantissa
-    low = [x.bfloat16() for x in (q, k, v)]
-    torch.testing.assert_close(
-        attend(*low, 0.0, None).float(), attend(q, k, v, 0.0, None), rtol=0, atol=0.03
-    )
+@pytest.mark.parametrize("positions", [40, 128, 160])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_in_bfloat16_rounds_no_scores(positions: int, autocast: bool) -> None:
+    """Rounded before the softmax, scores of 20 are off by 0.06, and outputs here by 0.05."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, positions, 64, generator=generator).bfloat16().unbind()
+    q = q * 3
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = attend(q, k, v, 0.0, None)
+    expected = attend(q.double(), k.double(), v.double(), 0.0, None)
+    assert y.dtype == torch.bfloat16
+    # the weights and the output are rounded: 2^-8 of values up to 4 each
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=0.02)
+
+
+def test_rotation_rounds_its_result_alone() -> None:
+    config = tiny_model("llama", block_size=512).config
+    table = rotary_table(config)
+    x = torch.randn(2, 512, 3, config.head_size, generator=torch.Generator().manual_seed(0))
+    x = x.bfloat16()
+    expected = rotate(x.double(), table)
+    assert rotate(x, table).dtype == torch.bfloat16
+    torch.testing.assert_close(rotate(x, table).double(), expected, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_keeps_its_angles_and_its_logits(
+    family: str, dtype: torch.dtype
+) -> None:
+    """Logits rounded to 8 bits would tie, and the sampler compares them."""
+    model = tiny_model(family).eval().to(dtype)
+    if model.config.llama:
+        assert torch.equal(model.rotary, rotary_table(model.config))
+    hidden: list[torch.Tensor] = []
+    model.transformer["ln_f"].register_forward_hook(lambda m, x, y: hidden.append(y))
+    cache = KVCache(model.config, 3, torch.device("cpu"), dtype)
+    for cached in (None, cache):
+        with torch.no_grad():
+            logits, _ = model(ids(3, 12), cache=cached)
+        expected = hidden[-1][:, -1:].double() @ model.lm_head.weight.double().T
+        torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pieces", [[12], [5, 7], [1] * 12, [6, 1, 5]])
