@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What --deterministic sets is read once, at the first product on a GPU, which is another test's.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
