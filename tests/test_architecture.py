@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +189,28 @@ def test_no_module_can_run_what_it_reads(name: str) -> None:
             assert name == NANOGPT or node.arg != "weights_only"
     assert not {full.split(".")[0] for full in imported(name)} & unsafe
     assert "torch.serialization" not in imported(name)
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """What is imported as it is must be a dependency; what a module looks for first, an extra."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {e: {re.split(r"[^\w]", n)[0] for n in needed}
+             for e, needed in project["project"]["optional-dependencies"].items()}  # fmt: skip
+    always = {re.split(r"[^\w]", n)[0] for n in project["project"]["dependencies"]}
+    for tree in TREES.values():
+        tried = {node for part in ast.walk(tree) if isinstance(part, ast.Try)
+                 if any("ImportError" in ast.unparse(h) for h in part.handlers)
+                 for node in ast.walk(part)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                packages = outside(rooms.imported([node], MODULES))
+                sure = all(f"find_spec('{p}')" in ast.unparse(tree) for p in packages)
+                optional = node in tried or sure
+                assert packages <= (set().union(*names.values()) if optional else always)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "need":
+                package, extra = node.args[:2]
+                if isinstance(package, ast.Constant) and isinstance(extra, ast.Constant):
+                    assert str(package.value).split(".")[0] in names[str(extra.value)]
 
 
 def test_nanogpts_checkpoints_are_read_as_weights_only() -> None:

@@ -26,11 +26,11 @@ from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.interop import nanogpt, tensor_names
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
-from bardlet.interop.optional_deps import need, reason
 from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
+from bardlet.system.optional_deps import need, reason
 
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip

@@ -13,10 +13,10 @@ from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
-from bardlet.interop.optional_deps import reason
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
 from bardlet.interop.verify import Comparison, Trained
 from bardlet.model import GPTConfig
+from bardlet.system.optional_deps import reason
 
 DTYPES = ("float32",)
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")

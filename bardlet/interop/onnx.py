@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.optional_deps import has, need, reason
 from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
+from bardlet.system.optional_deps import has, need, reason
 
 DTYPES = ("float32",)
 FILE = "model.onnx"

@@ -504,6 +504,6 @@ def test_names_of_the_hub_and_of_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("out/typo", "gpt3", "../x", "a/b/c"):
         with pytest.raises(BardletError, match=f"no run at {re.escape(name)}"):
             load.load_model(name)
-    monkeypatch.setattr("bardlet.interop.optional_deps.has", lambda name: False)
+    monkeypatch.setattr("bardlet.system.optional_deps.has", lambda name: False)
     with pytest.raises(UsageError, match=r"needs the package huggingface_hub. Install it: pip"):
         load.load_model("gpt2")

@@ -16,8 +16,9 @@ from support import tiny_model
 
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
-from bardlet.interop import onnx, optional_deps
+from bardlet.interop import onnx
 from bardlet.interop.verify import Comparison, Trained
+from bardlet.system import optional_deps
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -12,6 +12,7 @@ import zlib
 from typing import IO, Any
 
 from bardlet.errors import DataError
+from bardlet.system.optional_deps import need
 
 # the last one is what zipfile raises for a compression method that it does not know
 FAILURES = (zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
@@ -97,11 +98,6 @@ def decompressed(file: IO[bytes], compression: str, limit: int, name: str) -> IO
     elif compression == ".xz":
         inner = lzma.LZMAFile(file)  # noqa: SIM115
     else:
-        try:
-            import zstandard  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise DataError(
-                f"{name} needs zstandard", "Install it with pip install 'bardlet[data]'"
-            ) from None
+        zstandard = need("zstandard", "data", name, DataError)
         inner = Frames(file, zstandard.ZstdDecompressor(max_window_size=1 << 28))
     return bounded(inner, limit, name)  # pyright: ignore[reportArgumentType]

@@ -17,6 +17,7 @@ from bardlet.data.text import decoding
 from bardlet.data.text.json_stream import values
 from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
+from bardlet.system.optional_deps import need
 
 LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
 
@@ -159,12 +160,8 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
 
 def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     """Yields a document for each row, a batch at a time."""
-    try:
-        from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise DataError(
-            f"{name} needs pyarrow", "Install it with pip install 'bardlet[data]'"
-        ) from None
+    pyarrow = need("pyarrow", "data", name, DataError)
+    parquet = need("pyarrow.parquet", "data", name, DataError)
     keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
     try:
         table = parquet.ParquetFile(file)
@@ -173,24 +170,19 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
         for batch in table.iter_batches(batch_size=256, columns=columns):
             for record in batch.to_pylist():
                 yield piece_of(record, name, reading)
-    except (ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).removesuffix(".")
         raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
 
 
 def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:
     """Yields the rows of a data set on the hub while they arrive."""
-    try:
-        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise DataError(
-            f"{given.name} needs datasets", "Install it with pip install 'bardlet[hub]'"
-        ) from None
+    datasets = need("datasets", "hub", given.name, DataError)
     name, _, rest = given.path.removeprefix("hf://").partition(":")
     config, _, split = rest.partition(":")
     done = 0
     try:
-        rows = load_dataset(name, config or None, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         for record in rows:
             piece = piece_of(record, given.name, reading)
             yield piece

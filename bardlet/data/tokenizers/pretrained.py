@@ -14,6 +14,7 @@ from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, spell
 from bardlet.data.tokenizers.json_file import byte_level
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import DataError
+from bardlet.system.optional_deps import need
 
 # tiktoken's encodings and the pattern of each, in the spelling that the tokenizers library reads
 ENCODINGS = {
@@ -75,12 +76,7 @@ def merges_of_package(say: Callable[[str], None]) -> bytes:
 
 def encoding(name: str) -> str:
     """The tiktoken encoding in `ENCODINGS` as a `tokenizer.json`; DataError without tiktoken."""
-    try:
-        import tiktoken  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise DataError(
-            f"the encoding {name} needs the package tiktoken", "pip install 'bardlet[tiktoken]'"
-        ) from None
+    tiktoken = need("tiktoken", "tiktoken", f"the encoding {name}", DataError)
     try:
         found = tiktoken.get_encoding(name)
     except Exception as error:  # its own or those of its network library
@@ -116,8 +112,7 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def hub(name: str) -> str:
     """The `tokenizer.json` of a model on Hugging Face's hub, or of its local cache."""
-    import huggingface_hub
-
+    huggingface_hub = need("huggingface_hub", "hub", f"{name}, a model on the hub,", DataError)
     try:
         path = huggingface_hub.hf_hub_download(name, "tokenizer.json")
         return Path(path).read_text(encoding="utf-8")

@@ -16,11 +16,11 @@ from bardlet.interop.gguf import llamacpp
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.gguf import vocab as gguf_vocab
 from bardlet.interop.gguf.quant import WRITABLE
-from bardlet.interop.optional_deps import has
 from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained, greedy_equal
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
 from bardlet.sample import generate
+from bardlet.system.optional_deps import has
 
 DTYPES = WRITABLE
 # bound of what rounding to the nearest changes a matrix by, relative to its norm: half of the last

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet.interop.optional_deps import need
+from bardlet.system.optional_deps import need
 
 PACKAGE = "xllamacpp"
 MAX_LOGPROBS = 100  # asked for at each token: the likeliest ones

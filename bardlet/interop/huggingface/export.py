@@ -15,9 +15,9 @@ from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
 from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
-from bardlet.interop.optional_deps import has, need, reason
 from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.io.atomic import write_json, write_text
+from bardlet.system.optional_deps import has, need, reason
 
 DTYPES = ("float32",)
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
-from bardlet.errors import UsageError
+from bardlet.errors import BardletError, UsageError
 
 
 def has(name: str) -> bool:
     """Whether a package is installed."""
-    return importlib.util.find_spec(name) is not None
+    return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None
 
 
-def need(name: str, extra: str, purpose: str) -> Any:
-    """The imported package; UsageError saying how to install it where it is missing."""
+def need(name: str, extra: str, purpose: str, error: type[BardletError] = UsageError) -> Any:
+    """The imported package; where it is missing, an `error` that says how to install it."""
     if not has(name):
-        raise UsageError(
+        raise error(
             f"{purpose} needs the package {name}", f"Install it: pip install 'bardlet[{extra}]'"
         )
     return importlib.import_module(name)
