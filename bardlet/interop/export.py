@@ -1,7 +1,9 @@
 """A checkpoint in another program's format, published once that program has read it.
 
-Each format is a module with `write`, which fills a folder, and `verify`, which has the other
-program read it. The folder is built under a temporary name and gets its own when both are done.
+A format is a module with three names. `DTYPES` are those of its weights, the default first.
+`write(trained, folder, dtype)` fills an empty folder. `verify(trained, folder, dtype)` has the
+other program read it, and returns a Comparison, or why there is none. The folder is built under a
+temporary name and gets its own when both are done.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import load
-from bardlet.interop.verify import Comparison, Trained
+from bardlet.interop.verify import Comparison
 from bardlet.io.atomic import flush, temporary
 
 FORMATS = {
@@ -22,29 +24,12 @@ FORMATS = {
 }  # fmt: skip
 
 
-class Format(Protocol):
-    """The interface of a format's module."""
-
-    DTYPES: tuple[str, ...]  # of its weights, the default first
-
-    def write(self, trained: Trained, folder: Path, dtype: str) -> None:
-        """Fill an empty folder."""
-        ...
-
-    def verify(self, trained: Trained, folder: Path, dtype: str) -> Comparison | str:
-        """How the other program's results compare, or why they were not compared.
-
-        Raises BardletError where it cannot read the folder.
-        """
-        ...
-
-
-def format_of(name: str, dtype: str | None) -> tuple[Format, str]:
+def format_of(name: str, dtype: str | None) -> tuple[Any, str]:
     """The module of a format, and the dtype to write in; UsageError for an unknown one."""
     if name not in FORMATS:
         raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
-    module: Any = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
-    chosen: str = dtype or module.DTYPES[0]
+    module = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
+    chosen = dtype or module.DTYPES[0]
     if chosen not in module.DTYPES:
         raise UsageError(f"{name} has no dtype {chosen!r}", f"Allowed: {', '.join(module.DTYPES)}")
     return module, chosen
@@ -80,7 +65,8 @@ def export(
         raise CheckpointError(f"cannot write {out}: {error}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    say(str(checked) if isinstance(checked, Comparison) else f"not compared: {checked}")
-    proof = vars(checked) if isinstance(checked, Comparison) else {"not_compared": checked}
+    compared = isinstance(checked, Comparison)
+    say(str(checked) if compared else f"not compared: {checked}")
+    proof = vars(checked) if compared else {"not_compared": checked}
     files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*"))}
     return {"out": str(out), "format": form, "dtype": dtype, **proof, "files": files}

@@ -1,15 +1,14 @@
 """What each tensor of a model is called elsewhere: one table for each family, read both ways.
 
-A row is a layer of ours and the layers of other programs that it is made of, from its first output
-row to its last: where theirs are several, ours is the fused one. `split` takes a model's tensors
-apart into theirs and `join` puts theirs together, by the same table.
+A layer of ours with several rows is the fused one of theirs, in the order of its output. `split`
+takes a model's tensors apart into theirs and `join` puts theirs together, by the same table.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,55 +17,39 @@ from bardlet.errors import CheckpointError
 from bardlet.model import GPT, GPTConfig, rotary_table
 
 Column = Literal["hf", "gguf"]
-
-
-class Names(NamedTuple):
-    """A layer's name in transformers' files and in GGUF; {} is the number of the block."""
-
-    hf: str
-    gguf: str
-
-
-# gpt2's layers and their names in GGUF; in transformers they have ours
-GPT2 = {
-    "transformer.wte": "token_embd",
-    "transformer.wpe": "position_embd",
-    "transformer.h.{}.ln_1": "blk.{}.attn_norm",
-    "transformer.h.{}.attn.c_attn": "blk.{}.attn_qkv",
-    "transformer.h.{}.attn.c_proj": "blk.{}.attn_output",
-    "transformer.h.{}.ln_2": "blk.{}.ffn_norm",
-    "transformer.h.{}.mlp.c_fc": "blk.{}.ffn_up",
-    "transformer.h.{}.mlp.c_proj": "blk.{}.ffn_down",
-    "transformer.ln_f": "output_norm",
-    "lm_head": "output",
-}
-# those of llama, and of qwen3, which has the norms of queries and keys
-LLAMA_BLOCK = {
-    "ln_1": (("input_layernorm", "attn_norm"),),
-    "attn.c_attn": (
-        ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-    ),
-    "attn.c_proj": (("self_attn.o_proj", "attn_output"),),
-    "attn.q_norm": (("self_attn.q_norm", "attn_q_norm"),),
-    "attn.k_norm": (("self_attn.k_norm", "attn_k_norm"),),
-    "ln_2": (("post_attention_layernorm", "ffn_norm"),),
-    "mlp.c_fc": (("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up")),
-    "mlp.c_proj": (("mlp.down_proj", "ffn_down"),),
-}  # fmt: skip
-TABLES: dict[str, dict[str, tuple[Names, ...]]] = {
-    "gpt2": {ours: (Names(ours, gguf),) for ours, gguf in GPT2.items()},
-    "llama": {
-        "transformer.wte": (Names("model.embed_tokens", "token_embd"),),
-        **{
-            f"transformer.h.{{}}.{ours}": tuple(
-                Names(f"model.layers.{{}}.{hf}", f"blk.{{}}.{gguf}") for hf, gguf in theirs
-            )
-            for ours, theirs in LLAMA_BLOCK.items()
-        },
-        "transformer.ln_f": (Names("model.norm", "output_norm"),),
-        "lm_head": (Names("lm_head", "output"),),
-    },
+# a layer of ours, its name in transformers' files (gpt2: the same) and in GGUF; {} is the block
+GPT2 = """
+transformer.wte                 =  token_embd
+transformer.wpe                 =  position_embd
+transformer.h.{}.ln_1           =  blk.{}.attn_norm
+transformer.h.{}.attn.c_attn    =  blk.{}.attn_qkv
+transformer.h.{}.attn.c_proj    =  blk.{}.attn_output
+transformer.h.{}.ln_2           =  blk.{}.ffn_norm
+transformer.h.{}.mlp.c_fc       =  blk.{}.ffn_up
+transformer.h.{}.mlp.c_proj     =  blk.{}.ffn_down
+transformer.ln_f                =  output_norm
+lm_head                         =  output
+"""
+# and of qwen3, which has the norms of queries and keys
+LLAMA = """
+transformer.wte               model.embed_tokens                        token_embd
+transformer.h.{}.ln_1         model.layers.{}.input_layernorm           blk.{}.attn_norm
+transformer.h.{}.attn.c_attn  model.layers.{}.self_attn.q_proj          blk.{}.attn_q
+transformer.h.{}.attn.c_attn  model.layers.{}.self_attn.k_proj          blk.{}.attn_k
+transformer.h.{}.attn.c_attn  model.layers.{}.self_attn.v_proj          blk.{}.attn_v
+transformer.h.{}.attn.c_proj  model.layers.{}.self_attn.o_proj          blk.{}.attn_output
+transformer.h.{}.attn.q_norm  model.layers.{}.self_attn.q_norm          blk.{}.attn_q_norm
+transformer.h.{}.attn.k_norm  model.layers.{}.self_attn.k_norm          blk.{}.attn_k_norm
+transformer.h.{}.ln_2         model.layers.{}.post_attention_layernorm  blk.{}.ffn_norm
+transformer.h.{}.mlp.c_fc     model.layers.{}.mlp.gate_proj             blk.{}.ffn_gate
+transformer.h.{}.mlp.c_fc     model.layers.{}.mlp.up_proj               blk.{}.ffn_up
+transformer.h.{}.mlp.c_proj   model.layers.{}.mlp.down_proj             blk.{}.ffn_down
+transformer.ln_f              model.norm                                output_norm
+lm_head                       lm_head                                   output
+"""
+ROWS = {
+    family: [line.split() for line in table.split("\n") if line]
+    for family, table in (("gpt2", GPT2), ("llama", LLAMA))
 }
 HEAD = "lm_head.weight"
 EMBEDDING = "transformer.wte.weight"
@@ -115,10 +98,13 @@ def shapes(config: GPTConfig) -> dict[str, torch.Size]:
 def names(config: GPTConfig, ours: str, column: Column) -> list[str]:
     """The names elsewhere of the parts of our tensor `ours`, from its first row to its last."""
     layer, _, kind = ours.rpartition(".")
-    words = layer.split(".")
-    numbers = [word for word in words if word.isdecimal()]
-    row = TABLES[config.family][".".join("{}" if w.isdecimal() else w for w in words)]
-    return [f"{getattr(part, column).format(*numbers)}.{kind}" for part in row]
+    number = "".join(word for word in layer.split(".") if word.isdecimal())
+    theirs = []
+    for name, hf, gguf in ROWS[config.family]:
+        if name.format(number) == layer:
+            part = gguf if column == "gguf" else name if hf == "=" else hf
+            theirs.append(f"{part.format(number)}.{kind}")
+    return theirs
 
 
 def row_splits(config: GPTConfig, parts: int, rows: int) -> list[int]:

@@ -47,16 +47,15 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
 
 
 def file_in(trained: Trained, folder: Path, dtype: str) -> Path:
-    """Where in `folder` the model goes, named as llama.cpp's users name theirs."""
+    """The model's file in `folder`, named as llama.cpp's users name theirs."""
     name = Path(trained.name).name.removesuffix(".gguf")
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{dtype}.gguf"
 
 
 def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
-    """Read the file back, and compare with what llama.cpp makes of it.
+    """Read the file back, and compare llama.cpp's results with those of our model of its weights.
 
-    The differences are those to our model with the file's weights, and these may differ from the
-    model's own by no more than `dtype` rounds.
+    CheckpointError where these differ from the model's own by more than `dtype` rounds.
     """
     path = file_in(trained, folder, dtype)
     stored = rounded(trained.model, gguf_model.read(path)[0], dtype)
@@ -67,8 +66,8 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
 
 
 def rounded(model: GPT, read: GPT, dtype: str) -> GPT:
-    """`model` with the weights that were `read` from its file, none of them further off than
-    `dtype` allows."""
+    """`model` with the weights that were `read` from its file; CheckpointError where one differs
+    by more than `dtype` rounds."""
     weights = dict(read.named_parameters())
     rounded = copy.deepcopy(model)
     with torch.no_grad():
@@ -84,8 +83,8 @@ def rounded(model: GPT, read: GPT, dtype: str) -> GPT:
 def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Comparison:
     """How llama.cpp's tokens and logits differ from those of `model`.
 
-    It continues 16 tokens that the model drew, by 50 greedy ones; each must be the likeliest for
-    ours too, or as good as that within the tolerance. That is in standard deviations.
+    It continues 16 tokens that the model drew by 50 greedy ones, which should be the likeliest for
+    ours too. The tolerance is in standard deviations of the logits.
     """
     tokenizer, size = trained.tokenizer, model.config.block_size
     first = torch.zeros(1, dtype=torch.int64)
@@ -105,7 +104,7 @@ def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Compa
         written = tokenizer.decode(answer.ids)
         if answer.text != written and "\ufffd" not in written:  # which both write for bad bytes
             raise CheckpointError(f"llama.cpp writes {answer.text!r} for {written!r}")
-    # a row that the model does not have ends the comparison, and makes it fail
+    # a token beyond the model's rows ends the comparison, which fails then
     ids = list(itertools.takewhile(lambda i: i < model.config.vocab_size, answer.ids))
     chosen = torch.tensor(ids, dtype=torch.int64)  # (N,)
     idx = torch.cat((prompt, chosen))[None]  # (1, P + N)
@@ -124,8 +123,8 @@ def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Compa
 def largest(logits: Tensor, chosen: Tensor, logprobs: list[dict[int, float]]) -> float:
     """The largest difference between logits (N, V) and logarithmic probabilities of some tokens.
 
-    Both are taken from the `chosen` token's (N,): whatever else has a part of the probability, as
-    a row that the file has and the model has not, cancels.
+    Both are relative to the `chosen` token's (N,), so that the share of other tokens cancels, such
+    as that of a row that only the file has.
     """
     difference = 0.0
     for ours, best, theirs in zip(logits, chosen.tolist(), logprobs, strict=False):

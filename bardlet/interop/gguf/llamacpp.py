@@ -1,7 +1,7 @@
-"""llama.cpp, through the wheel of xllamacpp: what it makes of a GGUF file, against what we do.
+"""llama.cpp, through the wheel of xllamacpp: the tokens and logits that it computes of a GGUF file.
 
-It runs in a process of its own, `python -m bardlet.interop.gguf.llamacpp`: a file it cannot take
-may end the process. The wheel's server is asked; it listens on 127.0.0.1 while it is compared.
+It runs in a process of its own, `python -m bardlet.interop.gguf.llamacpp`, since a file that it
+cannot read may end the process. The wheel's server listens on 127.0.0.1 meanwhile.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ TIMEOUT_S = 600
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What llama.cpp makes of a file."""
+    """What llama.cpp computes of a file."""
 
-    words: list[int]  # the ids of the text that it was given
-    ids: list[int]  # the likeliest tokens after the prompt, one after the other
-    logprobs: list[dict[int, float]]  # of the likeliest tokens at each of them, where it tells
+    words: list[int]  # the ids of the text
+    ids: list[int]  # the greedy tokens after the prompt
+    logprobs: list[dict[int, float]]  # of the likeliest tokens at each of them, where reported
     text: str  # of `ids`
 
 
 class LlamaCppError(Exception):
-    """llama.cpp does not take the file; the message is its own last word."""
+    """llama.cpp cannot read the file; the message is its last line."""
 
 
 def version() -> str:
@@ -54,9 +54,9 @@ def ask(path: Path, *, text: str, prompt: list[int], count: int) -> Answer:
         )  # fmt: skip
         answer = json.loads(done.stdout)
     except subprocess.CalledProcessError as error:
-        said = re.search(r"error loading model: (.*)", error.stderr)
-        lines = error.stderr.strip().splitlines() or [f"it ended with {error.returncode}"]
-        raise LlamaCppError(said[1] if said else lines[-1]) from None
+        cause = re.search(r"error loading model: (.*)", error.stderr)
+        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        raise LlamaCppError(cause[1] if cause else lines[-1]) from None
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise LlamaCppError(str(error)) from None
     logprobs = [{int(i): p for i, p in step} for step in answer.pop("logprobs")]
@@ -64,7 +64,7 @@ def ask(path: Path, *, text: str, prompt: list[int], count: int) -> Answer:
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """In the process of its own: load the file, tokenize, continue."""
+    """Load the file, tokenize and continue, in this process."""
     xllamacpp = need(PACKAGE, "gguf", "running GGUF files")
     params = xllamacpp.CommonParams()
     params.model.path = question["path"]
@@ -88,8 +88,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 def greedy(address: str, prompt: list[int], count: int) -> dict[str, Any]:
     """The likeliest tokens after a prompt, with their logarithmic probabilities.
 
-    The server keeps to itself what it knows of a token that ends within a character, so each is
-    asked for alone, and of some there is nothing.
+    The server reports nothing for a token that ends within a character, so each is asked for alone.
     """
     if not count:
         return {"ids": [], "logprobs": [], "text": ""}

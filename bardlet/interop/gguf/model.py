@@ -1,10 +1,10 @@
 """Models in GGUF, the format of llama.cpp and Ollama: what its keys and tensors mean to a GPT.
 
-Three things differ from our checkpoints. llama.cpp turns neighbouring pairs in llama's queries and
-keys where we turn halves, so their rows are stored in another order. Its gpt2 has biases
-throughout, so a model without them gets zeros. And its vocabularies need a token that ends texts,
-so a model without one gets a row for it, the mean of all others: a logit that is the mean of all
-logits is never the largest.
+Three things differ from our checkpoints. llama.cpp rotates neighbouring pairs of llama's queries
+and keys where we rotate halves, so their rows are stored in another order. Its gpt2 has biases
+throughout, so a model without them gets zeros. Its vocabularies need an end-of-text token, so a
+model without one gets a row for it, the mean of all others: a logit that is the mean of all logits
+is never the largest.
 """
 
 from __future__ import annotations
@@ -21,27 +21,19 @@ from torch import Tensor
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
+from bardlet.interop import tensor_names
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import vocab as gguf_vocab
 from bardlet.interop.gguf.file import GGUF
 from bardlet.interop.gguf.quant import QUANT_TYPES
-from bardlet.interop.huggingface.config import contradictions
-from bardlet.interop.tensor_names import (
-    EMBEDDING,
-    HEAD,
-    architecture,
-    build,
-    join,
-    split,
-    with_zero_biases,
-)
+from bardlet.interop.tensor_names import EMBEDDING, HEAD, architecture
 from bardlet.model import GPT, GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3")
 ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
-MAX_SIZE = 1 << 20  # of any size: rotary tables are made for every position
+MAX_SIZE = 1 << 20  # of any dimension: rotary tables are made for every position
 FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # general.file_type
-# keys that change what a model computes, and their values that change nothing
+# keys that change what a model computes, with the values that do not
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (),
@@ -69,27 +61,27 @@ def read(path: Path) -> tuple[GPT, Tokenizer]:
     config = read_config(file)
     theirs = {name: torch.from_numpy(file.tensor(name)) for name in file.tensors}
     for name in filter(is_interleaved, theirs if architecture(config) == "llama" else ()):
-        if len(theirs[name]) % config.head_size == 0:  # else `join` says what is wrong
+        if len(theirs[name]) % config.head_size == 0:  # otherwise `join` reports the shape
             theirs[name] = interleave(theirs[name], config.head_size, back=True)
-    weights = join(config, theirs, "gguf", path)
+    weights = tensor_names.join(config, theirs, "gguf", path)
     rows = file.metadata.get(ROWS, config.vocab_size)
     if not isinstance(rows, int) or not 0 < rows <= config.vocab_size:
         raise CheckpointError(f"{path} has {ROWS}={rows} and {config.vocab_size} rows")
     for name in weights.keys() & {EMBEDDING, HEAD}:
         weights[name] = weights[name][:rows]
     biases = [name for name in weights if name.endswith(".bias")]
-    if not any(weights[name].any() for name in biases):  # as good as none
+    if not any(weights[name].any() for name in biases):  # the same as none
         weights = {name: w for name, w in weights.items() if name not in biases}
         config = dataclasses.replace(config, bias=False)
     config = dataclasses.replace(config, vocab_size=rows)
     tokenizer = tokenizers.from_json(gguf_vocab.from_metadata(file.metadata, str(path)), str(path))
     if tokenizer.vocab_size > rows:
         raise CheckpointError(f"{path} has {tokenizer.vocab_size} tokens and {rows} rows for them")
-    return build(config, weights), tokenizer
+    return tensor_names.build(config, weights), tokenizer
 
 
 def read_config(file: GGUF) -> GPTConfig:
-    """The shape of the model that a file's keys tell of, with biases if it is a gpt2."""
+    """The configuration of the model of a file, with biases if it is a gpt2."""
     arch = file.metadata.get("general.architecture")
     if arch not in ARCHITECTURES:
         raise CheckpointError(
@@ -112,7 +104,7 @@ def read_config(file: GGUF) -> GPTConfig:
     def number(key: str, default: float | None = None) -> float:
         value = keys.get(key, default)
         if isinstance(value, float) and value > 0:
-            return float(str(np.float32(value)))  # the shortest of what float32 cannot tell apart
+            return float(str(np.float32(value)))  # the shortest decimal of this float32
         problems.append(f"invalid value {arch}.{key}={value}")
         return 1.0
 
@@ -139,7 +131,7 @@ def read_config(file: GGUF) -> GPTConfig:
                    "gelu_approximate": "tanh"}  # fmt: skip
     rows = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 1
     config = GPTConfig(vocab_size=rows, **values)
-    problems += contradictions(config)
+    problems += tensor_names.contradictions(config)
     if problems:
         raise CheckpointError(f"{file.path} cannot be read as {arch}: {'; '.join(problems)}")
     return config
@@ -157,12 +149,12 @@ def interleave(rows: Tensor, head_size: int, *, back: bool = False) -> Tensor:
 
 
 def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
-    """Write a model and its tokenizer to a GGUF file, matrices in the format `dtype`.
+    """Write a model and its tokenizer to a GGUF file, matrices in `dtype`.
 
     Raises CheckpointError for what GGUF or llama.cpp cannot hold, OSError of the disk.
     """
     weights = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
-    config, weights = with_zero_biases(model.config, weights)
+    config, weights = tensor_names.with_zero_biases(model.config, weights)
     metadata = write_config(config, dtype)
     if tokenizer.end_of_text is None and tokenizer.vocab_size == config.vocab_size:
         metadata[ROWS] = config.vocab_size
@@ -171,7 +163,7 @@ def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
             weights[name] = torch.cat((weights[name], weights[name].mean(0, keepdim=True)))
     metadata |= gguf_vocab.to_metadata(tokenizer, config.vocab_size)
     tensors = {}
-    for name, piece in split(config, weights, "gguf").items():
+    for name, piece in tensor_names.split(config, weights, "gguf").items():
         if architecture(config) == "llama" and is_interleaved(name):
             piece = interleave(piece, config.head_size)
         tensors[name] = dtype_of(name, piece, dtype), piece.numpy()
@@ -179,7 +171,7 @@ def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
 
 
 def write_config(config: GPTConfig, dtype: str) -> dict[str, Any]:
-    """What a file says of the model's shape."""
+    """The keys of a file for the model's shape."""
     arch, head = architecture(config), config.head_size
     shape: Mapping[str, Any] = {
         "context_length": config.block_size,
@@ -209,10 +201,10 @@ def write_config(config: GPTConfig, dtype: str) -> dict[str, Any]:
 
 
 def dtype_of(name: str, weights: Tensor, dtype: str) -> str:
-    """The number format for one tensor: vectors and learned positions stay float32.
+    """The dtype of one tensor: vectors and learned positions stay float32.
 
-    The vocabulary's matrices suffer most from few bits and keep eight, and rows that are no whole
-    blocks sixteen. CheckpointError for weights that no format, or float16, cannot hold.
+    The vocabulary's matrices lose most by few bits and keep eight; rows that are not whole blocks
+    keep sixteen. CheckpointError for weights that are not finite or do not fit float16.
     """
     if not weights.isfinite().all():
         raise CheckpointError(f"{name} has weights that are not finite")

@@ -1,9 +1,9 @@
 """Tokenizers in GGUF: `tokenizer.ggml.*` out of a tokenizer, and the other way round.
 
 llama.cpp splits a text into words by a pattern that it knows by name, spells the bytes of a word in
-GPT-2's 256 printable characters and applies the merges in order. Byte-level vocabularies are that
-already. A character tokenizer becomes it: a character of several bytes gets the merges that join
-them, and as no character's bytes begin within another's they join nothing else.
+GPT-2's 256 printable characters and applies the merges in order, as byte-level vocabularies do. A
+character tokenizer becomes one: a character of several bytes gets the merges that join them, which
+join nothing else, as no character's bytes begin within another's.
 
 Our own files hold the tokenizer.json itself too, under the standard's name for it, and are read
 back from that.
@@ -25,7 +25,7 @@ from bardlet.errors import CheckpointError
 DOCUMENT = "tokenizer.huggingface.json"
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED = 1, 2, 3, 4, 5  # token types
 UNKNOWN_CHARACTER = char.UNKNOWN.encode()
-# how llama.cpp calls the patterns that split a text, one after the other
+# llama.cpp's names of the patterns that split a text, one after the other
 PATTERNS = {
     "gpt-2": (GPT2,),
     "smollm": (r"\p{N}", GPT2),
@@ -37,10 +37,10 @@ NAMES = {patterns: name for name, patterns in PATTERNS.items()}
 
 
 def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
-    """What GGUF says of a tokenizer, for a model of so many rows.
+    """A tokenizer's keys in GGUF, for a model of `rows`.
 
-    Rows that no token has get names of their own, and the first of them ends texts where no token
-    does. Raises CheckpointError for what llama.cpp cannot do.
+    Rows without a token get names of their own, and the first of them ends texts if no token does.
+    Raises CheckpointError for what llama.cpp cannot do.
     """
     if tokenizer.kind not in ("char", "byte", "bpe"):
         raise CheckpointError(
@@ -97,7 +97,7 @@ def joins(piece: bytes) -> list[str]:
 
 
 def pattern_name(document: Mapping[str, Any]) -> str:
-    """How llama.cpp calls the way in which a byte-level BPE splits a text into words."""
+    """llama.cpp's name of the pattern by which a byte-level BPE splits a text."""
     patterns = tuple(split_patterns(document.get("pre_tokenizer")))
     if document.get("normalizer") or patterns not in NAMES:
         raise CheckpointError(
@@ -125,7 +125,7 @@ def split_patterns(step: Any) -> list[str]:
 
 
 def from_metadata(metadata: Mapping[str, Any], name: str) -> str:
-    """The tokenizer.json of the tokenizer in a GGUF file; `name` says which one, for messages."""
+    """The tokenizer.json of the tokenizer in the GGUF file `name`."""
     if isinstance(metadata.get(DOCUMENT), str):
         return metadata[DOCUMENT]
     kind, pre = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
@@ -141,7 +141,7 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> str:
         vocab = {token: i for i, token in enumerate(tokens)}
         pairs = [tuple(merge.split(" ")) for merge in merges]
         if not len(vocab) == len(tokens) == len(types) or any(len(pair) != 2 for pair in pairs):
-            raise ValueError("its tokens, types and merges do not belong together")
+            raise ValueError("its tokens, types and merges do not match")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the tokenizer in {name} is damaged: {error}") from None
     added = {t: i for i, t in enumerate(tokens) if types[i] in (CONTROL, USER)}
