@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bardlet import config
 from bardlet.commands import settings
 from bardlet.commands.parser import Parser, split_unknown
-from bardlet.config import BUILTIN_INIT, TrainConfig
+from bardlet.config import BUILTIN_INIT, FIELDS, TRUTH, TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 
@@ -21,24 +19,26 @@ if TYPE_CHECKING:
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    settings, _ = parse_settings(parser, args)
-    result = train_and_show(settings, say)
+    config, _ = parse_settings(parser, args)
+    result = train_and_show(config, say)
+    from bardlet.system.distributed import here
+
     if result.stopped:
         return 130
-    if os.environ.get("RANK", "0") == "0":
+    if here().main:
         say(f"best val loss {result.best_val_loss:.4f}; training took {result.train_s:.1f} s")
-        if not settings.eval_only:
-            say(f"write text with it: bardlet sample {settings.out_dir}")
+        if not config.eval_only:
+            say(f"write text with it: bardlet sample {config.out_dir}")
     return 0
 
 
 def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
     """Train as `config` says; where it names a model, with a sample of it before and after."""
     from bardlet.interop.pretrained_init import load_pretrained
+    from bardlet.system.distributed import here
     from bardlet.train import train
 
-    main = os.environ.get("RANK", "0") == "0"
-    shows = main and config.init_from not in BUILTIN_INIT and not config.eval_only
+    shows = here().main and config.init_from not in BUILTIN_INIT and not config.eval_only
 
     def shown(config: TrainConfig, dataset: Dataset) -> GPT:
         model = load_pretrained(config, dataset)
@@ -80,7 +80,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         "(default 5m)",
     )  # fmt: skip
     group: Any = parser
-    for name, field in config.FIELDS.items():
+    for name, field in FIELDS.items():
         if field.metadata["group"]:
             group = parser.add_argument_group(field.metadata["group"])
         text = f"{field.metadata['help']} (default {field.default})".replace("%", "%%")
@@ -99,13 +99,14 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     seconds = seconds_of(budget or "5m")
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        from bardlet.planning.sizing import sized
+        from bardlet.system.distributed import here
+
+        if here().world_size > 1:
             raise UsageError(
                 "a run without preset or file is sized by one process, torchrun started several",
                 "Name one: bardlet train writes config.toml, which can be given to all",
             )
-        from bardlet.planning.sizing import sized
-
         return sized(flags, seconds, say)
 
     rest = {name: flags.pop(name) for name in others & flags.keys()}
@@ -118,10 +119,10 @@ def parse_timed(
     """The run to try out, for how many seconds, and whether the result is wanted as JSON."""
     parser.add_argument("--seconds", type=float, default=seconds, help=of)
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    settings, given = parse_settings(parser, args)
-    if not 0 < given["seconds"] <= 3600:
-        raise UsageError(f"seconds={given['seconds']} must be above 0, and at most 3600")
-    return settings, given["seconds"], given["json"]
+    config, rest = parse_settings(parser, args)
+    if not 0 < rest["seconds"] <= 3600:
+        raise UsageError(f"seconds={rest['seconds']} must be above 0, and at most 3600")
+    return config, rest["seconds"], rest["json"]
 
 
 def seconds_of(text: str) -> float:
@@ -137,9 +138,9 @@ def seconds_of(text: str) -> float:
 
 def spelt_out(args: list[str]) -> list[str]:
     """The arguments with `--fresh` as `--fresh=true`, so that it does not swallow a preset."""
-    flags = {f"--{name}" for name, field in config.FIELDS.items() if field.type == "bool"}
+    flags = {f"--{name}" for name, field in FIELDS.items() if field.type == "bool"}
     follows = [*args[1:], ""]
     return [
-        f"{arg}=true" if arg in flags and after.lower() not in config.TRUTH else arg
+        f"{arg}=true" if arg in flags and after.lower() not in TRUTH else arg
         for arg, after in zip(args, follows, strict=True)
     ]
