@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ class Clock:
     The loop reads it three times in each: at the beginning, with the batch there, and at the end.
     """
 
-    def __init__(self, slow: float = math.inf, times: float = 1.0) -> None:
-        self.slow, self.times, self.calls, self.now = slow, times, 0, 0.0
+    def __init__(self, slow: float = math.inf, times: float = 1.0, waits: float = 1e-4) -> None:
+        self.slow, self.times, self.waits, self.calls, self.now = slow, times, waits, 0, 0.0
 
     def perf_counter(self) -> float:
-        self.now += (0.0, 0.0001, 0.0019)[self.calls % 3] * (
+        self.now += (0.0, self.waits, 0.0019)[self.calls % 3] * (
             self.times if self.calls // 3 >= self.slow else 1.0
         )
         self.calls += 1
@@ -273,14 +272,9 @@ def test_throughput_that_drops(
 
 
 def test_a_device_that_waits(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batches do come late here; only that it is a GPU that waits for them is faked."""
-    plain, facts = StreamBatches.batch, Machine.facts
-
-    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
-        time.sleep(0.02)
-        return plain(self, it)
-
-    monkeypatch.setattr(StreamBatches, "batch", batch)
+    """The clock is faked, by which a batch takes ten times as long as the rest; and the GPU."""
+    facts = Machine.facts
+    monkeypatch.setattr(training, "time", Clock(waits=0.02))
     monkeypatch.setattr(Machine, "facts", lambda self: {**facts(self), "device": "cuda"})
     findings = findings_of(words, tmp_path / "run", max_iters=40)
     found = next(f for f in findings if f.illness == "GPU idle")
