@@ -131,6 +131,14 @@ class TrainConfig:
     backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
 
 
+# What a trial of a run changes: it begins anew, and is neither evaluated nor saved before its end.
+TRIAL = {
+    "init_from": "scratch", "eval_only": False, "eval_full": False, "eval_interval": 10**9,
+    "log_interval": 1, "wandb_log": False, "save_interval": 0, "save_minutes": 0.0,
+    "keep_checkpoints": 1, "patience": 0,
+}  # fmt: skip
+
+
 class Auto(int):
     """A batch_size that was asked for as "auto": the number to start from, until trials find the
     fastest with as many sequences an iteration (training/auto_batch.py).
@@ -228,8 +236,8 @@ def contradictions(c: TrainConfig) -> list[str]:
             problems.append("bias=True belongs to family gpt2, llama has none")
     else:
         llama_only = ("n_kv_head", "head_dim", "qk_norm", "tie_embeddings")
-        given = [name for name in llama_only if getattr(c, name)]
-        problems += [f"{name}={getattr(c, name)} belongs to family llama" for name in given]
+        values = {name: getattr(c, name) for name in llama_only}
+        problems += [f"{k}={v} belongs to family llama" for k, v in values.items() if v]
     return problems
 
 
@@ -237,9 +245,7 @@ def to_toml(config: TrainConfig) -> str:
     """The resolved configuration as TOML, which `resolve` reads back to an equal one."""
     lines = ["# every option of this run, resolved"]
     for name, value in dataclasses.asdict(config).items():
-        # a JSON string is a TOML basic string, and so are its numbers
-        text = (
-            str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
-        )
+        # JSON's strings, numbers and booleans are TOML's
+        text = json.dumps(value, ensure_ascii=False)
         lines.append(f"{name} = {text}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"

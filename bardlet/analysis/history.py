@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from bardlet.errors import CheckpointError
+from bardlet.io.safe_read import read_json_lines
 
 CHUNKS = 20  # parts of a run whose means or medians are compared: less is a batch's chance
 
@@ -48,18 +49,14 @@ def read(path: Path) -> History:
     CheckpointError where there is none.
     """
     file = path / "metrics.jsonl" if path.is_dir() else path
+    lines: dict[str, list[dict[str, Any]]] = {"iter": [], "eval": [], "event": [], "start": []}
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        for _, entry in read_json_lines(file):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                lines[entry["type"]].append({**entry, "iter": int(entry["iter"])})
     except OSError as error:
         hint = "Give the folder that train wrote, such as out/demo"
         raise CheckpointError(f"cannot read {file}: {error.strerror}", hint) from None
-    lines: dict[str, list[dict[str, Any]]] = {"iter": [], "eval": [], "event": [], "start": []}
-    for row in text.splitlines():
-        try:
-            entry = json.loads(row)
-            lines[entry["type"]].append({**entry, "iter": int(entry["iter"])})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
     return History(
         iters=lines["iter"], evals=lines["eval"], events=lines["event"],
         start=lines["start"][-1] if lines["start"] else {},

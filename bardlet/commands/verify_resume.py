@@ -16,8 +16,8 @@ from typing import Any
 
 from bardlet.commands.parser import Parser
 from bardlet.commands.train import parse_timed
-from bardlet.config import TrainConfig, to_toml
-from bardlet.errors import TrainingError
+from bardlet.config import TRIAL, TrainConfig, to_toml
+from bardlet.errors import CheckpointError, TrainingError
 from bardlet.io.atomic import write_text
 from bardlet.io.terminal import say
 from bardlet.run import run_folder
@@ -59,12 +59,10 @@ def verify_resume(
     with tempfile.TemporaryDirectory(prefix="bardlet-") as name:
         folder = Path(name)
         options: dict[str, Any] = {
-            "fresh": False, "init_from": "scratch", "eval_only": False, "wandb_log": False,
-            "dataset": dataset_path(config.dataset), "log_interval": 1, "save_minutes": 0.0,
-            "eval_interval": 10**9, "eval_iters": 1, "eval_full": False, "patience": 0,
+            **TRIAL, "fresh": False, "dataset": dataset_path(config.dataset), "eval_iters": 1,
+            "save_interval": config.save_interval, "save_failure": "stop",
             # the rates of the whole run, of which this is the beginning
             "lr_decay_iters": config.lr_decay_iters or max(1, config.max_iters),
-            "keep_checkpoints": 1, "save_failure": "stop",
         }  # fmt: skip
         whole = dataclasses.replace(config, **options, out_dir=str(folder / "whole"))
         say(f"training for {seconds:.0f} s without a break")
@@ -126,14 +124,11 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 def losses(run: Path) -> list[tuple[int, float]]:
     """Iteration and loss of each line that a run has logged so far."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if entry["type"] == "iter":
-                    found.append((entry["iter"], entry["loss"]))
-    return found
+    from bardlet.analysis import history
+
+    with contextlib.suppress(CheckpointError):  # there is no file yet
+        return [(line["iter"], line["loss"]) for line in history.read(run).iters]
+    return []
 
 
 @contextlib.contextmanager

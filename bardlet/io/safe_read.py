@@ -6,10 +6,12 @@ which each reader turns into its own error. docs/formats.md states the rules for
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,6 +85,20 @@ def parse_json(text: str) -> Any:
             return document
         level = [v for p in parts for v in (p.values() if isinstance(p, dict) else p)]
     raise ValueError("nested too deeply")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the objects of a file that has one a line, each with its line, in order.
+
+    Lines without a whole object are left out: a kill cuts the last one short. OSError where the
+    file cannot be read.
+    """
+    with regular(path, path.parent).open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                entry = parse_json(line)
+                if isinstance(entry, dict):
+                    yield line, entry
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bardlet.config import BUILTIN_INIT, Auto, TrainConfig
+from bardlet.config import BUILTIN_INIT, TRIAL, Auto, TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
@@ -134,13 +134,10 @@ class TrialProcess:
         config = self.config
         sequences = config.batch_size * config.gradient_accumulation_steps
         options = {
-            "batch_size": batch_size, "gradient_accumulation_steps": steps, "dataset": self.dataset,
-            "out_dir": str(self.folder / "run"), "init_from": "scratch", "fresh": True,
-            "eval_only": False, "wandb_log": False, "log_interval": 1, "eval_interval": 10**9,
-            "save_interval": 0, "save_minutes": 0.0, "skip_spikes": False, "patience": 0,
+            **TRIAL, "fresh": True, "dataset": self.dataset, "out_dir": str(self.folder / "run"),
+            "batch_size": batch_size, "gradient_accumulation_steps": steps, "skip_spikes": False,
             # so that all in all it computes as much, which decides on compiling
             "max_iters": max(100, config.max_iters * sequences // (batch_size * steps)),
-            "eval_full": False, "keep_checkpoints": 1,
         }  # fmt: skip
         return dataclasses.asdict(dataclasses.replace(config, **{**options, **changes}))
 

@@ -17,7 +17,7 @@ from typing import Any
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.atomic import write_text
-from bardlet.io.safe_read import parse_json, regular
+from bardlet.io.safe_read import read_json_lines
 from bardlet.io.terminal import beneath, shown
 
 
@@ -143,19 +143,13 @@ def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:
     `evaluated`: the evaluation after them is one.
     """
     kept = []
-    try:
-        text = regular(path, path.parent).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines(keepends=True):
-        try:
-            entry = parse_json(line)
-            # iteration `it` is yet to come; the evaluation after `it` iterations has been
-            last = it if entry["type"] == "eval" and evaluated else it - 1
-            if line.endswith("\n") and entry["iter"] <= last:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill cut short
+    with contextlib.suppress(OSError):
+        for line, entry in read_json_lines(path):
+            with contextlib.suppress(KeyError, TypeError):
+                # iteration `it` is yet to come; the evaluation after `it` iterations has been
+                last = it if entry["type"] == "eval" and evaluated else it - 1
+                if line.endswith("\n") and entry["iter"] <= last:
+                    kept.append(line)
     return kept
 
 
