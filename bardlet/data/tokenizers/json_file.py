@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bardlet.data.tokenizers.patterns import GPT2
 from bardlet.errors import DataError
-from bardlet.io.safe_read import parse_json
+from bardlet.io.safe_read import parse_json, unique
 
 if TYPE_CHECKING:
     import tokenizers
@@ -86,14 +86,6 @@ def parse(text: str, name: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{name} is damaged: {error}") from None
     return document
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; ValueError where a key comes twice, which readers differ on."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice in one object")
-    return found
 
 
 def check_ids(document: dict[str, Any]) -> None:

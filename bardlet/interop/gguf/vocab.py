@@ -17,7 +17,7 @@ from typing import Any
 
 from bardlet.data.tokenizers import char
 from bardlet.data.tokenizers.base import Tokenizer
-from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, spell
 from bardlet.data.tokenizers.json_file import byte_level
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
 from bardlet.errors import CheckpointError
@@ -51,7 +51,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     pieces, end = tokenizer.tokens(), tokenizer.end_of_text
     if len(pieces) > rows:
         raise CheckpointError(f"{len(pieces):,} tokens do not fit {rows:,} rows of the model")
-    tokens = [spelt(piece) for piece in pieces] + [""] * (rows - len(pieces))
+    tokens = [spell(piece) for piece in pieces] + [""] * (rows - len(pieces))
     types = [NORMAL] * rows
     if tokenizer.kind == "char":
         others = (UNKNOWN_CHARACTER, END_OF_TEXT.encode())
@@ -86,14 +86,9 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     }
 
 
-def spelt(raw: bytes) -> str:
-    """Bytes as GGUF's vocabularies spell them."""
-    return "".join(ALPHABET[byte] for byte in raw)
-
-
 def joins(piece: bytes) -> list[str]:
     """The merges that make one token of a character's bytes."""
-    return [f"{spelt(piece[:i])} {spelt(piece[i : i + 1])}" for i in range(1, len(piece))]
+    return [f"{spell(piece[:i])} {spell(piece[i : i + 1])}" for i in range(1, len(piece))]
 
 
 def pattern_name(document: Mapping[str, Any]) -> str:
