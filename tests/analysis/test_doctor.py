@@ -94,8 +94,8 @@ def test_a_healthy_muon_run_has_nothing(words: Path, tmp_path: Path) -> None:
 )
 def test_presets_are_healthy(preset: str, words: Path, tmp_path: Path) -> None:
     short = {
-        "dataset": str(words), "out_dir": str(tmp_path / "run"), "device": "cpu", "max_iters": 60,
-        "warmup_iters": 5, "eval_interval": 30, "eval_iters": 2, "log_interval": 1,
+        "dataset": str(words), "out_dir": str(tmp_path / "run"), "device": "cpu", "max_iters": 30,
+        "warmup_iters": 5, "eval_interval": 15, "eval_iters": 1, "log_interval": 1,
         "lr_decay_iters": 0,
     }  # fmt: skip
     config = resolve([*settings.load_layers(preset, lambda: "cpu"), ("test", short)])
