@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -135,6 +136,20 @@ def resumed(config: TrainConfig) -> None:
         assert in_child(lambda: train(config)) == 0
 
 
+@pytest.fixture(scope="module")
+def killed_half_way(chaos: Chaos, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run killed in the middle, which tests copy (`half`)."""
+    out = tmp_path_factory.mktemp("halves") / "run"
+    assert killed_at(chaos.config(out), chaos.changes // 2) == -signal.SIGKILL
+    return out
+
+
+@pytest.fixture
+def half(killed_half_way: Path, tmp_path: Path) -> Path:
+    """A copy of the run that was killed in the middle."""
+    return shutil.copytree(killed_half_way, tmp_path / "run")
+
+
 def kill_at_changes(chaos: Chaos, folder: Path, times: int) -> None:
     """Runs killed once each, at changes spread over a whole run, and resumed."""
     assert chaos.changes > 200
@@ -208,11 +223,9 @@ def test_a_moved_run_goes_on(chaos: Chaos, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
 @pytest.mark.parametrize("name", [*checkpoint.FILES, "checksums.json"])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    name: str, how: str, chaos: Chaos, tmp_path: Path
+    name: str, how: str, chaos: Chaos, half: Path
 ) -> None:
-    out = tmp_path / "run"
-    config = chaos.config(out)
-    killed_at(config, chaos.changes // 2)
+    out, config = half, chaos.config(half)
     newest, before = (run_folder.iter_of(p) for p in reversed(run_folder.checkpoints(out)[-2:]))
     damage(run_folder.newest(out) / name, how)
     with pytest.warns(UserWarning, match=f"going on from {run_folder.name_of(before)}"):
@@ -239,12 +252,9 @@ def test_losses_that_are_damaged_are_found_again(how: str, chaos: Chaos, tmp_pat
 @pytest.mark.parametrize(
     "name", ["config.toml", "metrics.jsonl", ".lock", "checkpoints/last", "checkpoints/best"]
 )
-def test_no_other_file_of_a_run_can_stop_it(
-    name: str, how: str, chaos: Chaos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_other_file_of_a_run_can_stop_it(name: str, how: str, chaos: Chaos, half: Path) -> None:
     """But the log of what is past, and which of equals was the best, are not told again."""
-    out = tmp_path / "run"
-    killed_at(chaos.config(out), chaos.changes // 2)
+    out = half
     (out / ".lock").write_text("x", encoding="utf-8")
     damage(out / name, how)
     train(resolve_settings([], {"out_dir": str(out)}, print))
@@ -254,10 +264,9 @@ def test_no_other_file_of_a_run_can_stop_it(
     assert_same_end(out, {k: v for k, v in chaos.end.items() if k not in lost})
 
 
-def test_all_checkpoints_damaged_is_said(chaos: Chaos, tmp_path: Path) -> None:
-    killed_at(chaos.config(tmp_path / "run"), chaos.changes // 2)
-    for folder in run_folder.checkpoints(tmp_path / "run"):
+def test_all_checkpoints_damaged_is_said(chaos: Chaos, half: Path) -> None:
+    for folder in run_folder.checkpoints(half):
         damage(folder / "model.safetensors", "flipped")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing or damaged"):
-        train(chaos.config(tmp_path / "run"))
-    assert len(run_folder.checkpoints(tmp_path / "run")) >= 2, "nothing is thrown away"
+        train(chaos.config(half))
+    assert len(run_folder.checkpoints(half)) >= 2, "nothing is thrown away"
