@@ -18,17 +18,18 @@ PRESETS = ("demo", "shakespeare-char-quick")
 
 
 def ways() -> dict[str, tuple[str, dict[str, str]]]:
-    """The ways by name: the number format and device as options, and the environment."""
-    from bardlet import device, native
+    """The ways by name: dtype and device as options, and the environment."""
+    from bardlet import native
+    from bardlet.system import device
 
-    found = {}
+    ways = {}
     for dtype in ("bfloat16", "float32"):
         if native.library() is not None:
-            found[f"core, {dtype}"] = (f"--device=cpu --dtype={dtype}", {})
-        found[f"torch, {dtype}"] = (f"--device=cpu --dtype={dtype}", {"BARDLET_CORE": "0"})
+            ways[f"core, {dtype}"] = (f"--device=cpu --dtype={dtype}", {})
+        ways[f"torch, {dtype}"] = (f"--device=cpu --dtype={dtype}", {"BARDLET_CORE": "0"})
         if device.accelerator() == "cuda":
-            found[f"GPU, {dtype}"] = (f"--device=cuda --dtype={dtype}", {})
-    return found
+            ways[f"GPU, {dtype}"] = (f"--device=cuda --dtype={dtype}", {})
+    return ways
 
 
 def trained(

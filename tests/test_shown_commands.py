@@ -86,7 +86,7 @@ OTHERS = ("make docs", "python tests/rooms.py")  # each has a test of its own
 BY_HAND = {"pytest -m slow": "hundreds of kills and runs take too long for every change"}
 
 TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
-ALONE = ("best_loss", "ngram", "plan_accuracy", "save_cost", "tokenizer_speed")  # without a peer
+ALONE = ("best_loss", "ngram", "plan_accuracy", "save_cost", "tokenizer_speed", "ways")  # no peer
 # by script: what makes it small
 BENCH: dict[str, list[str]] = {
     "best_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
@@ -104,6 +104,7 @@ BENCH: dict[str, list[str]] = {
     "time_to_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
     "tokenizer_speed": ["--repeats=1", "--megabytes=0.03", "--train_megabytes=0.01",
                         "--vocab_size=300"],
+    "ways": ["--repeats=1", "--presets", "demo", f"--ours_args={TRAINED}"],
 }  # fmt: skip
 
 
