@@ -48,17 +48,17 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
         )
     text = tokenizer.to_json()
     document = json.loads(text)
-    pieces, end = tokenizer.tokens(), tokenizer.end_of_text
-    if len(pieces) > rows:
-        raise CheckpointError(f"{len(pieces):,} tokens do not fit {rows:,} rows of the model")
-    tokens = [spell(piece) for piece in pieces] + [""] * (rows - len(pieces))
+    raw, end = tokenizer.tokens(), tokenizer.end_of_text
+    if len(raw) > rows:
+        raise CheckpointError(f"{len(raw):,} tokens do not fit {rows:,} rows of the model")
+    tokens = [spell(token) for token in raw] + [""] * (rows - len(raw))
     types = [NORMAL] * rows
     if tokenizer.kind == "char":
         others = (UNKNOWN_CHARACTER, END_OF_TEXT.encode())
-        characters = [piece for piece in pieces if piece not in others]
-        pre, merges = "gpt-2", [merge for piece in characters for merge in joins(piece)]
-        if UNKNOWN_CHARACTER in pieces:
-            types[pieces.index(UNKNOWN_CHARACTER)] = UNKNOWN
+        characters = [token for token in raw if token not in others]
+        pre, merges = "gpt-2", [merge for char in characters for merge in merges_of(char)]
+        if UNKNOWN_CHARACTER in raw:
+            types[raw.index(UNKNOWN_CHARACTER)] = UNKNOWN
     else:
         merges = [m if isinstance(m, str) else " ".join(m) for m in document["model"]["merges"]]
         pre = pattern_name(document) if merges else "gpt-2"
@@ -86,9 +86,9 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     }
 
 
-def joins(piece: bytes) -> list[str]:
+def merges_of(char: bytes) -> list[str]:
     """The merges that make one token of a character's bytes."""
-    return [f"{spell(piece[:i])} {spell(piece[i : i + 1])}" for i in range(1, len(piece))]
+    return [f"{spell(char[:i])} {spell(char[i : i + 1])}" for i in range(1, len(char))]
 
 
 def pattern_name(document: Mapping[str, Any]) -> str:
