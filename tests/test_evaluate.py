@@ -56,6 +56,29 @@ def test_no_batch_size_changes_it(dataset: Dataset) -> None:
     assert max(losses) - min(losses) < 1e-6
 
 
+def test_each_process_scores_its_share(dataset: Dataset) -> None:
+    """599 tokens in windows of 16, of which three make a batch: 13 batches."""
+
+    class Share(Group):
+        """A process that is told its own sums where it asks for those of all."""
+
+        def sum(self, values: list[float], device: torch.device) -> list[float]:
+            return values
+
+    model = tiny_model("llama", vocab_size=dataset.vocab_size)
+    machine = device.choose("cpu", "float32")
+    scores = [
+        evaluate(
+            model, dataset, "val", batch_size=3, machine=machine,
+            group=Share(rank=rank, world_size=2),
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    assert [score.tokens for score in scores] == [7 * 48 - 25, 6 * 48]
+    nats = sum(score.loss * score.tokens for score in scores)
+    assert nats / 599 == pytest.approx(score(model, dataset).loss, abs=1e-6)
+
+
 def test_no_dropout_and_the_mode_is_kept(dataset: Dataset) -> None:
     model = tiny_model("llama", vocab_size=dataset.vocab_size, dropout=0.5)
     model.train()
