@@ -17,22 +17,7 @@ T = TypeVar("T")
 LONGEST = 4096  # characters of a name
 VERSIONED = {"format_version?": int}
 ANY = (str, bool, int, float, None)
-SPLIT = {
-    "characters": int, "bytes": int, "tokens": int,
-    "shards": [
-        {
-            "file": str, "tokens": int, "sha256?": str,
-            "docs?": {"file": str, "sha256": str}, "mask?": {"file": str, "sha256": str},
-        },
-    ],
-}  # fmt: skip
 FILES = {
-    "manifest.json": {
-        "format_version": int, "name": str, "hash": str, "tokenizer_hash": str, "notes": [str],
-        "end_of_text?": (int, None),
-        "sources": [{"name": str, "bytes": int, "sha256": str}],
-        "splits": {"train": SPLIT, "val": SPLIT, ...: SPLIT},
-    },
     "state.json": {
         "iter": int, "tokens": int, "scaler": {...: ANY},
         "dataset": {"name": str, "hash": str, "end_of_text?": (int, None)},

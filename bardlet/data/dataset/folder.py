@@ -7,7 +7,8 @@ A shard is a header of 32 bytes, then little-endian token ids. docs/formats.md h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,73 @@ from bardlet.data.dataset.stream import (
     map_mask,
     map_shard,
 )
+from bardlet.data.text.corpus import Source
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
-from bardlet.io.safe_read import child, read_json
-from bardlet.io.schema import FILES, VERSIONED, check
+from bardlet.io.safe_read import child, read_json, regular
+from bardlet.io.schema import VERSIONED, check, read
 
 SPLITS = ("train", "val")
+PRESENT = {"shards": [{"docs?": dict, "mask?": dict}]}  # of a split; nothing is null
 VERIFIED_BYTES = 1 << 30  # read and hashed within a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A file beside a shard, with the number of its elements."""
+
+    file: str
+    sha256: str
+    count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The files of a shard: the tokens, where documents begin, which tokens count in the loss."""
+
+    file: str
+    tokens: int
+    sha256: str = ""
+    docs: Beside | None = None
+    mask: Beside | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A split's sizes and shards; -1 documents are not counted."""
+
+    characters: int
+    bytes: int
+    tokens: int
+    shards: Sequence[Shard]
+    documents: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How texts were split: by position or by document."""
+
+    by: str
+    val_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is read of manifest.json; `options` is None in a dataset of an early bardlet."""
+
+    format_version: int
+    name: str
+    hash: str  # the same however the tokens lie in shards
+    tokenizer_hash: str
+    notes: Sequence[str]
+    sources: Sequence[Source]
+    splits: Mapping[str, Split]
+    tokenizer: str = ""
+    end_of_text: int | None = None  # the token after each document
+    split: SplitRule | None = None
+    masked: bool = False
+    options: Mapping[str, object] | None = None
 
 
 class Dataset:
@@ -40,6 +100,7 @@ class Dataset:
         path = folder / "manifest.json"
         if not path.is_file() and nanogpt.is_folder(folder):
             self.manifest, self.tokenizer, ids = nanogpt.read(folder)
+            self.about: Manifest | None = None
             self.hash = self.manifest["hash"]
             self.end_of_text: int | None = self.tokenizer.end_of_text
             self.splits = {s: TokenStream([ids[s]], self.vocab_size) for s in SPLITS}
@@ -56,19 +117,19 @@ class Dataset:
                 raise DataError(
                     f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}"
                 )
-            check(self.manifest, FILES["manifest.json"])
-            shards = {s: self.manifest["splits"][s]["shards"] for s in SPLITS}
+            self.about = about = read(Manifest, self.manifest)
+            for split in SPLITS:
+                check(self.manifest["splits"], {split: PRESENT}, "it.splits")
             self.files = {
-                split: [[child(folder, about["file"]) for about in files_named(entry)]
-                        for entry in shards[split]]
+                split: [[child(folder, entry.file) for entry in files_named(shard)]
+                        for shard in about.splits[split].shards]
                 for split in SPLITS
             }  # fmt: skip
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
-        self.end_of_text = self.manifest.get("end_of_text")  # the token after each document
-        self.hash: str = self.manifest["hash"]  # the same however the tokens lie in shards
+        self.end_of_text, self.hash = about.end_of_text, about.hash
         self.tokenizer = tokenizers.load(folder / "tokenizer.json")
-        if tokenizers.fingerprint(self.tokenizer) != self.manifest["tokenizer_hash"]:
+        if tokenizers.fingerprint(self.tokenizer) != about.tokenizer_hash:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
         self.splits = {split: self.open(split) for split in SPLITS}
         self.parts = [(self.splits["train"], 1.0)]  # what is trained on, with its share
@@ -93,13 +154,15 @@ class Dataset:
 
         Datasets of more than VERIFIED_BYTES are taken as they are: reading them takes minutes.
         """
-        shards = [entry for split in SPLITS for entry in self.manifest["splits"][split]["shards"]]
-        entries = [about for entry in shards for about in files_named(entry)]
-        paths = [self.folder / entry["file"] for entry in entries]
+        if not self.about:
+            return
+        shards = [shard for split in SPLITS for shard in self.about.splits[split].shards]
+        entries = [entry for shard in shards for entry in files_named(shard)]
+        paths = [self.folder / entry.file for entry in entries]
         if sum(path.stat().st_size for path in paths) > VERIFIED_BYTES:
             return
         for path, entry in zip(paths, entries, strict=True):
-            if sha256(path) != entry.get("sha256"):
+            if sha256(path) != entry.sha256:
                 raise DataError(
                     f"{path} is damaged: its sha256 is not the one in the manifest", PREPARE_AGAIN
                 )
@@ -112,10 +175,17 @@ class Dataset:
         for start in range(0, len(stream) - 1, block_size):
             yield stream.window(start, block_size)
 
+    def path(self, entry: Shard | Beside) -> Path:
+        """The file of an entry; DataError where it is outside the folder or no regular file."""
+        try:
+            return regular(child(self.folder, entry.file), self.folder)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder} is damaged: {error}", PREPARE_AGAIN) from None
 
-def files_named(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a shard's entry in the manifest what is read: the tokens, and the mask if it has one."""
-    return [entry, entry["mask"]] if "mask" in entry else [entry]
+
+def files_named(shard: Shard) -> list[Shard | Beside]:
+    """What training reads of a shard: the tokens, and the mask if it has one."""
+    return [shard, shard.mask] if shard.mask else [shard]
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.dataset.stream import DOCS, PREPARE_AGAIN, TokenStream, header, mapped
-from bardlet.errors import DataError
-from bardlet.io.safe_read import child
+from bardlet.data.dataset.stream import DOCS, TokenStream, header, mapped
 
 DOCUMENTS = 3  # of a split that are shown: the first, the last and one between
 WIDTH = 60  # characters of a text
@@ -66,13 +64,10 @@ def beginning(dataset: Dataset, ids: np.ndarray) -> str:
 def beginnings(dataset: Dataset, split: str) -> list[np.ndarray]:
     """Where documents begin in each shard of a split, mapped; none in a dataset of one text."""
     found = []
-    for entry in dataset.manifest["splits"][split]["shards"]:
-        if "docs" not in entry:
+    for shard in dataset.about.splits[split].shards if dataset.about else ():
+        if shard.docs is None:
             return []
-        try:
-            path = child(dataset.folder, entry["docs"]["file"])
-        except ValueError as error:
-            raise DataError(f"{dataset.folder} is damaged: {error}", PREPARE_AGAIN) from None
+        path = dataset.path(shard.docs)
         _, count = header(path, DOCS, (8,), "a list of where documents begin")
         found.append(mapped(path, "<u8", count, count))
     return found if sum(map(len, found)) else []

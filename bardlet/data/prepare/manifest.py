@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any
 
 import bardlet
-from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.folder import Dataset, Manifest
 from bardlet.data.dataset.stream import FORMAT_VERSION
 from bardlet.data.prepare.checksum import checksum
 from bardlet.data.text.corpus import Source
@@ -132,36 +132,38 @@ def unchanged(
         return f"{out} is prepared again: {error.message}"
     if any(given.kind == "hub" for given in collection.inputs):
         return ""
-    differ = changes(there.manifest, collection, options)
+    if there.about is None:
+        return f"{out} is prepared again: nanoGPT made it"
+    differ = changes(there.about, collection, options)
     if differ:
         return f"{out} is prepared again: {'; '.join(differ)}"
     say(f"{out} is up to date: the same sources and options")
     return there
 
 
-def changes(manifest: dict[str, Any], collection: Collection, options: dict[str, Any]) -> list[str]:
+def changes(manifest: Manifest, collection: Collection, options: dict[str, Any]) -> list[str]:
     """What is not as in the manifest, a phrase for each."""
-    before = manifest.get("options")
-    if not isinstance(before, dict):
+    before = manifest.options
+    if before is None:
         return ["another bardlet made it"]
     found = [
         f"{key} is {told(options.get(key))}, not {told(before.get(key))}"
         for key in options
         if options.get(key) != before.get(key)
     ]
-    old = {entry["name"]: entry for entry in manifest["sources"]}
+    old = {source.name: source for source in manifest.sources}
     sizes = {given.name: given.bytes for given in collection.inputs if given.kind != "memory"}
     known = {source.name: source.bytes for source in collection.sources}
     new = {**sizes, **known}
     found += few("new", [name for name in new if name not in old])
     found += few("gone", [name for name in old if name not in new])
     both = [name for name in new if name in old]
-    other = [name for name in both if new[name] != old[name]["bytes"]]
+    other = [name for name in both if new[name] != old[name].bytes]
     if found or other:
         return found + few("changed", other)
     with Sources(collection) as sources:
         now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
-    return few("changed", [name for name in both if now.get(name) != old[name]["sha256"]])
+    return few("changed", [name for name in both if now.get(name) != old[name].sha256])
 
 
 def told(value: Any) -> str:

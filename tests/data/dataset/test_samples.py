@@ -83,8 +83,10 @@ def test_a_text_is_one_document(dataset_folder: Path) -> None:
 def test_borders_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
     dataset = made(tmp_path, RECORDS, text_key="say")
     dataset.manifest["splits"]["train"]["shards"][0]["docs"]["file"] = name
+    path = dataset.folder / "manifest.json"
+    path.write_text(json.dumps(dataset.manifest), encoding="utf-8")
     with pytest.raises(DataError):
-        samples.samples(dataset, "train")
+        samples.samples(Dataset(dataset.folder), "train")
 
 
 def test_borders_that_lie_show_nothing_of_others(tmp_path: Path) -> None:
