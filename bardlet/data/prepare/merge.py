@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,14 @@ from bardlet.data.prepare.remarks import uneven
 from bardlet.data.prepare.shards import SUMS, entry_of
 from bardlet.errors import DataError
 from bardlet.io.atomic import write_text
+from bardlet.io.schema import check
 
+MOST_PARTS = 1_000_000
+SIZES = dict.fromkeys(SUMS, int)
+MERGEABLE = {
+    "split": {"by": str, "val_fraction": float}, "masked": bool, "tokenizer": str,
+    "end_of_text": (int, None), "options": {...: object}, "splits": {...: SIZES},
+}  # fmt: skip
 KINDS = ("", "docs", "mask")  # a shard, and what may stand beside it
 
 
@@ -68,9 +76,11 @@ def notes(parts: list[Dataset]) -> list[str]:
 def ordered(parts: list[Dataset]) -> list[Dataset]:
     """The parts by their numbers; DataError where they are not all parts of one dataset."""
     by_number: dict[str, Dataset] = {}
+    for part in parts:
+        check_part(part)
     first = parts[0].manifest
     for part in parts:
-        given = part.manifest.get("options", {}).get("part", "1/1")
+        given = part.manifest["options"]["part"]
         if given in by_number:
             raise DataError(
                 f"{part.folder} and {by_number[given].folder} are both part {given}",
@@ -90,6 +100,25 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
     return [by_number[name] for name in names]
 
 
+def check_part(part: Dataset) -> None:
+    """Raise DataError where the manifest of a part lacks what merging needs."""
+    if not part.about:
+        raise DataError(
+            f"{part.folder} was written by nanoGPT, and has no parts to merge",
+            f"Train on several datasets with --dataset {part.folder}:0.5,OTHER:0.5",
+        )
+    try:
+        check(part.manifest, MERGEABLE)
+        number = part.manifest["options"].get("part")
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(number))
+        if not found or not 1 <= int(found[1]) <= int(found[2]) <= MOST_PARTS:
+            raise ValueError(f"its part {number!r} is not i/N")
+    except ValueError as error:
+        raise DataError(
+            f"{part.folder} cannot be merged: {error}", "Prepare it again with --part"
+        ) from None
+
+
 def join(parts: list[Dataset], split: str, folder: Path, stopped: Event) -> dict[str, Any]:
     """The entry of a split in the manifest, its shards brought to `folder` under new numbers."""
     whole = hashlib.sha256()
@@ -97,8 +126,9 @@ def join(parts: list[Dataset], split: str, folder: Path, stopped: Event) -> dict
     shards: list[dict[str, Any]] = []
     for part in parts:
         entry = part.manifest["splits"][split]
+        files = part.about.splits[split].shards if part.about else ()
         sums = {key: sums[key] + entry[key] for key in SUMS}
-        for shard in entry["shards"]:
+        for shard, named_files in zip(entry["shards"], files, strict=True):
             if not shard["tokens"]:
                 continue
             named: dict[str, Any] = {"tokens": shard["tokens"]}
@@ -106,7 +136,7 @@ def join(parts: list[Dataset], split: str, folder: Path, stopped: Event) -> dict
                 about: Any = shard.get(kind) if kind else shard
                 if about is None:
                     continue
-                path = part.folder / about["file"]
+                path = part.path(getattr(named_files, kind) if kind else named_files)
                 name = f"{split}-{len(shards):05d}{'.' * bool(kind)}{kind}.bin"
                 if checksum(path, stopped, whole if not kind else None) != about["sha256"]:
                     raise DataError(f"{path} is damaged: its sha256 is not the one in the manifest")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpora import TEXTS, jsonl, made, texts_of, words
+from support import a_data_folder
 
 from bardlet import cli
+from bardlet.commands import inspect as inspection
 from bardlet.commands import prepare as prepare_command
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare.merge import merge
@@ -107,3 +114,71 @@ def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:
     parts = [made(tmp_path / f"b{i}", tmp_path / "b.jsonl", part=(i, 2)).folder for i in (1, 2)]
     with pytest.raises(DataError, match=r"no document of b falls to .* without --part"):
         merge(parts, tmp_path / "e")
+
+
+def damaged(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    change(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link.bin", "pipe.bin", "."])
+def test_no_file_out_of_a_part_or_that_never_ends_is_merged(name: str, tmp_path: Path) -> None:
+    """Not the list of documents either, which nothing else opens; its sha256 is the right one."""
+    part = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS), val_fraction=0.3).folder
+    (tmp_path / "secret").write_bytes(b"secret")
+    (part / "link.bin").symlink_to("../secret")
+    os.mkfifo(part / "pipe.bin")
+    sha = hashlib.sha256(b"secret").hexdigest()
+    docs = {"file": name, "sha256": sha, "count": 1}
+    damaged(part, lambda m: m["splits"]["train"]["shards"][0].update(docs=docs))
+    with pytest.raises(DataError, match=rf"^{part} is damaged: .*{name}"):
+        merge([part], tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_of_nanogpts_is_not_merged(tmp_path: Path) -> None:
+    folder = a_data_folder(tmp_path / "nano")
+    with pytest.raises(DataError, match=rf"^{folder} was written by nanoGPT, .*\. Train on sev"):
+        merge([folder], tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m.pop("options"), "has no options"),
+        (lambda m: m.pop("split"), "has no split"),
+        (lambda m: m.pop("masked"), "has no masked"),
+        (lambda m: m["splits"]["val"].pop("documents"), "has no documents"),
+        (lambda m: m["options"].update(part="one/two"), "part 'one/two' is not i/N"),
+        (lambda m: m["options"].update(part=5), "part 5 is not i/N"),
+        (lambda m: m["options"].update(part="1/99999999999"), "is not i/N"),
+        (lambda m: m["options"].update(part="2/1"), "is not i/N"),
+    ],
+)
+def test_a_part_that_says_too_little_of_itself_is_named(
+    change: Any, problem: str, tmp_path: Path
+) -> None:
+    part = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS)).folder
+    with pytest.raises(DataError, match=rf"^{damaged(part, change)} cannot be merged: .*{problem}"):
+        merge([part], tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(split={}),
+        lambda m: m.update(split="by"),
+        lambda m: m.update(tokenizer=[]),
+        lambda m: m["split"].update(val_fraction="0.1"),
+        lambda m: m["splits"]["train"].update(documents="many"),
+        lambda m: m.update(masked=None),
+    ],
+)
+def test_what_inspect_and_merge_read_of_a_manifest_is_checked(change: Any, tmp_path: Path) -> None:
+    part = made(tmp_path / "a", jsonl(tmp_path / "a.jsonl", TEXTS)).folder
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: it\.(split|tok|masked)"):
+        inspection.describe_dataset(Dataset(damaged(part, change)))
