@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from bardlet.data.text import compression, decoding
 from bardlet.data.text.decoding import CUT
@@ -97,7 +97,7 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
                 if (found := member(entry.filename, name)) and not entry.is_dir():
                     if entry.flag_bits & 1:
                         raise DataError(f"{name}: {entry.filename} is encrypted", "Unpack it")
-                    inside = archive.open(entry)
+                    inside = compression.open_member(archive, entry)
                     limit = compression.limit(entry.compress_size)
                     yield from of_member(inside, limit, found, name, entry.filename, reading)
     else:
@@ -106,7 +106,10 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
                 found = member(entry.name, name)
                 inside = archive.extractfile(entry) if found and entry.isfile() else None
                 if found and inside:
-                    yield from of_member(inside, entry.size, found, name, entry.name, reading)
+                    parts: Any = entry.sparse  # offsets and sizes of what is stored
+                    sparse = parts is not None
+                    limit = compression.limit(sum(n for _, n in parts)) if sparse else entry.size
+                    yield from of_member(inside, limit, found, name, entry.name, reading)
 
 
 def member(path: str, archive: str) -> tuple[str, str] | None:

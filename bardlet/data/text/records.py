@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from bardlet.data.text import decoding
+from bardlet.data.text import compression, decoding
 from bardlet.data.text.json_stream import values
 from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
@@ -164,12 +164,19 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     parquet = need("pyarrow.parquet", "data", name, DataError)
     keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
     try:
-        table = parquet.ParquetFile(file)
+        # a table keeps equal texts once: so do its batches, and the whole has a limit
+        table = parquet.ParquetFile(file, read_dictionary=keys)
+        left = compression.limit(file.seek(0, io.SEEK_END))
         there = [key for key in keys if key in table.schema_arrow.names]
         columns = there if len(there) == len(keys) else None  # all, to say what there is
         for batch in table.iter_batches(batch_size=256, columns=columns):
-            for record in batch.to_pylist():
-                yield piece_of(record, name, reading)
+            for row in range(batch.num_rows):
+                record = {key: batch[key][row].as_py() for key in batch.schema.names}
+                piece = piece_of(record, name, reading)
+                left -= len(piece.prompt) + len(piece.text)
+                if left < 0:
+                    raise compression.bomb(name)
+                yield piece
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).removesuffix(".")
         raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
