@@ -189,9 +189,8 @@ def coerce(name: str, value: object) -> Value:
         except ValueError:
             number = math.nan
         if not math.isfinite(number) or (kind == "int" and number != int(number)):
-            raise ValueError(
-                f"{name}={value} is not {'an integer' if kind == 'int' else 'a number'}"
-            )
+            wanted = "an integer" if kind == "int" else "a number"
+            raise ValueError(f"{name}={value} is not {wanted}")
         # 5e3 is a fine way to write an integer, and a long one must not pass through a float
         result = number if kind == "float" else int(text if text.isdecimal() else number)
     elif not text or "\0" in text:

@@ -17,7 +17,7 @@ from typing import Any
 from bardlet.analysis.history import History
 from bardlet.training.collapse import reread
 
-LEAST = 20  # lines of iterations, before a curve is judged
+MIN_LINES = 20  # lines of iterations, before a curve is judged
 DEAD = 2  # last lines without learning: a healthy run has none
 RISE = 0.5  # nats that a chunk's loss rises above the first line's: healthy runs never did by 0.1
 LEARNT = 0.2  # of the first loss: what tokens' frequencies are worth, 4.17 to 3.3 by character
@@ -44,12 +44,12 @@ class Finding:
 
 def diagnose(history: History) -> list[Finding]:
     """All findings, the gravest first; empty for a healthy run."""
-    return [found for illness in ILLNESSES if (found := illness(history)) is not None]
+    return [finding for illness in ILLNESSES if (finding := illness(history)) is not None]
 
 
 def long(history: History) -> bool:
     """Whether there is enough of a run to judge its curves."""
-    return len(history.iters) >= LEAST
+    return len(history.iters) >= MIN_LINES
 
 
 def done(history: History) -> int:
@@ -58,22 +58,22 @@ def done(history: History) -> int:
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(found) for found in findings]
+    return [dataclasses.asdict(finding) for finding in findings]
 
 
 def diverged(history: History) -> Finding | None:
     """The loss is no number any more, or ends above where it began."""
-    found = partial(
+    finding = partial(
         Finding, illness="diverged",
         suggestion="Lower --learning_rate (with muon, --muon_lr too), or raise --warmup_iters",
     )  # fmt: skip
     for event in history.named("nonfinite"):
         loss, norm = event.get("loss"), event.get("grad_norm")
         evidence = f"loss {loss}, gradient norm {norm}: no finite numbers"
-        return found(iter=event["iter"], evidence=evidence)
+        return finding(iter=event["iter"], evidence=evidence)
     for line in history.iters:
         if line.get("loss") is None:
-            return found(iter=line["iter"], evidence="the loss is no finite number")
+            return finding(iter=line["iter"], evidence="the loss is no finite number")
     if not long(history):
         return None
     first, last = history.fall()
@@ -81,7 +81,7 @@ def diverged(history: History) -> Finding | None:
         return None
     means = [(it, fmean(values)) for it, values in history.chunks("loss")]
     since = next((it for it, mean in means if mean > first + RISE), means[-1][0])
-    return found(iter=since, evidence=f"the loss began at {first:.2f} and ends at {last:.2f}")
+    return finding(iter=since, evidence=f"the loss began at {first:.2f} and ends at {last:.2f}")
 
 
 def stopped_learning(history: History) -> Finding | None:
@@ -97,7 +97,7 @@ def stopped_learning(history: History) -> Finding | None:
 
 def rate_too_high(history: History) -> Finding | None:
     """The loss leapt above its start, though it came back, or it spikes again and again."""
-    found = partial(
+    finding = partial(
         Finding, illness="learning rate too high",
         suggestion="Lower --learning_rate to a third (with muon, --muon_lr too)",
     )  # fmt: skip
@@ -106,7 +106,7 @@ def rate_too_high(history: History) -> Finding | None:
         return None
     if len(spikes) > SPIKES * done(history):
         evidence = f"{len(spikes)} spikes of the loss in {done(history):,} iterations"
-        return found(iter=spikes[0]["iter"], evidence=evidence)
+        return finding(iter=spikes[0]["iter"], evidence=evidence)
     first, last = history.fall()
     it, worst = max(
         ((it, fmean(values)) for it, values in history.chunks("loss")), key=lambda part: part[1]
@@ -114,14 +114,14 @@ def rate_too_high(history: History) -> Finding | None:
     if worst <= first + RISE:
         return None
     evidence = f"the loss rose from {first:.2f} to {worst:.2f} before it fell to {last:.2f}"
-    return found(iter=it, evidence=evidence)
+    return finding(iter=it, evidence=evidence)
 
 
 def rate_too_low(history: History) -> Finding | None:
     """A model trained from scratch has hardly learnt more than how frequent each token is."""
     rates = [line["lr"] for line in history.iters if line.get("lr") is not None]
     warm = next((i for i, rate in enumerate(rates) if rate >= 0.99 * max(rates)), 0)
-    if not long(history) or len(history.iters) - warm < LEAST:
+    if not long(history) or len(history.iters) - warm < MIN_LINES:
         return None
     first, last = history.fall()
     scratch = first > 0.8 * math.log(history.start.get("vocab_size", 2))
@@ -138,16 +138,16 @@ def rate_too_low(history: History) -> Finding | None:
 
 def gradient_exploding(history: History) -> Finding | None:
     """The gradient's norm grew many times over, and not for a batch or two."""
-    least = math.inf
+    lowest = math.inf
     for it, values in history.chunks("grad_norm"):
         norm = median(values)
-        if norm > max(EXPLOSION * least, CLIP):
+        if norm > max(EXPLOSION * lowest, CLIP):
             return Finding(
                 illness="gradient norm exploding", iter=it,
-                evidence=f"it rose from {least:.2f} to {norm:.3g}",
+                evidence=f"it rose from {lowest:.2f} to {norm:.3g}",
                 suggestion="Set --grad_clip=1, or lower --learning_rate where that is set",
             )  # fmt: skip
-        least = min(least, norm)
+        lowest = min(lowest, norm)
     return None
 
 
@@ -179,13 +179,13 @@ def data_repeated(history: History) -> Finding | None:
     worth = math.exp(-(epochs - 1) / HALF_LIFE)  # of a token read again, measured in new ones
     if worth >= 0.5:
         return None
-    most = math.floor(1 + HALF_LIFE * math.log(2))
+    epochs_worth = math.floor(1 + HALF_LIFE * math.log(2))
     return Finding(
         illness=f"data repeated {epochs:.0f} times", iter=None,
         evidence=f"{seen[-1]:,} tokens were read from {tokens:,}; to read them once more is worth "
         f"about {worth:.0%} of as much new text",
-        suggestion=f"Prepare more text, or lower --max_iters to {most} epochs: "
-        f"{int(most / epochs * done(history)):,}",
+        suggestion=f"Prepare more text, or lower --max_iters to {epochs_worth} epochs: "
+        f"{int(epochs_worth / epochs * done(history)):,}",
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def vocabulary_too_large(history: History) -> Finding | None:
 def throughput_dropped(history: History) -> Finding | None:
     """The last quarter of the iterations took longer than those before."""
     lines = [line for line in history.iters if line.get("time_ms")]
-    if len(lines) < LEAST:
+    if len(lines) < MIN_LINES:
         return None
     split = len(lines) * 3 // 4
     before = median(line["time_ms"] for line in lines[:split])
@@ -229,7 +229,7 @@ def throughput_dropped(history: History) -> Finding | None:
 def device_idle(history: History) -> Finding | None:
     """The device waits for its batches."""
     lines = [line for line in history.iters[1:] if line.get("data_ms") and line.get("time_ms")]
-    if len(lines) < LEAST // 2:
+    if len(lines) < MIN_LINES // 2:
         return None
     share = median(line["data_ms"] / line["time_ms"] for line in lines)
     known = [line["mfu"] for line in lines if line.get("mfu") is not None]

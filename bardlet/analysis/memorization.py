@@ -42,45 +42,48 @@ class Run:
 
 
 def report(
-    dataset: Dataset, tokenizer: Tokenizer, rows: Sequence[np.ndarray], least: int = 0
+    dataset: Dataset, tokenizer: Tokenizer, rows: Sequence[np.ndarray], min_run: int = 0
 ) -> dict[str, Any]:
     """What of the samples `rows`, (N,) ids each, is in the dataset's train split, as JSON values.
 
-    `least` is the length from which a run counts, in tokens; 0: as many as 50 bytes have on
+    `min_run` is the length from which a run counts, in tokens; 0: as many as 50 bytes have on
     average. Validation text of the same size is searched as well, as a measure of what is usual.
     """
     train, val = dataset.splits["train"], dataset.splits["val"]
     widths = tokenizer.token_bytes()[train.read(0, PIECE)]
-    least = least or max(2, round(RUN_BYTES / widths.mean()))
+    min_run = min_run or max(2, round(RUN_BYTES / widths.mean()))
     size = max((len(row) for row in rows), default=0)
     step = (len(val) - size) // max(1, len(rows) - 1)
     held_out = [val.read(i * step, size) for i in range(len(rows))] if step >= size > 0 else []
-    found = runs_in(train, [*rows, *held_out], least)
+    runs_by_row = runs_in(train, [*rows, *held_out], min_run)
     samples = [
-        {**summary([row], [runs], least), "runs": [told(run, row, tokenizer) for run in runs]}
-        for row, runs in zip(rows, found, strict=False)
+        {
+            **summary([row], [runs], min_run),
+            "runs": [run_facts(run, row, tokenizer) for run in runs],
+        }
+        for row, runs in zip(rows, runs_by_row, strict=False)
     ]
     return {
-        "min_run": least,
-        **summary(rows, found[: len(rows)], least),
-        "validation": summary(held_out, found[len(rows) :], least) if held_out else None,
+        "min_run": min_run,
+        **summary(rows, runs_by_row[: len(rows)], min_run),
+        "validation": summary(held_out, runs_by_row[len(rows) :], min_run) if held_out else None,
         "samples": samples,
     }
 
 
-def told(run: Run, row: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
+def run_facts(run: Run, row: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
     text = tokenizer.decode(row[run.start : run.end])
     return {"start": run.start, "tokens": run.tokens, "place": run.place, "text": text}
 
 
 def summary(
-    rows: Sequence[np.ndarray], found: Sequence[Sequence[Run]], least: int
+    rows: Sequence[np.ndarray], runs_by_row: Sequence[Sequence[Run]], min_run: int
 ) -> dict[str, Any]:
-    """The longest run in tokens, and the share of tokens that lie in runs of at least `least`."""
-    covered = [stretches([run for run in runs if run.tokens >= least]) for runs in found]
+    """The longest run in tokens, and the share of tokens that lie in runs of at least `min_run`."""
+    covered = [stretches([run for run in runs if run.tokens >= min_run]) for runs in runs_by_row]
     inside = sum(end - start for parts in covered for start, end in parts)
     return {
-        "longest": max((run.tokens for runs in found for run in runs), default=0),
+        "longest": max((run.tokens for runs in runs_by_row for run in runs), default=0),
         "share": inside / max(1, sum(map(len, rows))),
     }
 
@@ -96,9 +99,9 @@ def stretches(runs: Sequence[Run]) -> list[tuple[int, int]]:
     return parts
 
 
-def marked(row: np.ndarray, told: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
+def marked(row: np.ndarray, runs_found: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
     """The text of a sample with its runs, as the report tells them, between brackets."""
-    runs = [Run(start=run["start"], tokens=run["tokens"], place=run["place"]) for run in told]
+    runs = [Run(start=run["start"], tokens=run["tokens"], place=run["place"]) for run in runs_found]
     stream, text, at = tokenizer.stream(), "", 0
     for start, end in stretches(runs):
         text += stream.feed(row[at:start].tolist()) + OPEN
@@ -107,23 +110,23 @@ def marked(row: np.ndarray, told: Sequence[Mapping[str, Any]], tokenizer: Tokeni
     return text + stream.feed(row[at:].tolist())  # without a character that is only begun
 
 
-def runs_in(stream: TokenStream, rows: Sequence[np.ndarray], least: int) -> list[list[Run]]:
+def runs_in(stream: TokenStream, rows: Sequence[np.ndarray], min_run: int) -> list[list[Run]]:
     """For each sample its runs in the stream that lie in no longer one, front to back.
 
-    All of at least `least` tokens are there, and the longest even where it is shorter. Of several
+    All of at least `min_run` tokens are there, and the longest even where it is shorter. Of several
     places in the stream one is named.
     """
-    found: list[list[Run]] = [[] for _ in rows]
+    runs_by_row: list[list[Run]] = [[] for _ in rows]
     todo = [i for i, row in enumerate(rows) if len(row)]
     # A fourth of what counts finds the longest run of most samples in the first pass.
-    gram = max(1, least // 4)
+    gram = max(1, min_run // 4)
     while todo and gram:
         for i, runs in zip(todo, search(stream, [rows[i] for i in todo], gram), strict=True):
             longest = max((run.tokens for run in runs), default=0)
-            found[i] = [run for run in runs if run.tokens >= min(least, longest)]
-        todo = [i for i in todo if not found[i]]
+            runs_by_row[i] = [run for run in runs if run.tokens >= min(min_run, longest)]
+        todo = [i for i in todo if not runs_by_row[i]]
         gram //= 2
-    return found
+    return runs_by_row
 
 
 def search(stream: TokenStream, rows: Sequence[np.ndarray], gram: int) -> list[list[Run]]:
@@ -223,19 +226,19 @@ def powers(base: int, count: int) -> np.ndarray:
     return np.cumprod(factors)
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     """The report in a few lines for people."""
-    runs = [run for sample in found["samples"] for run in sample["runs"]]
+    runs = [run for sample in result["samples"] for run in sample["runs"]]
     if not runs:
         return "no token of it stands in the training text"
     longest = max(runs, key=lambda run: run["tokens"])
     lines = [
         f"longest run that stands in the training text: {longest['tokens']} tokens, "
         f"{longest['text']!r}, at its token {longest['place']:,}",
-        f"in runs of at least {found['min_run']} tokens: {found['share']:.1%} of the text",
+        f"in runs of at least {result['min_run']} tokens: {result['share']:.1%} of the text",
     ]
-    if found["validation"]:
-        usual = found["validation"]
+    if result["validation"]:
+        usual = result["validation"]
         lines.append(
             f"validation text of the same size: longest run {usual['longest']} tokens, "
             f"{usual['share']:.1%}"

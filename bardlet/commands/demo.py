@@ -24,8 +24,8 @@ All in {seconds:.0f} s. Go on with:
 
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--file", type=Path, help="the text, instead of fetching Shakespeare")
-    given = parse(parser, args)
-    return demo(getattr(given, "file", None), call)
+    parsed = parse(parser, args)
+    return demo(getattr(parsed, "file", None), call)
 
 
 def demo(file: Path | None, command: Callable[[Sequence[str]], int]) -> int:

@@ -14,28 +14,28 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("run", nargs="?", default=None, help="a run's folder; else the newest")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     parser.epilog = "exit code: 0 healthy, 1 with findings"
-    given = parse(parser, args)
+    parsed = parse(parser, args)
     from bardlet.analysis import doctor, history
 
-    path = Path(given.run or newest_run(say))
+    path = Path(parsed.run or newest_run(say))
     past = history.read(path)
     findings = doctor.diagnose(past)
     lines = len(past.iters)
-    if given.json:
+    if parsed.json:
         print(json.dumps({
             "run": str(path), "healthy": not findings, "judged": doctor.long(past),
             "lines": lines, "findings": doctor.as_json(findings),
         }))  # fmt: skip
         return 1 if findings else 0
-    for found in findings:
-        since = "" if found.iter is None else f" since iteration {found.iter:,}"
-        print(f"{found.illness}{since}: {found.evidence}")
-        print(f"  {found.suggestion}")
+    for finding in findings:
+        since = "" if finding.iter is None else f" since iteration {finding.iter:,}"
+        print(f"{finding.illness}{since}: {finding.evidence}")
+        print(f"  {finding.suggestion}")
     if not findings:
         few = (
             ""
             if doctor.long(past)
-            else f"; too few to judge its curves by, {doctor.LEAST} are needed"
+            else f"; too few to judge its curves by, {doctor.MIN_LINES} are needed"
         )
         print(f"{path} is healthy: nothing found in {lines:,} lines of iterations{few}")
     return 1 if findings else 0

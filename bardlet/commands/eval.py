@@ -16,13 +16,14 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--dataset", help="default: the one it was trained on")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
-    given = parse(parser, args)
-    run = str(given.run or given.out_dir or newest_run(say))
+    parsed = parse(parser, args)
+    run = str(parsed.run or parsed.out_dir or newest_run(say))
     scores = eval_run(
-        run, which=given.checkpoint, dataset=getattr(given, "dataset", None), split=given.split,
-        batch_size=given.batch_size, device_name=given.device, dtype=given.dtype,
+        run, checkpoint=parsed.checkpoint, dataset=getattr(parsed, "dataset", None),
+        split=parsed.split, batch_size=parsed.batch_size, device_name=parsed.device,
+        dtype=parsed.dtype,
     )  # fmt: skip
-    if given.json:
+    if parsed.json:
         print(json.dumps(scores))
     else:
         print(
@@ -33,7 +34,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
 
 def eval_run(
-    run: str, *, which: str, dataset: str | None, split: str, batch_size: int,
+    run: str, *, checkpoint: str, dataset: str | None, split: str, batch_size: int,
     device_name: str, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
@@ -46,7 +47,7 @@ def eval_run(
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
-    trained = load.load_model(run, which)
+    trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
     name = dataset or state.get("dataset", {}).get("name", "")
     if not name:

@@ -18,9 +18,9 @@ SHOWN = 10  # sources that are named
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("path", type=Path, help="folder of a dataset, a run or a checkpoint")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
-    given = parse(parser, args)
-    found = facts(given.path)
-    print(json.dumps(found) if given.json else describe(found))
+    parsed = parse(parser, args)
+    info = facts(parsed.path)
+    print(json.dumps(info) if parsed.json else describe(info))
     return 0
 
 
@@ -35,10 +35,10 @@ def facts(path: Path) -> dict[str, Any]:
         return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}
     if (path / "checkpoints").is_dir():
         named = {name: run_folder.read_pointer(path, name) for name in ("best", "last")}
-        found = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
-        return {"kind": "run", "path": str(path), **found}
+        info = {n: checkpoint_facts(folder) for n, folder in named.items() if folder}
+        return {"kind": "run", "path": str(path), **info}
     raise DataError(
-        f"{path} is no dataset, run or checkpoint",
+        f"{path} is not a dataset, run or checkpoint",
         "Give the folder that prepare or train wrote, such as data/tinyshakespeare or out/demo",
     )
 
@@ -72,32 +72,32 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(info: dict[str, Any]) -> str:
     """What `facts` found, for people."""
-    if found["kind"] == "dataset":
+    if info["kind"] == "dataset":
         from bardlet.data.dataset.folder import Dataset
 
-        return describe_dataset(Dataset(Path(found["path"])), found)
-    if found["kind"] == "run":
-        parts = [f"run {found['path']}"]
-        parts += [f"{n}: {describe_checkpoint(found[n])}" for n in ("best", "last") if n in found]
+        return describe_dataset(Dataset(Path(info["path"])), info)
+    if info["kind"] == "run":
+        parts = [f"run {info['path']}"]
+        parts += [f"{n}: {describe_checkpoint(info[n])}" for n in ("best", "last") if n in info]
         return "\n".join(parts if len(parts) > 1 else [*parts, "no checkpoint yet"])
-    return describe_checkpoint(found)
+    return describe_checkpoint(info)
 
 
-def describe_checkpoint(found: dict[str, Any]) -> str:
-    model = found["model"]
+def describe_checkpoint(info: dict[str, Any]) -> str:
+    model = info["model"]
     lines = [
-        f"checkpoint {found['path']}, {found['bytes'] / 1e6:.1f} MB",
-        f"  {model['family']} model of {found['parameters']:,} parameters: "
+        f"checkpoint {info['path']}, {info['bytes'] / 1e6:.1f} MB",
+        f"  {model['family']} model of {info['parameters']:,} parameters: "
         f"{model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, "
-        f"context {model['block_size']}, vocabulary {found['vocab_size']}",
-        f"  imported from {found['imported']['source']}" if "imported" in found else
-        f"  after {found['iter']:,} iterations, {found['tokens']:,} tokens of "
-        f"{found['dataset']['name']}",
+        f"context {model['block_size']}, vocabulary {info['vocab_size']}",
+        f"  imported from {info['imported']['source']}" if "imported" in info else
+        f"  after {info['iter']:,} iterations, {info['tokens']:,} tokens of "
+        f"{info['dataset']['name']}",
     ]  # fmt: skip
-    if "eval" in found:
-        scores = found["eval"]
+    if "eval" in info:
+        scores = info["eval"]
         lines.append(
             f"  train loss {scores['train_loss']:.4f}, val loss {scores['val_loss']:.4f}, "
             f"{scores['bits_per_byte']:.4f} bits per byte"
@@ -105,11 +105,11 @@ def describe_checkpoint(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_dataset(dataset: Dataset, found: dict[str, Any] | None = None) -> str:
-    """A dataset's facts for people; they are `found` already, or are looked up."""
+def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> str:
+    """A dataset's facts for people; `info` where they are known already."""
     from bardlet.data.tokenizers.base import CharTokenizer
 
-    manifest = found or dataset_facts(dataset)
+    manifest = info or dataset_facts(dataset)
     counts = [split.get("characters") for split in manifest["splits"].values()]
     characters = "" if None in counts else f"{sum(counts):,} characters, "
     about = manifest["tokenizer"]

@@ -47,22 +47,22 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument(
         "--min_run", type=int, default=0, help="tokens from which such a run counts; 0: 50 bytes"
     )
-    given = parse(parser, args)
-    if given.min_run < 0:
-        raise UsageError(f"min_run={given.min_run} must be at least 0")
-    run = str(given.run or given.out_dir or newest_run(say))
+    parsed = parse(parser, args)
+    if parsed.min_run < 0:
+        raise UsageError(f"min_run={parsed.min_run} must be at least 0")
+    run = str(parsed.run or parsed.out_dir or newest_run(say))
     write(
-        run=run, which=given.checkpoint, start=getattr(given, "start", None), seed=given.seed,
-        num_samples=given.num_samples, max_new_tokens=given.max_new_tokens,
-        temperature=given.temperature, top_k=given.top_k,
-        device_name=given.device, dtype=given.dtype, as_json=given.json,
-        check_memorization=given.check_memorization, min_run=given.min_run, say=say,
+        run=run, checkpoint=parsed.checkpoint, start=getattr(parsed, "start", None),
+        seed=parsed.seed, num_samples=parsed.num_samples, max_new_tokens=parsed.max_new_tokens,
+        temperature=parsed.temperature, top_k=parsed.top_k,
+        device_name=parsed.device, dtype=parsed.dtype, as_json=parsed.json,
+        check_memorization=parsed.check_memorization, min_run=parsed.min_run, say=say,
     )  # fmt: skip
     return 0
 
 
 def write(
-    *, run: str, which: str, start: str | None, num_samples: int, max_new_tokens: int,
+    *, run: str, checkpoint: str, start: str | None, num_samples: int, max_new_tokens: int,
     temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
     check_memorization: bool = False, min_run: int = 0, say: Callable[[str], None],
 ) -> None:  # fmt: skip
@@ -84,7 +84,7 @@ def write(
     from bardlet.system.memory import MicroBatcher
 
     check(num_samples, max_new_tokens, temperature, top_k, seed)
-    trained = load.load_model(run, which)
+    trained = load.load_model(run, checkpoint)
     model, tokenizer = trained.model, trained.tokenizer
     without_padding(model, tokenizer.vocab_size)
     trained_on = training_text(trained.source, trained.state) if check_memorization else None
@@ -123,28 +123,28 @@ def write(
     texts = [text + tokenizer.stream().feed(row.tolist()) for row in rows]
     count = sum(map(len, rows))
     rate = count / took if took else 0.0
-    found = None
+    memorized = None
     if trained_on is not None:
-        found = memorization.report(trained_on, tokenizer, rows, min_run)
+        memorized = memorization.report(trained_on, tokenizer, rows, min_run)
     if as_json:
         result: dict[str, Any] = {
             "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
             "temperature": temperature, "top_k": top_k, "new_tokens": max(map(len, rows)),
             "tokens_per_s": rate,
         }  # fmt: skip
-        print(json.dumps({**result, "memorization": found} if found else result))
+        print(json.dumps({**result, "memorization": memorized} if memorized else result))
     elif streamed:
         print(f"\n{SEPARATOR}")
     else:
-        if found:
+        if memorized:
             texts = [
                 text + memorization.marked(row, sample["runs"], tokenizer)
-                for row, sample in zip(rows, found["samples"], strict=True)
+                for row, sample in zip(rows, memorized["samples"], strict=True)
             ]
         for sample in texts:
             print(f"{sample}\n{SEPARATOR}")
-        if found:
-            print(memorization.describe(found))
+        if memorized:
+            print(memorization.describe(memorized))
     sys.stdout.flush()
     say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
 
@@ -166,8 +166,8 @@ def drawn(
             if ended.all():
                 break
         for row in np.array(columns, dtype=np.int64).reshape(-1, count).T:
-            found = np.flatnonzero(row == end)
-            rows.append(row[: found[0]] if len(found) else row)
+            ends = np.flatnonzero(row == end)
+            rows.append(row[: ends[0]] if len(ends) else row)
     return rows
 
 

@@ -147,7 +147,7 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
             "a file ends in .toml or .py",
         )
     try:
-        text = read_text(path, most=LARGEST)
+        text = read_text(path, max_bytes=LARGEST)
         if max(map(len, text.splitlines()), default=0) > LONGEST:
             raise UsageError(f"{name} has a line of more than {LONGEST:,} characters")
         if path.suffix == ".py":

@@ -30,8 +30,8 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.epilog = rows
     if not args or args[0] not in ACTIONS:
         parser.parse_known_args(args)  # --help
-        given = f"{args[0]!r} is none of" if args else "say which of"
-        raise UsageError(f"{given} {', '.join(ACTIONS)}", f"`{parser.prog} --help` lists them")
+        problem = f"{args[0]!r} is not one of" if args else "say which of"
+        raise UsageError(f"{problem} {', '.join(ACTIONS)}", f"`{parser.prog} --help` lists them")
     action = Parser(prog=f"{parser.prog} {args[0]}", description=ACTIONS[args[0]])
     action.add_argument("--json", action="store_true", default=False, help="machine-readable")
     return {"train": train, "encode": encode, "decode": decode, "compare": compare}[args[0]](
@@ -45,27 +45,33 @@ def train(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--tokenizer", choices=("bpe", "char"), default="bpe", help="default bpe")
     parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
     add_reading(parser)
-    given = parse(parser, args)
+    parsed = parse(parser, args)
     from bardlet.data.prepare.options import Options, gathered
     from bardlet.data.prepare.survey import learnt
     from bardlet.io.atomic import write_text
 
-    check_out(given.out)
-    with gathered(given.source, given, say) as (found, reading):
-        if any(i.path and given.out.exists() and given.out.samefile(i.path) for i in found.inputs):
-            raise UsageError(f"{given.out} is the text itself", "Name another file with --out")
+    check_out(parsed.out)
+    with gathered(parsed.source, parsed, say) as (found, reading):
+        if any(
+            i.path and parsed.out.exists() and parsed.out.samefile(i.path) for i in found.inputs
+        ):
+            raise UsageError(f"{parsed.out} is the text itself", "Name another file with --out")
         options = Options(
-            tokenizer=given.tokenizer, vocab_size=given.vocab_size, reading=reading,
-            skip_unreadable=given.skip_unreadable,
+            tokenizer=parsed.tokenizer, vocab_size=parsed.vocab_size, reading=reading,
+            skip_unreadable=parsed.skip_unreadable,
         )  # fmt: skip
-        made = learnt(found, options, say)
+        tokenizer = learnt(found, options, say)
     try:
-        write_text(given.out.resolve(), made.to_json())
+        write_text(parsed.out.resolve(), tokenizer.to_json())
     except OSError as error:
-        raise DataError(f"cannot write {given.out}: {error.strerror or error}") from None
-    result = {"tokenizer": str(given.out), "kind": made.kind, "vocab_size": made.vocab_size}
-    line = f"{given.out}: {made.kind}, {made.vocab_size:,} tokens"
-    print(json.dumps(result) if given.json else line)
+        raise DataError(f"cannot write {parsed.out}: {error.strerror or error}") from None
+    result = {
+        "tokenizer": str(parsed.out),
+        "kind": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+    }
+    line = f"{parsed.out}: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens"
+    print(json.dumps(result) if parsed.json else line)
     return 0
 
 
@@ -75,7 +81,7 @@ def check_out(out: Path) -> None:
     if out.is_dir():
         problem = "it is a folder"
     elif out.exists() and not out.is_file():  # a device, which a file must not replace
-        problem = "it is no regular file"
+        problem = "it is not a regular file"
     elif not out.parent.is_dir():
         problem = "there is no such folder"
     if problem:
@@ -89,25 +95,25 @@ def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespac
     """
     parser.add_argument(what, nargs="*", default=[], help="default: standard input")
     parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
-    given = parse(parser, args)
+    parsed = parse(parser, args)
     # os.path takes a text of any length for no file, where pathlib raises
-    file = next((word for word in getattr(given, what) if os.path.isfile(word)), None)  # noqa: PTH113
+    file = next((word for word in getattr(parsed, what) if os.path.isfile(word)), None)  # noqa: PTH113
     if file:
         say(
             f"{file} is a file, and its name is taken as {what}: --tokenizer {file} takes it for "
             f"the tokenizer, < {file} reads the {what} from it"
         )
-    return given
+    return parsed
 
 
 def encode(parser: Parser, args: list[str]) -> int:
-    given = parse_with_tokenizer(parser, args, "text")
+    parsed = parse_with_tokenizer(parser, args, "text")
     from bardlet.data.tokenizers import factory
 
-    found = factory.existing(given.tokenizer, say)
-    ids = found.encode(" ".join(given.text) if given.text else standard_input()).tolist()
-    if given.json:
-        pieces = found.tokens()
+    tokenizer = factory.existing(parsed.tokenizer, say)
+    ids = tokenizer.encode(" ".join(parsed.text) if parsed.text else standard_input()).tolist()
+    if parsed.json:
+        pieces = tokenizer.tokens()
         tokens = [pieces[i].decode("utf-8", "backslashreplace") for i in ids]
         print(json.dumps({"ids": ids, "tokens": tokens}))
     else:
@@ -116,18 +122,18 @@ def encode(parser: Parser, args: list[str]) -> int:
 
 
 def decode(parser: Parser, args: list[str]) -> int:
-    given = parse_with_tokenizer(parser, args, "ids")
+    parsed = parse_with_tokenizer(parser, args, "ids")
     from bardlet.data.tokenizers import factory
 
-    found = factory.existing(given.tokenizer, say)
-    words = given.ids or standard_input().replace(",", " ").split()
-    known = range(found.vocab_size)
+    tokenizer = factory.existing(parsed.tokenizer, say)
+    words = parsed.ids or standard_input().replace(",", " ").split()
+    known = range(tokenizer.vocab_size)
     if wrong := [w for w in words if not w.isdecimal() or len(w) > 20 or int(w) not in known]:
         raise UsageError(
-            f"{wrong[0]!r} is no id", f"Ids are numbers from 0 to {found.vocab_size - 1:,}"
+            f"{wrong[0]!r} is not an id", f"Ids are numbers from 0 to {tokenizer.vocab_size - 1:,}"
         )
-    text = found.decode([int(word) for word in words])
-    print(json.dumps({"text": text}) if given.json else text)
+    text = tokenizer.decode([int(word) for word in words])
+    print(json.dumps({"text": text}) if parsed.json else text)
     return 0
 
 
@@ -139,30 +145,30 @@ def compare(parser: Parser, args: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--vocab_size", type=int, default=0, help="of bpe; default: as fits")
     add_reading(parser)
-    given = parse(parser, args)
-    names = [name.strip() for name in given.tokenizers.split(",") if name.strip()]
+    parsed = parse(parser, args)
+    names = [name.strip() for name in parsed.tokenizers.split(",") if name.strip()]
     if not names:
         raise UsageError("--tokenizers names none", "Give some, with commas between")
     from bardlet.data.prepare.options import Options, gathered
     from bardlet.data.prepare.survey import text_of
     from bardlet.data.tokenizers import compare, factory
 
-    factory.check_size("bpe", given.vocab_size)
+    factory.check_size("bpe", parsed.vocab_size)
     texts = {}
-    for source in given.source:
+    for source in parsed.source:
         try:
-            with gathered([source], given, say) as (found, reading):
-                options = Options(reading=reading, skip_unreadable=given.skip_unreadable)
+            with gathered([source], parsed, say) as (found, reading):
+                options = Options(reading=reading, skip_unreadable=parsed.skip_unreadable)
                 texts[source] = text_of(found, options, compare.MOST, say)
         except DataError as error:
-            if not given.skip_unreadable:
+            if not parsed.skip_unreadable:
                 raise
             say(f"left out: {source}: {error.message}")
     if not texts:
         raise DataError("no source could be read", "Give one with some text in it")
-    found = compare.compare(names, texts, vocab_size=given.vocab_size, say=say)
-    print(json.dumps(found) if given.json else compare.table(found))
-    return int(all("problem" in row for row in found["tokenizers"]))
+    result = compare.compare(names, texts, vocab_size=parsed.vocab_size, say=say)
+    print(json.dumps(result) if parsed.json else compare.table(result))
+    return int(all("problem" in row for row in result["tokenizers"]))
 
 
 def standard_input() -> str:

@@ -58,7 +58,7 @@ def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -
 
     say(f"a sample {when}:")
     write(
-        run=run, which="best", start=None, num_samples=1, max_new_tokens=100, temperature=0.8,
+        run=run, checkpoint="best", start=None, num_samples=1, max_new_tokens=100, temperature=0.8,
         top_k=200, seed=config.seed % 2**32, device_name=config.device, dtype=config.dtype,
         as_json=False, say=say,
     )  # fmt: skip
@@ -126,12 +126,12 @@ def parse_timed(
 
 
 def seconds_of(text: str) -> float:
-    """The seconds of a time such as 90s, 10m or 1.5h; UsageError where it is none."""
+    """The seconds of a time such as 90s, 10m or 1.5h; UsageError for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
     if not 1 <= seconds <= 3e7:
         raise UsageError(
-            f"budget={text} is no time to train for", "Write 90s, 10m, 2h or 3d; a year at most"
+            f"budget={text} is not a time to train for", "Write 90s, 10m, 2h or 3d; a year at most"
         )
     return seconds
 

@@ -27,25 +27,25 @@ Process = subprocess.Popen[bytes]
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    settings, seconds, as_json = parse_timed(parser, args, 15.0, "of training, each way")
-    found = verify_resume(settings, seconds, say)
+    config, seconds, as_json = parse_timed(parser, args, 15.0, "of training, each way")
+    result = verify_resume(config, seconds, say)
     if as_json:
-        print(json.dumps(found))
-    elif found["equal"]:
+        print(json.dumps(result))
+    elif result["equal"]:
         print(
             "equal bit for bit after {iters} iterations, killed after {killed_at} and resumed: "
             "{tensors} tensors of weights and optimizer, {bytes:,} bytes, and every loss".format(
-                **found
+                **result
             )
         )
     else:
-        names = ", ".join(found["differ"][:3]) or "no tensor"
+        names = ", ".join(result["differ"][:3]) or "no tensor"
         print(
-            f"NOT equal after {found['iters']} iterations, killed after {found['killed_at']} and "
-            f"resumed: {len(found['differ'])} of {found['tensors']} tensors differ ({names}); "
-            f"losses {'equal' if found['losses_equal'] else 'differ'}"
+            f"NOT equal after {result['iters']} iterations, killed after {result['killed_at']} and "
+            f"resumed: {len(result['differ'])} of {result['tensors']} tensors differ ({names}); "
+            f"losses {'equal' if result['losses_equal'] else 'differ'}"
         )
-    return 0 if found["equal"] else 1
+    return 0 if result["equal"] else 1
 
 
 def verify_resume(

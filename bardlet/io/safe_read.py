@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-LARGEST = 1 << 26  # bytes of a file that is read whole: twice the largest vocabularies in use
-DEEPEST = 64  # lists and objects in one another
-DIGITS = 400  # of a number: what a float64 can take, and more
+MAX_BYTES = 1 << 26  # bytes of a file that is read whole: twice the largest vocabularies in use
+MAX_DEPTH = 64  # lists and objects in one another
+MAX_DIGITS = 400  # of a number: what a float64 can take, and more
 
 
 def regular(path: Path, inside: Path | None = None) -> Path:
@@ -45,12 +45,12 @@ def refuse(code: int, why: str, path: Path) -> NoReturn:
     raise OSError(code, why, str(path))
 
 
-def read_text(path: Path, *, inside: Path | None = None, most: int = LARGEST) -> str:
-    """The text of a regular file, UTF-8 and at most `most` bytes."""
+def read_text(path: Path, *, inside: Path | None = None, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a regular file, UTF-8 and at most `max_bytes` bytes."""
     with regular(path, inside).open("rb") as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
-        refuse(errno.EFBIG, f"more than {most:,} bytes", path)
+        raw = file.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        refuse(errno.EFBIG, f"more than {max_bytes:,} bytes", path)
     return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -67,8 +67,8 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError for what is none, and for what readers disagree on or
-    choke on: keys that are there twice, numbers no float64 can take, and nesting without end.
+    """The value of a JSON text. ValueError for what is not JSON, and for what readers disagree on
+    or choke on: duplicate keys, numbers beyond float64, and nesting without end.
 
     NaN and Infinity are understood, since Python writes them.
     """
@@ -79,7 +79,7 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [document]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         parts = [part for part in level if isinstance(part, dict | list)]
         if not parts:
             return document
@@ -102,16 +102,16 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"{twice[:100]!r} is there twice")
-    return found
+    return values
 
 
 def bounded_int(text: str) -> int:
-    if len(text) > DIGITS:
+    if len(text) > MAX_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 

@@ -48,24 +48,24 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
         model = GPT(model_config(config, vocab_size))
     optimizers = build_optimizers(model, config, "meta", torch.float32)
     with TrialProcess(config, 0 if dataset else vocab_size) as trials:
-        found = measure(trials, config, seconds)
-    if "failed" in found:
+        measured = measure(trials, config, seconds)
+    if "failed" in measured:
         unknown.append("times and the peak of memory: the run does not fit into memory")
     tokens_per_iter = config.batch_size * config.gradient_accumulation_steps * config.block_size
     tokens = tokens_per_iter * config.max_iters
     train_tokens = len(dataset.splits["train"]) if dataset else None
     computes = ("device", "dtype", "threads", "core", "compiled")
     return {
-        **{key: found[key] for key in computes if key in found},
+        **{key: measured[key] for key in computes if key in measured},
         "parameters": model.num_params(), "vocab_size": vocab_size,
         "batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "iterations": config.max_iters, "tokens_per_iter": tokens_per_iter, "tokens": tokens,
         "train_tokens": train_tokens, "epochs": tokens / train_tokens if train_tokens else None,
         "flops": model.flops_per_token() * tokens,
-        "memory": memory_of(config, model, optimizers, found),
-        "time": time_of(config, dataset, found),
-        "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), found),
+        "memory": memory_of(config, model, optimizers, measured),
+        "time": time_of(config, dataset, measured),
+        "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), measured),
         "unknown": unknown,
     }  # fmt: skip
 
@@ -74,23 +74,26 @@ def measure(trials: TrialProcess, config: TrainConfig, seconds: float) -> dict[s
     """An iteration's time, the peak of memory, and what else a run does; "failed" without room."""
     accumulated = config.gradient_accumulation_steps
     steps = min(accumulated, STEPS)
-    found = trials.iterations(config.batch_size, steps, seconds)
-    if "failed" in found:
-        return found
+    measured = trials.iterations(config.batch_size, steps, seconds)
+    if "failed" in measured:
+        return measured
     if steps < accumulated:
         once = trials.iterations(config.batch_size, 1, seconds)
-        each = (found["iter_s"] - once["iter_s"]) / (steps - 1)
-        found["iter_s"] += (accumulated - steps) * max(0.0, each)
+        each = (measured["iter_s"] - once["iter_s"]) / (steps - 1)
+        measured["iter_s"] += (accumulated - steps) * max(0.0, each)
     rest = trials.rest_of_run()
     if "failed" in rest:
         return rest
-    peak = max(found["peak_bytes"], rest.pop("peak_bytes"))
+    peak = max(measured["peak_bytes"], rest.pop("peak_bytes"))
     launch = rest.pop("ready") - rest.pop("launched")
-    return {**found, **rest, "peak_bytes": peak, "start_s": launch + found["start_s"]}
+    return {**measured, **rest, "peak_bytes": peak, "start_s": launch + measured["start_s"]}
 
 
 def memory_of(
-    config: TrainConfig, model: GPT, optimizers: list[torch.optim.Optimizer], found: dict[str, Any]
+    config: TrainConfig,
+    model: GPT,
+    optimizers: list[torch.optim.Optimizer],
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
     """The peak of memory in bytes, by what it is for.
 
@@ -101,57 +104,59 @@ def memory_of(
         "weights": weights, "gradients": weights,
         "optimizer": checkpoint.optimizer_bytes(optimizers),
     }  # fmt: skip
-    if "failed" in found:
+    if "failed" in measured:
         return {**parts, "total": None, "available": known(memory.available()), "fits": False}
-    core, logits = found["core"], 0
+    core, logits = measured["core"], 0
     if core:
-        threads = min(found["threads"], config.batch_size)
+        threads = min(measured["threads"], config.batch_size)
         parts["gradients"] *= threads + (config.gradient_accumulation_steps > 1)
     else:
-        width = 4 if found["dtype"] == "float32" else 2
+        width = 4 if measured["dtype"] == "float32" else 2
         logits = config.batch_size * config.block_size * model.config.vocab_size * width
     parts["logits"] = logits
-    parts["process"] = found["base_bytes"] if found["device"] != "cuda" else 0
-    total = found["peak_bytes"]
+    parts["process"] = measured["base_bytes"] if measured["device"] != "cuda" else 0
+    total = measured["peak_bytes"]
     parts["activations"] = max(0, total - sum(parts.values()))
-    available = found["available_bytes"]
+    available = measured["available_bytes"]
     return {**parts, "total": total, "available": known(available), "fits": total <= available}
 
 
-def time_of(config: TrainConfig, dataset: Dataset | None, found: dict[str, Any]) -> dict[str, Any]:
+def time_of(
+    config: TrainConfig, dataset: Dataset | None, measured: dict[str, Any]
+) -> dict[str, Any]:
     """Seconds of the whole run, from its launch, by what they go into."""
-    if "failed" in found:
+    if "failed" in measured:
         return {"total_s": None}
     evaluations = math.ceil(config.max_iters / config.eval_interval) or 1
     batches = 2 * config.eval_iters
     if config.eval_full and dataset is not None:
         windows = math.ceil((len(dataset.splits["val"]) - 1) / config.block_size)
         batches = config.eval_iters + math.ceil(windows / config.batch_size)
-    iterations_s = config.max_iters * found["iter_s"]
-    evaluations_s = evaluations * batches * found["eval_batch_s"]
+    iterations_s = config.max_iters * measured["iter_s"]
+    evaluations_s = evaluations * batches * measured["eval_batch_s"]
     between = config.max_iters // config.save_interval if config.save_interval else 0
     by_time = iterations_s / 60 / config.save_minutes if config.save_minutes else 0
     saves = evaluations + int(max(between, by_time - evaluations, 0))
     parts = {
-        "start_s": found["start_s"], "iterations_s": iterations_s, "evaluations_s": evaluations_s,
-        "saves_s": saves * found["save_s"],
+        "start_s": measured["start_s"], "iterations_s": iterations_s,
+        "evaluations_s": evaluations_s, "saves_s": saves * measured["save_s"],
     }  # fmt: skip
     return {
-        **parts, "total_s": sum(parts.values()), "iteration_s": found["iter_s"],
+        **parts, "total_s": sum(parts.values()), "iteration_s": measured["iter_s"],
         "evaluations": evaluations, "saves": saves,
     }  # fmt: skip
 
 
-def disk_of(config: TrainConfig, size: int, found: dict[str, Any]) -> dict[str, Any]:
+def disk_of(config: TrainConfig, size: int, measured: dict[str, Any]) -> dict[str, Any]:
     """Bytes of a checkpoint and of all that a run keeps at once, as a trial wrote one."""
-    if "files" in found:
-        size = sum(found["files"].values())
+    if "files" in measured:
+        size = sum(measured["files"].values())
     # `best`, and the one being written
     count = config.keep_checkpoints + 2
     free = saver.free_bytes(auto_batch.existing(Path(config.out_dir)))
     return {
         "checkpoint": size, "checkpoints": count, "total": count * size, "free": known(free),
-        "fits": count * size <= free, "files": found.get("files"),
+        "fits": count * size <= free, "files": measured.get("files"),
     }  # fmt: skip
 
 
@@ -160,25 +165,25 @@ def known(size: float) -> float | None:
     return size if math.isfinite(size) else None
 
 
-def describe(config: TrainConfig, found: dict[str, Any]) -> str:
+def describe(config: TrainConfig, planned: dict[str, Any]) -> str:
     """A plan for people."""
-    epochs = f", {found['epochs']:.2f} epochs" if found["epochs"] is not None else ""
+    epochs = f", {planned['epochs']:.2f} epochs" if planned["epochs"] is not None else ""
     how = ""
-    if "device" in found:
-        core = ", compiled core" if found["core"] else ", compiled" if found["compiled"] else ""
-        how = f"{found['device']}, {found['dtype']}{core}"
+    if "device" in planned:
+        core = ", compiled core" if planned["core"] else ", compiled" if planned["compiled"] else ""
+        how = f"{planned['device']}, {planned['dtype']}{core}"
     lines = [
-        f"parameters   {found['parameters']:,}, vocabulary {found['vocab_size']:,}",
-        f"batches      {found['batch_size']} x {found['gradient_accumulation_steps']} sequences "
-        f"of {config.block_size}: {found['tokens_per_iter']:,} tokens an iteration",
-        f"training     {found['iterations']:,} iterations, {found['tokens']:,} tokens{epochs}, "
-        f"{found['flops']:.3g} FLOPs",
+        f"parameters   {planned['parameters']:,}, vocabulary {planned['vocab_size']:,}",
+        f"batches      {planned['batch_size']} x {planned['gradient_accumulation_steps']} "
+        f"sequences of {config.block_size}: {planned['tokens_per_iter']:,} tokens an iteration",
+        f"training     {planned['iterations']:,} iterations, {planned['tokens']:,} tokens{epochs}, "
+        f"{planned['flops']:.3g} FLOPs",
     ]
-    sizes = found["memory"]
+    sizes = planned["memory"]
     names = ("weights", "gradients", "optimizer", "logits", "activations", "process")
     parts = ", ".join(f"{n} {sizes[n] / MEGABYTE:,.0f}" for n in names if n in sizes)
     lines.append(f"memory       {total(sizes, 'available')}: {parts}")
-    times = found["time"]
+    times = planned["time"]
     if times["total_s"] is not None:
         lines.append(
             f"time         {duration(times['total_s'])} on {how}: start {times['start_s']:.1f} s, "
@@ -186,12 +191,12 @@ def describe(config: TrainConfig, found: dict[str, Any]) -> str:
             f"{times['evaluations']} evaluations {times['evaluations_s']:.1f} s, "
             f"{times['saves']} saves {times['saves_s']:.1f} s"
         )
-    disk = found["disk"]
+    disk = planned["disk"]
     lines.append(
         f"disk         {total(disk, 'free')}: {disk['checkpoints']} checkpoints of "
         f"{disk['checkpoint'] / MEGABYTE:,.1f} MB at most"
     )
-    return "\n".join([*lines, *(f"not known    {text}" for text in found["unknown"])])
+    return "\n".join([*lines, *(f"not known    {text}" for text in planned["unknown"])])
 
 
 def total(part: dict[str, Any], room: str) -> str:
@@ -211,6 +216,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def fits(found: dict[str, Any]) -> bool:
+def fits(planned: dict[str, Any]) -> bool:
     """Whether the machine has what the run takes."""
-    return found["memory"]["fits"] and found["disk"]["fits"]
+    return planned["memory"]["fits"] and planned["disk"]["fits"]

@@ -6,7 +6,7 @@ still sees enough tokens:
 - the ladder is deep and narrow at first, which teaches more per FLOP, and GPT-2's shapes later;
 - enough is TOKENS_PER_PARAMETER at 10^20 FLOPs (Chinchilla, arXiv:2203.15556) and less below, as
   C^0.145: the exponent through the tuned presets of 3, 25 and 110 seconds on two CPU cores;
-- or it is LEAST_EPOCHS of the data, where that is less. Little is gained beyond MOST_EPOCHS
+- or it is MIN_EPOCHS of the data, where that is less. Little is gained beyond MAX_EPOCHS
   (arXiv:2305.16264 has four), a few more where the text is small, nor by more parameters than
   PARAMETERS_PER_TOKEN of the text;
 - a batch grows with the 0.6th power of the tokens seen, as those of the same presets and GPT-2's.
@@ -40,9 +40,9 @@ LADDER = (
     (24, 2048, 2048),
 )  # fmt: skip
 TOKENS_PER_PARAMETER = 20.0  # at 1e20 FLOPs
-LEAST_EPOCHS, MOST_EPOCHS = 2.5, 3.5  # of a million tokens
+MIN_EPOCHS, MAX_EPOCHS = 2.5, 3.5  # of a million tokens
 PARAMETERS_PER_TOKEN = 10.0
-LEAST_ITERS = 200  # fewer steps hardly leave the start, however small the text
+MIN_ITERS = 200  # fewer steps hardly leave the start, however small the text
 TRAINING = 0.9  # the part of the budget that is training; evaluation and starting take the rest
 STEP_S = 0.003  # of an iteration, whatever its size
 REACHED = 0.35  # of a GPU's peak, by a well fed model
@@ -112,18 +112,18 @@ def plan(config: GPTConfig, train_tokens: int, budget_s: float, speed: Speed) ->
     with torch.device("meta"):
         model = GPT(config)
     smaller = max(1.0, 1e6 / train_tokens) ** 0.15  # a small text is worth more repetition
-    most = MOST_EPOCHS * smaller * train_tokens
-    seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), most)
+    max_tokens = MAX_EPOCHS * smaller * train_tokens
+    seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), max_tokens)
     rows = 4096 * (seen / 3e6) ** 0.6 / config.block_size
     tokens = 2 ** max(0, round(math.log2(rows))) * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
-    iters = min(fit, max(LEAST_ITERS, math.ceil(most / tokens)))
-    found = Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=True)
+    iters = min(fit, max(MIN_ITERS, math.ceil(max_tokens / tokens)))
+    chosen = Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=True)
     ratio = TOKENS_PER_PARAMETER * (budget_s * speed.flops / 1e20) ** 0.145
-    least = min(ratio * found.params, LEAST_EPOCHS * smaller * train_tokens)
-    learns = found.params <= PARAMETERS_PER_TOKEN * train_tokens
-    enough = learns and iters * tokens >= least and iters >= min(LEAST_ITERS, fit)
+    min_tokens = min(ratio * chosen.params, MIN_EPOCHS * smaller * train_tokens)
+    learns = chosen.params <= PARAMETERS_PER_TOKEN * train_tokens
+    enough = learns and iters * tokens >= min_tokens and iters >= min(MIN_ITERS, fit)
     return Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=enough)
 
 
@@ -138,13 +138,13 @@ def best_plan(train_tokens: int, vocab_size: int, budget_s: float, speed: Speed)
     return ([p for p in plans if p.enough] or plans[:1])[-1]
 
 
-def options(found: Plan, train_tokens: int, val_tokens: int, budget_s: float) -> dict[str, Any]:
+def options(chosen: Plan, train_tokens: int, val_tokens: int, budget_s: float) -> dict[str, Any]:
     """The plan as options of a training run."""
-    config = found.model.config
-    rows = found.tokens // config.block_size
+    config = chosen.model.config
+    rows = chosen.tokens // config.block_size
     batch_size = min(rows, max(1, 16384 // config.block_size))
     evaluations = 3 + min(30, int(budget_s / 600))
-    seen = found.iters * found.tokens
+    seen = chosen.iters * chosen.tokens
     # a tenth of the time is for evaluations; scoring costs a third of training
     affordable = int(0.1 * seen * 3 / evaluations)
     full = val_tokens <= affordable
@@ -153,15 +153,15 @@ def options(found: Plan, train_tokens: int, val_tokens: int, budget_s: float) ->
         "family": "llama", "n_layer": config.n_layer, "n_head": config.n_head,
         "n_embd": config.n_embd, "block_size": config.block_size, "qk_norm": True,
         "rope_theta": config.rope_theta, "batch_size": batch_size,
-        "gradient_accumulation_steps": rows // batch_size, "max_iters": found.iters,
-        "eval_interval": max(1, math.ceil(found.iters / evaluations)), "eval_full": full,
+        "gradient_accumulation_steps": rows // batch_size, "max_iters": chosen.iters,
+        "eval_interval": max(1, math.ceil(chosen.iters / evaluations)), "eval_full": full,
         "eval_iters": 10 if full else max(10, sampled),
         "log_interval": 10, "always_save_checkpoint": True,
         "optimizer": "muon", "muon_lr": 0.02,
         "learning_rate": 5e-3 * min(1.0, 256 / config.n_embd), "min_lr": 0.0,
-        "weight_decay": 0.4 if found.params > PARAMETERS_PER_TOKEN / 2 * train_tokens else 0.2,
+        "weight_decay": 0.4 if chosen.params > PARAMETERS_PER_TOKEN / 2 * train_tokens else 0.2,
         "grad_clip": 0.0, "schedule": "trapezoid", "cooldown_frac": 0.8,
-        "warmup_iters": min(100, max(5, found.iters // 40)),
+        "warmup_iters": min(100, max(5, chosen.iters // 40)),
     }  # fmt: skip
 
 
@@ -182,21 +182,21 @@ def sized(
     device.tune_process()
     machine = device.choose(str(flags.get("device", "auto")), str(flags.get("dtype", "auto")))
     speed = measure(machine)
-    found = best_plan(train_tokens, dataset.vocab_size, budget_s, speed)
-    for line in reasons(found, train_tokens, budget_s, speed):
+    chosen = best_plan(train_tokens, dataset.vocab_size, budget_s, speed)
+    for line in reasons(chosen, train_tokens, budget_s, speed):
         say(line)
-    return options(found, train_tokens, val_tokens, budget_s)
+    return options(chosen, train_tokens, val_tokens, budget_s)
 
 
-def reasons(found: Plan, train_tokens: int, budget_s: float, speed: Speed) -> list[str]:
+def reasons(chosen: Plan, train_tokens: int, budget_s: float, speed: Speed) -> list[str]:
     """What was chosen, and why, in three lines."""
-    config = found.model.config
-    epochs = found.iters * found.tokens / train_tokens
-    if not found.enough:
+    config = chosen.model.config
+    epochs = chosen.iters * chosen.tokens / train_tokens
+    if not chosen.enough:
         why = "the smallest model there is: for more there is too little text or time"
     else:
         why = "the largest model that sees enough tokens for its size in this time"
-    if found.seconds > 0.8 * TRAINING * budget_s:
+    if chosen.seconds > 0.8 * TRAINING * budget_s:
         length = "as many as the time allows"
     else:
         length = "more repetition of this text would overfit"
@@ -204,7 +204,7 @@ def reasons(found: Plan, train_tokens: int, budget_s: float, speed: Speed) -> li
         f"sized to {train_tokens:,} tokens of text and {budget_s:,.0f} s of this machine, "
         f"{speed.flops / 1e9:,.0f} GFLOP/s (change the time with --budget):",
         f"  {config.n_layer} layers, {config.n_embd} wide, context {config.block_size}, "
-        f"{found.params / 1e6:.2f}M parameters in its blocks: {why}",
-        f"  {found.iters:,} iterations of {found.tokens:,} tokens, {epochs:.1f} epochs, about "
-        f"{found.seconds:,.0f} s: {length}",
+        f"{chosen.params / 1e6:.2f}M parameters in its blocks: {why}",
+        f"  {chosen.iters:,} iterations of {chosen.tokens:,} tokens, {epochs:.1f} epochs, about "
+        f"{chosen.seconds:,.0f} s: {length}",
     ]

@@ -37,8 +37,8 @@ from bardlet.system.distributed import Group
 from bardlet.train import train
 from bardlet.training.log import Log
 
-LEAST = 3  # iterations of a trial, the first of which warms up and does not count
-EVALUATED = 2  # batches that evaluation is timed on
+MIN_ITERS = 3  # iterations of a trial, the first of which warms up and does not count
+EVAL_BATCHES = 2  # batches that evaluation is timed on
 
 
 class Enough(Exception):  # noqa: N818
@@ -62,7 +62,7 @@ class Watch(Log):
         self.seen["times"].append(seconds)
         self.seen["waits"].append(waiting)
         self.seen["last"] = now
-        if it + 1 >= LEAST and now - self.seen["began"] > self.seconds:
+        if it + 1 >= MIN_ITERS and now - self.seen["began"] > self.seconds:
             raise Enough
 
     def record(self, **entry: Any) -> None:
@@ -95,7 +95,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     """What a run does beside its iterations: evaluating a batch, saving, and the files of it."""
     seen: dict[str, Any] = {}
     short = dataclasses.replace(
-        config, max_iters=1, eval_iters=EVALUATED, eval_full=False, compile=False
+        config, max_iters=1, eval_iters=EVAL_BATCHES, eval_full=False, compile=False
     )
     train(short, make_log=functools.partial(Watch, seen, float("inf")))
     after = time.perf_counter() - seen["last"]
@@ -106,14 +106,14 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     model.to(machine.device)
     measure: Callable[[], object] = functools.partial(
         evaluate, model, mixture.opened(config.dataset), "train", batch_size=config.batch_size,
-        machine=machine, group=Group(), sampled=EVALUATED,
+        machine=machine, group=Group(), sampled=EVAL_BATCHES,
     )  # fmt: skip
     measure()
     began = time.perf_counter()
     measure()
-    per_batch = (time.perf_counter() - began) / EVALUATED
+    per_batch = (time.perf_counter() - began) / EVAL_BATCHES
     return {
-        "eval_batch_s": per_batch, "save_s": max(0.0, after - 2 * EVALUATED * per_batch),
+        "eval_batch_s": per_batch, "save_s": max(0.0, after - 2 * EVAL_BATCHES * per_batch),
         "peak_bytes": peak, "files": {f.name: f.stat().st_size for f in folder.iterdir()},
     }  # fmt: skip
 
@@ -138,8 +138,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         limit_memory(request["memory"])
     try:
         if kind == "iterations":
-            found = iterations(config, request["seconds"])
-            return {**found, "available_bytes": available(found["device"], request["memory"])}
+            result = iterations(config, request["seconds"])
+            return {**result, "available_bytes": available(result["device"], request["memory"])}
         return rest_of_run(config)
     except BardletError as error:
         failed = "memory" if is_out_of_memory(error) else error.message

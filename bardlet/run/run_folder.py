@@ -68,7 +68,7 @@ def read_pointer(run: Path, name: str) -> Path | None:
     """The checkpoint folder that `best` or `last` of a run names, where there is one."""
     kept = checkpoints(run)
     try:
-        text = read_text(run / "checkpoints" / name, inside=run, most=schema.LONGEST).strip()
+        text = read_text(run / "checkpoints" / name, inside=run, max_bytes=schema.LONGEST).strip()
     except (OSError, ValueError):
         return None
     folder = run / "checkpoints" / text

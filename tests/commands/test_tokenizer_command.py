@@ -219,7 +219,7 @@ def test_what_cannot_be_read_is_an_error_or_left_out_and_said(
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes are others there")
 def test_a_tokenizer_is_written_where_a_link_leads(printed: Any, refused: Refused) -> None:
     os.mkfifo("pipe")  # which stands for a device
-    assert "cannot write pipe: it is no reg" in refused("tokenizer", "train", "no", "--out=pipe")
+    assert "cannot write pipe: it is not a reg" in refused("tokenizer", "train", "no", "--out=pipe")
     assert Path("pipe").is_fifo()
     Path("pipe").unlink()
     Path("kept").mkdir()
@@ -338,7 +338,7 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
     ("args", "message"),
     [
         ([], "say which of train, encode, decode, compare"),
-        (["trian"], "'trian' is none of train, encode, decode, compare"),
+        (["trian"], "'trian' is not one of train, encode, decode, compare"),
         (["train"], "source"),
         (["train", "nope.txt"], "'nope.txt' is neither a file nor a folder"),
         (["train", "plays.txt", "--vocab_size=5"], "vocab_size=5 must lie between 257"),
@@ -354,9 +354,9 @@ def test_compare_measures_and_recommends(printed: Any) -> None:
         (["encode", "a", "--tokenizer=bite"], "Did you mean byte?"),
         (["encode", "a", "--tokenizer=plays.txt"], "plays.txt is damaged"),
         (["encode", "a", "--tokenizer=."], "cannot read the tokenizer"),
-        (["decode", "x", "--tokenizer=byte"], "'x' is no id"),
-        (["decode", "257", "--tokenizer=byte"], "'257' is no id"),
-        (["decode", "0" * 20 + "999", "--tokenizer=byte"], "is no id"),
+        (["decode", "x", "--tokenizer=byte"], "'x' is not an id"),
+        (["decode", "257", "--tokenizer=byte"], "'257' is not an id"),
+        (["decode", "0" * 20 + "999", "--tokenizer=byte"], "is not an id"),
         (["decode", "--tokenizer=byte", "--", "-1"], ""),
         (["compare", "no.txt", "--vocab_size=9"], "vocab_size=9 must lie between 257"),
         (["compare", "no.txt", "--tokenizers=,"], "--tokenizers names none"),

@@ -150,7 +150,7 @@ def test_commands_on_a_terminal(sent: Path, capfd: pytest.CaptureFixture[str]) -
             "note: \\x1b]0;owned\\x07",
         ),
         (["sample", "out/orders", "--start=Z"], "is not in the model's alphabet"),
-        (["inspect", name], "x\\x1b]0;owned\\x07\\u202e is no dataset"),
+        (["inspect", name], "x\\x1b]0;owned\\x07\\u202e is not a dataset"),
         ([ORDER], "no command"),
         (["train", f"--{ORDER}=1"], "unknown option \\x1b]0;owned\\x07"),
         (["prepare", f"{ORDER}.txt"], "folder \\x1b]0;owned\\x07.txt has no"),

@@ -122,7 +122,7 @@ def test_a_budget_has_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["10", "m", "-1m", "0s", "1e9d", "10 m", "99999999d"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no time to train for"):
+    with pytest.raises(UsageError, match="is not a time to train for"):
         seconds_of(text)
 
 

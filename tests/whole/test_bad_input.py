@@ -117,8 +117,8 @@ def test_text_that_no_utf8_file_can_hold(fails: Refused) -> None:
         (["eval", "none"], 1, "no run at none"),
         (["eval", "out/a", "--dataset=none"], 1, "no dataset at data/none"),
         (["eval", "out/a", "--batch_size=0"], 2, "batch_size=0 must be at least 1"),
-        (["inspect", "none"], 1, "none is no dataset, run or checkpoint"),
-        (["inspect", "words.txt"], 1, "words.txt is no dataset, run or checkpoint"),
+        (["inspect", "none"], 1, "none is not a dataset, run or checkpoint"),
+        (["inspect", "words.txt"], 1, "words.txt is not a dataset, run or checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("sent")
 @pytest.fixture(autouse=True)
 def one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer may be larger than other documents; a test need not write that much."""
-    monkeypatch.setattr(json_file, "MAX_FILE_BYTES", safe_read.LARGEST)
+    monkeypatch.setattr(json_file, "MAX_FILE_BYTES", safe_read.MAX_BYTES)
 
 
 def edited(path: Path, change: Callable[[str], str]) -> None:
@@ -52,7 +52,7 @@ BOMBS: dict[str, Callable[[str], str]] = {
     "1,000 digits": inner("9" * 1_000),
     "the same key twice": twice,
     "the same inner key twice": inner('{"a": 1, "b": 2, "a": 1}'),
-    "a gigantic string": lambda text: inner(f'"{"x" * safe_read.LARGEST}"')(text),
+    "a gigantic string": lambda text: inner(f'"{"x" * safe_read.MAX_BYTES}"')(text),
     "not text": lambda _: "\x00\x01\x02",
     "a list": lambda _: "[]",
     "null": lambda _: "null",

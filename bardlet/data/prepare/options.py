@@ -19,7 +19,7 @@ from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import Collection, find
 from bardlet.errors import DataError, UsageError
-from bardlet.io.safe_read import LARGEST
+from bardlet.io.safe_read import MAX_BYTES
 
 OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
@@ -160,7 +160,7 @@ def check_room(collection: Collection, options: Options, out: Path) -> None:
     """Raise DataError where the manifest cannot name all inputs, or the disk has most likely not
     the room for the tokens.
     """
-    if sum(len(json.dumps(given.name)) + ENTRY for given in collection.inputs) > LARGEST:
+    if sum(len(json.dumps(given.name)) + ENTRY for given in collection.inputs) > MAX_BYTES:
         raise DataError(
             f"{len(collection.inputs):,} files are more than a manifest can name",
             "Pack them with tar or zip: each file of an archive is a document, too",

@@ -103,7 +103,7 @@ def from_json(text: str, name: str) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`."""
     try:
-        text = read_text(path, inside=path.parent, most=json_file.MAX_FILE_BYTES)
+        text = read_text(path, inside=path.parent, max_bytes=json_file.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
     tokenizer = from_json(text, str(path))

@@ -519,7 +519,7 @@ def test_a_model_of_any_tokens_is_trained_evaluated_and_streams(
     assert int(lengths.sum()) == split["bytes"]
 
     train(tiny_config(tmp_path / "d", tmp_path / "out", "llama", max_iters=2, eval_interval=2))
-    scores = eval_run(tmp_path / "out", which="best", dataset=None, split="val", batch_size=4,
+    scores = eval_run(tmp_path / "out", checkpoint="best", dataset=None, split="val", batch_size=4,
                       device_name="cpu", dtype="float32")  # fmt: skip
     val = dataset.splits["val"].read(0, 10**6)
     size = int(dataset.tokenizer.token_bytes()[val[1:]].sum())  # all but the first are predicted
@@ -529,7 +529,7 @@ def test_a_model_of_any_tokens_is_trained_evaluated_and_streams(
     written = []
     for as_json in (True, False):
         capsys.readouterr()
-        write(run=tmp_path / "out", which="best", start="\u4e16 \U0001f600", num_samples=1,
+        write(run=tmp_path / "out", checkpoint="best", start="\u4e16 \U0001f600", num_samples=1,
               max_new_tokens=40, temperature=1.0, top_k=0, seed=1, device_name="cpu",
               dtype="float32", as_json=as_json, say=lambda line: None)  # fmt: skip
         written.append(capsys.readouterr().out)
