@@ -2,7 +2,7 @@
 
 Each linear layer of the blocks computes W x + 2 B A x, with A of `lora_rank` rows and B of as many
 columns. Only A and B are trained, so gradients and the optimizer's moments take a small part of
-what the weights would; `merge` adds 2 B A to W, after which the model is as any other.
+the weights' would; `merge` adds 2 B A to W, which leaves a model without adapters.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def adapt(model: GPT, rank: int) -> None:
 
 @torch.no_grad()
 def merge(model: GPT) -> None:
-    """Add what was trained to the weights, and let the model be as it was before `adapt`, if it
-    was adapted at all.
-    """
+    """Add 2 B A to the weights and take the adapters out; a model without any stays as it is."""
     for part, name, layer in layers(model, LoRALinear):
         out, size = layer.weight.shape
         plain = nn.Linear(size, out, bias=layer.bias is not None, device="meta")
@@ -69,7 +67,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def layers(model: GPT, kind: type[Layer]) -> list[tuple[nn.Module, str, Layer]]:
-    """Every layer of a kind in the model's blocks: what it is a part of, its name there, itself."""
+    """(parent, name in it, layer) of every layer of a kind in the model's blocks."""
     return [
         (part, name, child)
         for part in model.get_submodule("transformer.h").modules()
@@ -79,7 +77,7 @@ def layers(model: GPT, kind: type[Layer]) -> list[tuple[nn.Module, str, Layer]]:
 
 
 def build_model(config: GPTConfig) -> GPT:
-    """The model of a configuration, adapted where that has a rank."""
+    """The model of a configuration, with adapters where that has a rank."""
     model = GPT(config)
     if config.lora_rank:
         adapt(model, config.lora_rank)

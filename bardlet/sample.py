@@ -40,14 +40,14 @@ def generate(
     assert len(prompt), "an empty prompt"
     temperature = temperature if temperature >= COLDEST else 0.0
     model.eval()
-    given, size = len(prompt), model.config.block_size
+    length, size = len(prompt), model.config.block_size
     uniform = uniform_numbers(num_samples, max_new_tokens, seed, first)  # (N, B)
-    tokens = torch.empty(num_samples, given + max_new_tokens, dtype=torch.int64)  # (B, P + N)
-    tokens[:, :given] = prompt
+    tokens = torch.empty(num_samples, length + max_new_tokens, dtype=torch.int64)  # (B, P + N)
+    tokens[:, :length] = prompt
     compiled = use_cache and native.runs(model)
     writer = Decoder(model, num_samples, dtype) if compiled else TorchDecoder(model, use_cache)
-    begin, total = 0, given  # where in tokens the context starts, and where the next one goes
-    end = given + max_new_tokens
+    begin, total = 0, length  # where in tokens the context starts, and where the next one goes
+    end = length + max_new_tokens
     while total < end:
         if total - begin > size:
             begin = total - max(1, size - size // 4)
@@ -55,7 +55,7 @@ def generate(
         # as many at once as fit the context, few enough to be read as they come
         after = min(end, begin + size + 1, total + (16 if compiled else 1))
         writer.step(
-            tokens[:, begin:after], total - begin, uniform[total - given : after - given],
+            tokens[:, begin:after], total - begin, uniform[total - length : after - length],
             temperature, top_k,
         )  # fmt: skip
         yield from tokens[:, total:after].unbind(1)
@@ -129,8 +129,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Logits (B, V) with all but the k largest of each row at -inf, ties with the k-th kept."""
     if not 0 < k < logits.size(-1):
         return logits
-    least = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
-    return logits.masked_fill(logits < least, float("-inf"))
+    cutoff = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
+    return logits.masked_fill(logits < cutoff, float("-inf"))
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:

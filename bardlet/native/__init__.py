@@ -117,7 +117,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def runs(model: GPT) -> bool:
-    """Whether the core can compute this model: on a CPU, in sizes it has registers for."""
+    """Whether the core can compute this model: float32 on a CPU, in multiples of UNIT."""
     config, weight = model.config, model.lm_head.weight
     sizes = (config.n_embd, config.mlp_size, config.head_size)
     return (
@@ -167,7 +167,7 @@ def slots(config: GPTConfig) -> Iterator[str]:
 
 
 def table(tensors: Mapping[str, Tensor], config: GPTConfig) -> ctypes.Array[c_void_p]:
-    """Where each of a model's tensors lies, float32; null for those that it has not."""
+    """The addresses of a model's tensors, float32; null where it has no such tensor."""
     named = dict(tensors)
     if config.tied:
         named["lm_head.weight"] = named["transformer.wte.weight"]

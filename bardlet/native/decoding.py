@@ -50,8 +50,8 @@ class Decoder:
     ) -> None:
         """Choose as many tokens of each stream as `uniform` (N, streams) has rows.
 
-        tokens (streams, S) int64 with stride (any, 1): `known` of each row are given, the next N
-        are written; the context begins at column 0 and S must fit block_size + 1.
+        tokens (streams, S) int64 with stride (any, 1): the first `known` of each row are read,
+        the next N are written; the context begins at column 0 and S must fit block_size + 1.
         """
         steps, size, V = len(uniform), self.model.config.block_size, self.model.config.vocab_size
         if tokens.dtype != torch.int64 or tokens.device.type != "cpu" or tokens.stride(1) != 1:

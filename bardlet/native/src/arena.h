@@ -3,7 +3,7 @@
 #include <cstddef>
 
 struct Arena {
-    char* base;  // with none, the pieces are only counted
+    char* base;  // null: the pieces are only counted
     size_t used = 0;
 
     template <class E>

@@ -31,7 +31,7 @@ static int guarded(int threads, Call call) noexcept {
     return FAILED;
 }
 
-// Call run with a value of the element type that matrices shall have.
+// Call run with a value of the matrices' element type.
 template <class Run>
 static void in_format([[maybe_unused]] int bf16_products, Run run) {
 #ifdef __AVX512BF16__

@@ -249,7 +249,7 @@ class Decoder {
         const int V = s.vocab;
         if (sampling.temperature == 0) return std::max_element(logits, logits + V) - logits;
         for (int i = V; i < s.padded_vocab(); i++) logits[i] = -INFINITY;
-        float least = -INFINITY, highest = -INFINITY;
+        float cutoff = -INFINITY, highest = -INFINITY;
         for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= sampling.temperature);
         if (0 < sampling.top_k && sampling.top_k < V) {
             float* end = best + sampling.top_k;  // a heap whose top is the smallest
@@ -262,20 +262,20 @@ class Decoder {
                 end[-1] = logits[i];
                 std::push_heap(best, end, above);
             }
-            least = best[0];
+            cutoff = best[0];
         }
         for (int i = 0; i < V; i++)
-            if (logits[i] < least) logits[i] = -INFINITY;
+            if (logits[i] < cutoff) logits[i] = -INFINITY;
         for (int i = 0; i < V; i += W) store(logits + i, exp(load(logits + i) - set1(highest)));
-        const float none = 1.3e-38f;  // what exp gives for -INFINITY lies below
+        const float zero = 1.3e-38f;  // exp(-INFINITY) lies below
         double end = 0;
         for (int i = 0; i < V; i++)
-            if (logits[i] > none) end += logits[i];
+            if (logits[i] > zero) end += logits[i];
         const double threshold = uniform * end;
         double sum = 0;
         int64_t last = 0;
         for (int i = 0; i < V; i++) {
-            if (logits[i] <= none) continue;
+            if (logits[i] <= zero) continue;
             last = i;
             if ((sum += logits[i]) > threshold) break;
         }

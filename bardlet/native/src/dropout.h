@@ -1,5 +1,5 @@
-// Dropout whose masks are functions of where they apply: nothing is stored for the way back, and
-// neither threads nor chunks change them.
+// Dropout whose masks are functions of the seed and of where they apply: nothing is stored for the
+// backward pass, and neither threads nor chunks change them.
 #pragma once
 #include "vector.h"
 

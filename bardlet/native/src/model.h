@@ -14,7 +14,7 @@ struct Shape {
     int padded_vocab() const { return (int)round_up(vocab, NR); }
 };
 
-// Indices into the tables of parameters and gradients; what a model has not is null.
+// Indices into the tables of parameters and gradients; null where the model has no such parameter.
 enum { WTE, WPE, LNF, LNF_B, HEAD, FIRST_LAYER };
 enum { LN1, LN1_B, QKV, QKV_B, PROJ, PROJ_B, QN, KN, LN2, LN2_B, FC, FC_B, OUT, OUT_B, PER_LAYER };
 
@@ -46,8 +46,8 @@ float norm_row(const Shape& s, const float* x, const float* weight, const float*
     return scale;
 }
 
-// One query or key of D: normed if asked (`weight`), turned by its position's angles (2, context,
-// D).
+// One query or key of D: normed where `weight` is not null, rotated by its position's angles (2,
+// context, D).
 template <class E>
 void rotate_row(const Shape& s, const E* x, const float* weight, const float* rotary, int position,
                 E* y) {

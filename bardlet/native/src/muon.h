@@ -15,8 +15,8 @@ struct Matrix {  // (rows, columns) each
 };
 
 struct Rule {
-    float rate, momentum, decay;     // decay: what a step leaves of a weight
-    float min_norm;                  // what a matrix is divided by at least
+    float rate, momentum, decay;     // decay: the factor of a weight at a step
+    float min_norm;                  // a matrix is divided by its norm, but at least by this
     const float (*coefficients)[3];  // of each iteration
     int32_t iterations;
 };

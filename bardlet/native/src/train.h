@@ -12,7 +12,7 @@
 
 constexpr int ROWS = 32;  // queries of one block of attention
 
-// What one layer remembers of M tokens for its way back.
+// What one layer keeps of M tokens for its backward pass.
 template <class E>
 struct Activations {
     float *x1, *x2;          // (M, C) the residual stream before attention and before the MLP
@@ -418,7 +418,7 @@ class Worker {
         }
     }
 
-    // dx += what reaches a norm's input from dy (M, C) at its output; adds to the weight's
+    // dx += the gradient of a norm's input from dy (M, C) of its output; adds to the weight's
     // gradient.
     void norm_backward(const float* x, const float* scale, const float* mean, const E* dy,
                        const float* weight, float* d_weight, float* d_bias, int M) {

@@ -1,6 +1,6 @@
-// One vector register of floats, and the two number formats that matrices come in.
+// One vector register of floats, and the two dtypes of matrices: float and bf16.
 //
-// AVX-512 or AVX2 by what the compiler is told; every other file is written once for both.
+// AVX-512 or AVX2 by the compiler's flags; every other file is written once for both.
 #pragma once
 #include <immintrin.h>
 #include <cstdint>
