@@ -23,28 +23,28 @@ def main() -> None:
     parser = common.arguments(__doc__, peer=False)
     parser.add_argument("--preset", default="shakespeare-char-best", help="what to train")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="tokens of context to score")
-    given = parser.parse_args()
-    with common.workspace(given) as work:
+    args = parser.parse_args()
+    with common.workspace(args) as work:
 
         def ours(number: int) -> dict[str, Any]:
             out = work.new("ours")
-            ran = work.train_ours(given.preset, out, f"--seed={SEED + number}")
+            ran = work.train_ours(args.preset, out, f"--seed={SEED + number}")
             model = common.our_model(out)
             return {
-                "val_loss": work.score(model, given.windows),
+                "val_loss": work.score(model, args.windows),
                 "parameters": model.num_params(),
                 "train_min": common.our_train_seconds(ran) / 60,
                 "total_min": ran.seconds / 60,
             }
 
-        runs = common.interleaved({f"{OURS}, {given.preset}": ours}, given.repeats)
+        runs = common.interleaved({f"{OURS}, {args.preset}": ours}, args.repeats)
         counted = ngram.count(work.dataset)
     columns = [
         Column("val_loss", "val loss", ".4f"), Column("parameters", "parameters", ",.0f"),
         Column("train_min", "training min", ".2f"), Column("total_min", "total min", ".2f"),
     ]  # fmt: skip
     tables = [common.comparison(runs, columns), ngram.table(counted)]
-    common.finish(given, runs=runs, tables=tables, notes=[CITED], counting=counted)
+    common.finish(args, runs=runs, tables=tables, notes=[CITED], counting=counted)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ PRESET = "shakespeare-char-classic-cpu"
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--max_iters", type=int, default=2000)
-    given = parser.parse_args()
-    length = [f"--max_iters={given.max_iters}", f"--lr_decay_iters={given.max_iters}"]
+    args = parser.parse_args()
+    length = [f"--max_iters={args.max_iters}", f"--lr_decay_iters={args.max_iters}"]
     # nanoGPT saves where it evaluates: its last evaluation has to come at the end
-    interval = min(250, given.max_iters)
-    with common.workspace(given) as work:
+    interval = min(250, args.max_iters)
+    with common.workspace(args) as work:
 
         def peer(number: int) -> dict[str, Any]:
             out = work.new("peer")
@@ -40,7 +40,7 @@ def main() -> None:
             ran = work.train_ours(PRESET, out, *length, f"--seed={SEED + number}")
             return {"val_loss": work.score(common.our_model(out)), "seconds": ran.seconds}
 
-        runs = common.interleaved({PEER: peer, OURS: ours}, given.repeats)
+        runs = common.interleaved({PEER: peer, OURS: ours}, args.repeats)
         counted = ngram.count(work.dataset)
     means = {
         who: statistics.mean(run["val_loss"] for run in runs if run["who"] == who)
@@ -49,7 +49,7 @@ def main() -> None:
     notes = [f"means {means[PEER]:.4f} and {means[OURS]:.4f}: {means[OURS] - means[PEER]:+.4f}"]
     columns = [Column("val_loss", "val loss", ".4f"), Column("seconds", "seconds")]
     tables = [common.comparison(runs, columns), ngram.table(counted)]
-    common.finish(given, runs=runs, tables=tables, notes=notes, means=means, counting=counted)
+    common.finish(args, runs=runs, tables=tables, notes=notes, means=means, counting=counted)
 
 
 if __name__ == "__main__":

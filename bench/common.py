@@ -45,7 +45,7 @@ PEER_CPU = [
     "--lr_decay_iters=2000", "--dropout=0.0",
 ]  # fmt: skip
 PEER_GPU = ["--device=cpu", "--compile=False", "--log_interval=1"]
-# As little evaluation as either side can be told: a batch at iteration 0, and ours at the end.
+# As little evaluation as either side takes: a batch at iteration 0, and ours at the end.
 PEER_NO_EVAL = ["--eval_interval=1000000", "--eval_iters=1"]
 OURS_NO_EVAL = [*PEER_NO_EVAL, "--eval_full=False"]
 
@@ -182,15 +182,15 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def workspace(given: argparse.Namespace) -> Iterator[Workspace]:
+def workspace(args: argparse.Namespace) -> Iterator[Workspace]:
     """A folder to run both sides in, gone afterwards."""
-    peer = given.peer.resolve() if getattr(given, "peer", None) else None
+    peer = args.peer.resolve() if getattr(args, "peer", None) else None
     if peer and not (peer / "config" / "train_shakespeare_char.py").is_file():
         raise SystemExit(f"{peer} is not a checkout of nanoGPT")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            text = corpus.load("tinyshakespeare", file=given.text)
+            text = corpus.load("tinyshakespeare", file=args.text)
         except BardletError as error:
             raise SystemExit(str(error)) from None
         for note in text.notes:
@@ -200,7 +200,7 @@ def workspace(given: argparse.Namespace) -> Iterator[Workspace]:
         dataset = prepare(text, folder / "data" / "tinyshakespeare")
         if peer:
             for_nanogpt(dataset, folder, peer)
-        ours_args = shlex.split(getattr(given, "ours_args", ""))
+        ours_args = shlex.split(getattr(args, "ours_args", ""))
         yield Workspace(folder, file, dataset, peer, ours_args)
 
 
@@ -241,8 +241,8 @@ def our_model(out: Path) -> GPT:
 
 def our_train_seconds(process: Process) -> float:
     """Seconds of optimisation, evaluations left out, that `bardlet train` tells at its end."""
-    found = [re.search(r"training took ([\d.]+) s", line) for _, line in process.lines]
-    return next(float(m[1]) for m in reversed(found) if m)
+    matches = [re.search(r"training took ([\d.]+) s", line) for _, line in process.lines]
+    return next(float(m[1]) for m in reversed(matches) if m)
 
 
 # --- the command line, the order of runs, the results
@@ -321,15 +321,15 @@ class Column:
 
 def comparison(runs: list[dict[str, Any]], columns: Sequence[Column]) -> str:
     """A table of medians, ranges and ratios, a row for each contender; the first is the measure."""
-    found = summary(runs)
-    header = [found[0]["case"]]
+    summaries = summary(runs)
+    header = [summaries[0]["case"]]
     for column in columns:
         header += [column.heading] + ["ratio"] * bool(column.better)
     rows = []
-    for row in found:
+    for row in summaries:
         cells = [row["who"]]
         for column in columns:
-            value, first = row.get(column.key), found[0].get(column.key)
+            value, first = row.get(column.key), summaries[0].get(column.key)
             if not isinstance(value, dict):
                 text = {None: "", True: "yes", False: "no"}[value]
                 cells += [text] + [""] * bool(column.better)
@@ -358,18 +358,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def finish(
-    given: argparse.Namespace, *, runs: list[dict[str, Any]], tables: Sequence[str],
+    args: argparse.Namespace, *, runs: list[dict[str, Any]], tables: Sequence[str],
     notes: Sequence[str] = (), **more: Any,
 ) -> None:  # fmt: skip
     """Print the tables and notes, and write them with every run and the circumstances as JSON."""
     print("\n" + "\n\n".join([*tables, *notes]))
-    if not given.out:
+    if not args.out:
         return
     from bardlet.system import device
 
     record = {
         "benchmark": Path(sys.argv[0]).stem,
-        "arguments": {k: v for k, v in vars(given).items() if not isinstance(v, Path)},
+        "arguments": {k: v for k, v in vars(args).items() if not isinstance(v, Path)},
         "runs": runs,
         "summary": summary(runs) if runs and "who" in runs[0] else [],
         "tables": [text.splitlines() for text in tables],
@@ -379,14 +379,14 @@ def finish(
         "platform": platform.platform(),
         "versions": device.versions(),
         "commit": commit(Path(__file__).parent),
-        "peer_commit": commit(given.peer) if getattr(given, "peer", None) else None,
+        "peer_commit": commit(args.peer) if getattr(args, "peer", None) else None,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def commit(folder: Path) -> str:
     """The commit of a checkout, marked where files differ from it."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    found = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    described = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
+    return described.stdout.strip() or "unknown"

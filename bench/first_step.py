@@ -23,24 +23,24 @@ CASES = {
 
 
 def main() -> None:
-    given = common.arguments(__doc__, repeats=5).parse_args()
+    args = common.arguments(__doc__, repeats=5).parse_args()
     columns = [Column("seconds", "seconds", ".2f", better="less")]
     runs, tables = [], []
-    with common.workspace(given) as work:
+    with common.workspace(args) as work:
         for case, (to_peer, to_ours) in CASES.items():
 
             def peer(number: int, options: list[str] = to_peer) -> dict[str, Any]:
-                told = [*PEER_CPU, *options]
-                return first(work.train_peer(work.new("peer"), *told, shift=number, until=FIRST))
+                flags = [*PEER_CPU, *options]
+                return first(work.train_peer(work.new("peer"), *flags, shift=number, until=FIRST))
 
             def ours(number: int, options: list[str] = to_ours) -> dict[str, Any]:
-                told = ["--log_interval=1", f"--seed={SEED + number}", *options]
-                return first(work.train_ours(PRESET, work.new("ours"), *told, until=FIRST))
+                flags = ["--log_interval=1", f"--seed={SEED + number}", *options]
+                return first(work.train_ours(PRESET, work.new("ours"), *flags, until=FIRST))
 
-            found = common.interleaved({PEER: peer, OURS: ours}, given.repeats, case=case)
-            runs += found
-            tables.append(common.comparison(found, columns))
-    common.finish(given, runs=runs, tables=tables)
+            case_runs = common.interleaved({PEER: peer, OURS: ours}, args.repeats, case=case)
+            runs += case_runs
+            tables.append(common.comparison(case_runs, columns))
+    common.finish(args, runs=runs, tables=tables)
 
 
 def first(ran: common.Process) -> dict[str, Any]:

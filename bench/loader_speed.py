@@ -38,15 +38,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--measure", choices=("peer", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        peers = given.measure == "peer"
-        batch = peer_batches(given.folder, given.peer) if peers else our_batches(given.folder)
-        print(json.dumps(measured(batch, given.seconds)))
+    args = parser.parse_args()
+    if args.measure:
+        peers = args.measure == "peer"
+        batch = peer_batches(args.folder, args.peer) if peers else our_batches(args.folder)
+        print(json.dumps(measured(batch, args.seconds)))
         return
-    with common.workspace(given) as work:
+    with common.workspace(args) as work:
         folder = work.folder / "data" / "large"
-        prepared = prepare(work, folder, given.gigabytes)
+        prepared = prepare(work, folder, args.gigabytes)
         size = sum(path.stat().st_size for path in folder.glob("*.bin"))
         theirs = work.new("peer")
         for_peer(folder, theirs)
@@ -55,14 +55,14 @@ def main() -> None:
             def one(number: int) -> dict[str, Any]:
                 forget(at)
                 command = [sys.executable, __file__, f"--measure={side}", f"--folder={at}",
-                           f"--peer={work.peer}", f"--seconds={given.seconds}"]  # fmt: skip
+                           f"--peer={work.peer}", f"--seconds={args.seconds}"]  # fmt: skip
                 return json.loads(common.timed(command, work.folder).lines[-1][1])
 
             return one
 
         contenders = {PEER: run("peer", theirs), OURS: run("ours", folder)}
-        runs = common.interleaved(contenders, given.repeats)
-        waits = common.interleaved({OURS: lambda number: waiting(work, folder)}, given.repeats)
+        runs = common.interleaved(contenders, args.repeats)
+        waits = common.interleaved({OURS: lambda number: waiting(work, folder)}, args.repeats)
     columns = [
         Column("cold_tokens_per_s", "tokens/s, cold", ",.0f", better="more"),
         Column("warm_tokens_per_s", "tokens/s, warm", ",.0f", better="more"),
@@ -81,7 +81,7 @@ def main() -> None:
         f"{size / 1e9:.2f} GB of tokens, prepared in {prepared:.1f} s",
         "mapped files are the system's cache, which it takes back when it needs the memory",
     ]
-    common.finish(given, runs=runs, tables=tables, notes=notes, waits=waits, bytes=size)
+    common.finish(args, runs=runs, tables=tables, notes=notes, waits=waits, bytes=size)
 
 
 def prepare(work: common.Workspace, folder: Path, gigabytes: float) -> float:
@@ -129,7 +129,7 @@ def peer_batches(folder: Path, peer: Path) -> Callable[[int], Any]:
     import torch
 
     script = ast.parse((peer / "train.py").read_text(encoding="utf-8"))
-    found: list[ast.stmt] = [
+    functions: list[ast.stmt] = [
         node for node in script.body
         if isinstance(node, ast.FunctionDef) and node.name == "get_batch"
     ]  # fmt: skip
@@ -137,7 +137,7 @@ def peer_batches(folder: Path, peer: Path) -> Callable[[int], Any]:
         "np": np, "torch": torch, "os": os, "data_dir": str(folder), "device": "cpu",
         "device_type": "cpu", "block_size": CONTEXT, "batch_size": BATCH,
     }  # fmt: skip
-    exec(compile(ast.Module(found, []), str(peer / "train.py"), "exec"), names)
+    exec(compile(ast.Module(functions, []), str(peer / "train.py"), "exec"), names)
     return lambda it: names["get_batch"]("train")
 
 
@@ -180,10 +180,10 @@ def waiting(work: common.Workspace, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "bardlet", "train", f"--dataset={folder}", f"--out_dir={out}"]
     common.timed([*command, *SMALL, *work.ours_args], work.folder)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [entry for line in lines if (entry := json.loads(line))["type"] == "iter"][10:]
-    iteration, waits = (sum(entry[key] for entry in found) for key in ("time_ms", "data_ms"))
+    entries = [entry for line in lines if (entry := json.loads(line))["type"] == "iter"][10:]
+    iteration, waits = (sum(entry[key] for entry in entries) for key in ("time_ms", "data_ms"))
     return {
-        "iteration_ms": iteration / len(found), "waiting_ms": waits / len(found),
+        "iteration_ms": iteration / len(entries), "waiting_ms": waits / len(entries),
         "waiting_share": waits / iteration,
     }  # fmt: skip
 

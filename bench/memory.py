@@ -20,17 +20,17 @@ STEP = ["--batch_size=16", "--dropout=0.0", "--log_interval=1"]
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--iters", type=int, default=3)
-    given = parser.parse_args()
-    with common.workspace(given) as work:
+    args = parser.parse_args()
+    with common.workspace(args) as work:
 
         def peer(number: int) -> dict[str, Any]:
-            told = [*PEER_GPU, *STEP, *PEER_NO_EVAL, f"--max_iters={given.iters - 1}"]
-            return measured(work.train_peer(work.new("peer"), *told, shift=number))
+            flags = [*PEER_GPU, *STEP, *PEER_NO_EVAL, f"--max_iters={args.iters - 1}"]
+            return measured(work.train_peer(work.new("peer"), *flags, shift=number))
 
         def ours(*options: str) -> Any:
-            told = [*STEP, *OURS_NO_EVAL, f"--max_iters={given.iters}", *options]
+            flags = [*STEP, *OURS_NO_EVAL, f"--max_iters={args.iters}", *options]
             return lambda number: measured(
-                work.train_ours(PRESET, work.new("ours"), *told, f"--seed={SEED + number}")
+                work.train_ours(PRESET, work.new("ours"), *flags, f"--seed={SEED + number}")
             )
 
         contenders = {
@@ -38,9 +38,9 @@ def main() -> None:
             f"{OURS}, auto": ours("--dtype=auto"),
             f"{OURS}, float32": ours("--dtype=float32"),
         }
-        runs = common.interleaved(contenders, given.repeats)
+        runs = common.interleaved(contenders, args.repeats)
     columns = [Column("peak_mb", "peak MB", ",.0f", better="less")]
-    common.finish(given, runs=runs, tables=[common.comparison(runs, columns)])
+    common.finish(args, runs=runs, tables=[common.comparison(runs, columns)])
 
 
 def measured(ran: common.Process) -> dict[str, Any]:

@@ -40,9 +40,9 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     n1, n2, n3, n4 = (np.count_nonzero(counts == c) for c in (1, 2, 3, 4))
     if n1 and n2 and n3:
         y = n1 / (n1 + 2 * n2)
-        found = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-        if found[1:].min() > 0:  # else unseen tokens would have no probability
-            return found
+        estimated = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
+        if estimated[1:].min() > 0:  # else unseen tokens would have no probability
+            return estimated
     return np.array([0, 0.5, 1.0, 1.5])  # KenLM's, where there is too little to estimate from
 
 
@@ -137,10 +137,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    given = common.arguments(__doc__, peer=False, trains=False, repeats=1).parse_args()
-    with common.workspace(given) as work:
+    args = common.arguments(__doc__, peer=False, trains=False, repeats=1).parse_args()
+    with common.workspace(args) as work:
         rows = count(work.dataset)
-    common.finish(given, runs=rows, tables=[table(rows)])
+    common.finish(args, runs=rows, tables=[table(rows)])
 
 
 if __name__ == "__main__":

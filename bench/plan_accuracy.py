@@ -40,21 +40,21 @@ WITHIN = 0.2
 def main() -> None:
     parser = common.arguments(__doc__, peer=False)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    given = parser.parse_args()
-    with common.workspace(given) as work:
+    args = parser.parse_args()
+    with common.workspace(args) as work:
         contenders = {
-            case: lambda number, told=told, env=env: compared(work, told, env)
-            for case in given.cases
-            for told, env in [CASES[case]]
+            case: lambda number, flags=flags, env=env: compared(work, flags, env)
+            for case in args.cases
+            for flags, env in [CASES[case]]
         }
-        runs = common.interleaved(contenders, given.repeats)
-    common.finish(given, runs=runs, tables=[common.comparison(runs, COLUMNS)])
+        runs = common.interleaved(contenders, args.repeats)
+    common.finish(args, runs=runs, tables=[common.comparison(runs, COLUMNS)])
 
 
-def compared(work: Workspace, told: list[str], env: dict[str, str]) -> dict[str, Any]:
+def compared(work: Workspace, flags: list[str], env: dict[str, str]) -> dict[str, Any]:
     """A plan's seconds and megabytes, those of the run, and the ratios of the two."""
     out = work.new("run") / "out"
-    options = [*told, f"--out_dir={out}", "--device=cpu", *work.ours_args]
+    options = [*flags, f"--out_dir={out}", "--device=cpu", *work.ours_args]
     planned = plan_of(common.timed(bardlet("plan", *options, "--json"), work.folder, **env))
     ran = common.timed(bardlet("train", *options), work.folder, **env)
     assert ran.peak_bytes is not None, "this process has grown larger than what it measures"

@@ -25,32 +25,32 @@ CHUNK = 1 << 20  # tokens compared at once: this process has to stay small (comm
 def main() -> None:
     parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--megabytes", type=int, default=100, help="of text, 10**6 bytes each")
-    given = parser.parse_args()
-    with common.workspace(given) as work:
+    args = parser.parse_args()
+    with common.workspace(args) as work:
         folder = work.new("peer")
         script = shutil.copy(
-            given.peer / "data" / "shakespeare_char" / "prepare.py", folder / "prepare.py"
+            args.peer / "data" / "shakespeare_char" / "prepare.py", folder / "prepare.py"
         )
         text = folder / "input.txt"  # where the peer looks for it
-        repeat(work.text, text, given.megabytes * 10**6)
+        repeat(work.text, text, args.megabytes * 10**6)
 
         def peer(number: int) -> dict[str, Any]:
-            return measured(common.timed([sys.executable, script], folder), given.megabytes)
+            return measured(common.timed([sys.executable, script], folder), args.megabytes)
 
         def ours(number: int) -> dict[str, Any]:
             command = [sys.executable, "-m", "bardlet", "prepare", text, f"--out={folder / 'ours'}"]
-            return measured(common.timed(command, folder), given.megabytes)
+            return measured(common.timed(command, folder), args.megabytes)
 
-        runs = common.interleaved({PEER: peer, OURS: ours}, given.repeats)
+        runs = common.interleaved({PEER: peer, OURS: ours}, args.repeats)
         same = same_tokens(folder, Dataset(folder / "ours"))
     columns = [
         Column("seconds", "seconds", ".2f", better="less"),
         Column("mb_per_s", "MB/s", ",.1f"),
         Column("peak_mb", "peak MB", ",.0f", better="less"),
     ]
-    notes = [f"{given.megabytes} MB; the tokens of both are {'the same' if same else 'DIFFERENT'}"]
+    notes = [f"{args.megabytes} MB; the tokens of both are {'the same' if same else 'DIFFERENT'}"]
     tables = [common.comparison(runs, columns)]
-    common.finish(given, runs=runs, tables=tables, notes=notes, same_tokens=same)
+    common.finish(args, runs=runs, tables=tables, notes=notes, same_tokens=same)
 
 
 def measured(ran: common.Process, megabytes: int) -> dict[str, Any]:

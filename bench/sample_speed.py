@@ -81,19 +81,19 @@ def main() -> None:
     parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
-    given = parser.parse_args()
+    args = parser.parse_args()
     columns = [
         Column("tokens_per_s", "tokens/s", ",.1f", better="more"),
         Column("tokens", "tokens a text", ",.0f"),
     ]
     runs, tables = [], []
-    with common.workspace(given) as work:
-        for name in given.shapes:
-            for case, contenders in cases(work, SHAPES[name], given.new_tokens).items():
-                found = common.interleaved(contenders, given.repeats, case=f"{name}, {case}")
-                runs += found
-                tables.append(common.comparison(found, columns))
-    common.finish(given, runs=runs, tables=tables)
+    with common.workspace(args) as work:
+        for name in args.shapes:
+            for case, contenders in cases(work, SHAPES[name], args.new_tokens).items():
+                case_runs = common.interleaved(contenders, args.repeats, case=f"{name}, {case}")
+                runs += case_runs
+                tables.append(common.comparison(case_runs, columns))
+    common.finish(args, runs=runs, tables=tables)
 
 
 def cases(

@@ -24,22 +24,22 @@ def main() -> None:
     parser.add_argument("--preset", default="shakespeare-char-best")
     parser.add_argument("--iters", type=int, default=40)
     parser.add_argument("--every", type=int, default=5, help="iterations between saves")
-    given = parser.parse_args()
-    with common.workspace(given) as work:
+    args = parser.parse_args()
+    with common.workspace(args) as work:
 
         def train(*options: str) -> Any:
             def one(number: int) -> dict[str, Any]:
                 out = work.new("run")
-                told = [*OURS_NO_EVAL, "--log_interval=1", f"--max_iters={given.iters}", *options]
-                ran = work.train_ours(given.preset, out, *told, f"--seed={SEED + number}")
+                flags = [*OURS_NO_EVAL, "--log_interval=1", f"--max_iters={args.iters}", *options]
+                ran = work.train_ours(args.preset, out, *flags, f"--seed={SEED + number}")
                 return {"loop_s": loop_s(ran), "mb": newest_mb(out)}
 
             return one
 
-        saving = f"saved every {given.every} iterations"
-        contenders = {"not saved": train(), saving: train(f"--save_interval={given.every}")}
-        runs = common.interleaved(contenders, given.repeats)
-    saves = (given.iters - 1) // given.every
+        saving = f"saved every {args.every} iterations"
+        contenders = {"not saved": train(), saving: train(f"--save_interval={args.every}")}
+        runs = common.interleaved(contenders, args.repeats)
+    saves = (args.iters - 1) // args.every
     rows = []
     for plain, saved in zip(runs[::2], runs[1::2], strict=True):
         saved["save_ms"] = (saved["loop_s"] - plain["loop_s"]) / saves * 1000
@@ -49,7 +49,7 @@ def main() -> None:
         Column("loop_s", "loop, s", ".2f", better="less"), Column("mb", "checkpoint, MB", ".0f"),
     ]  # fmt: skip
     costs = common.table(["", "ms a checkpoint", "of ten minutes"], rows)
-    common.finish(given, runs=runs, tables=[common.comparison(runs, columns), costs])
+    common.finish(args, runs=runs, tables=[common.comparison(runs, columns), costs])
 
 
 def loop_s(ran: common.Process) -> float:

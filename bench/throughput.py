@@ -40,20 +40,20 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="the peer compiled, as one more row")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--iters", type=int, help="timed iterations; default: by the shape")
-    given = parser.parse_args()
+    args = parser.parse_args()
     runs, tables = [], []
     columns = [
         Column("tokens_per_s", "tokens/s", ",.0f", better="more"),
         Column("ms", "ms per iteration", ",.1f"),
     ]
-    with common.workspace(given) as work:
-        for name in given.shapes:
-            contenders = contenders_of(work, SHAPES[name], given.iters, given.compile)
-            found = common.interleaved(contenders, given.repeats, case=name)
-            runs += found
-            tables.append(common.comparison(found, columns))
+    with common.workspace(args) as work:
+        for name in args.shapes:
+            contenders = contenders_of(work, SHAPES[name], args.iters, args.compile)
+            case_runs = common.interleaved(contenders, args.repeats, case=name)
+            runs += case_runs
+            tables.append(common.comparison(case_runs, columns))
     notes = ["auto: the number format that bardlet chooses, bfloat16 where the CPU multiplies it"]
-    common.finish(given, runs=runs, tables=tables, notes=notes)
+    common.finish(args, runs=runs, tables=tables, notes=notes)
 
 
 def contenders_of(
@@ -68,14 +68,14 @@ def contenders_of(
 
     def peer(*options: str) -> Callable[[int], dict[str, Any]]:
         # the peer stops after the iteration whose number is max_iters
-        told = [*shape.peer, *PEER_NO_EVAL, f"--max_iters={count - 1}", *options]
-        return lambda number: measured(work.train_peer(work.new("peer"), *told, shift=number))
+        flags = [*shape.peer, *PEER_NO_EVAL, f"--max_iters={count - 1}", *options]
+        return lambda number: measured(work.train_peer(work.new("peer"), *flags, shift=number))
 
     def ours(*options: str) -> Callable[[int], dict[str, Any]]:
-        told = [*OURS_NO_EVAL, f"--max_iters={count}", "--log_interval=1", "--dropout=0.0"]
+        flags = [*OURS_NO_EVAL, f"--max_iters={count}", "--log_interval=1", "--dropout=0.0"]
         return lambda number: measured(
             work.train_ours(
-                shape.preset, work.new("ours"), *told, f"--seed={common.SEED + number}", *options
+                shape.preset, work.new("ours"), *flags, f"--seed={common.SEED + number}", *options
             )
         )
 

@@ -78,32 +78,30 @@ def main() -> None:
         "--windows", type=int, help="tokens of context to score; default: the peer's"
     )
     parser.add_argument("--cold", action="store_true", help="nothing compiled is kept between runs")
-    given = parser.parse_args()
-    target = TARGETS[given.target]
-    if given.windows:
-        target = dataclasses.replace(target, windows=given.windows)
-    tuned = shlex.split(given.tuned or "") or target.tuned
-    if given.tuned is not None and not tuned:
-        parser.error(
-            f"--tuned has no options for {given.target}: give them, --tuned='--name=value'"
-        )
+    args = parser.parse_args()
+    target = TARGETS[args.target]
+    if args.windows:
+        target = dataclasses.replace(target, windows=args.windows)
+    tuned = shlex.split(args.tuned or "") or target.tuned
+    if args.tuned is not None and not tuned:
+        parser.error(f"--tuned has no options for {args.target}: give them, --tuned='--name=value'")
     notes = ["nanoGPT's total leaves out the preparation of its data, bardlet's has it in."]
-    with common.workspace(given) as work:
+    with common.workspace(args) as work:
         contenders = {}
-        if given.target == "1.47" and not given.full:
-            contenders[f"{PEER}, projected"] = projected_peer(work, given.peer_iters)
+        if args.target == "1.47" and not args.full:
+            contenders[f"{PEER}, projected"] = projected_peer(work, args.peer_iters)
             notes.append(
                 f"{PEER}, projected: {PEER_ITERATIONS:,} iterations at the median of "
-                f"{given.peer_iters - 1} timed ones, start and evaluations left out of both "
+                f"{args.peer_iters - 1} timed ones, start and evaluations left out of both "
                 "clocks; its README's loss on one A100, 1.4697, is cited and not measured."
             )
         else:
-            contenders[PEER] = whole_peer(work, target, target.peer, given.cold)
-        if given.tuned is not None:
+            contenders[PEER] = whole_peer(work, target, target.peer, args.cold)
+        if args.tuned is not None:
             notes.append(f"{PEER}, tuned: {shlex.join(tuned)}")
-            contenders[f"{PEER}, tuned"] = whole_peer(work, target, target.peer + tuned, given.cold)
-        contenders[OURS] = ours(work, target, given)
-        runs = common.interleaved(contenders, given.repeats)
+            contenders[f"{PEER}, tuned"] = whole_peer(work, target, target.peer + tuned, args.cold)
+        contenders[OURS] = ours(work, target, args)
+        runs = common.interleaved(contenders, args.repeats)
         counted = ngram.count(work.dataset)
     columns = [
         Column("total_s", "total s", better="less"), Column("loop_s", "loop s", better="less"),
@@ -112,15 +110,15 @@ def main() -> None:
         Column("parameters", "parameters", ",.0f"), Column("iterations", "iterations", ",.0f"),
     ]  # fmt: skip
     tables = [common.comparison(runs, columns), ngram.table(counted)]
-    common.finish(given, runs=runs, tables=tables, notes=notes, counting=counted)
+    common.finish(args, runs=runs, tables=tables, notes=notes, counting=counted)
 
 
 def whole_peer(
     work: Workspace, target: Target, options: list[str], cold: bool
 ) -> Callable[[int], dict[str, Any]]:
     """The peer trained to its end; its saved checkpoint scored."""
-    given = dict(option.removeprefix("--").split("=") for option in options)  # later ones win
-    interval = int(given.get("eval_interval", EVAL_INTERVAL))
+    last = dict(option.removeprefix("--").split("=") for option in options)  # later ones win
+    interval = int(last.get("eval_interval", EVAL_INTERVAL))
 
     def run(number: int) -> dict[str, Any]:
         out = work.new("peer")
@@ -155,7 +153,7 @@ def projected_peer(work: Workspace, count: int) -> Callable[[int], dict[str, Any
 
 
 def ours(
-    work: Workspace, target: Target, given: argparse.Namespace
+    work: Workspace, target: Target, args: argparse.Namespace
 ) -> Callable[[int], dict[str, Any]]:
     """A preset of ours from the raw text to saved weights, in one fresh process."""
 
@@ -163,10 +161,10 @@ def ours(
         folder = work.new("ours")
         out, data = folder / "out", folder / "data"
         prepare = ["prepare", "tinyshakespeare", f"--file={work.text}", f"--out={data}"]
-        train = ["train", given.preset or target.preset, f"--dataset={data}", f"--out_dir={out}"]
+        train = ["train", args.preset or target.preset, f"--dataset={data}", f"--out_dir={out}"]
         train += ["--device=cpu", f"--seed={SEED + number}", *work.ours_args]
         command = [sys.executable, "-c", FROM_TEXT, json.dumps(prepare), json.dumps(train)]
-        ran = common.timed(command, work.folder, **fresh_caches(work, given.cold))
+        ran = common.timed(command, work.folder, **fresh_caches(work, args.cold))
         options = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
         return {
             "total_s": ran.seconds,

@@ -44,7 +44,7 @@ class Ids:
             self.hash.update(np.asarray(part, dtype="<u4").tobytes())
             self.tokens += len(part)
 
-    def found(self, seconds: float) -> dict[str, Any]:
+    def result(self, seconds: float) -> dict[str, Any]:
         return {"seconds": seconds, "tokens": self.tokens, "ids": self.hash.hexdigest()[:16]}
 
 
@@ -65,12 +65,12 @@ def encode_theirs(path: Path, threads: int) -> dict[str, Any]:
         batch = documents[start : start + AT_ONCE]
         began = time.perf_counter()
         if threads == 1:
-            found = [theirs.encode_ordinary(document) for document in batch]
+            encoded = [theirs.encode_ordinary(document) for document in batch]
         else:
-            found = theirs.encode_ordinary_batch(batch, num_threads=threads)
+            encoded = theirs.encode_ordinary_batch(batch, num_threads=threads)
         seconds += time.perf_counter() - began
-        ids.add(found)
-    return ids.found(seconds)
+        ids.add(encoded)
+    return ids.result(seconds)
 
 
 def begin(spec: encoding.EncodeSpec, plain: bool) -> None:
@@ -89,8 +89,8 @@ def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
     spec = encoding.EncodeSpec(
         reading=Reading(), by="document", val_fraction=0.0, separate=False, tokenizer=text
     )
-    found = sources.find([str(path)], folder=path.parent, say=lambda line: None)
-    todo = list(units.units(found.inputs, spec.reading, 0.0, lambda given, error: None))
+    collection = sources.find([str(path)], folder=path.parent, say=lambda line: None)
+    todo = list(units.units(collection.inputs, spec.reading, 0.0, lambda source, error: None))
     ids = Ids()
     if processes == 1:
         begin(spec, plain)
@@ -110,7 +110,7 @@ def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
             seconds = time.perf_counter() - began
     for result in done:
         ids.add(result.splits["train"].ids)
-    return ids.found(seconds)
+    return ids.result(seconds)
 
 
 def train(side: str, path: Path, vocab_size: int, out: Path) -> dict[str, Any]:
@@ -152,18 +152,18 @@ def characters(side: str, path: Path) -> dict[str, Any]:
         took.append(time.perf_counter() - began)
     ids = Ids()
     ids.add(encode(part) for part in parts)
-    return ids.found(statistics.median(took))
+    return ids.result(statistics.median(took))
 
 
 if __name__ == "__main__":
     task, side, file, *rest = sys.argv[1:]
-    given = Path(file)
+    text_file = Path(file)
     if task == "encode" and side == "tiktoken":
-        result = encode_theirs(given, int(rest[0]))
+        result = encode_theirs(text_file, int(rest[0]))
     elif task == "encode":
-        result = encode_ours(given, int(rest[0]), PLAIN in side)
+        result = encode_ours(text_file, int(rest[0]), PLAIN in side)
     elif task == "train":
-        result = train(side, given, int(rest[0]), Path(rest[1]))
+        result = train(side, text_file, int(rest[0]), Path(rest[1]))
     else:
-        result = characters(side, given)
+        result = characters(side, text_file)
     print(json.dumps(result))

@@ -44,20 +44,20 @@ def main() -> None:
     parser.add_argument("--train_megabytes", type=float, default=50, help="to train on")
     parser.add_argument("--vocab_size", type=int, default=32768, help="to train")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    given = parser.parse_args()
+    args = parser.parse_args()
     runs: list[dict[str, Any]] = []
     tables: list[str] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        notes = [write_text(given.text, folder / "text.txt", int(given.megabytes * 1e6))]
-        for task in given.tasks:
-            found, shown, said = TASKS[task](folder, given)
-            runs, tables, notes = runs + found, tables + shown, notes + said
-    given.text = [path.name for path in given.text]
-    common.finish(given, runs=runs, tables=tables, notes=notes)
+        notes = [write_text(args.text, folder / "text.txt", int(args.megabytes * 1e6))]
+        for task in args.tasks:
+            more = TASKS[task](folder, args)
+            runs, tables, notes = runs + more[0], tables + more[1], notes + more[2]
+    args.text = [path.name for path in args.text]
+    common.finish(args, runs=runs, tables=tables, notes=notes)
 
 
-def encoding(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
+def encoding(folder: Path, args: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
     """GPT-2's BPE, one thread and all cores."""
     text, cores = folder / "text.txt", os.cpu_count() or 1
     runs, tables = [], []
@@ -65,23 +65,23 @@ def encoding(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[s
         contenders = {
             who: side(text, "encode", who, text, count) for who in ("tiktoken", OURS, PLAIN)
         }
-        found = common.interleaved(contenders, given.repeats, case=case)
-        tables.append(common.comparison(found, [MB_PER_S, Column("tokens", "tokens", ",.0f")]))
-        runs += found
+        case_runs = common.interleaved(contenders, args.repeats, case=case)
+        tables.append(common.comparison(case_runs, [MB_PER_S, Column("tokens", "tokens", ",.0f")]))
+        runs += case_runs
     same = len({run["ids"] for run in runs}) == 1
     return runs, tables, [f"the ids of all sides are {'the same' if same else 'DIFFERENT'}"]
 
 
-def training(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
+def training(folder: Path, args: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
     """A vocabulary, by three trainers."""
     text = folder / "training.txt"
-    copy([folder / "text.txt"], text, int(given.train_megabytes * 1e6))
+    copy([folder / "text.txt"], text, int(args.train_megabytes * 1e6))
     names = ("rustbpe", "tokenizers", OURS)
     contenders = {
-        who: side(text, "train", who, text, given.vocab_size - 1, folder / who) for who in names
+        who: side(text, "train", who, text, args.vocab_size - 1, folder / who) for who in names
     }
-    case = f"{given.vocab_size:,} tokens, {text.stat().st_size / 1e6:,.0f} MB"
-    runs = common.interleaved(contenders, given.repeats, case=case)
+    case = f"{args.vocab_size:,} tokens, {text.stat().st_size / 1e6:,.0f} MB"
+    runs = common.interleaved(contenders, args.repeats, case=case)
     columns = [
         Column("seconds", "seconds", ".2f", better="less"),
         MB_PER_S,
@@ -104,7 +104,7 @@ def compared(ours: Sequence[str], theirs: Sequence[str], who: str) -> str:
     )
 
 
-def characters(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
+def characters(folder: Path, args: argparse.Namespace) -> tuple[list[Any], list[str], list[str]]:
     """Characters to ids, ASCII and others."""
     texts = {"ASCII": folder / "ascii.txt", "other lines": folder / "others.txt"}
     with (
@@ -123,11 +123,11 @@ def characters(folder: Path, given: argparse.Namespace) -> tuple[list[Any], list
             continue
         contenders = {who: side(text, "characters", who, text) for who in ("a dictionary", OURS)}
         case = f"characters, {kind}, {text.stat().st_size / 1e6:,.1f} MB, one thread"
-        found = common.interleaved(contenders, given.repeats, case=case)
-        tables.append(common.comparison(found, [MB_PER_S]))
-        same = len({run["ids"] for run in found}) == 1
+        case_runs = common.interleaved(contenders, args.repeats, case=case)
+        tables.append(common.comparison(case_runs, [MB_PER_S]))
+        same = len({run["ids"] for run in case_runs}) == 1
         notes.append(f"{kind}: the ids of both are {'the same' if same else 'DIFFERENT'}")
-        runs += found
+        runs += case_runs
     return runs, tables, notes
 
 
@@ -141,10 +141,10 @@ def side(text: Path, *words: object) -> Contender:
     def measure(number: int) -> dict[str, Any]:
         command = [sys.executable, SIDES, *map(str, words)]
         ran = common.timed(command, text.parent, **one_thread)
-        found = json.loads(next(line for _, line in ran.lines if line.startswith("{")))
-        speed = text.stat().st_size / 1e6 / found["seconds"]
+        result = json.loads(next(line for _, line in ran.lines if line.startswith("{")))
+        speed = text.stat().st_size / 1e6 / result["seconds"]
         peak = {"peak_mb": ran.peak_bytes / 1e6} if ran.peak_bytes else {}
-        return {"mb_per_s": speed, **found, **peak}
+        return {"mb_per_s": speed, **result, **peak}
 
     return measure
 
@@ -168,10 +168,10 @@ def end_whole(path: Path) -> int:
         return file.truncate(start + len(whole_characters(tail)))
 
 
-def write_text(given: Sequence[Path], target: Path, size: int) -> str:
+def write_text(texts: Sequence[Path], target: Path, size: int) -> str:
     """Write `size` bytes of text to `target`, and return a line that says of what."""
-    real = copy(given, target, size)
-    names = ", ".join(path.name for path in given)
+    real = copy(texts, target, size)
+    names = ", ".join(path.name for path in texts)
     note = f"{size / 1e6:,.0f} MB of text: {real / 1e6:,.1f} MB of {names}"
     if size - real < 4:
         return note

@@ -50,20 +50,20 @@ def main() -> None:
     parser = common.arguments(__doc__, peer=False)
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--max_iters", type=int, help="of every run; default: the preset's")
-    given = parser.parse_args()
-    length = [f"--max_iters={given.max_iters}"] if given.max_iters else []
+    args = parser.parse_args()
+    length = [f"--max_iters={args.max_iters}"] if args.max_iters else []
     runs, tables = [], []
-    with common.workspace(given) as work:
-        for preset in given.presets:
+    with common.workspace(args) as work:
+        for preset in args.presets:
             contenders = {
                 name: trained(work, preset, [*options.split(), *length], env)
                 for name, (options, env) in ways().items()
             }
-            of_preset = common.interleaved(contenders, given.repeats, case=preset)
+            of_preset = common.interleaved(contenders, args.repeats, case=preset)
             columns = [Column("val_loss", "val loss", ".4f"), Column("seconds", "seconds")]
             tables.append(common.comparison(of_preset, columns))
             runs += of_preset
-    common.finish(given, runs=runs, tables=tables)
+    common.finish(args, runs=runs, tables=tables)
 
 
 if __name__ == "__main__":

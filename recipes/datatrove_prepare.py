@@ -21,12 +21,12 @@ from bardlet.data.prepare.merge import merge
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import sources
 
-LEAST = 50  # characters of a document
+MIN_CHARACTERS = 50  # characters of a document
 
 
 def long_enough(document: Any) -> bool:
     """Whether a document is worth training on."""
-    return len(document.text) >= LEAST
+    return len(document.text) >= MIN_CHARACTERS
 
 
 class Part:
@@ -49,25 +49,25 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tasks", type=int, default=2)
-    given = parser.parse_args()
+    args = parser.parse_args()
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.filters import LambdaFilter
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
 
-    parts = given.out.with_name(f"{given.out.name}.parts")
+    parts = args.out.with_name(f"{args.out.name}.parts")
     texts = parts / "texts"
     clean = [
-        JsonlReader(str(given.raw), glob_pattern="*.jsonl"), LambdaFilter(long_enough),
+        JsonlReader(str(args.raw), glob_pattern="*.jsonl"), LambdaFilter(long_enough),
         JsonlWriter(str(texts), output_filename="${rank}.jsonl.gz"),
     ]  # fmt: skip
-    encode = [Part(texts, given.tokenizer, parts)]
+    encode = [Part(texts, args.tokenizer, parts)]
     for name, pipeline in (("clean", clean), ("encode", encode)):
         LocalPipelineExecutor(
-            pipeline=pipeline, tasks=given.tasks, workers=given.tasks,
+            pipeline=pipeline, tasks=args.tasks, workers=args.tasks,
             logging_dir=str(parts / "logs" / name),
         ).run()  # fmt: skip
-    merge([parts / f"{rank:05d}" for rank in range(given.tasks)], given.out)
+    merge([parts / f"{rank:05d}" for rank in range(args.tasks)], args.out)
 
 
 if __name__ == "__main__":
