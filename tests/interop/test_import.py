@@ -264,6 +264,8 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 CONFIG_LIES: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"model_type": "mamba"}, "architecture 'mamba'. Known are gpt2, llama, qwen3"),
+    "list of architectures": ({"model_type": ["llama"]}, r"architecture \['llama'\]"),
+    "layer types": ({"layer_types": 7}, "invalid value layer_types=7"),
     "layers": ({"num_hidden_layers": 3}, "missing: model.layers.2.input_layernorm.weight, .* and"),
     "many layers": ({"num_hidden_layers": 10**6}, "n_layer=1000000 is above 1000"),
     "text": ({"hidden_size": "32"}, "invalid value hidden_size='32'"),
@@ -313,6 +315,7 @@ def test_a_config_that_lies_is_refused_by_its_key(lie: str, tmp_path: Path) -> N
     ("change", "words"),
     [
         ({"activation_function": "relu"}, "activation_function='relu' is not one of gelu"),
+        ({"activation_function": ["gelu"]}, r"activation_function=\['gelu'\] is not one of gelu"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings=False is not supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ],

@@ -124,7 +124,7 @@ def from_metadata(metadata: Mapping[str, Any], name: str) -> str:
     if isinstance(metadata.get(DOCUMENT), str):
         return metadata[DOCUMENT]
     kind, pre = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    if kind != "gpt2" or pre not in PATTERNS:
+    if kind != "gpt2" or not isinstance(pre, str) or pre not in PATTERNS:
         raise CheckpointError(
             f"{name} has tokenizer.ggml.model={kind}, tokenizer.ggml.pre={pre}",
             f"Read are gpt2 (byte-level BPE) with {', '.join(PATTERNS)}",

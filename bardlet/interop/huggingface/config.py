@@ -77,7 +77,7 @@ def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
     our models cannot do.
     """
     kind = document.get("model_type")
-    if kind not in TABLES:
+    if not isinstance(kind, str) or kind not in TABLES:
         raise CheckpointError(
             f"{source} is of the architecture {kind!r}", f"Known are {', '.join(TABLES)}"
         )
@@ -99,12 +99,16 @@ def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
     if document.get("quantization_config"):
         problems.append("quantization_config is not supported: take the model it was made of")
     layers = document.get("layer_types") or []
+    if not isinstance(layers, list):
+        problems.append(f"invalid value layer_types={layers!r}")
+        layers = []
     problems += [f"layer_types={t!r} is not supported" for t in layers if t != "full_attention"][:1]
     if kind == "gpt2":
         values["bias"] = True
         activation = document.get("activation_function", "gelu_new")
-        values["gelu_approximate"] = GELU.get(activation, "none")
-        if activation not in GELU:
+        if isinstance(activation, str) and activation in GELU:
+            values["gelu_approximate"] = GELU[activation]
+        else:
             problems.append(f"activation_function={activation!r} is not one of {', '.join(GELU)}")
     else:
         values.update(family="llama", qk_norm=kind == "qwen3")
