@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.prepare import encoding, units, workers
+from bardlet.data.prepare import encoding, units
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.data.tokenizers import bpe, bpe_training, patterns
@@ -73,11 +73,18 @@ def encode_theirs(path: Path, threads: int) -> dict[str, Any]:
     return ids.result(seconds)
 
 
+specs: list[encoding.EncodeSpec] = []  # in a process that encodes: its one
+
+
+def encode_unit(unit: units.Unit) -> encoding.Result:
+    return encoding.encode(unit, specs[0])
+
+
 def begin(spec: encoding.EncodeSpec, plain: bool) -> None:
     """Make a process ready to encode."""
     if plain:
         bpe.open_quick = lambda document: None
-    workers.begin(spec)
+    specs[:] = [spec]
     encoder = spec.encoder
     assert isinstance(encoder, bpe.BPETokenizer)
     assert plain or encoder.quick is not None, "gigatoken is not there"
@@ -105,7 +112,7 @@ def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
             for one in ready:
                 one.result()
             began = time.perf_counter()
-            waiting = [pool.submit(workers.call, encoding.encode, unit) for unit in todo]
+            waiting = [pool.submit(encode_unit, unit) for unit in todo]
             done = [one.result() for one in waiting]
             seconds = time.perf_counter() - began
     for result in done:

@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from bardlet.errors import DataError
@@ -21,7 +22,18 @@ Item = TypeVar("Item")
 Shared = TypeVar("Shared")
 Found = TypeVar("Found")
 
-_shared: list[Any] = []  # in a worker: the function and its second argument
+
+class Worker:
+    """A process that applies `function` to items, one after the other."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], shared: Any) -> None:
+        # spawned, not forked: the threads of numpy and of tokenizers do not survive a fork
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.numbers: deque[int] = deque()  # of the items that it has and has not answered
+        self.process = context.Process(target=serve, args=(function, shared, theirs), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process is the end of the connection
 
 
 def ordered_map(
@@ -30,34 +42,53 @@ def ordered_map(
     """Yields each item with function(item, shared), in order; with one worker in this process.
 
     At most three items a worker are under way, so that memory does not grow with their number.
+    DataError where a worker is ended from outside.
     """
     if workers <= 1:
         for item in items:
             yield item, function(item, shared)
         return
-    # spawned, not forked: the threads of numpy and of tokenizers do not survive a fork
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=begin, initargs=(shared,)
-    )
-    waiting: deque[tuple[Item, Future[Found]]] = deque()
+    pool: list[Worker] = []
+    numbered = enumerate(items)
+    waiting: deque[tuple[int, Item]] = deque()
+    results: dict[int, tuple[bool, Any]] = {}
     try:
-        for item in items:
-            with starting():
-                future = pool.submit(call, function, item)
-            waiting.append((item, future))
-            if len(waiting) >= 3 * workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    except BrokenProcessPool:
+        with starting():
+            for _ in range(workers):
+                pool.append(Worker(function, shared))
+        while True:
+            idlest = min(pool, key=lambda worker: len(worker.numbers))
+            room = len(idlest.numbers) < 2 and len(waiting) < 3 * workers
+            if room and (following := next(numbered, None)):
+                waiting.append(following)
+                idlest.numbers.append(following[0])
+                idlest.connection.send(following[1])
+                continue
+            if not waiting:
+                return
+            while waiting[0][0] not in results:
+                receive(pool, results)
+            number, item = waiting.popleft()
+            done, result = results.pop(number)
+            if not done:
+                raise result
+            yield item, result
+    except (EOFError, ConnectionError):
         raise DataError(
-            "a process that tokenizes was ended from outside, most likely for want of memory",
+            "a process that tokenizes was ended from outside, most likely because it was out of "
+            "memory",
             "Go on with fewer: the same command and --workers 1",
         ) from None
     finally:
         stop(pool)
+
+
+def receive(pool: list[Worker], results: dict[int, tuple[bool, Any]]) -> None:
+    """Wait for results and add them by the numbers of their items; EOFError where a worker died."""
+    ready = wait([worker.connection for worker in pool])
+    for worker in pool:
+        if worker.connection in ready:
+            results[worker.numbers.popleft() if worker.numbers else -1] = worker.connection.recv()
 
 
 @contextlib.contextmanager
@@ -71,6 +102,7 @@ def starting() -> Iterator[None]:
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
+    resource_tracker.ensure_running()  # starting it lets Ctrl-C through again
     noted: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -83,13 +115,28 @@ def starting() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def begin(shared: Any) -> None:
-    """Make a process ready: it ends with its parent, and leaves Ctrl-C to it."""
+def serve(function: Callable[[Any, Any], Any], shared: Any, connection: Connection) -> None:
+    """What a worker runs: it ends with its parent, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _shared[:] = [shared]
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+    assert parent is not None
+    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+    items: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=take, args=(connection, items), daemon=True).start()
+    while True:
+        try:
+            answer = True, function(items.get(), shared)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            answer = False, error
+        connection.send(answer)
+
+
+def take(connection: Connection, items: SimpleQueue[Any]) -> None:
+    """Take items in while others are worked on, so that the parent never waits to send one."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            items.put(connection.recv())
 
 
 def end_with(sentinel: int) -> None:
@@ -98,31 +145,13 @@ def end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def call(function: Callable[[Any, Any], Any], item: Any) -> Any:
-    """What the processes run."""
-    return function(item, _shared[0])
-
-
-def stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes without waiting for what they have begun.
-
-    The pool's thread may be reading a result of which a process has sent a part: it hears that no
-    more comes when this process, too, has closed the end that results are sent through.
-    """
-    processes = list((pool._processes or {}).values())
-    within: Any = pool  # of which shutdown() takes its own hold
-    results, manager = within._result_queue, within._executor_manager_thread
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        with contextlib.suppress(OSError, ValueError):
-            process.terminate()
-    for process in processes:
-        with contextlib.suppress(OSError, ValueError, AssertionError):
-            process.join(5)
-    with contextlib.suppress(OSError):
-        results._writer.close()
-    if manager is not None:
-        manager.join(5)  # or Python's exit, which joins it as well, wakes it while it closes
+def stop(pool: list[Worker]) -> None:
+    """End the processes without waiting for what they have begun."""
+    for worker in pool:
+        worker.process.terminate()
+    for worker in pool:
+        worker.process.join(5)
+        worker.connection.close()
 
 
 def default_count(size: int, quick: bool) -> int:

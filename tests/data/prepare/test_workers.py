@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 from corpora import TEXTS, contents, jsonl, lines, made, words
 
-from bardlet.data.prepare.workers import starting
+from bardlet.data.prepare.workers import ordered_map, starting
+from bardlet.errors import DataError
 
 
 @pytest.mark.usefixtures("small_units")
@@ -117,3 +119,17 @@ def test_ctrl_c_is_held_back_and_not_lost(beside: bool) -> None:
     assert held
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+KILLED = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("code", "problem"), [(KILLED, "was ended from outside"), ("1 / 0", "division by zero")]
+)
+def test_a_worker_that_is_killed_or_fails_is_an_error(code: str, problem: str) -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises((DataError, ZeroDivisionError), match=problem):
+        list(ordered_map(exec, ["pass", "pass", code, "pass"], {}, 2))
+    assert multiprocessing.active_children() == before
