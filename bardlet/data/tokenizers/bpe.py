@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.tokenizers.byte_tokens import BYTE_OF, END_OF_TEXT, Pieces, utf8
+from bardlet.data.tokenizers.byte_tokens import BYTE_OF, END_OF_TEXT, ByteTokens, utf8
 from bardlet.data.tokenizers.json_file import attempt, open_with_library
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts
 from bardlet.errors import DataError
@@ -30,7 +30,7 @@ PROBE = (  # words that patterns split differently
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "<|begin_of_text|>", "</s>", "<eos>", "[SEP]")
 
 
-class LibraryTokenizer(Pieces):
+class LibraryTokenizer(ByteTokens):
     """A tokenizer that the tokenizers library runs, of the `tokenizer.json` that was read."""
 
     def __init__(self, text: str, document: dict[str, Any], name: str) -> None:
@@ -143,7 +143,7 @@ class BPETokenizer(LibraryTokenizer):
         return quick if same else None
 
     @cached_property
-    def pieces(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def vocab(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The bytes of every token, by id; empty for an id that has none."""
         vocab = self.library.get_vocab(with_added_tokens=True)
         pieces = [b""] * (max(vocab.values(), default=-1) + 1)

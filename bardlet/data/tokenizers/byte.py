@@ -6,18 +6,18 @@ import json
 
 import numpy as np
 
-from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, Pieces, utf8
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, ByteTokens, utf8
 from bardlet.data.tokenizers.json_file import byte_level
 
 
-class ByteTokenizer(Pieces):
+class ByteTokenizer(ByteTokens):
     """Any text in any script with 257 tokens: id 0 to 255 is the byte, 256 the end of a text."""
 
     kind = "byte"
     end_of_text = 256
 
     def __init__(self) -> None:
-        self.pieces = [bytes([byte]) for byte in range(256)] + [END_OF_TEXT.encode()]
+        self.vocab = [bytes([byte]) for byte in range(256)] + [END_OF_TEXT.encode()]
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (number of bytes,) uint8."""

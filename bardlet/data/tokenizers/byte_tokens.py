@@ -50,50 +50,50 @@ class Stream:
     """Text out of tokens as they arrive; a character comes when its last byte has come."""
 
     def __init__(self, pieces: list[bytes]) -> None:
-        self.pieces = pieces
+        self.vocab = pieces
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: Iterable[int]) -> str:
         """The characters that `ids` complete."""
-        return self.utf8.decode(b"".join([self.pieces[i] for i in ids]))
+        return self.utf8.decode(b"".join([self.vocab[i] for i in ids]))
 
     def end(self) -> str:
         """What is left when no more tokens come: U+FFFD for a character that was cut short."""
         return self.utf8.decode(b"", final=True)
 
 
-class Pieces:
+class ByteTokens:
     """The half of a tokenizer that turns ids into text, for tokens that are bytes.
 
     What `stream` gives, put together, is what `decode` gives: bytes that are no UTF-8 become U+FFFD
     in both.
     """
 
-    pieces: list[bytes]  # the bytes of every token, by id
+    vocab: list[bytes]  # the bytes of every token, by id
     end_of_text: int | None  # the token after each document
 
     @property
     def vocab_size(self) -> int:
-        return len(self.pieces)
+        return len(self.vocab)
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
-        return b"".join([self.pieces[i] for i in ids]).decode("utf-8", "replace")
+        return b"".join([self.vocab[i] for i in ids]).decode("utf-8", "replace")
 
     def stream(self) -> Stream:
         """A decoder for tokens that come a few at a time."""
-        return Stream(self.pieces)
+        return Stream(self.vocab)
 
     def tokens(self) -> list[bytes]:
         """The bytes of every token, by id; none for an id that has no token."""
-        return self.pieces
+        return self.vocab
 
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by.
 
         None of the end of a text, which is no text.
         """
-        lengths = np.fromiter(map(len, self.pieces), dtype=np.int64, count=len(self.pieces))
+        lengths = np.fromiter(map(len, self.vocab), dtype=np.int64, count=len(self.vocab))
         if self.end_of_text is not None:
             lengths[self.end_of_text] = 0
         return lengths

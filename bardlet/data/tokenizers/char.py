@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, Pieces
+from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, ByteTokens
 from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import DataError
 
@@ -18,7 +18,7 @@ NO_BYTE = 255
 PATTERN = {"Regex": "[\\s\\S]"}  # every character a word of its own, new lines and spaces too
 
 
-class CharTokenizer(Pieces):
+class CharTokenizer(ByteTokens):
     """One token per character (Unicode code point), ids in sorted order from 0, as nanoGPT's.
 
     With `unknown` there is one more after them, that stands for all other characters; with `ends`
@@ -34,8 +34,8 @@ class CharTokenizer(Pieces):
         self.unknown = unknown
         self.end_of_text = len(chars) + unknown if ends else None
         self.points = code_points(chars).astype("<u4")  # (V,)
-        self.pieces = [char.encode("utf-8", "surrogatepass") for char in chars]
-        self.pieces += [UNKNOWN.encode()] * unknown + [END_OF_TEXT.encode()] * ends
+        self.vocab = [char.encode("utf-8", "surrogatepass") for char in chars]
+        self.vocab += [UNKNOWN.encode()] * unknown + [END_OF_TEXT.encode()] * ends
         # id by code point, -1 where unknown; it ends one past the largest code point of all
         other = len(chars) if unknown else -1
         self.ids = np.full(int(self.points.max(initial=0)) + 2, other, dtype=np.int32)
@@ -113,7 +113,7 @@ class CharTokenizer(Pieces):
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of token ids, each in [0, vocab_size)."""
-        if len(self.pieces) > len(self.chars):
+        if len(self.vocab) > len(self.chars):
             return super().decode(ids)
         return (
             self.points[np.asarray(ids, dtype=np.int64)]

@@ -78,7 +78,7 @@ class ForeignTokenizer(LibraryTokenizer):
         return ForeignStream(self)
 
     @cached_property
-    def pieces(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def vocab(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What every token adds to a text, by id; empty for an id that has none."""
         vocab = self.library.get_vocab(with_added_tokens=True)
         anchor = min(vocab.values(), default=0)
