@@ -206,7 +206,7 @@ def test_what_cannot_be_read_is_an_error_or_left_out_and_said(
     Path("all/bad.jsonl").write_text('{"text": "d"}\n{"text"', encoding="utf-8")
     Path("all/bad.txt.gz").write_bytes(b"\x1f\x8b no")
     for action in ("train", "compare"):
-        assert "bad.jsonl, line 2 is no JSON" in refused("tokenizer", action, "all")
+        assert "bad.jsonl, line 2 is not JSON" in refused("tokenizer", action, "all")
     bad = {"bad.jsonl", "bad.txt", "bad.txt.gz"}
     for action in (["train"], ["train", "--tokenizer=char"], ["compare", "--tokenizers=byte"]):
         assert cli.main(["tokenizer", *action, "all", "--skip_unreadable"]) == 0
@@ -249,7 +249,7 @@ def test_a_comparison_of_none_has_failed(capfd: CaptureFixture[str]) -> None:
     for extra in ([], ["--json"]):
         args = ["tokenizer", "compare", "plays.txt", "--tokenizers=bad.json", *extra]
         assert cli.main(args) == 1
-        assert "none of them could be had" in capfd.readouterr().out
+        assert "none of them is available" in capfd.readouterr().out
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_command() -> None:

@@ -18,7 +18,7 @@ ESCAPE = 16  # characters; what is found wrong so near the end may only be cut o
 def values(blocks: Iterator[str], name: str) -> Iterator[Any]:
     """Yields the elements of arrays, and the values outside of arrays, of the text in `blocks`.
 
-    That is an array of records, a record alone, and lines of JSON. DataError for what is no JSON.
+    That is an array of records, a record alone, and lines of JSON. DataError for what is not JSON.
     """
     decode = json.JSONDecoder().raw_decode
     blocks = filter(None, blocks)  # one of bytes that are left out has no text, and ends nothing
@@ -46,7 +46,7 @@ def values(blocks: Iterator[str], name: str) -> Iterator[Any]:
                 waiting, at = waiting[at:] + more, 0
                 continue
             else:
-                problem = f"is no JSON: {getattr(error, 'msg', error)}"
+                problem = f"is not JSON: {getattr(error, 'msg', error)}"
             raise DataError(f"{name}, record {number} {problem}", "Mend or remove it") from None
         yield value
         number += 1

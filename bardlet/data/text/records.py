@@ -62,13 +62,15 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
     if isinstance(record, str) and not reading.prompt_key:
         record = {reading.text_key: record}
     if not isinstance(record, dict):
-        raise DataError(f"{place} is no record with names", "Each is an object of JSON, or a text")
+        raise DataError(
+            f"{place} is not a record with names", "Each is an object of JSON, or a text"
+        )
     found: list[str] = []
     for key in keys:
         shown = joined(record.get(key))
         if shown is None:
             there = ", ".join([str(k) for k, v in record.items() if joined(v) is not None][:8])
-            problem = "is no text" if key in record else "is not there"
+            problem = "is not text" if key in record else "is not there"
             hint = "Name the text with --text_key (or --prompt_key and --response_key); there are "
             raise DataError(
                 f"{place}: {key!r} {problem}",
@@ -123,7 +125,7 @@ def of_line(line: bytes, place: str, reading: Reading) -> Piece:
         return Piece(text="", problem=error, replaced_bytes=replaced)
     except (ValueError, RecursionError) as error:
         hint = "Mend or remove it, or leave it out with --skip_unreadable"
-        problem = DataError(f"{place} is no JSON: {error}", hint)
+        problem = DataError(f"{place} is not JSON: {error}", hint)
         return Piece(text="", problem=problem, replaced_bytes=replaced)
     return piece_of(record, place, reading, replaced)
 
@@ -153,7 +155,7 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     except csv.Error as error:
         cut = "unexpected end" in str(error)
         reason = "it ends within a quoted field, whose quote is not closed" if cut else error
-        raise DataError(f"{name} is no table: {reason}", "Mend it") from None
+        raise DataError(f"{name} is not a table: {reason}", "Mend it") from None
     finally:
         lines.detach()
 

@@ -52,7 +52,7 @@ def hub(source: str, sample: int) -> tuple[str, int] | None:
     if source.startswith("hf://"):
         if len(source) == len("hf://") or source.count(":") > 3:
             raise UsageError(
-                f"{source} is no data set", "It is hf://OWNER/NAME, hf://OWNER/NAME:CONFIG:SPLIT"
+                f"{source} is not a data set", "It is hf://OWNER/NAME, hf://OWNER/NAME:CONFIG:SPLIT"
             )
         return source, sample
     if entry and entry.source.startswith("hf://"):

@@ -22,8 +22,8 @@ def compare(
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of each tokenizer on each of the texts, and a recommendation, as JSON values.
 
-    Whatever is made for a text is made for all of them together. A tokenizer that cannot be had or
-    cannot encode a text has its reason in place of figures.
+    Whatever is made for a text is made for all of them together. A tokenizer that is not available
+    or cannot encode a text has its reason in place of figures.
     """
     texts = {name: text[:MOST] for name, text in texts.items()}
     whole = "\n".join(texts.values())
@@ -81,7 +81,7 @@ def recommendation(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     Fewer tokens mean more text in the context and in each step, as long as each is seen often.
     """
     if all("problem" in row for row in rows):
-        return {"recommended": "", "why": "none of them could be had"}
+        return {"recommended": "", "why": "none of them is available"}
     exact = [row for row in rows if row.get("exact")]
     if not exact:
         return {"recommended": "", "why": "none of them gives the text back as it is"}

@@ -23,7 +23,7 @@ def choose(
 
     `vocab_size` limits char, whose rarest characters then share the token <unk>, and sizes bpe,
     where 0 fits it to the text. `say` receives progress lines. UsageError for what cannot be right,
-    DataError for a vocabulary that cannot be had or read.
+    DataError for a vocabulary that is not available or cannot be read.
     """
     check_size(name, vocab_size)
     if name == "char":

@@ -99,16 +99,16 @@ def check_ids(document: dict[str, Any]) -> None:
     if model.get("type") == "Unigram":
         vocab = unique([(piece, i) for i, (piece, _) in enumerate(vocab)])
     if not isinstance(vocab, dict):
-        raise ValueError("its vocabulary is no object")
+        raise ValueError("its vocabulary is not an object")
     ids = dict(vocab)
     for token in document.get("added_tokens") or []:
         content = token["content"]
         if not isinstance(content, str) or not content:
-            raise ValueError("an added token is no text")
+            raise ValueError("an added token is not text")
         if ids.setdefault(content, token["id"]) != token["id"]:
             raise ValueError(f"{content!r} has two ids")
     if not all(type(i) is int and 0 <= i < MAX_ID for i in ids.values()):
-        raise ValueError(f"an id is no number from 0 to {MAX_ID - 1:,}")
+        raise ValueError(f"an id is not a number from 0 to {MAX_ID - 1:,}")
     if len(set(ids.values())) != len(ids):
         raise ValueError("two tokens share an id")
     if max(map(len, ids), default=0) > MAX_TOKEN:

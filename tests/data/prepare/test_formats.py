@@ -49,7 +49,7 @@ def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
         made(tmp_path / "e", tmp_path / "a.json")
     poems[3]["paragraphs"] = ["a", 5]
     (tmp_path / "a.json").write_text(json.dumps(poems), encoding="utf-8")
-    with pytest.raises(DataError, match="record 4: 'paragraphs' is no text"):
+    with pytest.raises(DataError, match="record 4: 'paragraphs' is not text"):
         made(tmp_path / "e", tmp_path / "a.json", reading=reading)
 
 
@@ -57,7 +57,7 @@ def test_a_list_of_lines_is_a_text(tmp_path: Path) -> None:
 def test_a_table_with_a_wrong_quote_is_refused(row: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"id,text\n0,whole\n{row}", encoding="utf-8")
     problem = "it ends within a quoted field" if "unclosed" in row else "expected after"
-    with pytest.raises(DataError, match=rf"a\.csv is no table: .*{problem}"):
+    with pytest.raises(DataError, match=rf"a\.csv is not a table: .*{problem}"):
         made(tmp_path / "d", tmp_path / "a.csv")
 
 

@@ -53,7 +53,7 @@ def test_one_bad_record_is_an_error_or_left_out(tmp_path: Path) -> None:
     rows = "".join(f'{i},"{text}"\n' if text else f"{i}\n" for i, text in enumerate(texts))
     (tmp_path / "d.csv").write_text("id,text\n" + rows, encoding="utf-8")
     for name in ("a.json", "b.jsonl", "c.parquet", "d.csv"):
-        with pytest.raises(DataError, match=r"'text' is no text\. Name the text with --text_key"):
+        with pytest.raises(DataError, match=r"'text' is not text\. Name the text with --text_key"):
             made(tmp_path / "d", tmp_path / name)
         dataset = made(tmp_path / "d", tmp_path / name, skip_unreadable=True)
         assert sum(s["documents"] for s in dataset.manifest["splits"].values()) == 59, name
@@ -184,10 +184,10 @@ def test_a_path_out_of_an_archive_is_refused(name: str, tmp_path: Path) -> None:
     [
         (b"{}\n", "'text' is not there"),
         (b'{"body": "x"}\n', "there are body"),
-        (b'{"text": 5}\n', "'text' is no text. Name the text with --text_key; --skip"),
-        (b"[1]\n", "is no record"),
-        (b'{"text": "a"}\n{"text\n', "line 2 is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
+        (b'{"text": 5}\n', "'text' is not text. Name the text with --text_key; --skip"),
+        (b"[1]\n", "is not a record"),
+        (b'{"text": "a"}\n{"text\n', "line 2 is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b'{"text": "\\ud800"}\n', "lone surrogate"),
     ],
 )
@@ -226,6 +226,6 @@ def test_only_the_lines_that_cannot_be_read_are_left_out(
 def test_a_bad_line_far_into_a_file_is_named_by_its_byte(tmp_path: Path) -> None:
     before = lines([words(40, i) for i in range(100)])
     (tmp_path / "a.jsonl").write_bytes(before + b'{"text\n' + before)
-    place = rf"a\.jsonl, the line at byte {len(before):,} is no JSON"
+    place = rf"a\.jsonl, the line at byte {len(before):,} is not JSON"
     with pytest.raises(DataError, match=place):
         made(tmp_path / "d", tmp_path / "a.jsonl")

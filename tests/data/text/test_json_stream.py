@@ -68,12 +68,12 @@ def test_nothing_in_it(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('["a", "b"', "record 3 is no JSON: Expecting value"),
-        ('["a"] x', "record 2 is no JSON: Expecting value"),
-        ('{"a": 1,}', "record 1 is no JSON"),
-        ('{"a": "b', "record 1 is no JSON: Unterminated string"),
-        ("[" + '{"a":' * 100_000, "record 1 is no JSON: maximum recursion"),
-        ("]", "record 1 is no JSON"),
+        ('["a", "b"', "record 3 is not JSON: Expecting value"),
+        ('["a"] x', "record 2 is not JSON: Expecting value"),
+        ('{"a": 1,}', "record 1 is not JSON"),
+        ('{"a": "b', "record 1 is not JSON: Unterminated string"),
+        ("[" + '{"a":' * 100_000, "record 1 is not JSON: maximum recursion"),
+        ("]", "record 1 is not JSON"),
     ],
 )
 def test_what_is_no_json_is_named(text: str, problem: str) -> None:
@@ -88,7 +88,7 @@ def test_a_block_without_text_is_not_the_end() -> None:
 
 def test_a_mistake_is_found_without_reading_on() -> None:
     blocks = iter(['[{"text" "a"}, ' + '"b", ' * 20, *['"c", '] * 100])
-    with pytest.raises(DataError, match="record 1 is no JSON: Expecting ':' delimiter"):
+    with pytest.raises(DataError, match="record 1 is not JSON: Expecting ':' delimiter"):
         list(values(blocks, "a.json"))
     assert len(list(blocks)) == 100
 
