@@ -13,7 +13,7 @@ import torch
 from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
-from bardlet.data.dataset.loader import Batches
+from bardlet.data.dataset.loader import StreamBatches
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
@@ -247,15 +247,15 @@ def test_a_masked_run_at_a_tiny_rate_goes_on(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     """Every other batch has no target, the others three; the loss stays at ln V."""
-    plain = Batches.batch
+    plain = StreamBatches.batch
 
-    def batch(self: Batches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
         idx, targets = plain(self, it)
         masked = torch.full_like(targets, -1)
         masked[0, :3] = targets[0, :3] if it % 2 else -1
         return idx, masked
 
-    monkeypatch.setattr(Batches, "batch", batch)
+    monkeypatch.setattr(StreamBatches, "batch", batch)
     config = tiny_config(
         dataset_folder, tmp_path / "run", family, learning_rate=1e-7, min_lr=0.0, muon_lr=1e-7,
         max_iters=60, eval_interval=60,
