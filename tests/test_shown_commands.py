@@ -374,7 +374,9 @@ def test_a_benchmarks_command_is_one(
 def test_a_benchmark_runs(command: str, folder: Path) -> None:
     fake_peer.make(folder / "peer")
     words = [*words_of(command, folder), "--out", "out.json"]
-    subprocess.run([sys.executable, *words], check=True, timeout=250)
+    # by a shell that does not become it: a peak of memory begins with that of the process before
+    through_sh = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, *words]
+    subprocess.run(through_sh, check=True, timeout=250)
     record = json.loads(Path("out.json").read_text(encoding="utf-8"))
     assert record["benchmark"] == script(command)
     assert record["runs"] and record["tables"]
