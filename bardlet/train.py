@@ -12,33 +12,84 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from bardlet.config import BUILTIN_INIT, TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Prefetcher, batches_of, dropout_seed, first_seen
 from bardlet.errors import UsageError
-from bardlet.evaluate import EvalInterrupted, evaluate
+from bardlet.evaluate import EvalInterrupted
 from bardlet.io.atomic import write_text
-from bardlet.model import GPT, GPTConfig
+from bardlet.model import GPT
 from bardlet.optim import build_optimizers, learning_rate, set_learning_rate
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import DatasetRef, RunState
 from bardlet.system import device, distributed
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
 from bardlet.system.signals import stop_signals
-from bardlet.training import auto_batch, backend, resume
+from bardlet.training import resume
+from bardlet.training.backend import Backend, select
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log, check_tracker
 from bardlet.training.saver import Saver, check_room
+from bardlet.training.scoring import both_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run that is set up: what its loop works with."""
+
+    config: TrainConfig
+    group: Group
+    machine: Machine
+    dataset: Dataset
+    model: GPT
+    backend: Backend
+    forward: torch.nn.Module  # the model as the backend computes it, on all processes
+    optimizers: Sequence[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    batches: Prefetcher
+    micro_batcher: MicroBatcher
+    log: Log
+    saver: Saver
+    guards: Guards
+    start: RunState  # where the run goes on from
+    tokens_per_iter: int
+    flops_per_iter: float
+    peak_flops: float  # of all processes
+
+    def state(self, it: int, best: float) -> RunState:
+        """What else than tensors makes the run after `it` iterations."""
+        dataset = self.dataset
+        return RunState(
+            iter=it, tokens=it * self.tokens_per_iter,
+            best_val_loss=best if math.isfinite(best) else None,
+            guards=self.guards.state(), numerics=self.backend.numerics,
+            dataset=DatasetRef(
+                name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text
+            ),
+            scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
+            versions=device.versions(),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one iteration gave, over all processes."""
+
+    loss: float  # before the step
+    grad_norm: float
+    lr: float
+    stop: bool  # a process was asked to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +104,16 @@ class Result:
     stopped: bool  # by a signal, before its end
 
 
-Begin = Callable[[TrainConfig, Dataset], GPT]
-
-
 def train(
-    config: TrainConfig, begin: Begin | None = None, make_log: Callable[..., Log] = Log
+    config: TrainConfig, init_model: resume.InitModel | None = None,
+    make_log: Callable[..., Log] = Log, should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:  # fmt: skip
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
-    `begin` gives the model that `init_from` names, for runs that begin from one; `make_log` is for
-    those who watch the run (planning/trial.py). Raises BardletError children where the
-    configuration, the data, a checkpoint or the numbers do not allow it.
+    `init_model` gives the model that `init_from` names. `make_log` and `should_stop` are for those
+    who watch the run (planning/trial.py): asked after each iteration, it ends the run where it is,
+    unsaved. Raises BardletError children where the configuration, the data, a checkpoint or the
+    numbers do not allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
@@ -73,14 +123,14 @@ def train(
         distributed.joined(group, config.backend, machine.device),
         run_folder.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
-        return run(config, group, machine, begin, make_log)
+        return loop(setup(config, group, machine, init_model, make_log), should_stop)
 
 
-def run(
-    config: TrainConfig, group: Group, machine: Machine, begin: Begin | None,
+def setup(
+    config: TrainConfig, group: Group, machine: Machine, init_model: resume.InitModel | None,
     make_log: Callable[..., Log],
-) -> Result:  # fmt: skip
-    """Train inside the process group."""
+) -> Training:  # fmt: skip
+    """All that a run needs before its first step, new or as its last checkpoint left it."""
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
     resume.check_data(config, dataset)
@@ -88,21 +138,18 @@ def run(
 
     # --- the model, and how far it has come
     out = Path(config.out_dir)
-    model, config, start, state, changed = beginning(config, group, dataset, begin)
-    resumed = start >= 0
+    model, config, saved, changed = resume.init_or_resume(config, group, dataset, init_model)
+    nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
+    start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
     model.to(machine.device)
-    known = config.init_from not in BUILTIN_INIT  # a model that can do something already
-    scores: dict[str, float] = state.get("eval", {})
-    best = min(state.get("best_val_loss") or math.inf, scores.get("val_loss", math.inf))
 
     # --- what moves it
     optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
-    if resumed:
-        checkpoint.load_optimizers(
-            out / "checkpoints" / run_folder.name_of(start), model, optimizers
-        )
-        scaler.load_state_dict(state["scaler"])
+    if saved:
+        folder = out / "checkpoints" / run_folder.name_of(saved.iter)
+        checkpoint.load_optimizers(folder, model, optimizers)
+        scaler.load_state_dict(dict(saved.scaler))
 
     # --- where its batches come from: one an iteration, shared out among the processes
     sequences = config.batch_size * config.gradient_accumulation_steps
@@ -112,227 +159,171 @@ def run(
         dataset.parts, block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
     )  # fmt: skip
-    ahead = Prefetcher(batches, pin=machine.device.type == "cuda")
     tokens_per_iter = sequences * config.block_size
-    masked = any(stream.masked for stream, _ in dataset.parts)  # not all of them count
-    end_of_text = dataset.end_of_text if config.doc_mask else None  # what attention stops at
     flops_per_iter = model.flops_per_token() * tokens_per_iter
 
-    # --- how it runs on this machine
-    way = backend.select(
+    # --- how it is computed on this machine
+    backend = select(
         config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
-        flops=flops_per_iter, before=state.get("computes", state),  # format 1 had it outside
+        flops=flops_per_iter, before=start.numerics,
     )  # fmt: skip
-    changed += resume.changed_numerics(state.get("computes", {}), way.computes)
-    forward = distributed.wrap(way.forward, group, machine.device)
-    peak_flops = way.peak_flops() * group.world_size if group.main else 0.0
+    changed += resume.changed_numerics(start.numerics, backend.numerics)
 
     # --- what is written of it
     writes = group.main and not config.eval_only
     if writes:
         check_room(config, checkpoint.size_bytes(model, optimizers))
-        if not resumed:
+        if not saved:
             resume.create_run_folder(out)
         write_text(out / "config.toml", to_toml(config))
-    log = make_log(config, main=group.main, start=max(start, 0), evaluated="eval" in state)
+    log = make_log(config, main=group.main, start=start.iter, evaluated=start.scores is not None)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
-    guards = Guards(config, log, model.config.vocab_size, {**state.get("guards", {}), **scores})
-    introduce(log, config, machine, model, dataset, way, start, tokens_per_iter)
-    if resumed:
-        saver.resume_at(start)
-        log.say(f"resuming {out} at iteration {start}")
+    log.introduction(
+        machine=machine.describe(), backend=backend.name, iter=start.iter,
+        params=model.num_params(), vocab_size=dataset.vocab_size,
+        model_vocab_size=model.config.vocab_size, train_tokens=len(dataset.splits["train"]),
+        tokens_per_iter=tokens_per_iter, **backend.numerics,
+    )  # fmt: skip
+    if saved:
+        saver.resume_at(saved.iter)
+        log.say(f"resuming {out} at iteration {saved.iter}")
     if changed:
         log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
+    return Training(
+        config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
+        forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
+        scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
+        micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
+        log=log, saver=saver, start=start, tokens_per_iter=tokens_per_iter,
+        guards=Guards(config, log, model.config.vocab_size, start.guards),
+        flops_per_iter=flops_per_iter,
+        peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
+    )  # fmt: skip
 
-    def facts() -> dict[str, Any]:
-        """What else than tensors makes the state after `it` iterations."""
-        return {
-            "tokens": it * tokens_per_iter,
-            "best_val_loss": best if math.isfinite(best) else None,
-            "guards": guards.state(),
-            "computes": way.computes,
-            "dataset": {
-                "name": config.dataset,
-                "hash": dataset.hash,
-                "end_of_text": dataset.end_of_text,
-            },
-            "scaler": scaler.state_dict(),
-            "config": dataclasses.asdict(config),
-            "versions": device.versions(),
-        }
 
-    def gradients(size: int) -> float:
-        """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
-        model.zero_grad(set_to_none=True)
-        torch.manual_seed(dropout_seed(config.seed, it, group.rank))
-        mean_loss = torch.zeros((), device=machine.device)
-        for first in range(0, len(idx), size):
-            x, y = idx[first : first + size], targets[first : first + size]
-            last = first + size >= len(idx)
-            with machine.autocast(), distributed.synced(forward, last):
-                _, loss = forward(x, y, first=first_seen(x, end_of_text))
-            loss = loss * (sum(counts[first : first + size]) / counted)
-            mean_loss += loss.detach()
-            # DDP takes the mean over the processes, and this is a part of the whole
-            scaler.scale(loss * group.world_size).backward()
-        return mean_loss.item()
-
-    def halved(size: int) -> None:
-        """Note that memory holds no more than `size` sequences at once."""
-        log.record(type="event", event="memory", iter=it, batch_size=size)
-
-    # --- the loop
-    batcher = MicroBatcher(config.batch_size, can_retry=group.world_size == 1, on_shrink=halved)
-    train_s, interval, waits = 0.0, [], []  # seconds of each iteration since the last log line
+def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
+    """Train to the end of the run, evaluating and saving on the way."""
+    config, log, saver, guards = t.config, t.log, t.saver, t.guards
+    it, scores = t.start.iter, t.start.scores
+    best = min(t.start.best_val_loss or math.inf, scores.val_loss if scores else math.inf)
+    measured = t.model, t.dataset, t.machine, t.group
+    pretrained = config.init_from not in BUILTIN_INIT  # a model that can do something already
+    train_s, interval, waits = 0.0, [], []  # seconds per iteration since the last log line
     stopped = False
-    it = max(start, 0)
-    model.train()
+    t.model.train()
     log.start_progress(it)
-    with contextlib.closing(log), saver, stop_signals() as asked_to_stop:
+    with contextlib.closing(log), saver, stop_signals() as interrupted:
         while True:
             final = it >= config.max_iters or config.eval_only or guards.out_of_patience
-            due = final or (it % config.eval_interval == 0 and (it > 0 or known))
-            if due and not (it == start and "eval" in state and not config.eval_only):
+            due = final or (it % config.eval_interval == 0 and (it > 0 or pretrained))
+            if due and not (it == t.start.iter and t.start.scores and not config.eval_only):
                 # What is kept in any case is saved before evaluating can fail.
                 if final or config.always_save_checkpoint:
-                    saver.save(it, facts())
+                    saver.save(t.state(it, best))
                 try:
-                    scores = losses(config, model, dataset, machine, group, asked_to_stop)
+                    scores = both_losses(config, *measured, stop=interrupted)
                 except EvalInterrupted:
                     stopped = True
-                    saver.save(it, facts(), must=True)
+                    saver.save(t.state(it, best), must=True)
                     break
-                log.evaluation(it, **scores)
-                improved = scores["val_loss"] < best
-                best = min(best, scores["val_loss"])
-                scores["since_best"] = guards.update_patience(it, improved)
+                log.evaluation(scores, it)
+                improved, best = scores.val_loss < best, min(best, scores.val_loss)
+                since = guards.update_patience(it, improved)
                 final = final or guards.out_of_patience
-                saver.attach_scores(it, facts(), scores, best=improved, keep=final)
+                scores = dataclasses.replace(scores, since_best=since)
+                saver.attach_scores(t.state(it, best), scores, best=improved, keep=final)
             if final:
                 break
             if saver.due(it):
-                saver.save(it, facts())
+                saver.save(t.state(it, best))
 
-            # forward and backward, and the true mean loss over all micro-batches and processes
             began = time.perf_counter()
-            idx, targets = ahead.batch(it)
+            idx, targets = t.batches.batch(it)
             waits.append(time.perf_counter() - began)
-            lr = learning_rate(config, it)
-            set_learning_rate(optimizers, lr / config.learning_rate)
-            counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
-            counted = tokens_per_iter
-            if masked:
-                counted = max(1, group.sum([sum(counts)], machine.device)[0])
-            idx, targets = (t.to(machine.device, non_blocking=True) for t in (idx, targets))
-            loss_now, stops = group.sum([batcher.run(gradients), asked_to_stop()], machine.device)
-
-            # the gradient's norm, and a step of every optimizer unless something is wrong
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-            limit = config.grad_clip or math.inf
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item()
-            guards.stop_if_not_finite(it, loss_now, 0.0 if scaler.is_enabled() else grad_norm)
-            guards.stop_if_dead(it, loss_now, grad_norm)
-            if guards.should_step(it, loss_now):
-                for optimizer in optimizers:
-                    scaler.step(optimizer)
-                scaler.update()
-            model.zero_grad(set_to_none=True)
-
+            step = train_step(t, it, idx, targets, stop=interrupted())
             interval.append(time.perf_counter() - began)
             train_s += interval[-1]
             if it % config.log_interval == 0:
                 log.iteration(
-                    it, loss=loss_now, seconds=fmean(interval), waiting=fmean(waits), lr=lr,
-                    flops=flops_per_iter, peak_flops=peak_flops, grad_norm=grad_norm,
-                    tokens=tokens_per_iter, tokens_seen=(it + 1) * tokens_per_iter,
+                    it, loss=step.loss, seconds=fmean(interval), waiting=fmean(waits), lr=step.lr,
+                    flops=t.flops_per_iter, peak_flops=t.peak_flops, grad_norm=step.grad_norm,
+                    tokens=t.tokens_per_iter, tokens_seen=(it + 1) * t.tokens_per_iter,
                 )  # fmt: skip
                 interval.clear()
                 waits.clear()
-            log.advance(it, loss_now)
+            log.advance(it, step.loss)
             it += 1
-            if stops and it < config.max_iters:
+            if step.stop and it < config.max_iters:
                 stopped = True
-                saver.save(it, facts(), must=True)
+                saver.save(t.state(it, best), must=True)
                 break
-    if stopped:
-        log.say(f"stopped after {it} iterations; go on with --resume --out_dir={out}")
-    group.wait()
+            if should_stop():
+                break
+        if stopped:
+            log.say(
+                f"stopped after {it} iterations; go on with --resume --out_dir={config.out_dir}"
+            )
+    t.group.wait()
     return Result(
-        out_dir=config.out_dir, iter=it, val_loss=scores.get("val_loss", math.nan),
+        out_dir=config.out_dir, iter=it, val_loss=scores.val_loss if scores else math.nan,
         best_val_loss=best, train_s=train_s, stopped=stopped,
     )  # fmt: skip
 
 
-def beginning(
-    config: TrainConfig, group: Group, dataset: Dataset, begin: Begin | None
-) -> tuple[GPT, TrainConfig, int, dict[str, Any], list[str]]:
-    """The model, new, from elsewhere, or as the last checkpoint left it.
+def train_step(
+    t: Training, it: int, idx: Tensor, targets: Tensor, *, stop: bool = False
+) -> StepResult:
+    """Move the weights by one batch: forward, backward, the gradient's norm, a step.
 
-    With it the options as they then are, the iteration it stands at (-1: a new run), the state
-    that the checkpoint has beside it, and what has changed since.
+    idx and targets (B, T) int64 are this process's part of iteration `it`; -1 is a target that
+    does not count. Raises TrainingError where a guard does.
     """
-    start = group.agree(resume.resume_iteration(config) if group.main else 0)
-    config = auto_batch.resolve_auto_batch_size(config, group, start)
-    if start >= 0:
-        folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
-        model, _, state = checkpoint.load(folder)
-        config = resume.with_model_shape(config, model.config)
-        return model, config, start, state, resume.check_resume(config, model, state, dataset)
-    if config.init_from not in BUILTIN_INIT:
-        assert begin, "init_from names a model"
-        model = begin(config, dataset)
-        return model, resume.with_model_shape(config, model.config), start, {}, []
-    torch.manual_seed(config.seed)
-    return GPT(model_config(config, dataset.vocab_size)), config, start, {}, []
+    config, device = t.config, t.machine.device
+    lr = learning_rate(config, it)
+    set_learning_rate(t.optimizers, lr / config.learning_rate)
+    counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
+    counted = t.tokens_per_iter
+    if any(stream.masked for stream, _ in t.dataset.parts):
+        counted = max(1, t.group.sum([sum(counts)], device)[0])
+    end_of_text = t.dataset.end_of_text if config.doc_mask else None  # where attention stops
+    idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
+
+    def gradients(size: int) -> float:
+        """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
+        t.model.zero_grad(set_to_none=True)
+        torch.manual_seed(dropout_seed(config.seed, it, t.group.rank))
+        mean_loss = torch.zeros((), device=device)
+        for first in range(0, len(idx), size):
+            x, y = idx[first : first + size], targets[first : first + size]
+            last = first + size >= len(idx)
+            with t.machine.autocast(), distributed.synced(t.forward, last):
+                _, loss = t.forward(x, y, first=first_seen(x, end_of_text))
+            loss = loss * (sum(counts[first : first + size]) / counted)
+            mean_loss += loss.detach()
+            # DDP takes the mean over the processes, and this is a part of the whole
+            t.scaler.scale(loss * t.group.world_size).backward()
+        return mean_loss.item()  # waits for the device
+
+    size = t.micro_batcher.size
+    loss, stops = t.group.sum([t.micro_batcher.run(gradients), stop], device)
+    if t.micro_batcher.size < size:
+        t.log.record(type="event", event="memory", iter=it, batch_size=t.micro_batcher.size)
+    grad_norm = step_optimizers(t, it, loss)
+    t.model.zero_grad(set_to_none=True)
+    return StepResult(loss=loss, grad_norm=grad_norm, lr=lr, stop=bool(stops))
 
 
-def losses(
-    config: TrainConfig, model: GPT, dataset: Dataset, machine: Machine, group: Group,
-    stop: Callable[[], bool],
-) -> dict[str, float]:  # fmt: skip
-    """The sampled estimate on train, and validation: the whole split unless told otherwise."""
-    options: dict[str, Any] = {
-        "batch_size": config.batch_size, "machine": machine, "group": group,
-        "seed": config.seed, "stop": stop, "doc_mask": config.doc_mask,
-    }  # fmt: skip
-    val_batches = 0 if config.eval_full else config.eval_iters
-    on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
-    on_val = evaluate(model, dataset, "val", sampled=val_batches, **options)
-    return {
-        "train_loss": on_train.loss,
-        "val_loss": on_val.loss,
-        "bits_per_byte": on_val.bits_per_byte,
-    }
-
-
-def introduce(
-    log: Log, config: TrainConfig, machine: Machine, model: GPT, dataset: Dataset,
-    way: backend.Backend,
-    start: int, tokens_per_iter: int,
-) -> None:  # fmt: skip
-    """Say what is about to be trained, on what."""
-    params, train_tokens = model.num_params(), len(dataset.splits["train"])
-    epochs = config.max_iters * tokens_per_iter / train_tokens
-    log.say(machine.describe() + (f", {way.name}" if way.name else ""))
-    log.say(f"number of parameters: {params / 1e6:.2f}M")
-    log.say(
-        f"tokens per iteration: {tokens_per_iter:,}; {config.max_iters:,} iterations: "
-        f"{epochs:.2f} epochs"
-    )
-    log.record(
-        type="start", iter=max(start, 0), params=params, max_iters=config.max_iters,
-        vocab_size=dataset.vocab_size, train_tokens=train_tokens, tokens_per_iter=tokens_per_iter,
-        model_vocab_size=model.config.vocab_size, **way.computes,
-    )  # fmt: skip
-
-
-def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
-    """The shape of the model that a run trains: the options that both configurations have."""
-    if config.lora_rank:
-        raise UsageError(
-            f"lora_rank={config.lora_rank} trains beside weights that are there already",
-            "Name them with --init_from",
-        )
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig)}
-    return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
+def step_optimizers(t: Training, it: int, loss: float) -> float:
+    """Let every optimizer take its step, or none; return the gradient's norm before clipping."""
+    for optimizer in t.optimizers:
+        t.scaler.unscale_(optimizer)
+    params = [p for p in t.model.parameters() if p.grad is not None]
+    limit = t.config.grad_clip or math.inf
+    grad_norm = torch.nn.utils.clip_grad_norm_(params, limit).item()
+    t.guards.stop_if_not_finite(it, loss, 0.0 if t.scaler.is_enabled() else grad_norm)
+    t.guards.stop_if_dead(it, loss, grad_norm)
+    if t.guards.should_step(it, loss):
+        for optimizer in t.optimizers:
+            t.scaler.step(optimizer)
+        t.scaler.update()
+    return grad_norm

@@ -31,6 +31,8 @@ from bardlet.interop import nanogpt
 from bardlet.interop.verify import Trained
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import DatasetRef, RunState
+from bardlet.training import scoring
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"  # the real one, where it is
@@ -126,7 +128,7 @@ def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
         loss = next(given) if split == "val" else 1.0
         return Score(loss=loss, tokens=10, bits_per_byte=loss)
 
-    monkeypatch.setattr(training, "evaluate", evaluated)
+    monkeypatch.setattr(scoring, "evaluate", evaluated)
 
 
 def damage(file: Path, how: str) -> None:
@@ -198,17 +200,22 @@ def as_ranks(processes: int, work: Callable[[], object]) -> None:
 ALPHABET = "\n\t " + string.punctuation + string.ascii_letters + "é中𝄞\u200b\u2028"
 
 
-def a_run(folder: Path, model: GPT, chars: str, **state: Any) -> Path:
+def a_state(it: int = 7, **known: Any) -> RunState:
+    """What a run of a dataset that is not there says of itself after `it` iterations."""
+    facts = {"tokens": 0, "dataset": DatasetRef(name="d", hash="0"), "scaler": {}, **known}
+    return RunState(iter=it, **facts)
+
+
+def a_run(folder: Path, model: GPT, chars: str, **known: Any) -> Path:
     """A run's folder with one checkpoint of this model."""
-    facts = {"tokens": 0, "dataset": {"name": "d", "hash": "0"}, "scaler": {}, **state}
-    saved = checkpoint.save(folder, 7, model, [], CharTokenizer(chars), facts)
+    saved = checkpoint.save(folder, model, [], CharTokenizer(chars), a_state(**known))
     run_folder.set_pointer(folder, "last", saved)
     return folder
 
 
 def trained(model: GPT, chars: str = ALPHABET) -> Trained:
     return Trained(
-        name="a", model=model.eval(), tokenizer=CharTokenizer(chars), state={"iter": 7}
+        name="a", model=model.eval(), tokenizer=CharTokenizer(chars), state=a_state()
     )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ from bardlet.run import checkpoint, run_folder
 from bardlet.sample import generate
 from bardlet.system import device
 from bardlet.system.distributed import Group
-from bardlet.train import model_config, train
+from bardlet.train import train
+from bardlet.training.resume import model_config
 
 END = 256  # of a text, in the tokenizer of bytes
 CORE = {"n_embd": 64, "n_head": 2, "n_kv_head": 0, "block_size": 64, "mlp_dim": 64}
@@ -193,7 +194,7 @@ def test_a_sample_begins_as_a_document_does(
         prompt = prompt or given or ""
         assert found["prompt"] == prompt
         model, tokenizer, state = checkpoint.load(run_folder.find(tmp_path / name, "best"))
-        assert state["dataset"]["end_of_text"] == (END if name == "many" else None)
+        assert state.dataset.end_of_text == (END if name == "many" else None)
         start = [END] * (name == "many") + tokenizer.encode(prompt).tolist()
         options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
         ids = [int(i) for i in generate(model, torch.tensor(start), **options)]

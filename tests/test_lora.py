@@ -82,7 +82,7 @@ def test_only_the_adapters_are_trained_and_have_moments(
     result = train(config, load_pretrained)
     first = load_pretrained(config, Dataset(data))
     model, _, state = checkpoint.load(run_folder.find(tmp_path / "out", "last"))
-    assert model.config.lora_rank == 3 and state["config"]["lora_rank"] == 3
+    assert model.config.lora_rank == 3 and state.config["lora_rank"] == 3
     for (name, p), (_, q) in zip(model.named_parameters(), first.named_parameters(), strict=True):
         assert p.requires_grad == ("lora" in name)
         assert torch.equal(p, q) != ("lora" in name), name

@@ -22,7 +22,7 @@ from bardlet.optim import (
     newton_schulz,
     set_learning_rate,
 )
-from bardlet.train import model_config
+from bardlet.training.resume import model_config
 
 
 def config(**options: object) -> TrainConfig:

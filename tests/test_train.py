@@ -201,8 +201,10 @@ def test_best_and_last_are_kept(
     ]  # 6 is the second newest
     assert (result.best_val_loss, result.val_loss) == (2.25, 2.75)
     # each was saved before it was judged, and has its own losses
-    assert checkpoint.load(run_folder.find(out, "best"))[2]["eval"]["val_loss"] == 2.25
-    assert checkpoint.load(run_folder.find(out, "last"))[2]["eval"]["val_loss"] == 2.75
+    scores = run_folder.read_scores(run_folder.find(out, "best"))
+    assert scores is not None and scores.val_loss == 2.25
+    scores = run_folder.read_scores(run_folder.find(out, "last"))
+    assert scores is not None and scores.val_loss == 2.75
 
 
 def test_best_goes_on_after_a_resume(
@@ -227,7 +229,7 @@ def test_without_always_save_only_improvements_and_the_end(
     judged([2.5, 3.0, 2.25, 2.25, 2.75], monkeypatch)
     written = []
     write = checkpoint.write
-    monkeypatch.setattr(checkpoint, "write", lambda *a: written.append(a[1]) or write(*a))
+    monkeypatch.setattr(checkpoint, "write", lambda *a: written.append(a[4].iter) or write(*a))
     train(config)
     assert written == [2, 6, 10]
     assert run_folder.find(Path(config.out_dir), "best").name == run_folder.name_of(6)

@@ -49,7 +49,7 @@ def eval_run(
         raise UsageError(f"batch_size={batch_size} must be at least 1")
     trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
-    name = dataset or state.get("dataset", {}).get("name", "")
+    name = dataset or state.dataset.name
     if not name:
         raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
     data = mixture.opened(name)
@@ -61,13 +61,13 @@ def eval_run(
     device.tune_process()
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
-    doc_mask = state.get("config", {}).get("doc_mask", False)
+    doc_mask = bool(state.config.get("doc_mask"))
     score = evaluate(
         model, data, split, batch_size=batch_size, machine=machine, group=Group(), doc_mask=doc_mask
     )
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
-        "tokens": score.tokens, "iter": state.get("iter"), "device": str(machine.device),
+        "tokens": score.tokens, "iter": state.iter, "device": str(machine.device),
         "dtype": str(machine.dtype).removeprefix("torch."),
     }  # fmt: skip

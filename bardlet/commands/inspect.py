@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bardlet.commands.parser import Parser, parse
 from bardlet.errors import DataError
+from bardlet.io import schema
 
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
@@ -59,8 +60,11 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
     """What a checkpoint is: its model, how far it was trained, and how good it is."""
     from bardlet.run import checkpoint, run_folder
 
-    model, tokenizer, state = checkpoint.load(folder)
-    options = state.pop("config", {})
+    model, tokenizer, saved = checkpoint.load(folder)
+    state = schema.to_json(saved)
+    options = state.pop("config")
+    if saved.scores is not None:
+        state["eval"] = schema.to_json(saved.scores)
     return {
         "path": str(folder),
         "parameters": model.num_params(),

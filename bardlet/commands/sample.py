@@ -7,7 +7,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
     from bardlet.data.tokenizers.base import Tokenizer
     from bardlet.model import GPT
+    from bardlet.run.state import DatasetRef
 
 SEPARATOR = "---------------"
 
@@ -87,12 +88,13 @@ def write(
     trained = load.load_model(run, checkpoint)
     model, tokenizer = trained.model, trained.tokenizer
     without_padding(model, tokenizer.vocab_size)
-    trained_on = training_text(trained.source, trained.state) if check_memorization else None
+    dataset = trained.state.dataset
+    trained_on = training_text(trained.source, dataset) if check_memorization else None
     machine = device.choose(device_name, dtype)
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
         model.to(machine.dtype)  # half the bytes to read for every token
-    ends = trained.state.get("dataset", {}).get("end_of_text")
+    ends = dataset.end_of_text
     behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
     text = "" if start is None and behind else prompt_text(start, tokenizer)
     prompt = torch.tensor(behind + tokenizer.encode(text).tolist(), dtype=torch.int64)  # (P,)
@@ -187,13 +189,12 @@ def without_padding(model: GPT, vocab_size: int) -> None:
     model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
 
 
-def training_text(source: str, state: Mapping[str, Any]) -> Dataset:
+def training_text(source: str, trained_on: DatasetRef) -> Dataset:
     """The dataset that a checkpoint was trained on; DataError where it is not here as it was."""
     from bardlet.data.dataset import mixture
 
-    trained_on: Mapping[str, Any] = state.get("dataset", {})
-    dataset = mixture.opened(trained_on.get("name", ""))
-    if dataset.hash != trained_on.get("hash"):
+    dataset = mixture.opened(trained_on.name)
+    if dataset.hash != trained_on.hash:
         raise DataError(
             f"{dataset.folder} does not have the tokens that {source} was trained on",
             "What a model knows by heart shows in its own training text only",

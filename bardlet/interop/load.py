@@ -30,6 +30,7 @@ from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import DatasetRef, Imported, RunState
 from bardlet.system.optional_deps import need, reason
 
 HUB_NAMES = {name: f"openai-community/{name}"
@@ -216,10 +217,10 @@ def imported(
             f"the tokenizer of {source} has {tokenizer.vocab_size:,} tokens, its model's "
             f"vocabulary {model.config.vocab_size:,}: it belongs to another model"
         )
-    state = {
-        "iter": 0, "tokens": 0, "dataset": {"name": "", "hash": ""}, "scaler": {},
-        "imported": {"source": source, "token_ids": dict(token_ids)},
-    }  # fmt: skip
+    state = RunState(
+        iter=0, tokens=0, dataset=DatasetRef(name="", hash=""), scaler={},
+        imported=Imported(source=source, token_ids=dict(token_ids)),
+    )  # fmt: skip
     name = Path(source).stem if source.endswith(".pt") else Path(source).name
     return Trained(
         name=name, source=source, model=model.eval(), tokenizer=tokenizer, state=state
@@ -239,7 +240,7 @@ def save(trained: Trained, out: Path) -> Path:
     """Write an imported model as the run `out`, which must be new; return its checkpoint."""
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    folder = checkpoint.save(out, 0, trained.model, [], trained.tokenizer, trained.state)
+    folder = checkpoint.save(out, trained.model, [], trained.tokenizer, trained.state)
     for name in ("last", "best"):
         run_folder.set_pointer(out, name, folder)
     return folder

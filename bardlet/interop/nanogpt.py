@@ -34,8 +34,8 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         {
             "model": weights,
             "model_args": {name: getattr(config, name) for name in SHAPE},
-            "iter_num": trained.state.get("iter", 0),
-            "best_val_loss": (trained.state.get("eval") or {}).get("val_loss", 1e9),
+            "iter_num": trained.state.iter,
+            "best_val_loss": trained.state.scores.val_loss if trained.state.scores else 1e9,
             "config": {"dataset": trained.name},
         },
         folder / "ckpt.pt",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
+from bardlet.run.state import RunState
 
 TOLERANCE = 1e-4  # of logits in float32, largest absolute difference
 GREEDY_TOKENS = 50
@@ -26,7 +26,7 @@ class Trained:
     source: str = ""  # the checkpoint's folder, or where else it was read from
     model: GPT  # float32, on the CPU, in evaluation
     tokenizer: Tokenizer
-    state: dict[str, Any]  # state.json, with eval.json as "eval"
+    state: RunState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
-from bardlet.train import model_config
 from bardlet.training import auto_batch, saver
 from bardlet.training.auto_batch import TrialProcess
+from bardlet.training.resume import model_config
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
 STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on

@@ -13,7 +13,6 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,30 +24,30 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
 from bardlet.run import run_folder, weights
-from bardlet.run.run_folder import corrupt, read_json
+from bardlet.run.run_folder import corrupt
+from bardlet.run.state import FORMAT_VERSION, RunState
 
 OPTIMIZER = "optimizer.safetensors"
 FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
 
 
 def save(
-    run: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
+    run: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
+    tokenizer: tokenizers.Tokenizer, state: RunState,
 ) -> Path:  # fmt: skip
-    """Write the state after `it` iterations as a checkpoint of `run`; return its folder.
+    """Write a checkpoint of `run` after `state.iter` iterations; return its folder.
 
-    `state` is what else a resumed run needs, JSON values only. Raises CheckpointError where the
-    disk does not take it, leaving what was there before.
+    Raises CheckpointError where the disk does not take it, leaving what was there before.
     """
-    folder = run / "checkpoints" / run_folder.name_of(it)
-    write(folder, it, model, optimizers, tokenizer, state)
+    folder = run / "checkpoints" / run_folder.name_of(state.iter)
+    write(folder, model, optimizers, tokenizer, state)
     finish(folder)
     return folder
 
 
 def write(
-    folder: Path, it: int, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
-    tokenizer: tokenizers.Tokenizer, state: dict[str, Any],
+    folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
+    tokenizer: tokenizers.Tokenizer, state: RunState,
 ) -> None:  # fmt: skip
     """Write the files of what becomes the checkpoint `folder`, to where the system puts them first.
 
@@ -56,7 +55,7 @@ def write(
     """
     building = temporary(folder)
     tensors = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
-    version = {"format_version": run_folder.FORMAT_VERSION}
+    version = {"format_version": FORMAT_VERSION}
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -64,7 +63,7 @@ def write(
         save_file(optimizer_tensors(model, optimizers), building / OPTIMIZER)
         write_json(building / "config.json", {**version, **dataclasses.asdict(model.config)})
         write_text(building / "tokenizer.json", tokenizer.to_json())
-        write_json(building / "state.json", {**version, "iter": it, **state})
+        run_folder.write_versioned(building / "state.json", state)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise not_saved(folder, error) from None
@@ -106,18 +105,15 @@ def optimizer_bytes(optimizers: Sequence[torch.optim.Optimizer]) -> int:
     )
 
 
-def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, dict[str, Any]]:
-    """The model on the CPU, its tokenizer, and state.json with eval.json of a checkpoint.
+def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, RunState]:
+    """The model on the CPU, its tokenizer, and the state of the run of a checkpoint.
 
     Raises CheckpointError where a file is missing, corrupt, or of a newer format.
     """
     run_folder.verify(folder, *(name for name in FILES if name != OPTIMIZER))
     model = weights.untrained(folder)
     weights.load_into(model, folder / "model.safetensors")
-    state = read_json(folder / "state.json")
-    scores = run_folder.scores_of(folder)
-    if scores is not None:
-        state["eval"] = scores
+    state = run_folder.read_state(folder)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise corrupt(folder / "tokenizer.json", "it has more tokens than the model")

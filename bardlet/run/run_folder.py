@@ -10,19 +10,21 @@ Only names and JSON are read here, so that the command line need not wait for to
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bardlet.errors import CheckpointError
 from bardlet.io import safe_read, schema
 from bardlet.io.atomic import flush, remove, sha256, write_json, write_text
 from bardlet.io.safe_read import read_text, regular, within
+from bardlet.run.state import FORMAT_VERSION, Checksums, FileSum, RunState, Scores
 
-CHECKSUMS, EVAL = "checksums.json", "eval.json"
-FORMAT_VERSION = 2
+CHECKSUMS, EVAL, STATE = "checksums.json", "eval.json", "state.json"
 FIRST_WITH_CHECKSUMS = 2
+T = TypeVar("T")
 
 
 def name_of(it: int) -> str:
@@ -115,18 +117,22 @@ def remove_partial(run: Path) -> None:
 
 def write_checksums(folder: Path, names: list[str]) -> None:
     """Write checksums.json of a checkpoint: the size and sha256 of each of these files."""
-    files = {name: fingerprint(folder / name) for name in names}
-    write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
+    write_versioned(folder / CHECKSUMS, Checksums(files={n: checksum(folder / n) for n in names}))
     flush(folder)
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def checksum(path: Path) -> FileSum:
+    return FileSum(bytes=path.stat().st_size, sha256=sha256(path))
 
 
-def read_checksums(folder: Path) -> dict[str, Any]:
+def write_versioned(path: Path, value: Checksums | Scores | RunState) -> None:
+    """Write a file of a checkpoint with the version of its format."""
+    write_json(path, {"format_version": FORMAT_VERSION, **schema.to_json(value)})
+
+
+def read_checksums(folder: Path) -> dict[str, FileSum]:
     """What checksums.json says of each file of a checkpoint. CheckpointError without it."""
-    return read_json(folder / CHECKSUMS)["files"]
+    return dict(read_as(Checksums, folder / CHECKSUMS).files)
 
 
 def verify(folder: Path, *names: str) -> None:
@@ -144,9 +150,9 @@ def verify(folder: Path, *names: str) -> None:
             regular(path, folder)
         except OSError as error:
             raise corrupt(path, error) from None
-        if path.stat().st_size != files.get(name, {}).get("bytes"):  # EVAL may not be in it yet
+        if name not in files or path.stat().st_size != files[name].bytes:  # EVAL may not be in it
             raise corrupt(path, f"{path.stat().st_size} bytes are not what was written")
-        if sha256(path) != files[name].get("sha256"):
+        if sha256(path) != files[name].sha256:
             raise corrupt(path, "its sha256 is not that of what was written")
 
 
@@ -154,34 +160,44 @@ def version_of(folder: Path) -> int:
     return read_json(folder / "config.json").get("format_version", 1)
 
 
-def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
+def write_scores(folder: Path, scores: Scores) -> None:
     """Add its losses to a checkpoint. Their checksum says that they are whole."""
-    write_json(folder / EVAL, dict(scores))
+    write_json(folder / EVAL, schema.to_json(scores))
     files = read_checksums(folder)
-    files[EVAL] = fingerprint(folder / EVAL)
-    write_json(folder / CHECKSUMS, {"format_version": FORMAT_VERSION, "files": files})
+    write_versioned(folder / CHECKSUMS, Checksums(files={**files, EVAL: checksum(folder / EVAL)}))
 
 
-def scores_of(folder: Path) -> dict[str, float] | None:
+def read_scores(folder: Path) -> Scores | None:
     """The losses of a checkpoint, where it was evaluated."""
     try:
         verify(folder, EVAL)
-        scores = read_json(folder / EVAL)
+        return read_as(Scores, folder / EVAL)
     except CheckpointError:
         return None
-    return {name: value for name, value in scores.items() if name != "format_version"}
+
+
+def read_state(folder: Path) -> RunState:
+    """state.json of a checkpoint, with its losses."""
+    return dataclasses.replace(read_as(RunState, folder / STATE), scores=read_scores(folder))
+
+
+def read_as(cls: type[T], path: Path) -> T:
+    """A JSON file of a checkpoint as its class. CheckpointError where it is not of its shape."""
+    document = read_json(path)
+    try:
+        return schema.read(cls, document)
+    except ValueError as error:
+        raise corrupt(path, error) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a checkpoint, its format and shape checked."""
+    """An object from a JSON file of a checkpoint, its format checked."""
     try:
         document = safe_read.read_json(path)
         schema.check(document, schema.VERSIONED)
-        version = document.get("format_version", 1)
-        if version <= FORMAT_VERSION:
-            schema.check(document, schema.FILES.get(path.name, {}))
     except (OSError, ValueError) as error:
         raise corrupt(path, error) from None
+    version = document.get("format_version", 1)
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
@@ -202,12 +218,10 @@ def finished(folder: Path) -> bool:
     """Whether a run ended with this checkpoint: it is of the last iteration, or of the last
     evaluation that early stopping waits for, and its losses are known.
     """
-    state, scores = read_json(folder / "state.json"), scores_of(folder)
-    options = state.get("config", {})
-    patience = options.get("patience", 0)
-    return scores is not None and (
-        state["iter"] >= options.get("max_iters", math.inf)
-        or 0 < patience <= scores.get("since_best", 0)
+    state = read_state(folder)
+    return state.scores is not None and (
+        state.iter >= state.option("max_iters", math.inf)
+        or 0 < state.option("patience", 0) <= state.scores.since_best
     )
 
 
@@ -215,9 +229,9 @@ def saved_options(run: Path) -> Mapping[str, Any] | None:
     """The options of a run as its newest checkpoint that can be read has them."""
     for folder in reversed(checkpoints(run)):
         with contextlib.suppress(CheckpointError):
-            verify(folder, "state.json")
-            options = read_json(folder / "state.json").get("config")
-            if isinstance(options, dict):
+            verify(folder, STATE)
+            options = read_as(RunState, folder / STATE).config
+            if options:
                 return options
     return None
 

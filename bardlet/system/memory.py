@@ -21,15 +21,9 @@ RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of me
 class MicroBatcher:
     """The number of sequences that are computed at once, halved when memory runs out."""
 
-    def __init__(
-        self, size: int, *, can_retry: bool = True,
-        on_shrink: Callable[[int], object] = lambda size: None,
-    ) -> None:  # fmt: skip
-        """`can_retry`: no other process waits for this one, which may compute its part again.
-
-        `on_shrink` is called with the new size after each halving.
-        """
-        self.size, self.can_retry, self.on_shrink = size, can_retry, on_shrink
+    def __init__(self, size: int, *, can_retry: bool = True) -> None:
+        """`can_retry`: no other process waits for this one, which may compute its part again."""
+        self.size, self.can_retry = size, can_retry
 
     def run(self, work: Callable[[int], T]) -> T:
         """The result of work(size), computed again at half the size whenever memory runs out.
@@ -54,7 +48,6 @@ class MicroBatcher:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
-            self.on_shrink(self.size)
 
 
 def available() -> float:

@@ -20,7 +20,7 @@ class Backend:
     """How a run computes its loss."""
 
     forward: torch.nn.Module  # called as a GPT with targets; the logits may be None
-    computes: dict[str, Any]  # what of the machine and the way moves rounding
+    numerics: dict[str, Any]  # settings that change rounding
     name: str  # for people; empty for the model as it is
     peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
 
@@ -43,7 +43,7 @@ def select(
     core = isinstance(forward, NativeGPT)
     compiled = forward is not model and not core
     return Backend(
-        forward=forward, computes={**machine.facts(), "core": core, "compiled": compiled},
+        forward=forward, numerics={**machine.facts(), "core": core, "compiled": compiled},
         name="compiled core" if core else "compiled" if compiled else "",
         peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,
     )  # fmt: skip

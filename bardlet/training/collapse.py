@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bardlet.run.state import CollapseState
+
 NO_GRADIENT = 1e-8  # norm of one that is none: healthy runs stay above 0.01
 NEAR = 1e-3  # nats from ln V: equal logits come within 1e-6, losses of batches differ by 0.01
 LOWER = 0.9  # of ln V: below it a run has learnt, as single letters' frequencies alone are 0.8
@@ -20,19 +22,20 @@ RISE = 0.5  # nats above ln V that are a spike worth telling
 class Collapse:
     """Follows a run: `count` iterations on end, from `since` on, in which nothing was learnt."""
 
-    def __init__(self, vocab_size: int, state: Mapping[str, Any]) -> None:
-        """`state` is what `state()` was when the run was saved; empty for a new one."""
+    def __init__(self, vocab_size: int, state: CollapseState) -> None:
+        """`state` is what `state()` was when the run was saved."""
         self.vocab_size = vocab_size
         self.blank = math.log(vocab_size)  # the loss of equal logits, as of an untrained model
-        self.lowest = float(state.get("lowest", self.blank))
-        self.highest = float(state.get("highest", 0.0))  # since the lowest
-        self.count, self.since = int(state.get("count", 0)), int(state.get("since", 0))
+        self.lowest = self.blank if state.lowest is None else state.lowest
+        self.highest = state.highest  # since the lowest
+        self.count, self.since = state.count, state.since
         self.loss = self.grad_norm = math.nan  # the last
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed run has to know, as JSON values."""
-        names = ("lowest", "highest", "count", "since")
-        return {name: getattr(self, name) for name in names}
+    def state(self) -> CollapseState:
+        """What a resumed run has to know."""
+        return CollapseState(
+            lowest=self.lowest, highest=self.highest, count=self.count, since=self.since
+        )
 
     def see(self, it: int, loss: float, grad_norm: float) -> int:
         """Take in iteration `it`, and return `count`.
@@ -72,7 +75,7 @@ class Collapse:
 def reread(start: Mapping[str, Any], iters: Sequence[Mapping[str, Any]]) -> Collapse:
     """The same from a run's lines of metrics.jsonl; nothing of one that does not tell its V."""
     vocab_size = start.get("model_vocab_size", start.get("vocab_size", 0))
-    collapse = Collapse(vocab_size or 1, {})
+    collapse = Collapse(vocab_size or 1, CollapseState())
     for line in iters if vocab_size else ():
         loss, norm = line.get("loss"), line.get("grad_norm")
         if loss is not None:

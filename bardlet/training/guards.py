@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.errors import TrainingError
+from bardlet.run.state import GuardState
 from bardlet.training.collapse import Collapse
 from bardlet.training.log import Log
 
@@ -26,24 +26,20 @@ DEAD = 20  # in a row, without learning: a healthy run has none, and seconds are
 class Guards:
     """Judges each iteration before its step, and each evaluation."""
 
-    def __init__(
-        self, config: TrainConfig, log: Log, vocab_size: int, state: dict[str, Any]
-    ) -> None:
-        """`vocab_size` is the model's, `state` what `state()` was when the run was saved; empty
-        for a new one.
-        """
+    def __init__(self, config: TrainConfig, log: Log, vocab_size: int, state: GuardState) -> None:
+        """`vocab_size` is the model's, `state` what `state()` was when the run was saved."""
         self.config, self.log = config, log
-        self.losses: deque[float] = deque(state.get("losses", ()), maxlen=WINDOW)
-        self.skipped = int(state.get("skipped", 0))  # in a row
-        self.since_best = int(state.get("since_best", 0))  # evaluations
-        self.collapse = Collapse(vocab_size, state.get("collapse", {}))
+        self.losses: deque[float] = deque(state.losses, maxlen=WINDOW)
+        self.skipped = state.skipped  # consecutive iterations
+        self.since_best = state.since_best  # consecutive evaluations without progress
+        self.collapse = Collapse(vocab_size, state.collapse)
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed run has to know, as JSON values."""
-        return {
-            "losses": list(self.losses), "skipped": self.skipped, "since_best": self.since_best,
-            "collapse": self.collapse.state(),
-        }  # fmt: skip
+    def state(self) -> GuardState:
+        """What a resumed run has to know."""
+        return GuardState(
+            losses=tuple(self.losses), skipped=self.skipped, since_best=self.since_best,
+            collapse=self.collapse.state(),
+        )  # fmt: skip
 
     def stop_if_not_finite(self, it: int, loss: float, grad_norm: float) -> None:
         """Raise TrainingError where the loss or the gradient's norm is no finite number."""

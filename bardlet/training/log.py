@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
 import math
+import os
 import sys
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from bardlet.errors import UsageError
 from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
 from bardlet.io.terminal import beneath, shown
+from bardlet.run.state import Scores
 
 
 class Log:
@@ -33,12 +37,13 @@ class Log:
         self.config, self.main = config, main
         self.progress: Any = None
         self.tracker: Any = None
-        self.file = None
+        self.file: FileIO | None = None
+        self.lost = False  # the last line
         if not main or config.eval_only:
             return
         path = Path(config.out_dir) / "metrics.jsonl"
         write_text(path, "".join(lines_until(path, start, evaluated) if start else []))
-        self.file = path.open("a", encoding="utf-8", newline="\n")
+        self.file = path.open("ab", buffering=0)  # whose errors are known at once
         if config.wandb_log:
             self.tracker = start_wandb(config)
 
@@ -71,6 +76,23 @@ class Log:
         elif self.main:
             print(line, file=sys.stderr, flush=True)
 
+    def introduction(
+        self, *, machine: str, backend: str, iter: int, params: int, train_tokens: int,
+        tokens_per_iter: int, **facts: Any,
+    ) -> None:  # fmt: skip
+        """Say what is about to be trained, on what; `facts` go into metrics.jsonl as they are."""
+        max_iters = self.config.max_iters
+        self.say(machine + (f", {backend}" if backend else ""))
+        self.say(f"number of parameters: {params / 1e6:.2f}M")
+        self.say(
+            f"tokens per iteration: {tokens_per_iter:,}; {max_iters:,} iterations: "
+            f"{max_iters * tokens_per_iter / train_tokens:.2f} epochs"
+        )
+        self.record(
+            type="start", iter=iter, params=params, max_iters=max_iters, train_tokens=train_tokens,
+            tokens_per_iter=tokens_per_iter, **facts,
+        )  # fmt: skip
+
     def advance(self, it: int, loss: float) -> None:
         """Move the bar to iteration `it`."""
         if self.progress is not None:
@@ -96,25 +118,20 @@ class Log:
             data_ms=waiting * 1000, mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,
         )  # fmt: skip
 
-    def evaluation(self, it: int, *, train_loss: float, val_loss: float, **more: float) -> None:
+    def evaluation(self, scores: Scores, it: int) -> None:
         """Report the losses on both splits after `it` iterations."""
-        self.say(f"step {it}: train loss {train_loss:.4f}, val loss {val_loss:.4f}")
-        self.record(type="eval", iter=it, train_loss=train_loss, val_loss=val_loss, **more)
+        losses = {"train_loss": scores.train_loss, "val_loss": scores.val_loss}
+        self.say(f"step {it}: train loss {scores.train_loss:.4f}, val loss {scores.val_loss:.4f}")
+        self.record(type="eval", iter=it, **losses, bits_per_byte=scores.bits_per_byte)
 
     def record(self, **entry: Any) -> None:
         """Append one line to metrics.jsonl, at once. A full disk costs lines, not the run."""
-        if self.file is None:
+        if self.file is None and self.tracker is None:
             return
-        # JSON has no NaN: a loss that is none is null
+        # JSON has no NaN: a loss that is not finite is null
         entry = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in entry.items()}
-        try:
-            self.file.write(json.dumps(entry) + "\n")
-            self.file.flush()
-        except OSError as error:
-            self.say(
-                f"warning: {self.file.name}: {error.strerror}; its lines are lost from here on"
-            )
-            self.stop_writing()
+        if self.file is not None:
+            self.write_line(json.dumps(entry))
         if self.tracker is not None:
             prefix = entry.pop("type")
             step = entry.pop("iter")
@@ -125,16 +142,27 @@ class Log:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
-        self.stop_writing()
-        if self.tracker is not None:
-            self.tracker.finish()
-
-    def stop_writing(self) -> None:
-        """Close metrics.jsonl, whatever the disk says to what is still to be written."""
         if self.file is not None:
             with contextlib.suppress(OSError):
                 self.file.close()
             self.file = None
+        if self.tracker is not None:
+            self.tracker.finish()
+
+    def write_line(self, line: str) -> None:
+        """Append a line to metrics.jsonl; where the disk does not take it, say so once."""
+        assert self.file is not None
+        # after an error the file may end within a line, which an empty one then ends
+        data = ("\n" * self.lost + line + "\n").encode()
+        try:
+            if self.file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.lost = False
+        except OSError as error:
+            if not self.lost:
+                what = f"{self.file.name}: {error.strerror}"
+                self.say(f"warning: {what}; lines are lost until it can be written again")
+            self.lost = True
 
 
 def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:

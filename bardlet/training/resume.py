@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bardlet.config import BUILTIN_INIT, FIELDS, TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
-from bardlet.run import run_folder
+from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import RunState
+from bardlet.system.distributed import Group
+from bardlet.training import auto_batch
+
+InitModel = Callable[[TrainConfig, Dataset], GPT]
 
 # what may change between the parts of a run without changing what it computes
 MAY_CHANGE = {
@@ -62,6 +69,40 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
+def init_or_resume(
+    config: TrainConfig, group: Group, dataset: Dataset, init_model: InitModel | None
+) -> tuple[GPT, TrainConfig, RunState | None, list[str]]:
+    """The model, new, from elsewhere, or as the last checkpoint left it.
+
+    With it the options as they then are, the state of the checkpoint it goes on from, None for a
+    new run, and what has changed since.
+    """
+    start = group.agree(resume_iteration(config) if group.main else 0)
+    config = auto_batch.resolve_auto_batch_size(config, group, start)
+    if start >= 0:
+        folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
+        model, _, state = checkpoint.load(folder)
+        config = with_model_shape(config, model.config)
+        return model, config, state, check_resume(config, model, state, dataset)
+    if config.init_from not in BUILTIN_INIT:
+        assert init_model, "init_from names a model"
+        model = init_model(config, dataset)
+        return model, with_model_shape(config, model.config), None, []
+    torch.manual_seed(config.seed)
+    return GPT(model_config(config, dataset.vocab_size)), config, None, []
+
+
+def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
+    """The shape of the model that a run trains: the options that both configurations have."""
+    if config.lora_rank:
+        raise UsageError(
+            f"lora_rank={config.lora_rank} trains beside weights that are there already",
+            "Name them with --init_from",
+        )
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig)}
+    return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
+
+
 def resume_iteration(config: TrainConfig) -> int:
     """The iterations of the checkpoint that a run goes on from, or -1 where it begins.
 
@@ -77,10 +118,9 @@ def resume_iteration(config: TrainConfig) -> int:
             run_folder.find(run, "last")  # which says what is missing
         return -1
     folder = newest_valid(run)
-    state = run_folder.read_json(folder / "state.json")
     if not wanted and run_folder.finished(folder):
         raise CheckpointError(
-            f"{run} already holds a run, finished after {state['iter']} iterations",
+            f"{run} already holds a run, finished after {run_folder.iter_of(folder)} iterations",
             "Train it on with --resume --max_iters=MORE, start over with --fresh, or name another "
             "--out_dir",
         )
@@ -93,7 +133,7 @@ def newest_valid(run: Path) -> Path:
     for folder in reversed(run_folder.checkpoints(run)):
         try:
             run_folder.verify(folder)
-            run_folder.read_json(folder / "state.json")
+            run_folder.read_state(folder)
         except CheckpointError as error:
             problems.append(error)
             continue
@@ -112,14 +152,12 @@ def with_model_shape(config: TrainConfig, model: GPTConfig) -> TrainConfig:
     return dataclasses.replace(config, **{k: v for k, v in shape.items() if k not in chosen})
 
 
-def check_resume(
-    config: TrainConfig, model: GPT, state: Mapping[str, Any], dataset: Dataset
-) -> list[str]:
+def check_resume(config: TrainConfig, model: GPT, state: RunState, dataset: Dataset) -> list[str]:
     """Raise where a checkpoint cannot go on under `config`; return what else has changed.
 
     Each entry names an option that moves the results from those of an undisturbed run.
     """
-    before: Mapping[str, Any] = state.get("config", {})
+    before = state.config
     have = {**before, **dataclasses.asdict(model.config)}
     differ = [
         f"{name}={getattr(config, name)}, not {have[name]}"
@@ -133,7 +171,7 @@ def check_resume(
             f"{config.out_dir} holds another model than asked for: {'; '.join(differ)}",
             "Leave these options out, or start anew with --fresh or in another out_dir",
         )
-    if state.get("dataset", {}).get("hash") != dataset.hash:
+    if state.dataset.hash != dataset.hash:
         raise CheckpointError(
             f"{config.out_dir} was trained on other tokens than {dataset.folder} has now",
             "Prepare the same text again, or start anew in another out_dir",

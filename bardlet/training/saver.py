@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import RunState, Scores
 from bardlet.training.log import Log
 
 
@@ -48,7 +48,7 @@ class Saver:
             run_folder.set_pointer(
                 self.run, "last", self.run / "checkpoints" / run_folder.name_of(it)
             )
-            run_folder.prune(self.run, self.config.keep_checkpoints)
+            self.prune(self.config.keep_checkpoints)
 
     def due(self, it: int) -> bool:
         """Whether to save after `it` iterations for the time that has passed, or their number."""
@@ -56,23 +56,21 @@ class Saver:
         late = bool(minutes) and time.monotonic() - self.began > minutes * 60
         return it > 0 and (late or bool(every and it % every == 0))
 
-    def save(self, it: int, facts: dict[str, Any], *, must: bool = False) -> None:
-        """Save the state after `it` iterations, unless it is the newest one saved.
+    def save(self, state: RunState, *, must: bool = False) -> None:
+        """Save what the run is after `state.iter` iterations, unless it is the newest one saved.
 
         `must` is for the last chance: it waits for the disk, and raises where it fails.
         """
         if not self.main:
             return
         self.wait()
-        if it != self.newest:
+        if state.iter != self.newest:
             self.log.say(f"saving checkpoint to {self.run}")
-            self.newest = it
+            self.newest = state.iter
+            folder = self.run / "checkpoints" / run_folder.name_of(state.iter)
             try:
                 self.make_room()
-                folder = self.run / "checkpoints" / run_folder.name_of(it)
-                checkpoint.write(
-                    folder, it, self.model, self.optimizers, self.tokenizer, facts
-                )  # fmt: skip
+                checkpoint.write(folder, self.model, self.optimizers, self.tokenizer, state)
                 self.began = time.monotonic()
                 # a daemon, for the second signal that is not to wait for a disk
                 self.thread = threading.Thread(target=self.finish, args=[folder], daemon=True)
@@ -82,25 +80,23 @@ class Saver:
         if must:
             self.wait(must=True)
 
-    def attach_scores(
-        self, it: int, facts: dict[str, Any], scores: dict[str, float], *, best: bool, keep: bool
-    ) -> None:  # fmt: skip
-        """Add its losses to the checkpoint after `it` iterations, and let `best` name it if it is.
+    def attach_scores(self, state: RunState, scores: Scores, *, best: bool, keep: bool) -> None:
+        """Add its losses to the checkpoint of `state`, and let `best` name it if it is.
 
         `keep` is for the run's end: it is saved in any case, and must be.
         """
         if not self.main:
             return
         if best or keep:
-            self.save(it, facts, must=keep)
+            self.save(state, must=keep)
         self.wait()
-        folder = self.run / "checkpoints" / run_folder.name_of(it)
-        if it != self.newest or not folder.is_dir():  # it was not wanted, or not to be saved
+        folder = self.run / "checkpoints" / run_folder.name_of(state.iter)
+        if state.iter != self.newest or not folder.is_dir():  # not wanted, or not saved
             return
         try:
             if best:
                 run_folder.set_pointer(self.run, "best", folder)
-            run_folder.prune(self.run, self.config.keep_checkpoints)
+            self.prune(self.config.keep_checkpoints)
             # last, because its presence tells a resumed run that this evaluation is done
             run_folder.write_scores(folder, scores)
         except OSError as error:
@@ -118,17 +114,21 @@ class Saver:
     def make_room(self) -> None:
         """Raise CheckpointError where the disk has no room for one more checkpoint."""
         if free_bytes(self.run) < self.size:
-            run_folder.prune(self.run, 1)
+            self.prune(1)
         free = free_bytes(self.run)
         if free < self.size:
             raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
+
+    def prune(self, keep: int) -> None:
+        """Remove what is not kept."""
+        run_folder.prune(self.run, keep)
 
     def finish(self, folder: Path) -> None:
         """The part of saving that waits for the disk, in a thread of its own."""
         try:
             checkpoint.finish(folder)
             run_folder.set_pointer(self.run, "last", folder)
-            run_folder.prune(self.run, self.config.keep_checkpoints)
+            self.prune(self.config.keep_checkpoints)
         except CheckpointError as error:
             self.failure = error
         except OSError as error:

@@ -12,7 +12,7 @@ from bardlet.commands import settings
 from bardlet.config import FIELDS, TrainConfig, resolve
 from bardlet.errors import UsageError
 from bardlet.model import GPT
-from bardlet.train import model_config
+from bardlet.training.resume import model_config
 
 NANOGPT_STYLE = '''"""a small model of characters,
 good for debugging on a laptop"""

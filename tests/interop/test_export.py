@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import ALPHABET, a_run, silent, some_text, tiny_model, trained
+from support import ALPHABET, a_run, a_state, silent, some_text, tiny_model, trained
 
 from bardlet import cli
 from bardlet.data.tokenizers import factory
@@ -22,6 +22,7 @@ from bardlet.interop import tensor_names, verify
 from bardlet.interop.export import export
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.huggingface import export as huggingface
+from bardlet.run.state import DatasetRef, Scores
 
 transformers = pytest.importorskip("transformers")
 
@@ -275,11 +276,9 @@ def test_the_model_card_tells_data_recipe_and_loss(dataset_folder: Path) -> None
     from bardlet.data.dataset.folder import Dataset
     from bardlet.interop.huggingface.model_card import model_card
 
-    state = {
-        "iter": 5, "tokens": 320, "config": {"learning_rate": 0.01},
-        "dataset": {"name": str(dataset_folder), "hash": Dataset(dataset_folder).hash},
-        "eval": {"val_loss": 1.23456, "bits_per_byte": 1.5},
-    }  # fmt: skip
+    data = DatasetRef(name=str(dataset_folder), hash=Dataset(dataset_folder).hash)
+    scores = Scores(train_loss=1.0, val_loss=1.23456, bits_per_byte=1.5)
+    state = a_state(5, tokens=320, config={"learning_rate": 0.01}, dataset=data, scores=scores)
     told = dataclasses.replace(trained(tiny_model("llama")), state=state, name="a|b\n# c")
     card = model_card(told)
     for line in [
@@ -287,8 +286,8 @@ def test_the_model_card_tells_data_recipe_and_loss(dataset_folder: Path) -> None
         "| words.txt | 6,000 | `" + "0" * 64 + "` |",
     ]:  # fmt: skip
         assert line in card.splitlines()
-    state["dataset"]["hash"] = "another"
-    assert "words.txt" not in model_card(told)
+    other = dataclasses.replace(state, dataset=dataclasses.replace(data, hash="another"))
+    assert "words.txt" not in model_card(dataclasses.replace(told, state=other))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import some_text, tiny_model
+from support import a_state, some_text, tiny_model
 
 from bardlet import cli
 from bardlet.data.tokenizers.base import Tokenizer, from_json
@@ -54,7 +54,7 @@ def trained(shape: str, tokenizer: Tokenizer | None = None, **changes: Any) -> T
     family, options = SHAPES[shape]
     options = {"block_size": 80, "vocab_size": tokenizer.vocab_size, **options, **changes}
     model = tiny_model(family, **options).eval()
-    return Trained(name="a run", model=model, tokenizer=tokenizer, state={})
+    return Trained(name="a run", model=model, tokenizer=tokenizer, state=a_state())
 
 
 def written(folder: Path, shape: str = "qwen3", dtype: str = "F32", **changes: Any) -> Path:
@@ -264,8 +264,7 @@ def test_an_export_that_computes_something_else_is_noticed(
 def run(tmp_path: Path) -> Path:
     """A run with one checkpoint."""
     given = trained("llama, grouped queries")
-    facts = {"tokens": 0, "dataset": {"name": "x", "hash": "0"}, "scaler": {}}
-    saved = checkpoint.save(tmp_path / "run", 1, given.model, [], given.tokenizer, facts)
+    saved = checkpoint.save(tmp_path / "run", given.model, [], given.tokenizer, a_state(1))
     run_folder.set_pointer(tmp_path / "run", "last", saved)
     return tmp_path / "run"
 

@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_run_that_every_command_takes(
     again, tokenizer, state = checkpoint.load(run_folder.find(out))
     assert torch.equal(logits(again), logits(model))
     assert isinstance(tokenizer, CharTokenizer) and tokenizer.chars == CHARS
-    assert state["iter"] == 0
+    assert state.iter == 0
     assert cli.main(["inspect", str(out)]) == 0
     assert cli.main(["sample", str(out), "--num_samples=1", "--max_new_tokens=9"]) == 0
     assert cli.main(["export", str(out), str(tmp_path / "again")]) == 0
@@ -205,8 +205,7 @@ def test_training_on_nanogpts_data_folder(tmp_path: Path) -> None:
     result = train(tiny_config(folder, tmp_path / "out", "gpt2"))
     assert result.iter == 8 and result.val_loss < 4.0
     assert (
-        checkpoint.load(run_folder.find(tmp_path / "out"))[2]["dataset"]["hash"]
-        == Dataset(folder).hash
+        checkpoint.load(run_folder.find(tmp_path / "out"))[2].dataset.hash == Dataset(folder).hash
     )
 
 

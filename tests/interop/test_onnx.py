@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import tiny_model
+from support import a_state, tiny_model
 
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import CheckpointError, UsageError
@@ -32,7 +32,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 def exported(folder: Path, family: str, **changes: Any) -> Trained:
     tokenizer = CharTokenizer("\n abcdé")
     model = tiny_model(family, vocab_size=tokenizer.vocab_size, **changes).eval()
-    trained = Trained(name="a", model=model, tokenizer=tokenizer, state={})
+    trained = Trained(name="a", model=model, tokenizer=tokenizer, state=a_state())
     onnx.write(trained, folder, "float32")
     return trained
 

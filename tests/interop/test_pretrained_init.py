@@ -62,7 +62,7 @@ def test_finetuning_shows_losses_and_samples_before_and_after(
     assert said.err.index("a sample before") < said.err.index("step 0") < said.err.index("after")
     model, _, state = checkpoint.load(run_folder.find(out, "last"))
     assert (model.config.n_layer, model.config.block_size) == (3, 16)
-    assert state["config"]["n_layer"] == 3 and state["iter"] == 6
+    assert state.config["n_layer"] == 3 and state.iter == 6
     score = ["eval", str(source), f"--dataset={data}", "--json", "--dtype=float32"]
     assert cli.main(score) == 0  # the loss before, in windows of the source's own length
 

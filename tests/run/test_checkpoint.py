@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import damage, tiny_config, tiny_model
+from support import a_state, damage, tiny_config, tiny_model
 
 from bardlet import lora
 from bardlet.data.tokenizers.base import CharTokenizer
@@ -17,6 +17,7 @@ from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import Scores
 
 CHARS = "".join(map(chr, range(97, 97 + 50)))
 
@@ -30,8 +31,8 @@ def saved(run: Path, it: int = 3, family: str = "llama", **state: object) -> tup
     model(idx, idx)[1].backward()
     for optimizer in optimizers:
         optimizer.step()
-    facts = {"tokens": 1, "scaler": {}, "dataset": {"name": "x", "hash": "0"}, **state}
-    folder = checkpoint.save(run, it, model, optimizers, CharTokenizer(CHARS), facts)
+    facts = a_state(it, tokens=1, **state)
+    folder = checkpoint.save(run, model, optimizers, CharTokenizer(CHARS), facts)
     return folder, model, optimizers
 
 
@@ -54,7 +55,7 @@ def test_a_checkpoint_holds_all_of_it(family: str, tmp_path: Path) -> None:
     ):
         assert name == other and torch.equal(p, q)
     assert tokenizer.chars == CHARS
-    assert state["iter"] == 3 and state["best_val_loss"] == 1.5
+    assert state.iter == 3 and state.best_val_loss == 1.5
     fresh = build_optimizers(loaded, tiny_config(tmp_path, tmp_path, family), "cpu", torch.float32)
     checkpoint.load_optimizers(folder, loaded, fresh)
     ours, theirs = (
@@ -70,8 +71,7 @@ def test_reading_a_checkpoint_draws_no_weights(rank: int, family: str, tmp_path:
     model = tiny_model(family)
     if rank:
         lora.adapt(model, rank)
-    facts = {"tokens": 1, "scaler": {}, "dataset": {"name": "x", "hash": "0"}}
-    folder = checkpoint.save(tmp_path, 3, model, [], CharTokenizer(CHARS), facts)
+    folder = checkpoint.save(tmp_path, model, [], CharTokenizer(CHARS), a_state(3))
     before = torch.random.get_rng_state()
     loaded, _, _ = checkpoint.load(folder)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -128,9 +128,9 @@ def test_prune_keeps_the_newest_up_to_last(tmp_path: Path) -> None:
 def test_conclude_records_the_losses(tmp_path: Path) -> None:
     folder = saved(tmp_path, 2)[0]
     run_folder.set_pointer(tmp_path, "last", folder)
-    scores = {"train_loss": 1.0, "val_loss": 1.25, "bits_per_byte": 2.0}
+    scores = Scores(train_loss=1.0, val_loss=1.25, bits_per_byte=2.0, since_best=1)
     run_folder.write_scores(folder, scores)
-    assert checkpoint.load(folder)[2]["eval"] == scores
+    assert checkpoint.load(folder)[2].scores == scores
 
 
 @pytest.mark.parametrize("name", [*checkpoint.FILES, "checksums.json"])

@@ -13,10 +13,11 @@ import torch
 from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
-from bardlet.data.dataset.loader import StreamBatches
+from bardlet.data.dataset.loader import WindowBatches
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
+from bardlet.run.state import CollapseState, GuardState
 from bardlet.train import train
 from bardlet.training import guards
 from bardlet.training.collapse import Collapse
@@ -101,7 +102,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
 @pytest.mark.usefixtures("easily")
 def test_what_lasts_is_no_spike() -> None:
     config = dataclasses.replace(tiny_config(Path("x"), Path("y")), skip_spikes=True)
-    guard = guards.Guards(config, training.Log(config, main=False), 65, {})
+    guard = guards.Guards(config, training.Log(config, main=False), 65, GuardState())
     calm = [2.0 + 0.01 * (i % 3) for i in range(20)]
     assert all(guard.should_step(it, loss) for it, loss in enumerate(calm))
     taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MOST_SKIPPED + 5)]
@@ -212,7 +213,7 @@ def test_a_resumed_run_stops_where_the_undisturbed_one_does(
 
 def collapse_of(losses_and_norms: list[tuple[float, float]]) -> int:
     """The longest stretch of iterations without learning, of a vocabulary of 65."""
-    collapse = Collapse(65, {})
+    collapse = Collapse(65, CollapseState())
     return max(collapse.see(it, *seen) for it, seen in enumerate(losses_and_norms))
 
 
@@ -247,15 +248,15 @@ def test_a_masked_run_at_a_tiny_rate_goes_on(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     """Every other batch has no target, the others three; the loss stays at ln V."""
-    plain = StreamBatches.batch
+    plain = WindowBatches.batch
 
-    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self: WindowBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
         idx, targets = plain(self, it)
         masked = torch.full_like(targets, -1)
         masked[0, :3] = targets[0, :3] if it % 2 else -1
         return idx, masked
 
-    monkeypatch.setattr(StreamBatches, "batch", batch)
+    monkeypatch.setattr(WindowBatches, "batch", batch)
     config = tiny_config(
         dataset_folder, tmp_path / "run", family, learning_rate=1e-7, min_lr=0.0, muon_lr=1e-7,
         max_iters=60, eval_interval=60,

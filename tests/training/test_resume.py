@@ -17,7 +17,6 @@ import torch
 from support import ROOT, assert_same_end, losses, metrics, some_text, stop_after, tiny_config
 
 from bardlet import cli
-from bardlet import train as training
 from bardlet.config import FIELDS, TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
@@ -25,6 +24,7 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
 from bardlet.run import run_folder
 from bardlet.train import train
+from bardlet.training import scoring
 from bardlet.training.resume import MAY_CHANGE, MUST_MATCH, changed_numerics
 
 WHOLE, TWIN = (tiny_config(Path("data/words"), Path(out)) for out in ("whole", "twin"))
@@ -153,7 +153,7 @@ def test_a_stop_while_evaluating_is_heeded_at_once(
     train(whole)
     twin = tiny_config(dataset_folder, tmp_path / "twin")
     batches: list[int] = []
-    evaluate = training.evaluate
+    evaluate = scoring.evaluate
 
     def signalled(*args: Any, stop: Callable[[], bool], **options: Any) -> Any:
         if len(batches) == 2:
@@ -162,7 +162,7 @@ def test_a_stop_while_evaluating_is_heeded_at_once(
         return evaluate(*args, stop=stop, **options)
 
     with monkeypatch.context() as evaluating:
-        evaluating.setattr(training, "evaluate", signalled)
+        evaluating.setattr(scoring, "evaluate", signalled)
         result = train(twin)
     assert result.stopped and result.iter == 8, "the evaluation after 8 was not made"
     assert [e["iter"] for e in metrics(twin, "eval")] == [4]

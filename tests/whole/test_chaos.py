@@ -58,8 +58,8 @@ def end_of(out: Path) -> dict[str, Any]:
             for name, tensor in load_file(folder / f"{file}.safetensors").items()
         },
         "logged": logged,
-        "state": {k: state[k] for k in ("iter", "tokens", "best_val_loss", "guards", "scaler")},
-        "scores": run_folder.scores_of(folder),
+        "state": {k: state.get(k) for k in ("iter", "tokens", "best_val_loss", "guards", "scaler")},
+        "scores": run_folder.read_scores(folder),
         "best": best.name if best else None,
         "kept": sorted(p.name for p in (out / "checkpoints").iterdir()),
     }
@@ -238,7 +238,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 def test_losses_that_are_damaged_are_found_again(how: str, chaos: Chaos, tmp_path: Path) -> None:
     config = chaos.config(tmp_path / "run")
     killed_at(config, chaos.changes * 3 // 4)
-    evaluated = [p for p in run_folder.checkpoints(tmp_path / "run") if run_folder.scores_of(p)]
+    evaluated = [p for p in run_folder.checkpoints(tmp_path / "run") if run_folder.read_scores(p)]
     newest = evaluated[-1]
     for later in run_folder.checkpoints(tmp_path / "run"):
         if run_folder.iter_of(later) > run_folder.iter_of(newest):

@@ -16,6 +16,7 @@ from bardlet.commands.settings import LARGEST
 from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import Checksums
 from bardlet.training.log import lines_until
 
 pytestmark = pytest.mark.usefixtures("sent")
@@ -84,10 +85,9 @@ def test_a_json_bomb_in_a_dataset(name: str, bomb: str, refused: Refused) -> Non
 def test_a_json_bomb_among_the_losses_is_no_evaluation(bomb: str) -> None:
     edited(CHECKPOINT / "eval.json", BOMBS[bomb])
     files = run_folder.read_checksums(CHECKPOINT)
-    files["eval.json"] = run_folder.fingerprint(CHECKPOINT / "eval.json")
-    document = {"format_version": 2, "files": files}
-    (CHECKPOINT / "checksums.json").write_text(json.dumps(document), encoding="utf-8")
-    assert run_folder.scores_of(CHECKPOINT) is None
+    files["eval.json"] = run_folder.checksum(CHECKPOINT / "eval.json")
+    run_folder.write_versioned(CHECKPOINT / "checksums.json", Checksums(files=files))
+    assert run_folder.read_scores(CHECKPOINT) is None
     for command in READERS.values():
         assert cli.main(command) == 0
 

@@ -41,7 +41,8 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
 def token_ids(trained: Trained) -> dict[str, Any]:
     """The ids that begin and end a text: an imported model's own, or what stands between texts."""
     end = trained.tokenizer.end_of_text
-    own = trained.state.get("imported", {}).get("token_ids", {})
+    imported = trained.state.imported
+    own = imported.token_ids if imported else {}
     return {"bos_token_id": end, "eos_token_id": end, **own}
 
 

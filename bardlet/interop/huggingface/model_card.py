@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import bardlet
 from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
 from bardlet.interop.tensor_names import architecture
 from bardlet.interop.verify import Trained
+from bardlet.io import schema
+from bardlet.run.state import DatasetRef, RunState
 
 
 def model_card(trained: Trained) -> str:
@@ -38,7 +39,7 @@ def model_card(trained: Trained) -> str:
         *losses(state),
         "",
         "## Data",
-        *sources(state.get("dataset", {})),
+        *sources(state.dataset),
         "",
         "## Recipe",
         *recipe(state),
@@ -46,9 +47,9 @@ def model_card(trained: Trained) -> str:
     return "\n".join(lines) + "\n"
 
 
-def losses(state: dict[str, Any]) -> list[str]:
+def losses(state: RunState) -> list[str]:
     """What was measured, as a table."""
-    scores = state.get("eval") or {}
+    scores = schema.to_json(state.scores) if state.scores else {}
     units = {
         "val_loss": "validation loss, nats per token",
         "bits_per_byte": "validation, bits per byte of text",
@@ -60,16 +61,16 @@ def losses(state: dict[str, Any]) -> list[str]:
     return ["", "| measure | value |", "|---|---|", *rows]
 
 
-def sources(dataset: dict[str, Any]) -> list[str]:
+def sources(dataset: DatasetRef) -> list[str]:
     """The manifest of the data that the checkpoint names, where it still lies as it was."""
-    if not dataset.get("name"):
+    if not dataset.name:
         return ["", "Not known: the weights were imported."]
-    lines = ["", f"Dataset `{one_line(dataset['name'])}`, hash `{dataset.get('hash')}`."]
+    lines = ["", f"Dataset `{one_line(dataset.name)}`, hash `{dataset.hash}`."]
     try:
-        data = mixture.opened(dataset["name"])
+        data = mixture.opened(dataset.name)
     except DataError:
         return lines
-    if data.hash != dataset.get("hash"):
+    if data.hash != dataset.hash:
         return lines
     rows = [
         f"| {one_line(s['name'])} | {s['bytes']:,} | `{s['sha256']}` |"
@@ -80,12 +81,12 @@ def sources(dataset: dict[str, Any]) -> list[str]:
             "| source | bytes | sha256 |", "|---|---|---|", *rows]  # fmt: skip
 
 
-def recipe(state: dict[str, Any]) -> list[str]:
+def recipe(state: RunState) -> list[str]:
     """The options of the run."""
-    if not state.get("config"):
+    if not state.config:
         return ["", "Not known: the weights were imported."]
-    options = [f"{key} = {json.dumps(value)}" for key, value in state["config"].items()]
-    return ["", f"{state.get('iter', 0):,} iterations, {state.get('tokens', 0):,} tokens, with",
+    options = [f"{key} = {json.dumps(value)}" for key, value in state.config.items()]
+    return ["", f"{state.iter:,} iterations, {state.tokens:,} tokens, with",
             "", "```toml", *options, "```"]  # fmt: skip
 
 

@@ -31,7 +31,8 @@ from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT
 from bardlet.system import device
 from bardlet.system.distributed import Group
-from bardlet.train import model_config, train
+from bardlet.train import train
+from bardlet.training.resume import model_config
 
 CORE = {"n_embd": 64, "n_head": 2, "n_kv_head": 0, "block_size": 32, "mlp_dim": 64}
 

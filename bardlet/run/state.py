@@ -1,0 +1,100 @@
+"""What a checkpoint says beside its tensors: its JSON files as frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bardlet.io import schema
+
+FORMAT_VERSION = 2
+Plain = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRef:
+    """The dataset that a model was trained on."""
+
+    name: str  # empty for a model that was not trained here
+    hash: str  # of its tokens
+    end_of_text: int | None = None  # the token after each document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """eval.json: losses in nats per token, and bits per byte of validation text."""
+
+    train_loss: float
+    val_loss: float
+    bits_per_byte: float
+    since_best: int = 0  # consecutive evaluations without progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseState:
+    """What tells that a run has stopped learning (training/collapse.py)."""
+
+    lowest: float | None = None  # loss
+    highest: float = 0.0  # loss since the lowest
+    count: int = 0  # consecutive iterations without learning
+    since: int = 0  # the first of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardState:
+    """What the guards of a run have seen so far (training/guards.py)."""
+
+    losses: Sequence[float] = ()  # the newest
+    skipped: int = 0  # consecutive iterations
+    since_best: int = 0  # consecutive evaluations without progress
+    collapse: CollapseState = CollapseState()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Where a model came from that was not trained here."""
+
+    source: str
+    token_ids: Mapping[str, int | Sequence[int] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """state.json, with eval.json as `scores`: what else than tensors a run goes on from."""
+
+    iter: int  # iterations done
+    tokens: int  # trained on
+    best_val_loss: float | None = None
+    guards: GuardState = GuardState()
+    # settings of the machine that change rounding
+    numerics: Mapping[str, Plain] = field(default_factory=dict, metadata={"key": "computes"})
+    dataset: DatasetRef
+    scaler: Mapping[str, Plain]  # of float16's gradients
+    config: Mapping[str, Plain] = field(default_factory=dict)  # the run's options
+    versions: Mapping[str, str] = field(default_factory=dict)
+    imported: Imported | None = None
+    scores: Scores | None = field(default=None, metadata={"key": None})  # where it was evaluated
+
+    def __post_init__(self) -> None:
+        for name in ("max_iters", "patience"):
+            schema.check(self.config.get(name, 0), int, f"config.{name}")
+
+    def option(self, name: str, default: float) -> float:
+        """A number among the run's options, or `default` where it is not known."""
+        value = self.config.get(name)
+        return value if isinstance(value, int | float) else default
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSum:
+    """The size and hash of a file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checksums:
+    """checksums.json: every file of a checkpoint but itself."""
+
+    files: Mapping[str, FileSum]

@@ -1,0 +1,34 @@
+"""What a run measures of itself: the losses of an evaluation, and of a model's first look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bardlet.config import TrainConfig
+from bardlet.data.dataset.folder import Dataset
+from bardlet.evaluate import evaluate
+from bardlet.model import GPT
+from bardlet.run.state import Scores
+from bardlet.system.device import Machine
+from bardlet.system.distributed import Group
+
+
+def both_losses(
+    config: TrainConfig, model: GPT, dataset: Dataset, machine: Machine, group: Group, *,
+    stop: Callable[[], bool],
+) -> Scores:  # fmt: skip
+    """The sampled estimate on train, and validation: the whole split unless told otherwise.
+
+    Raises EvalInterrupted where `stop` says so.
+    """
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size, "machine": machine, "group": group,
+        "seed": config.seed, "stop": stop, "doc_mask": config.doc_mask,
+    }  # fmt: skip
+    on_train = evaluate(model, dataset, "train", sampled=config.eval_iters, **options)
+    val_batches = 0 if config.eval_full else config.eval_iters
+    on_val = evaluate(model, dataset, "val", sampled=val_batches, **options)
+    return Scores(
+        train_loss=on_train.loss, val_loss=on_val.loss, bits_per_byte=on_val.bits_per_byte
+    )
