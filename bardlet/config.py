@@ -45,6 +45,7 @@ class TrainConfig:
     eval_iters: int = option(200, "batches of a sampled loss estimate", low=1)
     eval_full: bool = option(True, "validate on the whole split; false: on eval_iters batches")
     eval_only: bool = option(False, "evaluate once and exit")
+    eval_on_start: bool = option(False, "show a new model's loss on a few sequences: about ln V")
     log_interval: int = option(1, "iterations between log lines", low=1)
     always_save_checkpoint: bool = option(
         True, "save after each evaluation; false: only when validation improves, and at the end"

@@ -41,7 +41,7 @@ from bardlet.training.backend import Backend, select
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log, check_tracker
 from bardlet.training.saver import Saver, check_room
-from bardlet.training.scoring import both_losses
+from bardlet.training.scoring import both_losses, first_look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,8 @@ def setup(
     if saved:
         folder = out / "checkpoints" / run_folder.name_of(saved.iter)
         checkpoint.load_optimizers(folder, model, optimizers)
-        scaler.load_state_dict(dict(saved.scaler))
+        if saved.scaler:  # empty where the dtype was another
+            scaler.load_state_dict(dict(saved.scaler))
 
     # --- where its batches come from: one an iteration, shared out among the processes
     sequences = config.batch_size * config.gradient_accumulation_steps
@@ -213,6 +214,8 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
     t.model.train()
     log.start_progress(it)
     with contextlib.closing(log), saver, stop_signals() as interrupted:
+        if config.eval_on_start and it == 0 and not (pretrained or config.eval_only):
+            log.evaluation(first_look(config, *measured), 0)
         while True:
             final = it >= config.max_iters or config.eval_only or guards.out_of_patience
             due = final or (it % config.eval_interval == 0 and (it > 0 or pretrained))
@@ -318,12 +321,16 @@ def step_optimizers(t: Training, it: int, loss: float) -> float:
     for optimizer in t.optimizers:
         t.scaler.unscale_(optimizer)
     params = [p for p in t.model.parameters() if p.grad is not None]
-    limit = t.config.grad_clip or math.inf
-    grad_norm = torch.nn.utils.clip_grad_norm_(params, limit).item()
-    t.guards.stop_if_not_finite(it, loss, 0.0 if t.scaler.is_enabled() else grad_norm)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in params])  # pyright: ignore
+    grad_norm = norm.item()  # waits for the device
+    # float16: the scaled gradient overflows now and then; the scaler then lowers its scale
+    overflow = t.scaler.is_enabled() and not math.isfinite(grad_norm) and t.scaler.get_scale() > 1
+    t.guards.stop_if_not_finite(it, loss, 0.0 if overflow else grad_norm)
     t.guards.stop_if_dead(it, loss, grad_norm)
-    if t.guards.should_step(it, loss):
+    if t.guards.should_step(it, loss) and not overflow:
+        if t.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(params, t.config.grad_clip, norm)
         for optimizer in t.optimizers:
             t.scaler.step(optimizer)
-        t.scaler.update()
+    t.scaler.update()
     return grad_norm

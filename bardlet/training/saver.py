@@ -77,6 +77,8 @@ class Saver:
                 self.thread.start()
             except CheckpointError as error:
                 self.failure = error
+            except OSError as error:
+                self.failure = checkpoint.not_saved(folder, error)
         if must:
             self.wait(must=True)
 
@@ -107,9 +109,18 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Let a save that is under way be done, but for the second signal, which waits for none."""
-        if self.thread is not None and kind is not KeyboardInterrupt:
-            self.thread.join()
+        """Let a save that is under way be done, but for the second signal, which waits for none.
+
+        Its failure is reported, and raised as `wait` has it unless something else is on its way.
+        """
+        if kind is KeyboardInterrupt:
+            return
+        try:
+            self.wait()
+        except TrainingError as error:
+            if kind is None:
+                raise
+            self.log.say(f"warning: {error.message}. {error.hint}")
 
     def make_room(self) -> None:
         """Raise CheckpointError where the disk has no room for one more checkpoint."""
@@ -120,8 +131,11 @@ class Saver:
             raise CheckpointError(f"no room for a checkpoint: {megabytes(free)} are free")
 
     def prune(self, keep: int) -> None:
-        """Remove what is not kept."""
-        run_folder.prune(self.run, keep)
+        """Remove what is not kept. What cannot be removed takes room, and ends no run."""
+        try:
+            run_folder.prune(self.run, keep)
+        except OSError as error:
+            self.log.say(f"warning: cannot remove an old checkpoint: {error}. Training goes on")
 
     def finish(self, folder: Path) -> None:
         """The part of saving that waits for the disk, in a thread of its own."""

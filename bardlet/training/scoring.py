@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from bardlet.model import GPT
 from bardlet.run.state import Scores
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
+
+FIRST_LOOK = 4096  # tokens of each split: a fraction of a second
 
 
 def both_losses(
@@ -32,3 +35,12 @@ def both_losses(
     return Scores(
         train_loss=on_train.loss, val_loss=on_val.loss, bits_per_byte=on_val.bits_per_byte
     )
+
+
+def first_look(
+    config: TrainConfig, model: GPT, dataset: Dataset, machine: Machine, group: Group
+) -> Scores:
+    """The same on a few sequences: of an untrained model near ln V, unless something is wrong."""
+    size = max(1, min(config.batch_size, FIRST_LOOK // config.block_size))
+    small = dataclasses.replace(config, batch_size=size, eval_iters=1, eval_full=False)
+    return both_losses(small, model, dataset, machine, group, stop=lambda: False)

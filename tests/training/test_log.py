@@ -12,6 +12,7 @@ import pytest
 from support import tiny_config
 
 from bardlet.errors import UsageError
+from bardlet.run.state import Scores
 from bardlet.training.log import Log, check_tracker, lines_until
 
 STEP = {
@@ -78,11 +79,12 @@ def test_wandb_gets_every_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fake = SimpleNamespace(init=lambda **options: started.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # pyright: ignore
     writer = log(tmp_path, wandb_log=True, wandb_project="plays", wandb_run_name="first")
-    writer.evaluation(4, train_loss=2.0, val_loss=2.5)
+    writer.evaluation(Scores(train_loss=2.0, val_loss=2.5, bits_per_byte=3.0), 4)
     writer.close()
     assert started[0]["project"] == "plays" and started[0]["name"] == "first"
     assert started[0]["config"]["n_layer"] == 2
-    assert logged == [(4, {"eval/train_loss": 2.0, "eval/val_loss": 2.5})]
+    losses = {"eval/train_loss": 2.0, "eval/val_loss": 2.5, "eval/bits_per_byte": 3.0}
+    assert logged == [(4, losses)]
 
 
 def test_wandb_that_is_not_there_is_an_early_error(
