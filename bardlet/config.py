@@ -141,9 +141,7 @@ TRIAL = {
 
 
 class Auto(int):
-    """A batch_size that was asked for as "auto": the number to start from, until trials find the
-    fastest with as many sequences an iteration (training/auto_batch.py).
-    """
+    """A batch_size given as "auto": where trials start from (training/auto_batch.py)."""
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}

@@ -58,7 +58,8 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
     """What a checkpoint is: its model, how far it was trained, and how good it is."""
-    from bardlet.run import checkpoint, run_folder
+    from bardlet.run import checkpoint
+    from bardlet.run.state import read_json
 
     model, tokenizer, saved = checkpoint.load(folder)
     state = schema.to_json(saved)
@@ -69,7 +70,7 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "parameters": model.num_params(),
         "vocab_size": tokenizer.vocab_size,
-        "model": run_folder.read_json(folder / "config.json"),
+        "model": read_json(folder / "config.json"),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         **state,
         "options": options,

@@ -30,7 +30,7 @@ from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
-from bardlet.run.state import DatasetRef, Imported, RunState
+from bardlet.run.state import DatasetRef, Imported, RunState, corrupt
 from bardlet.system.optional_deps import need, reason
 
 HUB_NAMES = {name: f"openai-community/{name}"
@@ -130,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
-        raise run_folder.corrupt(path, error) from None
+        raise corrupt(path, error) from None
     return document
 
 

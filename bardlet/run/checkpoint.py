@@ -24,8 +24,7 @@ from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
 from bardlet.run import run_folder, weights
-from bardlet.run.run_folder import corrupt
-from bardlet.run.state import FORMAT_VERSION, RunState
+from bardlet.run.state import FORMAT_VERSION, RunState, corrupt
 
 OPTIMIZER = "optimizer.safetensors"
 FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]

@@ -14,17 +14,25 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bardlet.errors import CheckpointError
-from bardlet.io import safe_read, schema
+from bardlet.io import schema
 from bardlet.io.atomic import flush, remove, sha256, write_json, write_text
 from bardlet.io.safe_read import read_text, regular, within
-from bardlet.run.state import FORMAT_VERSION, Checksums, FileSum, RunState, Scores
+from bardlet.run.state import (
+    FORMAT_VERSION,
+    Checksums,
+    FileSum,
+    RunState,
+    Scores,
+    corrupt,
+    read_as,
+    read_json,
+)  # fmt: skip
 
 CHECKSUMS, EVAL, STATE = "checksums.json", "eval.json", "state.json"
 FIRST_WITH_CHECKSUMS = 2
-T = TypeVar("T")
 
 
 def name_of(it: int) -> str:
@@ -179,39 +187,6 @@ def read_scores(folder: Path) -> Scores | None:
 def read_state(folder: Path) -> RunState:
     """state.json of a checkpoint, with its losses."""
     return dataclasses.replace(read_as(RunState, folder / STATE), scores=read_scores(folder))
-
-
-def read_as(cls: type[T], path: Path) -> T:
-    """A JSON file of a checkpoint as its class. CheckpointError where it is not of its shape."""
-    document = read_json(path)
-    try:
-        return schema.read(cls, document)
-    except ValueError as error:
-        raise corrupt(path, error) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a checkpoint, its format checked."""
-    try:
-        document = safe_read.read_json(path)
-        schema.check(document, schema.VERSIONED)
-    except (OSError, ValueError) as error:
-        raise corrupt(path, error) from None
-    version = document.get("format_version", 1)
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
-            "A newer bardlet wrote it: upgrade with pip install -U bardlet",
-        )
-    return document
-
-
-def corrupt(path: Path, why: object) -> CheckpointError:
-    """What to say of a file that cannot be used."""
-    first = (str(why).splitlines() or [""])[0]
-    return CheckpointError(
-        f"{path} is missing or damaged: {first}", "`--checkpoint last` or `best` may name another"
-    )
 
 
 def finished(folder: Path) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-from bardlet.io import schema
+from bardlet.errors import CheckpointError
+from bardlet.io import safe_read, schema
 
 FORMAT_VERSION = 2
+T = TypeVar("T")
 Plain = bool | int | float | str | None
 
 
@@ -98,3 +102,36 @@ class Checksums:
     """checksums.json: every file of a checkpoint but itself."""
 
     files: Mapping[str, FileSum]
+
+
+def read_as(cls: type[T], path: Path) -> T:
+    """A JSON file of a checkpoint as its class. CheckpointError where it is not of its shape."""
+    document = read_json(path)
+    try:
+        return schema.read(cls, document)
+    except ValueError as error:
+        raise corrupt(path, error) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file of a checkpoint, its format checked."""
+    try:
+        document = safe_read.read_json(path)
+        schema.check(document, schema.VERSIONED)
+    except (OSError, ValueError) as error:
+        raise corrupt(path, error) from None
+    version = document.get("format_version", 1)
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}",
+            "A newer bardlet wrote it: upgrade with pip install -U bardlet",
+        )
+    return document
+
+
+def corrupt(path: Path, why: object) -> CheckpointError:
+    """What to say of a file that cannot be used."""
+    first = (str(why).splitlines() or [""])[0]
+    return CheckpointError(
+        f"{path} is missing or damaged: {first}", "`--checkpoint last` or `best` may name another"
+    )

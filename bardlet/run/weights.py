@@ -23,7 +23,7 @@ from bardlet.config import resolve
 from bardlet.errors import UsageError
 from bardlet.io.safe_read import regular
 from bardlet.model import GPT, GPTConfig
-from bardlet.run.run_folder import corrupt, read_json
+from bardlet.run.state import corrupt, read_json
 
 DTYPES = {"F64", "F32", "F16", "BF16"}  # in the header's words
 LARGEST_TABLE = 1 << 28  # numbers of rotary angles, which no file holds

@@ -20,6 +20,7 @@ from support import assert_same_end, losses, tensors, tiny_config
 from bardlet import native
 from bardlet.config import TrainConfig
 from bardlet.run import run_folder
+from bardlet.run.state import read_json
 from bardlet.system import device
 from bardlet.train import train
 
@@ -55,7 +56,7 @@ def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 def scaler_of(config: TrainConfig) -> dict[str, Any]:
     folder = run_folder.find(Path(config.out_dir), "last")
-    return run_folder.read_json(folder / "state.json")["scaler"]
+    return read_json(folder / "state.json")["scaler"]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -13,11 +13,11 @@ import torch
 from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
 from bardlet import train as training
-from bardlet.data.dataset.loader import WindowBatches
+from bardlet.data.dataset.loader import StreamBatches
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
-from bardlet.run.state import CollapseState, GuardState
+from bardlet.run.state import CollapseState, GuardState, read_json
 from bardlet.train import train
 from bardlet.training import guards
 from bardlet.training.collapse import Collapse
@@ -89,9 +89,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
     assert event[0]["loss"] > 50 and event[0]["z"] > 6
     assert "iter 6: the loss 5" in capsys.readouterr().err
     one, two = (
-        run_folder.read_json(
-            tmp_path / "run/checkpoints" / run_folder.name_of(it) / "checksums.json"
-        )["files"]
+        read_json(tmp_path / "run/checkpoints" / run_folder.name_of(it) / "checksums.json")["files"]
         for it in (6, 7)
     )
     same = one["model.safetensors"] == two["model.safetensors"]
@@ -248,15 +246,15 @@ def test_a_masked_run_at_a_tiny_rate_goes_on(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     """Every other batch has no target, the others three; the loss stays at ln V."""
-    plain = WindowBatches.batch
+    plain = StreamBatches.batch
 
-    def batch(self: WindowBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self: StreamBatches, it: int) -> tuple[torch.Tensor, torch.Tensor]:
         idx, targets = plain(self, it)
         masked = torch.full_like(targets, -1)
         masked[0, :3] = targets[0, :3] if it % 2 else -1
         return idx, masked
 
-    monkeypatch.setattr(WindowBatches, "batch", batch)
+    monkeypatch.setattr(StreamBatches, "batch", batch)
     config = tiny_config(
         dataset_folder, tmp_path / "run", family, learning_rate=1e-7, min_lr=0.0, muon_lr=1e-7,
         max_iters=60, eval_interval=60,

@@ -23,6 +23,7 @@ from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import write_json
 from bardlet.run import run_folder
+from bardlet.run.state import read_json
 from bardlet.train import train
 from bardlet.training import scoring
 from bardlet.training.resume import MAY_CHANGE, MUST_MATCH, changed_numerics
@@ -128,7 +129,7 @@ def test_another_number_of_threads_is_said(
     stopped: tuple[TrainConfig, TrainConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = run_folder.newest(Path("twin"))
-    state = run_folder.read_json(newest / "state.json")
+    state = read_json(newest / "state.json")
     state["computes"]["threads"] = 7
     write_json(newest / "state.json", state)
     run_folder.write_checksums(

@@ -28,6 +28,7 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import CheckpointError
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import read_json
 from bardlet.train import train
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -43,7 +44,7 @@ def end_of(out: Path) -> dict[str, Any]:
     """How a run ended: its last state, and what it logged of the mathematics."""
     folder = run_folder.newest(out)
     run_folder.verify(folder)
-    state = run_folder.read_json(folder / "state.json")
+    state = read_json(folder / "state.json")
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [
         {k: e[k] for k in ("type", "iter", "loss", "grad_norm", "lr", "val_loss") if k in e}
