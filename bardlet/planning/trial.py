@@ -41,29 +41,22 @@ MIN_ITERS = 3  # iterations of a trial, the first of which warms up and does not
 EVAL_BATCHES = 2  # batches that evaluation is timed on
 
 
-class Enough(Exception):  # noqa: N818
-    """The trial has run for as long as it was to."""
+class TrialLog(Log):
+    """The log of a trial: it notes when what happens."""
 
-
-class Watch(Log):
-    """The log of a trial: it keeps the time, and ends the run when that is up."""
-
-    def __init__(self, seen: dict[str, Any], seconds: float, config: TrainConfig, **how: Any):
+    def __init__(self, seen: dict[str, Any], config: TrainConfig, **how: Any):
         """What happens is noted in `seen`."""
         super().__init__(config, **how)
-        self.seen, self.seconds = seen, seconds
+        self.seen = seen
 
     def start_progress(self, start: int) -> None:
         self.seen.update(began=time.perf_counter(), times=[], waits=[])
 
     def iteration(self, it: int, *, seconds: float, waiting: float, **rest: Any) -> None:
         super().iteration(it, seconds=seconds, waiting=waiting, **rest)
-        now = time.perf_counter()
+        self.seen["last"] = time.perf_counter()
         self.seen["times"].append(seconds)
         self.seen["waits"].append(waiting)
-        self.seen["last"] = now
-        if it + 1 >= MIN_ITERS and now - self.seen["began"] > self.seconds:
-            raise Enough
 
     def record(self, **entry: Any) -> None:
         super().record(**entry)
@@ -79,9 +72,13 @@ def iterations(config: TrainConfig, seconds: float) -> dict[str, Any]:
     forget_peak()
     seen: dict[str, Any] = {}
     called = time.perf_counter()
-    with warnings.catch_warnings(), contextlib.suppress(Enough):
+
+    def time_is_up() -> bool:
+        return len(seen["times"]) >= MIN_ITERS and seen["last"] - seen["began"] > seconds
+
+    with warnings.catch_warnings():
         warnings.filterwarnings("error", message="out of memory")
-        train(config, make_log=functools.partial(Watch, seen, seconds))
+        train(config, make_log=functools.partial(TrialLog, seen), should_stop=time_is_up)
     first, *rest = seen["times"]
     usual = median(rest or [first])
     return {
@@ -97,7 +94,7 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     short = dataclasses.replace(
         config, max_iters=1, eval_iters=EVAL_BATCHES, eval_full=False, compile=False
     )
-    train(short, make_log=functools.partial(Watch, seen, float("inf")))
+    train(short, make_log=functools.partial(TrialLog, seen))
     after = time.perf_counter() - seen["last"]
     peak = peak_bytes()
     folder = run_folder.newest(Path(config.out_dir))
