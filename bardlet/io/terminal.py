@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 # All controls but tab and new line, C1 too, and what makes text appear in another order than it
@@ -46,6 +46,25 @@ class Shown:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.beneath, name)
+
+
+def live_bar(*columns: str) -> Any:
+    """A progress bar of rich on stderr, not yet started; None where that is not a terminal.
+
+    A column is "bar", "bytes", "speed" or "time left", or the format of a text.
+    """
+    if not sys.stderr.isatty():
+        return None
+    from rich import progress
+    from rich.console import Console
+
+    kinds: dict[str, Callable[[], progress.ProgressColumn]] = {
+        "bar": lambda: progress.BarColumn(bar_width=None), "bytes": progress.DownloadColumn,
+        "speed": progress.TransferSpeedColumn, "time left": progress.TimeRemainingColumn,
+    }  # fmt: skip
+    built = [kinds[column]() if column in kinds else column for column in columns]
+    # the bar's own orders are meant, and must reach the terminal
+    return progress.Progress(*built, console=Console(file=beneath(sys.stderr)), transient=True)
 
 
 def beneath(stream: Any) -> Any:

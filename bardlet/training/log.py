@@ -21,7 +21,7 @@ from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
-from bardlet.io.terminal import beneath, shown
+from bardlet.io.terminal import live_bar, shown
 from bardlet.run.state import Scores
 
 
@@ -49,20 +49,13 @@ class Log:
 
     def start_progress(self, start: int) -> None:
         """Show a live bar with the time left, on a terminal only."""
-        if not self.main or not sys.stderr.isatty():
+        if self.main:
+            loss = "loss {task.fields[loss]:.4f}"
+            self.progress = live_bar(
+                "iter {task.completed}/{task.total}", "bar", loss, "left", "time left"
+            )
+        if self.progress is None:
             return
-        from rich import progress
-        from rich.console import Console
-
-        self.progress = progress.Progress(
-            progress.TextColumn("iter {task.completed}/{task.total}"),
-            progress.BarColumn(bar_width=None),
-            progress.TextColumn("loss {task.fields[loss]:.4f}"),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            console=Console(file=beneath(sys.stderr)),
-            transient=True,
-        )
         self.task = self.progress.add_task(
             "train", total=self.config.max_iters, completed=start, loss=math.nan
         )

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
+
+from bardlet.io.terminal import live_bar
 
 
 @contextlib.contextmanager
 def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Tell how many bytes are done with what this gives; a bar shows it on a terminal only."""
-    if not sys.stderr.isatty():
+    progress = live_bar("{task.description}", "bar", "bytes", "speed", "time left")
+    if progress is None:
         yield lambda done: None
         return
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("{task.description}"), progress.BarColumn(),
-        progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
-    )  # fmt: skip
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(label, total=total or None)
-        yield lambda done: shown.advance(task, done)
+    with progress:
+        task = progress.add_task(label, total=total or None)
+        yield lambda done: progress.advance(task, done)
