@@ -309,8 +309,8 @@ def train_step(
 
     size = t.micro_batcher.size
     loss, stops = t.group.sum([t.micro_batcher.run(gradients), stop], device)
-    if t.micro_batcher.size < size:
-        t.log.record(type="event", event="memory", iter=it, batch_size=t.micro_batcher.size)
+    while (size := size // 2) >= t.micro_batcher.size:  # each halving
+        t.log.record(type="event", event="memory", iter=it, batch_size=size)
     grad_norm = step_optimizers(t, it, loss)
     t.model.zero_grad(set_to_none=True)
     return StepResult(loss=loss, grad_norm=grad_norm, lr=lr, stop=bool(stops))

@@ -83,7 +83,10 @@ BEFORE = {
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
 OTHERS = ("make docs", "python tests/rooms.py")  # each has a test of its own
-BY_HAND = {"pytest -m slow": "hundreds of kills and runs take too long for every change"}
+BY_HAND = {
+    "pytest -m slow": "hundreds of kills and runs take too long for every change",
+    "pytest -n 0": "the same tests in one process",
+}
 
 TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
 ALONE = ("best_loss", "ngram", "plan_accuracy", "save_cost", "tokenizer_speed", "ways")  # no peer

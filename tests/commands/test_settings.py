@@ -251,6 +251,7 @@ def test_the_classic_preset_is_the_seeds_recipe() -> None:
         gradient_accumulation_steps=1, optimizer="adamw", learning_rate=1e-3, min_lr=1e-4,
         schedule="cosine", max_iters=5000, lr_decay_iters=5000, warmup_iters=100, beta2=0.99,
         eval_interval=250, eval_iters=200, log_interval=10, always_save_checkpoint=False,
+        eval_on_start=True,
     )  # fmt: skip
     assert differences(given, expected) == {}
 
@@ -263,6 +264,7 @@ def test_the_classic_cpu_preset_is_nanogpts_documented_one() -> None:
         gradient_accumulation_steps=1, optimizer="adamw", learning_rate=1e-3, min_lr=1e-4,
         schedule="cosine", max_iters=2000, lr_decay_iters=2000, warmup_iters=100, beta2=0.99,
         eval_interval=250, eval_iters=20, log_interval=10, always_save_checkpoint=False,
+        eval_on_start=True,
         device="cpu", dtype="float32",
     )  # fmt: skip
     assert differences(given, expected) == {}
