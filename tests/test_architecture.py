@@ -166,6 +166,13 @@ def test_a_module_keeps_to_its_budget(name: str) -> None:
 
 
 @each_module
+def test_no_function_is_longer_than_a_screen(name: str) -> None:
+    functions = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.FunctionDef)]
+    lengths = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions}
+    assert {name: length for name, length in lengths.items() if length > 80} == {}
+
+
+@each_module
 def test_a_module_says_what_it_is_for(name: str) -> None:
     text = ast.get_docstring(TREES[name])
     assert text

@@ -74,7 +74,6 @@ def write(
     `check_memorization` marks what of the samples stands in the training text;
     analysis/memorization.py has `min_run`.
     """
-    import numpy as np
     import torch
 
     from bardlet import native
@@ -103,20 +102,13 @@ def write(
     streamed = num_samples == 1 and not as_json and trained_on is None
     if streamed:
         print(text, end="", flush=True)
-    stream = tokenizer.stream()
     began = time.perf_counter()
     draw = functools.partial(
         generate, model, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
         top_k=top_k, seed=seed, dtype=machine.dtype,
     )  # fmt: skip
     if streamed:
-        tokens = []
-        for chosen in draw():
-            if chosen.item() == tokenizer.end_of_text:
-                break
-            tokens.append(chosen.item())
-            print(stream.feed(tokens[-1:]), end="", flush=True)
-        rows = [np.array(tokens, dtype=np.int64)]  # (N,)
+        rows = [shown_while_drawn(draw(), tokenizer)]
     else:
         all_of_them = functools.partial(drawn, draw, num_samples, tokenizer.end_of_text)
         rows = MicroBatcher(num_samples).run(all_of_them)
@@ -149,6 +141,19 @@ def write(
             print(memorization.describe(memorized))
     sys.stdout.flush()
     say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
+
+
+def shown_while_drawn(chosen: Iterator[torch.Tensor], tokenizer: Tokenizer) -> np.ndarray:
+    """The new tokens of one sample, (N,) int64, printed as they come, before the end of text."""
+    import numpy as np
+
+    stream, tokens = tokenizer.stream(), []
+    for token in chosen:
+        if token.item() == tokenizer.end_of_text:
+            break
+        tokens.append(token.item())
+        print(stream.feed(tokens[-1:]), end="", flush=True)
+    return np.array(tokens, dtype=np.int64)
 
 
 def drawn(
