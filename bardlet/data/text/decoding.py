@@ -76,6 +76,8 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
         # Some codecs count from after the byte order mark; the user's editor does not.
         at = len(raw) - len(error.object) + error.start
         raise undecodable(name, encoding, raw[:2], error, offset + at) from None
+    except UnicodeError as error:
+        raise malformed(name, encoding, error) from None
     check_decoded(text, encoding, name)
     text = text if offset else text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
@@ -94,6 +96,8 @@ def stream(file: CountedFile, name: str, encoding: str, errors: str) -> Iterator
         except UnicodeDecodeError as error:
             at = done - len(error.object) + error.start
             raise undecodable(name, encoding, head, error, at) from None
+        except UnicodeError as error:
+            raise malformed(name, encoding, error) from None
         check_decoded(text, encoding, name)
         yield text if done > len(raw) else text.removeprefix("\ufeff")
         if not raw:
@@ -110,6 +114,14 @@ def undecodable(
         f"byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason})",
         f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
         "or go on with --errors replace.",
+    )
+
+
+def malformed(name: str, encoding: str, error: UnicodeError) -> DataError:
+    """What to say of text that is not of its encoding, where its codec names no byte."""
+    return DataError(
+        f"{'stdin' if name == '-' else name} is not {encoding}: {' '.join(str(error).split())}",
+        "Name the encoding it is really in, such as --encoding utf-8 or utf-16-le.",
     )
 
 

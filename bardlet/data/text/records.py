@@ -152,6 +152,8 @@ def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
             yield piece_of(row, f"{name}, row {number}", reading, counted.take_replaced())
     except UnicodeDecodeError as error:
         raise decoding.undecodable(name, reading.encoding, b"", error, error.start) from None
+    except UnicodeError as error:
+        raise decoding.malformed(name, reading.encoding, error) from None
     except csv.Error as error:
         cut = "unexpected end" in str(error)
         reason = "it ends within a quoted field, whose quote is not closed" if cut else error

@@ -13,6 +13,7 @@ from bardlet.data.text import decoding
 from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import find
+from bardlet.errors import DataError
 
 BROKEN = (
     b"a\xff\xe4\xb8\n\xe4\xb8\x96\xc3(\xf0\x9f\x98 \x81\x30 \x1b$B~{ +AGE- \xd8\x00 end\xe4\xb8"
@@ -62,3 +63,18 @@ def test_inputs_read_in_turn_count_their_own(tmp_path: Path, name: str, raw: byt
     assert [sum(column) for column in zip(*counts, strict=True)] == [2, 2]
     with pytest.raises(LookupError):
         codecs.lookup_error("bardlet.replace")  # no handler is left behind
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "punycode"])
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.txt", "a.jsonl"])
+def test_an_encoding_whose_codec_names_no_byte_is_refused_in_one_line(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    """As UTF-16 without the mark that says which of its two it is."""
+    path = tmp_path / name
+    path.write_text('text\n[{"text": "hello"}]\n', encoding="ascii")
+    reading = Reading(encoding=encoding)
+    with pytest.raises(DataError, match=f"{name}.* is not {encoding}: ") as caught:
+        for given in find([str(path)]).inputs:
+            list(documents(given, reading))
+    assert "\n" not in caught.value.message
