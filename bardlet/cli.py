@@ -23,7 +23,7 @@ from bardlet.io.terminal import say
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    last = args.index("--") if "--" in args else len(args)  # what follows are no options
+    last = args.index("--") if "--" in args else len(args)  # what follows is not an option
     options, rest = [underscored(a) for a in args[:last]], args[last:]
     debug = "--debug" in options
     args = [a for a in options if a != "--debug"] + rest

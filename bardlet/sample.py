@@ -99,7 +99,7 @@ def check(num_samples: int, max_new_tokens: int, temperature: float, top_k: int,
     if top_k < 0:
         problems.append(f"top_k={top_k} must be at least 0 (0 is all tokens)")
     if num_samples * max_new_tokens > 10**8:
-        problems.append(f"num_samples={num_samples} of max_new_tokens={max_new_tokens} is too much")
+        problems.append(f"num_samples={num_samples} * max_new_tokens={max_new_tokens} > {10**8}")
     if not 0 <= seed < 2**32:
         problems.append(f"seed={seed} must be from 0 to {2**32 - 1}")
     if problems:

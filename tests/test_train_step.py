@@ -71,7 +71,7 @@ def test_float16_goes_on_after_a_skipped_spike(
 ) -> None:
     monkeypatch.setattr(guards, "MIN_HISTORY", 4)
     monkeypatch.setattr(guards, "SPIKE", -1.0)  # what does not fall is one
-    monkeypatch.setattr(guards, "MOST_SKIPPED", 2)
+    monkeypatch.setattr(guards, "MAX_SKIPPED", 2)
     monkeypatch.setattr(device, "choose", lambda *how: FLOAT16)
     config = tiny_config(dataset_folder, tmp_path / "run", skip_spikes=True, max_iters=16)
     assert train(config).iter == 16

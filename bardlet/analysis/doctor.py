@@ -62,7 +62,7 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def diverged(history: History) -> Finding | None:
-    """The loss is no number any more, or ends above where it began."""
+    """The loss is not finite any more, or ends above where it began."""
     finding = partial(
         Finding, illness="diverged",
         suggestion="Lower --learning_rate (with muon, --muon_lr too), or raise --warmup_iters",
@@ -73,7 +73,7 @@ def diverged(history: History) -> Finding | None:
         return finding(iter=event["iter"], evidence=evidence)
     for line in history.iters:
         if line.get("loss") is None:
-            return finding(iter=line["iter"], evidence="the loss is no finite number")
+            return finding(iter=line["iter"], evidence="the loss is not finite")
     if not long(history):
         return None
     first, last = history.fall()

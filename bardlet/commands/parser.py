@@ -53,7 +53,7 @@ def split_unknown(parser: Parser, args: list[str]) -> tuple[list[str], dict[str,
     rest = list(args)
     while rest:
         arg = rest.pop(0)
-        if arg == "--":  # what follows are no options
+        if arg == "--":  # what follows is not an option
             return [*known, arg, *rest], unknown
         name, equals, value = arg.partition("=")
         if not arg.startswith("--") or name in parser._option_string_actions:

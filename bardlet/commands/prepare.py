@@ -120,7 +120,7 @@ def number(variables: Mapping[str, str], name: str, absent: str = "") -> int:
     value = variables.get(name, absent)
     if not re.fullmatch(r"\d{1,9}", value):
         raise UsageError(
-            f"part=auto goes by {name}, and {value!r} is no number",
+            f"part=auto goes by {name}, and {value!r} is not a number",
             "Give the part itself, such as --part 1/4",
         )
     return int(value)

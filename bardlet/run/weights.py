@@ -46,13 +46,15 @@ def untrained(folder: Path) -> GPT:
     except (ValueError, RuntimeError) as error:  # which torch raises for sizes beyond 64 bits
         raise corrupt(folder / "config.json", error) from None
     for name in sorted(want.keys() | have.keys()):
+        problem = ""
         if name not in have:
-            raise corrupt(path, f"its tensors do not fit config.json: no {name}")
-        if name not in want:
-            raise corrupt(path, f"its tensors do not fit config.json: {name[:100]} is too much")
-        if have[name] != want[name]:
-            shapes = f"{name} is {have[name]}, not {want[name]}"
-            raise corrupt(path, f"its tensors do not fit config.json: {shapes}")
+            problem = f"missing tensor {name}"
+        elif name not in want:
+            problem = f"unexpected tensor {name[:100]}"
+        elif have[name] != want[name]:
+            problem = f"{name} is {have[name]}, not {want[name]}"
+        if problem:
+            raise corrupt(path, f"its tensors do not fit config.json: {problem}")
     with Unfilled():
         return lora.build_model(config)
 
@@ -101,7 +103,7 @@ class Unfilled(TorchFunctionMode):
         given = kwargs or {}
         if getattr(func, "__module__", "") == torch.nn.init.__name__:
             return args[0] if args else given["tensor"]
-        if func is torch.arange:  # of the rotary angles, which are no weights
+        if func is torch.arange:  # of the rotary angles, which are not weights
             given["device"] = "cpu"
         return func(*args, **given)
 
@@ -127,7 +129,7 @@ def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
 
 
 def load_into(model: GPT, path: Path) -> None:
-    """Give a model the weights of a file; warn where some are no numbers, as after divergence."""
+    """Give a model the weights of a file; warn where some are not finite, as after divergence."""
     own = dict(model.named_parameters())  # tied ones once
     with torch.no_grad():
         for name, value in mapped(path):

@@ -76,7 +76,7 @@ class Machine:
 def known_peak(name: str, dtype: torch.dtype, tf32: bool) -> float | None:
     """Matrix FLOP/s of the GPU of this name; None of one that is not in the table.
 
-    The whole name counts: an L40 is no L4, and a laptop's RTX 4090 is another chip.
+    The whole name counts: an L40 is not an L4, and a laptop's RTX 4090 is another chip.
     """
     words = [w for w in re.split("[ -]", name.upper()) if not NO_SPEED.fullmatch(w)]
     without = [w for w in words if w != "PCIE"]  # most are as fast there

@@ -81,7 +81,7 @@ def left_by(root: Path, path: str, limit: str, used: str, prefix: str) -> Iterat
     for folder in (group, *group.parents):
         if not folder.is_relative_to(root):
             return
-        # "max" is no number; a container may not see the path that its host knows
+        # "max" is not a number; a container may not see the path that its host knows
         with contextlib.suppress(OSError, ValueError):
             most, usage = (int((folder / f"memory.{n}").read_text("ascii")) for n in (limit, used))
             with contextlib.suppress(OSError, ValueError):

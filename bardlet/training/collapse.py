@@ -13,7 +13,7 @@ from typing import Any
 
 from bardlet.run.state import CollapseState
 
-NO_GRADIENT = 1e-8  # norm of one that is none: healthy runs stay above 0.01
+NO_GRADIENT = 1e-8  # norm of a vanished gradient: healthy runs stay above 0.01
 NEAR = 1e-3  # nats from ln V: equal logits come within 1e-6, losses of batches differ by 0.01
 LOWER = 0.9  # of ln V: below it a run has learnt, as single letters' frequencies alone are 0.8
 RISE = 0.5  # nats above ln V that are a spike worth telling

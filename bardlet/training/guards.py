@@ -1,4 +1,4 @@
-"""What watches over a run: losses and gradients that are none, spikes, and the end of learning.
+"""What watches over a run: non-finite losses and gradients, spikes, and the end of learning.
 
 All of it is a function of the losses so far, and its state is saved with a checkpoint: a resumed
 run judges as the undisturbed one would.
@@ -19,8 +19,8 @@ from bardlet.training.log import Log
 WINDOW = 128  # iterations that a loss is compared with
 MIN_HISTORY = 32  # of them, before any is judged
 SPIKE = 6.0  # standard deviations above their mean
-MOST_SKIPPED = 10  # in a row: what lasts is no spike
-DEAD = 20  # in a row, without learning: a healthy run has none, and seconds are lost
+MAX_SKIPPED = 10  # consecutive iterations: what lasts is not a spike
+DEAD = 20  # consecutive iterations without learning: a healthy run has none
 
 
 class Guards:
@@ -42,7 +42,7 @@ class Guards:
         )  # fmt: skip
 
     def stop_if_not_finite(self, it: int, loss: float, grad_norm: float) -> None:
-        """Raise TrainingError where the loss or the gradient's norm is no finite number."""
+        """Raise TrainingError where the loss or the gradient's norm is not finite."""
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {grad_norm}"
@@ -72,7 +72,7 @@ class Guards:
         """Whether to step: not at a spike of the loss, where those are to be skipped."""
         z = z_score(loss, self.losses)
         spike = z > SPIKE
-        skip = spike and self.config.skip_spikes and self.skipped < MOST_SKIPPED
+        skip = spike and self.config.skip_spikes and self.skipped < MAX_SKIPPED
         if spike:
             what = "skipped" if skip else "spike"
             self.log.say(

@@ -21,7 +21,7 @@ from bardlet.training.log import Log
 
 
 class Saver:
-    """Saves a run's checkpoints, one at a time: written in the loop, brought to disk beside it.
+    """Saves a run's checkpoints, one at a time: written in the loop, fsynced in a thread.
 
     Once a checkpoint has its name, `last` is moved to it and what is not kept is removed. Where
     the disk does not take one, the run goes on with those it has, or stops (`save_failure`).

@@ -103,8 +103,8 @@ def test_what_lasts_is_no_spike() -> None:
     guard = guards.Guards(config, training.Log(config, main=False), 65, GuardState())
     calm = [2.0 + 0.01 * (i % 3) for i in range(20)]
     assert all(guard.should_step(it, loss) for it, loss in enumerate(calm))
-    taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MOST_SKIPPED + 5)]
-    assert taken == [False] * guards.MOST_SKIPPED + [True] * 5
+    taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MAX_SKIPPED + 5)]
+    assert taken == [False] * guards.MAX_SKIPPED + [True] * 5
 
 
 def test_z_score_is_numpys() -> None:
@@ -119,7 +119,7 @@ def test_spikes_are_skipped_alike_after_a_resume(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guards, "SPIKE", -1.0)  # what does not fall is one
-    monkeypatch.setattr(guards, "MOST_SKIPPED", 2)
+    monkeypatch.setattr(guards, "MAX_SKIPPED", 2)
     options = {"skip_spikes": True, "max_iters": 24, "eval_interval": 100}
     whole = tiny_config(dataset_folder, tmp_path / "whole", **options)
     train(whole)

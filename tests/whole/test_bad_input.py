@@ -83,7 +83,7 @@ def test_text_that_no_utf8_file_can_hold(fails: Refused) -> None:
         (["prepare", "words.txt", "--tokenizer=bpf"], 2, "tokenizer=bpf is not known"),
         (["prepare", "words.txt", "--val_fraction=1"], 2, "val_fraction=1.0 must lie between"),
         (["prepare", "words.txt", "--shard_tokens=0"], 2, "shard_tokens=0 must be at least 1"),
-        (["prepare", "words.txt", "--out", "out/a"], 1, "out/a is there and is no dataset"),
+        (["prepare", "words.txt", "--out", "out/a"], 1, "out/a is there and is not a dataset"),
         (["prepare", "words.txt", "--out", "words.txt/d"], 1, "words.txt/d"),
         ([*TRAIN, "--dataset=none"], 1, "no dataset at data/none"),
         ([*TRAIN, "--out_dir=words.txt"], 1, "cannot write to words.txt"),

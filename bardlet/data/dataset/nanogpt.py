@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, np.ndarray]
         path = folder / f"{name}.bin"
         size = path.stat().st_size
         if size % 2 or not size:
-            raise DataError(f"{path} has {size} bytes, which are no tokens of two bytes each")
+            raise DataError(f"{path} has {size} bytes: not a whole number of two-byte tokens")
         ids[name] = np.memmap(path, dtype="<u2", mode="r")
         splits[name] = {
             "tokens": size // 2,
@@ -64,7 +64,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 def of_meta(path: Path) -> CharTokenizer:
     """The tokenizer that a meta.pkl describes."""
     if path.stat().st_size > plain_pickle.MAX_BYTES:
-        raise DataError(f"{path} is no description of a vocabulary: it is too large")
+        raise DataError(f"{path} is not a description of a vocabulary: it is too large")
     meta = plain_pickle.read(path.read_bytes(), str(path))
     ids = meta.get("stoi") if isinstance(meta, dict) else None
     if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):

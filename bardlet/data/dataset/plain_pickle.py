@@ -28,7 +28,7 @@ def read(data: bytes, name: str) -> Any:
     Raises DataError where it is damaged, too large, or holds anything else.
     """
     if len(data) > MAX_BYTES:
-        raise DataError(f"{name} is no description of a vocabulary: it has {len(data):,} bytes")
+        raise DataError(f"{name} is not a description of a vocabulary: it has {len(data):,} bytes")
     stack: list[Any] = []
     marks: list[int] = []  # where in the stack the items of a container begin
     memory: dict[int, Any] = {}

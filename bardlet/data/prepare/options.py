@@ -104,7 +104,7 @@ def size(given: str) -> int:
     """A number of bytes, such as 100M."""
     found = re.fullmatch(r"(\d+)([KMGT]?)", given.upper())
     if not found:
-        raise UsageError(f"sample={given} is no size", "It is a number of bytes, such as 100M")
+        raise UsageError(f"sample={given} is not a size", "It is a number of bytes, such as 100M")
     return int(found[1]) * 1000 ** "_KMGT".index(found[2] or "_")
 
 
@@ -118,7 +118,7 @@ def check_folder(out: Path) -> None:
         foreign = names
     if foreign:
         raise DataError(
-            f"{out} is there and is no dataset: it has {foreign[0]}",
+            f"{out} is there and is not a dataset: it has {foreign[0]}",
             "Name another folder with --out",
         )
 
@@ -140,7 +140,7 @@ def many(collection: Collection, reading: Reading) -> bool:
         elif given.kind == "hub":
             return True
         else:
-            with contextlib.suppress(DataError):  # whoever reads all of it says so
+            with contextlib.suppress(DataError):  # reading all of it says so
                 ends = (piece.last for piece in documents(given, reading) if piece.last)
                 found += sum(itertools.islice(ends, FEW))
         if found >= FEW:
@@ -149,7 +149,7 @@ def many(collection: Collection, reading: Reading) -> bool:
 
 
 def identity(collection: Collection, options: Options) -> str:
-    """A key that whoever does the same work has as well; empty where nobody else can know."""
+    """A key that others have who do the same work; empty where nobody else can know."""
     if any(given.kind == "memory" or given.name == "-" for given in collection.inputs):
         return ""
     inputs = [(i.name, i.path, i.bytes, i.modified, i.sample) for i in collection.inputs]

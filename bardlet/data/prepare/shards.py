@@ -1,7 +1,7 @@
 """Writes one split's shards, so that it can go on where a kill has stopped it.
 
 Files grow under their final names in a folder that nobody reads yet. A state is how long each was
-at some moment; whoever goes on from it cuts them back to that, and so writes the same bytes again.
+at some moment; a run that goes on from it cuts them back to that, and writes the same bytes again.
 """
 
 from __future__ import annotations

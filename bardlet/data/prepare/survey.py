@@ -54,7 +54,7 @@ class Survey:
     tally: Tally = field(default_factory=Tally)
 
     def noted(self) -> dict[str, Any]:
-        """What whoever goes on needs of it."""
+        """What a preparation that goes on needs of it."""
         return {"characters": self.characters, "places": self.places}
 
     def with_split_points(self, unit: Unit) -> Unit:

@@ -1,4 +1,4 @@
-"""Inputs as units of work: about equal, in one order, the same whoever does them.
+"""Inputs as units of work: about equal, in one order, the same in every process.
 
 A large text is cut where its parts are encoded as they would be within it, so that several
 processes can read it; what can only be read from its beginning is read here and handed on.

@@ -136,6 +136,6 @@ def check_surrogates(text: str, name: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, which is no character"
+        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, not a character"
         hint = "Name the encoding it is really in with --encoding."
         raise DataError(problem, hint) from None

@@ -1,6 +1,6 @@
 """Documents that are records: lines of JSON, rows of tables, data sets on the hub.
 
-One that cannot be read is a piece with a `problem`, for whoever reads it to raise or to leave out.
+One that cannot be read is a piece with a `problem`, for the reader to raise or to leave out.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: np.ndarray | list[int]) -> str:
-        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
         ...
 
     def stream(self) -> Stream:

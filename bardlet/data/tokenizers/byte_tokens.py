@@ -36,12 +36,12 @@ def spell(token: bytes) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of `text`; DataError where it has half a surrogate pair, which is no character."""
+    """The bytes of `text`; DataError where it has half a surrogate pair."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"position {error.start} of the text is a lone surrogate, which is no character",
+            f"position {error.start} of the text is a lone surrogate, which is not a character",
             "Decode the text with the encoding that it is really in",
         ) from None
 
@@ -65,8 +65,8 @@ class Stream:
 class ByteTokens:
     """The half of a tokenizer that turns ids into text, for tokens that are bytes.
 
-    What `stream` gives, put together, is what `decode` gives: bytes that are no UTF-8 become U+FFFD
-    in both.
+    What `stream` gives, put together, is what `decode` gives: bytes that are not UTF-8 become
+    U+FFFD in both.
     """
 
     vocab: list[bytes]  # the bytes of every token, by id
@@ -91,7 +91,7 @@ class ByteTokens:
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by.
 
-        None of the end of a text, which is no text.
+        None for the end of a text, which has no text.
         """
         lengths = np.fromiter(map(len, self.vocab), dtype=np.int64, count=len(self.vocab))
         if self.end_of_text is not None:

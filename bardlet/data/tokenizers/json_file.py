@@ -220,7 +220,7 @@ def attempt(call: Callable[[Any], Any], given: object) -> Any:
     try:
         return call(given)
     except BaseException as error:
-        # a panic of the library's, which is no Exception, is its way to say that a file is wrong
+        # the library says that a file is wrong by a panic, which is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from None

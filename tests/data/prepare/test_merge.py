@@ -101,7 +101,7 @@ def test_a_variable_that_is_no_number_is_named(variables: dict[str, str]) -> Non
     with pytest.raises(UsageError) as caught:
         prepare_command.of_ranks(variables)
     name, value = next((n, v) for n, v in variables.items() if not v.isdecimal())
-    assert f"goes by {name}, and {value!r} is no number" in caught.value.message
+    assert f"goes by {name}, and {value!r} is not a number" in caught.value.message
 
 
 def test_a_machine_without_a_unit_has_an_empty_part(tmp_path: Path) -> None:

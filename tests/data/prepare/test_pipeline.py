@@ -149,7 +149,7 @@ def test_a_folder_that_is_no_dataset_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "d" / "thesis.txt").write_text("years of work", encoding="utf-8")
     (tmp_path / "file").write_text("as well", encoding="utf-8")
     for name in ("d", "file"):
-        with pytest.raises(DataError, match="is there and is no dataset"):
+        with pytest.raises(DataError, match="is there and is not a dataset"):
             prepared(tmp_path / name)
     assert (tmp_path / "d" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
     assert (tmp_path / "file").read_text(encoding="utf-8") == "as well"
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_dataset_is_left_alone(tmp_path: Path) -> None:
 def test_a_tokenizer_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "tokenizer.json").write_text("mine", encoding="utf-8")
-    with pytest.raises(DataError, match="is there and is no dataset"):
+    with pytest.raises(DataError, match="is there and is not a dataset"):
         prepared(tmp_path / "d")
     assert (tmp_path / "d" / "tokenizer.json").read_text(encoding="utf-8") == "mine"
 
