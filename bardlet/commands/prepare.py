@@ -56,51 +56,51 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--part", default="1/1", help=PART)
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
     parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
-    given = parse(parser, args)
-    out: Path | None = getattr(given, "out", None)
-    if bool(given.source) == bool(given.merge):
+    options = parse(parser, args)
+    out: Path | None = getattr(options, "out", None)
+    if bool(options.source) == bool(options.merge):
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
     from bardlet.commands.inspect import describe_dataset
 
-    dataset = merged(given, out) if given.merge else prepared(given, out)
-    print(json.dumps(dataset.manifest) if given.json else describe_dataset(dataset))
+    dataset = merged(options, out) if options.merge else prepared(options, out)
+    print(json.dumps(dataset.manifest) if options.json else describe_dataset(dataset))
     return 0
 
 
-def merged(given: argparse.Namespace, out: Path | None) -> Any:
+def merged(args: argparse.Namespace, out: Path | None) -> Any:
     """The dataset of all parts."""
     from bardlet.data.prepare.merge import merge
 
     if out is None:
         raise UsageError("--merge needs --out", "Name the folder that all parts become")
-    return merge(given.merge, out)
+    return merge(args.merge, out)
 
 
-def prepared(given: argparse.Namespace, out: Path | None) -> Any:
+def prepared(args: argparse.Namespace, out: Path | None) -> Any:
     """The dataset of what the sources name."""
     from bardlet.data.prepare.options import gathered
     from bardlet.data.prepare.pipeline import prepare
 
-    part = of_ranks(os.environ) if given.part == "auto" else fraction(given.part)
-    with gathered(given.source, given, say) as (found, reading):
-        out = out or Path("data") / found.name
-        if given.part == "auto":
+    part = of_ranks(os.environ) if args.part == "auto" else fraction(args.part)
+    with gathered(args.source, args, say) as (collection, reading):
+        out = out or Path("data") / collection.name
+        if args.part == "auto":
             out = out.with_name(f"{out.name}.part-{part[0]}")
         return prepare(
-            found, out, tokenizer=given.tokenizer,
-            vocab_size=given.vocab_size, split=given.split, val_fraction=given.val_fraction,
-            shard_tokens=given.shard_tokens, distinct=given.distinct,
-            skip_unreadable=given.skip_unreadable, part=part,
-            workers=given.workers, reading=reading, say=say,
+            collection, out, tokenizer=args.tokenizer,
+            vocab_size=args.vocab_size, split=args.split, val_fraction=args.val_fraction,
+            shard_tokens=args.shard_tokens, distinct=args.distinct,
+            skip_unreadable=args.skip_unreadable, part=part,
+            workers=args.workers, reading=reading, say=say,
         )  # fmt: skip
 
 
-def fraction(given: str) -> tuple[int, int]:
+def fraction(text: str) -> tuple[int, int]:
     """i and N of i/N."""
-    found = re.fullmatch(r"(\d+)/(\d+)", given)
-    if not found:
-        raise UsageError(f"part={given} is not i/N", "The first of four parts is 1/4")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UsageError(f"part={text} is not i/N", "The first of four parts is 1/4")
+    return int(match[1]), int(match[2])
 
 
 def of_ranks(variables: Mapping[str, str]) -> tuple[int, int]:

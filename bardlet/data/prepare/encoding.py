@@ -145,13 +145,13 @@ def sides(piece: Piece, spec: EncodeSpec) -> list[tuple[str, str, bool, bool]]:
     elif split_point < 0:
         split_point = train_size(size, spec.val_fraction)
     cut = min(max(split_point - piece.char_offset, 0), size)
-    found = []
+    parts = []
     if cut:
         ends = piece.last or split_point <= piece.char_offset + size
-        found.append(("train", piece.text[:cut], piece.first, ends))
+        parts.append(("train", piece.text[:cut], piece.first, ends))
     if cut < size:
-        found.append(("val", piece.text[cut:], split_point >= piece.char_offset, piece.last))
-    return found
+        parts.append(("val", piece.text[cut:], split_point >= piece.char_offset, piece.last))
+    return parts
 
 
 def train_size(size: int, val_fraction: float) -> int:
@@ -162,7 +162,7 @@ def train_size(size: int, val_fraction: float) -> int:
 
 
 def encode_part(
-    found: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
+    encoded: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
     spec: EncodeSpec,
 ) -> None:  # fmt: skip
     """Add a document, or a part of one, to a split."""
@@ -177,11 +177,11 @@ def encode_part(
     whole = prompt + shown
     if spec.narrow:
         ids = [part.astype(np.uint16) if part.itemsize > 2 else part for part in ids]
-    found.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
-    found.begins.append(begins)
-    found.prompts.append(len(asked))
-    found.characters.append(len(whole))
-    found.bytes.append(
+    encoded.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
+    encoded.begins.append(begins)
+    encoded.prompts.append(len(asked))
+    encoded.characters.append(len(whole))
+    encoded.bytes.append(
         len(whole) if whole.isascii() else len(whole.encode("utf-8", "surrogatepass"))
     )
-    found.digests.append(digest)
+    encoded.digests.append(digest)

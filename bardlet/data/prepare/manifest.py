@@ -66,11 +66,11 @@ class Sources:
 
     def read(self) -> dict[str, Source | None]:
         """The entry of every file, by its path."""
-        found: dict[str, Source | None] = {}
-        for given in self.collection.inputs:
-            if given.path and given.kind != "hub":
-                found[given.path] = self.of_file(given)
-        return found
+        sums: dict[str, Source | None] = {}
+        for entry in self.collection.inputs:
+            if entry.path and entry.kind != "hub":
+                sums[entry.path] = self.of_file(entry)
+        return sums
 
     def saw(self, name: str, text: str) -> None:
         """Count a document of a data set on the hub, which is not read twice."""
@@ -82,25 +82,25 @@ class Sources:
 
     def entries(self) -> list[dict[str, Any]]:
         """The manifest's entries, in the order of the inputs."""
-        found = []
-        for given in self.collection.inputs:
-            if given.kind == "hub":
-                size, digest = self.streamed.get(given.name, (0, hashlib.sha256()))
-                found.append({"name": given.name, "bytes": size, "sha256": digest.hexdigest()})
-            elif given.kind == "memory":
-                known = [asdict(s) for s in self.collection.sources] or [of_memory(given)]
-                found += known
-            elif source := self.found.result()[given.path]:
-                found.append(asdict(source))
-        return found
+        entries = []
+        for entry in self.collection.inputs:
+            if entry.kind == "hub":
+                size, digest = self.streamed.get(entry.name, (0, hashlib.sha256()))
+                entries.append({"name": entry.name, "bytes": size, "sha256": digest.hexdigest()})
+            elif entry.kind == "memory":
+                known = [asdict(s) for s in self.collection.sources] or [of_memory(entry)]
+                entries += known
+            elif source := self.found.result()[entry.path]:
+                entries.append(asdict(source))
+        return entries
 
-    def of_file(self, given: Input) -> Source | None:
+    def of_file(self, entry: Input) -> Source | None:
         """The entry of a file, None where it cannot be read, which its reader reports."""
         try:
-            digest = checksum(Path(given.path), self.stopped)
+            digest = checksum(Path(entry.path), self.stopped)
         except OSError:
             return None
-        return Source(name=given.name, bytes=given.bytes, sha256=digest)
+        return Source(name=entry.name, bytes=entry.bytes, sha256=digest)
 
     def __enter__(self) -> Sources:
         return self
@@ -111,10 +111,10 @@ class Sources:
         self.threads.shutdown(wait=False)
 
 
-def of_memory(given: Input) -> dict[str, Any]:
+def of_memory(entry: Input) -> dict[str, Any]:
     """The entry of a text in memory."""
-    raw = given.text.encode("utf-8", "surrogatepass")
-    return {"name": given.name, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    raw = entry.text.encode("utf-8", "surrogatepass")
+    return {"name": entry.name, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
 
 
 def unchanged(
@@ -130,7 +130,7 @@ def unchanged(
         there.verify()
     except DataError as error:
         return f"{out} is prepared again: {error.message}"
-    if any(given.kind == "hub" for given in collection.inputs):
+    if any(entry.kind == "hub" for entry in collection.inputs):
         return ""
     if there.about is None:
         return f"{out} is prepared again: nanoGPT made it"
@@ -146,21 +146,21 @@ def changes(manifest: Manifest, collection: Collection, options: dict[str, Any])
     before = manifest.options
     if before is None:
         return ["another bardlet made it"]
-    found = [
+    lines = [
         f"{key} is {told(options.get(key))}, not {told(before.get(key))}"
         for key in options
         if options.get(key) != before.get(key)
     ]
     old = {source.name: source for source in manifest.sources}
-    sizes = {given.name: given.bytes for given in collection.inputs if given.kind != "memory"}
+    sizes = {entry.name: entry.bytes for entry in collection.inputs if entry.kind != "memory"}
     known = {source.name: source.bytes for source in collection.sources}
     new = {**sizes, **known}
-    found += few("new", [name for name in new if name not in old])
-    found += few("gone", [name for name in old if name not in new])
+    lines += few("new", [name for name in new if name not in old])
+    lines += few("gone", [name for name in old if name not in new])
     both = [name for name in new if name in old]
     other = [name for name in both if new[name] != old[name].bytes]
-    if found or other:
-        return found + few("changed", other)
+    if lines or other:
+        return lines + few("changed", other)
     with Sources(collection) as sources:
         now = {entry["name"]: entry["sha256"] for entry in sources.entries()}
     return few("changed", [name for name in both if now.get(name) != old[name].sha256])

@@ -39,26 +39,26 @@ def merge(parts: list[Path], out: Path) -> Dataset:
     the checksums. DataError where a part is missing, damaged or of something else.
     """
     check_folder(out)
-    found = ordered([Dataset(part) for part in parts])
+    datasets = ordered([Dataset(part) for part in parts])
     place = StagingFolder(out, "")
     place.recover()
     with place.held():
         stopped = Event()
         with ThreadPoolExecutor(len(SPLITS)) as threads:
             try:
-                joined = threads.map(lambda s: join(found, s, place.folder, stopped), SPLITS)
+                joined = threads.map(lambda s: join(datasets, s, place.folder, stopped), SPLITS)
                 splits: dict[str, Any] = dict(zip(SPLITS, joined, strict=True))
             finally:
                 stopped.set()
-        write_text(place.folder / "tokenizer.json", found[0].tokenizer.to_json())
-        first = found[0].manifest
+        write_text(place.folder / "tokenizer.json", datasets[0].tokenizer.to_json())
+        first = datasets[0].manifest
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
         manifest.check_tokens(tokens, first["name"], parts=True)
         keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
         described = manifest.describe(
-            first["name"], found[0].tokenizer, splits, **{key: first[key] for key in keep},
+            first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"},
-            notes=notes(found) + uneven(splits, first["split"], parts=True),
+            notes=notes(datasets) + uneven(splits, first["split"], parts=True),
         )  # fmt: skip
         place.publish(described)
     return Dataset(out)
@@ -80,13 +80,13 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
         check_part(part)
     first = parts[0].manifest
     for part in parts:
-        given = part.manifest["options"]["part"]
-        if given in by_number:
+        number = part.manifest["options"]["part"]
+        if number in by_number:
             raise DataError(
-                f"{part.folder} and {by_number[given].folder} are both part {given}",
+                f"{part.folder} and {by_number[number].folder} are both part {number}",
                 "Give each part once",
             )
-        by_number[given] = part
+        by_number[number] = part
         for key in ("tokenizer_hash", "split", "sources", "masked"):
             if part.manifest.get(key) != first.get(key):
                 raise DataError(
@@ -110,8 +110,8 @@ def check_part(part: Dataset) -> None:
     try:
         check(part.manifest, MERGEABLE)
         number = part.manifest["options"].get("part")
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(number))
-        if not found or not 1 <= int(found[1]) <= int(found[2]) <= MOST_PARTS:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(number))
+        if not match or not 1 <= int(match[1]) <= int(match[2]) <= MOST_PARTS:
             raise ValueError(f"its part {number!r} is not i/N")
     except ValueError as error:
         raise DataError(

@@ -70,42 +70,42 @@ class Options:
 
     def noted(self) -> dict[str, Any]:
         """What the manifest has of it."""
-        found = dataclasses.asdict(self)
-        reading = found.pop("reading")
-        del found["workers"]
-        return {**found, **reading, "part": "/".join(map(str, self.part))}
+        fields = dataclasses.asdict(self)
+        reading = fields.pop("reading")
+        del fields["workers"]
+        return {**fields, **reading, "part": "/".join(map(str, self.part))}
 
 
 @contextlib.contextmanager
 def gathered(
-    sources: list[str], given: Any, say: Callable[[str], None]
+    sources: list[str], args: Any, say: Callable[[str], None]
 ) -> Iterator[tuple[Collection, Reading]]:  # fmt: skip
-    """What `sources` name and how it is read, as the command line's options `given` have it.
+    """What `sources` name and how it is read, as the command line's options `args` have it.
 
     Standard input is kept for as long as the context lasts. Raises as `find` and `check_decoding`.
     """
-    check_decoding(given.encoding, given.errors)
+    check_decoding(args.encoding, args.errors)
     reading = Reading(
-        encoding=given.encoding, errors=given.errors, text_key=given.text_key,
-        prompt_key=given.prompt_key, response_key=given.response_key,
+        encoding=args.encoding, errors=args.errors, text_key=args.text_key,
+        prompt_key=args.prompt_key, response_key=args.response_key,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        found = find(
-            sources, file=getattr(given, "file", None), sample=size(given.sample),
-            folder=Path(folder), encoding=given.encoding, errors=given.errors,
-            skip=given.skip_unreadable, say=say,
+        collection = find(
+            sources, file=getattr(args, "file", None), sample=size(args.sample),
+            folder=Path(folder), encoding=args.encoding, errors=args.errors,
+            skip=args.skip_unreadable, say=say,
         )  # fmt: skip
-        for note in found.notes:
+        for note in collection.notes:
             say(note)
-        yield found, reading
+        yield collection, reading
 
 
-def size(given: str) -> int:
+def size(text: str) -> int:
     """A number of bytes, such as 100M."""
-    found = re.fullmatch(r"(\d+)([KMGT]?)", given.upper())
-    if not found:
-        raise UsageError(f"sample={given} is not a size", "It is a number of bytes, such as 100M")
-    return int(found[1]) * 1000 ** "_KMGT".index(found[2] or "_")
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text.upper())
+    if not match:
+        raise UsageError(f"sample={text} is not a size", "It is a number of bytes, such as 100M")
+    return int(match[1]) * 1000 ** "_KMGT".index(match[2] or "_")
 
 
 def check_folder(out: Path) -> None:
@@ -133,24 +133,24 @@ def split_rule(collection: Collection, options: Options) -> str:
 
 def many(collection: Collection, reading: Reading) -> bool:
     """Whether there are enough documents for a hash to leave no side without any."""
-    found = 0
-    for given in collection.inputs:
-        if given.kind in ("text", "memory"):
-            found += 1
-        elif given.kind == "hub":
+    count = 0
+    for entry in collection.inputs:
+        if entry.kind in ("text", "memory"):
+            count += 1
+        elif entry.kind == "hub":
             return True
         else:
             with contextlib.suppress(DataError):  # reading all of it says so
-                ends = (piece.last for piece in documents(given, reading) if piece.last)
-                found += sum(itertools.islice(ends, FEW))
-        if found >= FEW:
+                ends = (piece.last for piece in documents(entry, reading) if piece.last)
+                count += sum(itertools.islice(ends, FEW))
+        if count >= FEW:
             return True
     return False
 
 
 def identity(collection: Collection, options: Options) -> str:
     """A key that others have who do the same work; empty where nobody else can know."""
-    if any(given.kind == "memory" or given.name == "-" for given in collection.inputs):
+    if any(entry.kind == "memory" or entry.name == "-" for entry in collection.inputs):
         return ""
     inputs = [(i.name, i.path, i.bytes, i.modified, i.sample) for i in collection.inputs]
     return hashlib.sha256(json.dumps([inputs, options.noted()]).encode()).hexdigest()
@@ -160,12 +160,12 @@ def check_room(collection: Collection, options: Options, out: Path) -> None:
     """Raise DataError where the manifest cannot name all inputs, or the disk has most likely not
     the room for the tokens.
     """
-    if sum(len(json.dumps(given.name)) + ENTRY for given in collection.inputs) > MAX_BYTES:
+    if sum(len(json.dumps(entry.name)) + ENTRY for entry in collection.inputs) > MAX_BYTES:
         raise DataError(
             f"{len(collection.inputs):,} files are more than a manifest can name",
             "Pack them with tar or zip: each file of an archive is a document, too",
         )
-    size = sum(given.bytes * (4 if given.compression else 1) for given in collection.inputs)
+    size = sum(entry.bytes * (4 if entry.compression else 1) for entry in collection.inputs)
     need = size * 2 if options.tokenizer in ("char", "byte") else size // 2
     parent = next(p for p in out.absolute().parents if p.exists())
     free = shutil.disk_usage(parent).free

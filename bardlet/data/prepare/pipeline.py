@@ -33,16 +33,16 @@ Say = Callable[[str], None]
 
 
 def prepare(
-    corpus: Corpus | Collection, out: Path, *, say: Say = lambda line: None, **given: Any
+    corpus: Corpus | Collection, out: Path, *, say: Say = lambda line: None, **choices: Any
 ) -> Dataset:  # fmt: skip
     """Write `corpus` as a dataset folder at `out` and return it opened.
 
-    `given` are fields of `Options`. One text is split by position: its first 1 - val_fraction is
+    `choices` are fields of `Options`. One text is split by position: its first 1 - val_fraction is
     for training, as in nanoGPT. A dataset at `out` that is made of the same is left as it is,
     another one replaced; a folder with anything else in it is left alone with a DataError. `say`
     receives progress.
     """
-    options = Options(**given)
+    options = Options(**choices)
     options.check()
     collection = of_text(corpus) if isinstance(corpus, Corpus) else corpus
     check_folder(out)
@@ -75,8 +75,8 @@ class Work:
         self.again = again  # why: said when some text was read, and no option turned out wrong
         self.tally = Tally()
         self.seen: set[bytes] = set()
-        self.size = sum(given.bytes for given in collection.inputs)
-        unknown = any(given.kind == "hub" and not given.bytes for given in collection.inputs)
+        self.size = sum(entry.bytes for entry in collection.inputs)
+        unknown = any(entry.kind == "hub" and not entry.bytes for entry in collection.inputs)
         quick = options.tokenizer in ("char", "byte")
         worth = workers.default_count(self.size + unknown * (1 << 40), quick)
         self.workers = options.workers or worth
@@ -90,41 +90,41 @@ class Work:
             distinct=options.distinct,
         )  # fmt: skip
         if "survey" in noted:
-            found = Survey(**noted["survey"])
+            seen = Survey(**noted["survey"])
             encoder = tokenizers.load(folder / "tokenizer.json")
             self.say(f"going on with {self.place.out} after {noted['units']:,} units")
         else:
-            found = Survey()
+            seen = Survey()
             encoder = survey(
-                self.collection, spec, options, self.units, self.say, self.workers, found
+                self.collection, spec, options, self.units, self.say, self.workers, seen
             )
             write_text(folder / "tokenizer.json", encoder.to_json())
         for line in slow(encoder, self.size // options.part[1]):
             self.say(line)
-        if self.collection.single and found.characters == 1:
+        if self.collection.single and seen.characters == 1:
             raise DataError(
                 f"{self.collection.name} has 1 character, too few to split",
                 "Give more text",
             )
         spec = dataclasses.replace(spec, tokenizer=encoder.to_json())
         with manifest.Sources(self.collection) as sources:
-            splits = self.write(spec, encoder, found, noted, sources)
+            splits = self.write(spec, encoder, seen, noted, sources)
             return self.describe(encoder, splits, sources)
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
         i, n = self.options.part
 
-        def failed(given: Input, error: DataError) -> None:
+        def failed(entry: Input, error: DataError) -> None:
             if not self.options.skip_unreadable:
                 raise error
-            self.tally.failed[given.name] = error.message
+            self.tally.failed[entry.name] = error.message
 
-        found = units(
+        every_unit = units(
             self.collection.inputs, self.options.reading, self.options.val_fraction, failed
         )  # fmt: skip
-        hubs = {given.name for given in self.collection.inputs if given.kind == "hub"}
-        for unit in found:
+        hubs = {entry.name for entry in self.collection.inputs if entry.kind == "hub"}
+        for unit in every_unit:
             if sources and unit.source in hubs:
                 for piece in unit.parts:
                     assert isinstance(piece, Piece)
@@ -133,7 +133,7 @@ class Work:
                 yield unit
 
     def write(
-        self, spec: encoding.EncodeSpec, encoder: tokenizers.Tokenizer, found: Survey,
+        self, spec: encoding.EncodeSpec, encoder: tokenizers.Tokenizer, seen: Survey,
         noted: dict[str, Any], sources: manifest.Sources,
     ) -> dict[str, Any]:  # fmt: skip
         """Tokenize all units that are not done, into shards; return the splits' entries."""
@@ -148,7 +148,7 @@ class Work:
             )
             for split in SPLITS
         }  # fmt: skip
-        with_points = (found.with_split_points(unit) for unit in self.units(sources))
+        with_points = (seen.with_split_points(unit) for unit in self.units(sources))
         waiting = (unit for number, unit in enumerate(with_points) if number >= done)
         try:
             with bar("tokenizing", self.size) as advance:
@@ -162,7 +162,7 @@ class Work:
                     done += 1
                     advance(unit.bytes)
                     if self.place.due():
-                        self.note(done, found, writers)
+                        self.note(done, seen, writers)
             self.check(writers)
             return {split: writer.finish() for split, writer in writers.items()}
         finally:
@@ -173,9 +173,9 @@ class Work:
         """Write what became of a unit, and count what is to be reported."""
         self.tally.add(result)
         known: set[bytes] = set()
-        for split, found in result.splits.items():
+        for split, encoded in result.splits.items():
             keep = []
-            for digest in found.digests:
+            for digest in encoded.digests:
                 # by position a document is in both splits, which makes it no duplicate
                 twice = bool(digest) and digest in self.seen
                 keep.append(not twice)
@@ -184,10 +184,10 @@ class Work:
                     self.seen.add(digest)
                 elif digest:
                     known.add(digest)
-            writers[split].add(found, keep)
+            writers[split].add(encoded, keep)
         self.seen |= known
 
-    def note(self, done: int, found: Survey, writers: dict[str, SplitWriter]) -> None:
+    def note(self, done: int, seen: Survey, writers: dict[str, SplitWriter]) -> None:
         """Put on disk how far the work has come."""
         states = {split: writer.state() for split, writer in writers.items()}
         if self.options.distinct:
@@ -196,7 +196,7 @@ class Work:
             path.write_bytes(b"".join(sorted(self.seen)))
             flush(path)
         self.place.note({
-            "units": done, "splits": states, "survey": found.noted(),
+            "units": done, "splits": states, "survey": seen.noted(),
             "failed": self.tally.failed, "counts": self.tally.counts,
         })  # fmt: skip
         for path in self.place.folder.glob("seen-*.bin"):

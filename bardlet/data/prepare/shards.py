@@ -67,21 +67,21 @@ class SplitWriter:
             file.seek(end)
             self.files[kind] = file
 
-    def add(self, found: Encoded, keep: list[bool]) -> None:
+    def add(self, encoded: Encoded, keep: list[bool]) -> None:
         """Append a unit's tokens, of the documents that `keep` says."""
-        for i, ids in enumerate(found.ids):
+        for i, ids in enumerate(encoded.ids):
             if not keep[i]:
                 continue
-            self.sums["documents"] += found.begins[i]
-            self.sums["characters"] += found.characters[i]
-            self.sums["bytes"] += found.bytes[i]
+            self.sums["documents"] += encoded.begins[i]
+            self.sums["characters"] += encoded.characters[i]
+            self.sums["bytes"] += encoded.bytes[i]
             self.sums["tokens"] += len(ids)
             if self.tokens == self.shard_tokens:
                 self.close_shard()
-            if self.docs and found.begins[i]:
+            if self.docs and encoded.begins[i]:
                 self.files[".docs.bin"].write(np.array([self.tokens], dtype="<u8").tobytes())
                 self.begun += 1
-            self.append(ids, found.prompts[i])
+            self.append(ids, encoded.prompts[i])
 
     def append(self, ids: np.ndarray, prompt: int) -> None:
         """Append tokens, of which the first `prompt` do not count in the loss."""
@@ -122,18 +122,18 @@ class SplitWriter:
 
     def describe(self, index: int) -> dict[str, Any]:
         """The manifest's entry of a full shard; called in the order of the shards."""
-        found: dict[str, Any] = {}
+        files: dict[str, Any] = {}
         counts = {".bin": self.done[index]["tokens"], ".docs.bin": self.done[index]["documents"]}
         for kind in (".bin", *[".docs.bin"] * self.docs, *[".mask.bin"] * self.masked):
             path = self.path(index, kind)
             digest = checksum(path, self.stopped, self.whole if kind == ".bin" else None)
             entry: dict[str, Any] = {"file": path.name, "sha256": digest}
             if kind == ".bin":
-                found = {"file": path.name, "tokens": counts[".bin"], "sha256": entry["sha256"]}
+                files = {"file": path.name, "tokens": counts[".bin"], "sha256": entry["sha256"]}
             else:
                 entry["count"] = counts.get(kind, counts[".bin"])
-                found[kind.split(".")[1]] = entry
-        return found
+                files[kind.split(".")[1]] = entry
+        return files
 
     def state(self) -> dict[str, Any]:
         """What `state` of a later writer is to be, after everything so far is on disk."""

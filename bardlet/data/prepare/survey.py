@@ -85,7 +85,7 @@ def ends(part: Any) -> bool:
 def survey(
     collection: Collection, spec: encoding.EncodeSpec, options: Any,
     read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
-    found: Survey,
+    seen: Survey,
 ) -> Tokenizer:  # fmt: skip
     """Read what has to be read into `found`, and choose the tokenizer."""
     name = options.tokenizer
@@ -95,13 +95,13 @@ def survey(
         encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
     counts = np.zeros(128, dtype=np.int64)
     if name == "char" or spec.by == "position":
-        counts = scan(collection, spec, read, found, count)
+        counts = scan(collection, spec, read, seen, count)
     if name == "char":
-        check_text("".join(map(chr, np.flatnonzero(counts))), collection, spec, found)
+        check_text("".join(map(chr, np.flatnonzero(counts))), collection, spec, seen)
         encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=spec.separate)
     elif name == "bpe":
-        text = sample(collection, spec, read, found)
-        check_text(text, collection, spec, found)
+        text = sample(collection, spec, read, seen)
+        check_text(text, collection, spec, seen)
         encoder = factory.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     return encoder
@@ -112,12 +112,12 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
 
     There are no splits yet, so nothing is left out for validation.
     """
-    found = Survey()
-    spec, read = everything(collection, options, found, separate=True)
+    seen = Survey()
+    spec, read = everything(collection, options, seen, separate=True)
     size = sum(given.bytes for given in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
-    made = survey(collection, spec, options, read, say, count, found)
-    for line in found.tally.report():
+    made = survey(collection, spec, options, read, say, count, seen)
+    for line in seen.tally.report():
         say(line)
     return made
 
@@ -126,17 +126,17 @@ def text_of(
     collection: Collection, options: Any, most: int, say: Callable[[str], None]
 ) -> str:  # fmt: skip
     """About `most` bytes of text from everywhere in a corpus; DataError where it is empty."""
-    found = Survey()
-    spec, read = everything(collection, options, found, separate=not collection.single)
-    text = sample(collection, spec, read, found, most)
-    check_text(text, collection, spec, found)
-    for line in found.tally.report():
+    seen = Survey()
+    spec, read = everything(collection, options, seen, separate=not collection.single)
+    text = sample(collection, spec, read, seen, most)
+    check_text(text, collection, spec, seen)
+    for line in seen.tally.report():
         say(line)
     return text
 
 
 def everything(
-    collection: Collection, options: Any, found: Survey, *, separate: bool
+    collection: Collection, options: Any, seen: Survey, *, separate: bool
 ) -> tuple[encoding.EncodeSpec, Callable[[], Iterable[Unit]]]:  # fmt: skip
     """The spec that takes all documents for training, and what gives their units."""
     options.check()
@@ -144,7 +144,7 @@ def everything(
     def failed(given: Input, error: DataError) -> None:
         if not options.skip_unreadable:
             raise error
-        found.tally.failed[given.name] = error.message
+        seen.tally.failed[given.name] = error.message
 
     spec = encoding.EncodeSpec(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
@@ -155,16 +155,16 @@ def everything(
 
 def scan(
     collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
-    found: Survey, count: int,
+    seen: Survey, count: int,
 ) -> np.ndarray:  # fmt: skip
     """Count the characters of everything into `found`; return how often each one is there."""
     counts = np.zeros(128, dtype=np.int64)
-    found.characters = 0
+    seen.characters = 0
     text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
     with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
         for unit, scanned in workers.ordered_map(encoding.scan, read(), spec, count):
-            found.characters += scanned.characters
-            found.tally.add(scanned.result)
+            seen.characters += scanned.characters
+            seen.tally.add(scanned.result)
             last = int(scanned.alphabet.max(initial=0))
             if last >= len(counts):
                 counts = np.concatenate([counts, np.zeros(last + 1 - len(counts), np.int64)])
@@ -175,24 +175,24 @@ def scan(
                     continue
                 text.append((str(unit.index), size))
                 if ends(part) and spec.by == "position":
-                    place(found, text, spec.val_fraction)
+                    place(seen, text, spec.val_fraction)
                 if ends(part):
                     text = []
     return counts
 
 
-def place(found: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
+def place(seen: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
     """Note for each part of a text where it stands and where the text is split."""
     split_point = encoding.train_size(sum(size for _, size in text), val_fraction)
     offset = 0
     for index, size in text:
-        found.places.setdefault(index, []).append([offset, split_point])
+        seen.places.setdefault(index, []).append([offset, split_point])
         offset += size
 
 
 def sample(
     collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
-    found: Survey, most: int = 0,
+    seen: Survey, most: int = 0,
 ) -> str:  # fmt: skip
     """Text for training from everywhere in the corpus, all of it where it has at most `most` bytes
     (0: `SAMPLE`), and else so much and up to a unit more.
@@ -208,20 +208,20 @@ def sample(
         if total and size >= most * passed / total:  # more than its share of what was passed
             continue
         result = encoding.Result(splits={})
-        for piece in encoding.pieces(found.with_split_points(unit), spec, result):
+        for piece in encoding.pieces(seen.with_split_points(unit), spec, result):
             for split, text, _, ends in encoding.sides(piece, spec):
                 if split == "train":
                     taken += [piece.prompt, text]
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))
                     if spec.separate and ends and not text.endswith("\n"):
                         taken.append("\n")
-        found.tally.add(result)
+        seen.tally.add(result)
     return "".join(taken)
 
 
-def check_text(text: str, collection: Collection, spec: encoding.EncodeSpec, found: Survey) -> None:
+def check_text(text: str, collection: Collection, spec: encoding.EncodeSpec, seen: Survey) -> None:
     """Raise DataError where all of a corpus is white space; of splits, whoever has both tells."""
     if not spec.val_fraction and not text.strip():
-        for why in found.tally.failed.values():
+        for why in seen.tally.failed.values():
             raise DataError(f"nothing could be read: {why}")
         raise DataError(f"{collection.name} is empty", "Give a source with some text in it.")

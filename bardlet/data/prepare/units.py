@@ -66,38 +66,38 @@ def units(
     index = 0
     small: list[Range | Piece] = []
     size = 0
-    for given in inputs:
-        splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not given.compression
-        whole = Range(input=given, start=0, end=given.bytes)
-        if given.kind == "text" and not given.compression and given.bytes <= UNIT:
-            if small and (size + given.bytes > UNIT or len(small) >= FILES):
+    for entry in inputs:
+        splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not entry.compression
+        whole = Range(input=entry, start=0, end=entry.bytes)
+        if entry.kind == "text" and not entry.compression and entry.bytes <= UNIT:
+            if small and (size + entry.bytes > UNIT or len(small) >= FILES):
                 yield Unit(index=index, parts=tuple(small), bytes=size, source="")
                 index, small, size = index + 1, [], 0
             small.append(whole)
-            size += given.bytes
+            size += entry.bytes
             continue
         if small:
             yield Unit(index=index, parts=tuple(small), bytes=size, source="")
             index, small, size = index + 1, [], 0
         try:
-            if splittable and given.kind in ("text", "jsonl"):
-                for part in ranges(given, reading, val_fraction):
+            if splittable and entry.kind in ("text", "jsonl"):
+                for part in ranges(entry, reading, val_fraction):
                     yield Unit(
-                        index=index, parts=(part,), bytes=part.end - part.start, source=given.name
+                        index=index, parts=(part,), bytes=part.end - part.start, source=entry.name
                     )
                     index += 1
             else:
-                for batch, done in batches(given, reading, val_fraction):
-                    yield Unit(index=index, parts=batch, bytes=done, source=given.name)
+                for batch, done in batches(entry, reading, val_fraction):
+                    yield Unit(index=index, parts=batch, bytes=done, source=entry.name)
                     index += 1
         except DataError as error:
-            failed(given, error)
+            failed(entry, error)
     if small:
         yield Unit(index=index, parts=tuple(small), bytes=size, source="")
 
 
 def batches(
-    given: Input, reading: Reading, val_fraction: float
+    entry: Input, reading: Reading, val_fraction: float
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
     """Yields the documents of an input, some millions of characters at a time, each time with the
     bytes of its file that were read for them.
@@ -105,11 +105,11 @@ def batches(
     What can be read of one that is damaged comes before the DataError.
     """
     waiting: list[Piece] = []
-    size, told, train, whole = 0, 0, True, True
+    size, reported, train, whole = 0, 0, True, True
     place = Place()
     damage: DataError | None = None
     try:
-        for piece in documents(given, reading, place):
+        for piece in documents(entry, reading, place):
             if not (piece.first and piece.last):
                 train = not goes_to_val(piece.text, val_fraction) if piece.first else train
                 piece = replace(piece, split_point=NEVER * train, char_offset=int(not piece.first))
@@ -117,54 +117,54 @@ def batches(
             waiting.append(piece)
             size += len(piece.text) + len(piece.prompt) + PROBLEM * bool(piece.problem)
             if size >= UNIT:
-                yield tuple(waiting), place.bytes - told
-                waiting, size, told = [], 0, place.bytes
+                yield tuple(waiting), place.bytes - reported
+                waiting, size, reported = [], 0, place.bytes
     except DataError as error:
         damage = error
     if not whole:  # every document has an end
         waiting.append(Piece(text="\n", first=False, split_point=NEVER * train, char_offset=1))
     if waiting:
-        yield tuple(waiting), (given.bytes or place.bytes) - told
+        yield tuple(waiting), (entry.bytes or place.bytes) - reported
     if damage:
         raise damage
 
 
-def ranges(given: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:
+def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:
     """Yields a file in ranges that end where a word or, in JSON, a line does."""
     try:
-        with Path(given.path).open("rb") as file:
+        with Path(entry.path).open("rb") as file:
             head = file.read(4 * HEAD)
             split_point = -1
-            if given.kind == "text" and given.bytes > UNIT:
+            if entry.kind == "text" and entry.bytes > UNIT:
                 shown = decoding.decode(
-                    whole_characters(head), given.name, reading.encoding, "replace"
+                    whole_characters(head), entry.name, reading.encoding, "replace"
                 )
                 split_point = 0 if goes_to_val(shown, val_fraction) else NEVER
             start = 0
-            while start < given.bytes:
-                end = given.bytes
+            while start < entry.bytes:
+                end = entry.bytes
                 if end - start > 2 * UNIT:
                     file.seek(start + UNIT)
-                    if given.kind == "jsonl":
+                    if entry.kind == "jsonl":
                         file.readline()
-                        end = min(file.tell(), given.bytes)
+                        end = min(file.tell(), entry.bytes)
                     else:
                         end = start + UNIT + word_end(file.read(WINDOW))
                 yield Range(
-                    input=given, start=start, end=end, char_offset=start, split_point=split_point
+                    input=entry, start=start, end=end, char_offset=start, split_point=split_point
                 )
                 start = end
     except OSError as error:
-        raise unreadable(given.path, error) from None
+        raise unreadable(entry.path, error) from None
 
 
 def word_end(window: bytes) -> int:
     """Where `window` can be cut: after a word or, where none ends, between two characters."""
     skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
     shown = window[skipped:].decode("utf-8", "surrogateescape")
-    found = CUT.search(shown)
-    if found:
-        return skipped + len(shown[: found.start()].encode("utf-8", "surrogateescape"))
+    match = CUT.search(shown)
+    if match:
+        return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
     # not between the two characters of a Windows line end
     return next((i for i in range(skipped, len(window)) if window[i] != 10), skipped)
 
@@ -179,18 +179,18 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     if isinstance(part, Piece):
         yield part
         return
-    given = part.input
+    entry = part.input
     try:
-        with Path(given.path).open("rb") as file:
+        with Path(entry.path).open("rb") as file:
             file.seek(part.start)
             raw = file.read(part.end - part.start)
     except OSError as error:
-        raise unreadable(given.path, error) from None
-    if given.kind == "jsonl":
-        yield from of_jsonl(io.BytesIO(raw), given.name, reading, part.start)
+        raise unreadable(entry.path, error) from None
+    if entry.kind == "jsonl":
+        yield from of_jsonl(io.BytesIO(raw), entry.name, reading, part.start)
         return
-    shown = decoding.decode(raw, given.name, reading.encoding, reading.errors, part.start)
-    first, last = part.start == 0, part.end == given.bytes
+    shown = decoding.decode(raw, entry.name, reading.encoding, reading.errors, part.start)
+    first, last = part.start == 0, part.end == entry.bytes
     split_point = -1 if first and last else part.split_point
     replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)
     yield Piece(

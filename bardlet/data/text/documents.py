@@ -25,30 +25,30 @@ class Place:
     bytes = 0
 
 
-def documents(given: Input, reading: Reading, place: Place | None = None) -> Iterator[Piece]:
+def documents(entry: Input, reading: Reading, place: Place | None = None) -> Iterator[Piece]:
     """Yields the documents of an input in memory that does not grow with it; `place` is kept.
 
     DataError for what cannot be read, with the place where that is known.
     """
     place = place or Place()
-    if given.kind in ("memory", "hub"):
-        in_memory = given.kind == "memory"
-        found = pieces(iter([given.text]), lambda: 0) if in_memory else of_hub(given, reading)
-        for piece in found:
+    if entry.kind in ("memory", "hub"):
+        in_memory = entry.kind == "memory"
+        loose = pieces(iter([entry.text]), lambda: 0) if in_memory else of_hub(entry, reading)
+        for piece in loose:
             place.bytes += len(piece.prompt) + len(piece.text)
             yield piece
     else:
         try:
-            with Path(given.path).open("rb") as file:
+            with Path(entry.path).open("rb") as file:
                 whole: IO[bytes] = file
-                if given.compression:
-                    limit = compression.limit(given.bytes)
-                    whole = compression.decompressed(file, given.compression, limit, given.name)
-                for piece in of_file(whole, given.kind, given.name, reading):
+                if entry.compression:
+                    limit = compression.limit(entry.bytes)
+                    whole = compression.decompressed(file, entry.compression, limit, entry.name)
+                for piece in of_file(whole, entry.kind, entry.name, reading):
                     place.bytes = max(place.bytes, file.tell())
                     yield piece
         except DAMAGE as error:
-            raise unreadable(given.name, error) from None
+            raise unreadable(entry.name, error) from None
 
 
 def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
@@ -76,9 +76,9 @@ def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[
         waiting = waiting + block if waiting else block
         start = 0
         while len(waiting) - start > 2 * PIECE:
-            found = CUT.search(waiting, start + PIECE, start + 2 * PIECE)
+            match = CUT.search(waiting, start + PIECE, start + 2 * PIECE)
             # a text of two million characters without the end of a word is cut anywhere
-            end = found.start() if found else start + PIECE
+            end = match.start() if match else start + PIECE
             shown = waiting[start:end]
             yield Piece(text=shown, first=first, last=False, replaced_bytes=take_replaced())
             start, first = end, False
@@ -94,22 +94,22 @@ def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Itera
             if sum(entry.file_size for entry in archive.infolist()) > compression.limit(size):
                 raise compression.bomb(name)
             for entry in archive.infolist():
-                if (found := member(entry.filename, name)) and not entry.is_dir():
+                if (form := member(entry.filename, name)) and not entry.is_dir():
                     if entry.flag_bits & 1:
                         raise DataError(f"{name}: {entry.filename} is encrypted", "Unpack it")
                     inside = compression.open_member(archive, entry)
                     limit = compression.limit(entry.compress_size)
-                    yield from of_member(inside, limit, found, name, entry.filename, reading)
+                    yield from of_member(inside, limit, form, name, entry.filename, reading)
     else:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for entry in archive:
-                found = member(entry.name, name)
-                inside = archive.extractfile(entry) if found and entry.isfile() else None
-                if found and inside:
+                form = member(entry.name, name)
+                inside = archive.extractfile(entry) if form and entry.isfile() else None
+                if form and inside:
                     parts: Any = entry.sparse  # offsets and sizes of what is stored
                     sparse = parts is not None
                     limit = compression.limit(sum(n for _, n in parts)) if sparse else entry.size
-                    yield from of_member(inside, limit, found, name, entry.name, reading)
+                    yield from of_member(inside, limit, form, name, entry.name, reading)
 
 
 def member(path: str, archive: str) -> tuple[str, str] | None:
@@ -120,18 +120,18 @@ def member(path: str, archive: str) -> tuple[str, str] | None:
             f"{archive} has a file called {path!r}, which lies outside of it",
             "Such an archive is not to be trusted: look at it first",
         )
-    found = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
-    return found if found and found[0] in ("text", "jsonl", "json", "csv") else None
+    form = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
+    return form if form and form[0] in ("text", "jsonl", "json", "csv") else None
 
 
 def of_member(
-    inside: IO[bytes], limit: int, found: tuple[str, str], archive: str, path: str,
+    inside: IO[bytes], limit: int, form: tuple[str, str], archive: str, path: str,
     reading: Reading,
 ) -> Iterator[Piece]:  # fmt: skip
     """Yields the documents of a file in an archive, of `limit` bytes at most; where it is damaged,
     what comes before, and the problem.
     """
-    kind, method = found
+    kind, method = form
     name = f"{archive}/{path}"
     whole = True
     try:

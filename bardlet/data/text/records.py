@@ -65,7 +65,7 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         raise DataError(
             f"{place} is not a record with names", "Each is an object of JSON, or a text"
         )
-    found: list[str] = []
+    texts: list[str] = []
     for key in keys:
         shown = joined(record.get(key))
         if shown is None:
@@ -79,10 +79,10 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
                 else "Name the text with --text_key; --skip_unreadable leaves out what has none",
             )
         decoding.check_surrogates(shown, place)
-        found.append(shown)
+        texts.append(shown)
     if not reading.prompt_key:
-        return Piece(text=found[0])
-    prompt, response = found
+        return Piece(text=texts[0])
+    prompt, response = texts
     return Piece(text=response, prompt=prompt if prompt[-1:].isspace() else prompt + "\n")
 
 
@@ -186,25 +186,25 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
         raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
 
 
-def of_hub(given: Input, reading: Reading) -> Iterator[Piece]:
+def of_hub(entry: Input, reading: Reading) -> Iterator[Piece]:
     """Yields the rows of a data set on the hub while they arrive."""
-    datasets = need("datasets", "hub", given.name, DataError)
-    name, _, rest = given.path.removeprefix("hf://").partition(":")
+    datasets = need("datasets", "hub", entry.name, DataError)
+    name, _, rest = entry.path.removeprefix("hf://").partition(":")
     config, _, split = rest.partition(":")
     done = 0
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         for record in rows:
-            piece = piece_of(record, given.name, reading)
+            piece = piece_of(record, entry.name, reading)
             yield piece
             done += len(piece.prompt.encode()) + len(piece.text.encode())
-            if 0 < given.sample <= done:
+            if 0 < entry.sample <= done:
                 return
     except DataError:
         raise
     except Exception as error:  # of the network, of the hub, of a format: there is no end to them
         first = (str(error).splitlines() or [""])[0]
         raise DataError(
-            f"cannot read {given.name}: {type(error).__name__}: {first}",
+            f"cannot read {entry.name}: {type(error).__name__}: {first}",
             "Check the name and the network, or download it and give the folder",
         ) from None

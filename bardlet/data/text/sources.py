@@ -59,8 +59,8 @@ class Collection:
 
 def of_text(text: corpus.Corpus) -> Collection:
     """A collection of one text that is in memory."""
-    given = Input(name=text.name, kind="memory", text=text.text, bytes=len(text.text))
-    return Collection(name=text.name, inputs=(given,), notes=text.notes, sources=text.sources)
+    entry = Input(name=text.name, kind="memory", text=text.text, bytes=len(text.text))
+    return Collection(name=text.name, inputs=(entry,), notes=text.notes, sources=text.sources)
 
 
 def kind_of(name: str) -> tuple[str, str] | None:
@@ -74,11 +74,11 @@ def kind_of(name: str) -> tuple[str, str] | None:
 
 
 def find(
-    given: list[str], *, file: Path | None = None, sample: int = 0, folder: Path | None = None,
+    sources: list[str], *, file: Path | None = None, sample: int = 0, folder: Path | None = None,
     encoding: str = "utf-8", errors: str = "strict", skip: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Collection:  # fmt: skip
-    """The inputs that `given` names, in its order, each folder's sorted by path.
+    """The inputs that `sources` name, in their order, each folder's sorted by path.
 
     A file's name says what it is, and one that says nothing is text. `file` stands in for a named
     corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
@@ -87,30 +87,30 @@ def find(
     of no known kind, and with `skip` those that cannot be opened, are passed over with a remark.
     DataError for what is not there, UsageError for a `file` that stands in for nothing.
     """
-    if given.count("-") > 1:
+    if sources.count("-") > 1:
         raise UsageError("standard input can be read once", "Give - once among the sources")
     inputs: list[Input] = []
     notes: list[str] = []
     names: list[str] = []
-    for source in given:
+    for source in sources:
         if (of_hub := registry.hub(source, sample)) and not Path(source).exists():
             address, most = of_hub
-            found = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
+            named = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
         elif file is not None or (source in corpus.NAMED and not Path(source).is_file()):
             text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
-            if len(given) == 1:
+            if len(sources) == 1:
                 return of_text(text)
-            found = list(of_text(text).inputs)
+            named = list(of_text(text).inputs)
             notes += text.notes
             names.append(text.name)
         elif source == "-":
-            found = [standard_input(folder)]
+            named = [standard_input(folder)]
             names.append("stdin")
         else:
-            found = of_path(source, notes, several=len(given) > 1, skip=skip)
+            named = of_path(source, notes, several=len(sources) > 1, skip=skip)
             names.append(stem(source))
-        inputs += found
+        inputs += named
     return Collection(name="-".join(names)[:80], inputs=tuple(inputs), notes=tuple(notes))
 
 
@@ -121,8 +121,8 @@ def stem(source: str) -> str:
         return path.resolve().name or "corpus"
     if any(c in path.name for c in "*?["):
         return path.resolve().parent.name or "corpus"
-    found = kind_of(path.name)
-    plain = path.name.removesuffix(found[1]) if found and found[1] else path.name
+    kind = kind_of(path.name)
+    plain = path.name.removesuffix(kind[1]) if kind and kind[1] else path.name
     return Path(plain).stem
 
 
@@ -149,8 +149,8 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
         elif source and path.exists():
             files = [(path, path.name)]
         elif any(c in source for c in "*?["):
-            found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - also above here
-            files = [(Path(f), Path(f).as_posix()) for f in found if Path(f).is_file()]
+            paths = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - also above here
+            files = [(Path(f), Path(f).as_posix()) for f in paths if Path(f).is_file()]
             if not files:
                 raise DataError(f"no file is like {source}", "Check the pattern")
         else:
@@ -158,13 +158,13 @@ def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list
         prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
         if not skip or len(files) == 1:
             return [of_file(file, prefix + name) for file, name in files]
-        found = []
+        entries = []
         for file, name in files:
             try:
-                found.append(of_file(file, prefix + name))
+                entries.append(of_file(file, prefix + name))
             except OSError as error:
                 notes.append(f"not read: {prefix + name}: {error.strerror or error}")
-        return found
+        return entries
     except OSError as error:
         raise corpus.unreadable(error.filename or source, error) from None
 
@@ -219,8 +219,8 @@ def files_of(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error  # os.walk by itself passes over an unreadable folder in silence
 
-    found: list[Path] = []
+    files: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
