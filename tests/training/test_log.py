@@ -94,3 +94,33 @@ def test_wandb_that_is_not_there_is_an_early_error(
     with pytest.raises(UsageError, match="wandb_log=True needs wandb"):
         check_tracker(tiny_config(tmp_path, tmp_path, wandb_log=True))
     check_tracker(tiny_config(tmp_path, tmp_path))
+
+
+def test_lines_go_on_after_an_error_of_the_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a line got through before it; said once, and the tracker loses nothing."""
+    writer = log(tmp_path)
+    logged: list[int] = []
+    writer.tracker = SimpleNamespace(
+        log=lambda values, step: logged.append(step), finish=lambda: None
+    )
+    file = writer.file
+    assert file is not None
+
+    def full(data: bytes) -> int:
+        return file.write(data[:5]) if b'"iter": 1,' in data else fail()
+
+    def fail() -> int:
+        raise OSError(28, "No space left on device")
+
+    writer.record(type="iter", iter=0, loss=3.0)
+    writer.file = SimpleNamespace(write=full, name="metrics.jsonl", close=file.close)  # pyright: ignore
+    writer.record(type="iter", iter=1, loss=2.0)
+    writer.record(type="iter", iter=2, loss=2.0)
+    writer.file = file
+    writer.record(type="iter", iter=3, loss=1.0)
+    writer.close()
+    assert capsys.readouterr().err.count("No space left on device; lines are lost until") == 1
+    kept = [json.loads(line)["iter"] for line in lines_until(tmp_path / "metrics.jsonl", 9)]
+    assert kept == [0, 3] and logged == [0, 1, 2, 3]

@@ -188,3 +188,39 @@ def test_one_process_at_a_time(dataset_folder: Path, tmp_path: Path) -> None:
     with run_folder.locked(tmp_path / "other"):
         assert (tmp_path / "other/.lock").exists()
     assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_no_run(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(run: Path, keep: int) -> None:
+        raise PermissionError(13, "Permission denied", str(run))
+
+    monkeypatch.setattr(saver.run_folder, "prune", fail)
+    config = tiny_config(dataset_folder, tmp_path / "run", save_interval=2, max_iters=6)
+    assert train(config).iter == 6
+    assert kept(config) == [2, 4, 6]
+    assert (
+        "cannot remove an old checkpoint: [Errno 13] Permission denied" in capsys.readouterr().err
+    )
+
+
+def test_the_failure_of_a_save_that_nothing_follows_is_told(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Before,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It is under way while the run ends by an error of its own."""
+
+    def fail(folder: Path) -> None:
+        raise CheckpointError(f"cannot save {folder.name}: no room")
+
+    def stop() -> None:
+        raise TrainingError("the run ends here")
+
+    monkeypatch.setattr(saver.checkpoint, "finish", fail)
+    before(4, stop)
+    config = tiny_config(dataset_folder, tmp_path / "run", save_interval=4, eval_interval=100)
+    with pytest.raises(TrainingError, match="the run ends here"):
+        train(config)
+    assert "warning: cannot save iter-00000004: no room" in capsys.readouterr().err
