@@ -16,21 +16,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 LONGEST = 4096  # characters of a name
 VERSIONED = {"format_version?": int}
-ANY = (str, bool, int, float, None)
-FILES = {
-    "state.json": {
-        "iter": int, "tokens": int, "scaler": {...: ANY},
-        "dataset": {"name": str, "hash": str, "end_of_text?": (int, None)},
-        "best_val_loss?": (float, None), "computes?": {...: ANY}, "versions?": {...: str},
-        "guards?": {"losses?": [float], "skipped?": int, "since_best?": int},
-        "config?": {"max_iters?": int, "patience?": int, ...: ANY},
-        "imported?": {"source": str, "token_ids": {...: (int, [int], None)}},
-    },
-    "eval.json": {
-        "train_loss": float, "val_loss": float, "bits_per_byte": float, "since_best?": int,
-    },
-    "checksums.json": {"files": {...: {"bytes": int, "sha256": str}}},
-}  # fmt: skip
 
 
 def read(cls: type[T], document: object) -> T:
