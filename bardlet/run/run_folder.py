@@ -185,8 +185,15 @@ def read_scores(folder: Path) -> Scores | None:
 
 
 def read_state(folder: Path) -> RunState:
-    """state.json of a checkpoint, with its losses."""
-    return dataclasses.replace(read_as(RunState, folder / STATE), scores=read_scores(folder))
+    """state.json of a checkpoint, with its losses.
+
+    The evaluation comes after the state was saved, and counts with those without progress.
+    """
+    state, scores = read_as(RunState, folder / STATE), read_scores(folder)
+    if scores is None:
+        return state
+    guards = dataclasses.replace(state.guards, since_best=scores.since_best)
+    return dataclasses.replace(state, scores=scores, guards=guards)
 
 
 def finished(folder: Path) -> bool:

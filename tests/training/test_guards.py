@@ -263,6 +263,34 @@ def test_a_masked_run_at_a_tiny_rate_goes_on(
     assert metrics(config, "event") == []
 
 
+def test_patience_counts_the_evaluation_after_which_a_run_was_killed(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint was saved before it: the count stands with its losses."""
+    config = tiny_config(
+        dataset_folder, tmp_path / "run", eval_interval=2, max_iters=40, patience=3
+    )  # fmt: skip
+    judged([2.25, 2.5, 2.75, 2.5], monkeypatch)
+    with monkeypatch.context() as killing:
+        killing.setattr(training.Prefetcher, "batch", interrupted_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 4
+    assert train(config).iter == 8
+
+
+def interrupted_at(last: int) -> Any:
+    """A loader that ends the run when iteration `last` asks for its batch."""
+    fetch = training.Prefetcher.batch
+
+    def batch(self: Any, it: int) -> Any:
+        if it == last:
+            raise KeyboardInterrupt
+        return fetch(self, it)
+
+    return batch
+
+
 def test_deterministic_is_torchs(dataset_folder: Path, tmp_path: Path) -> None:
     try:
         train(tiny_config(dataset_folder, tmp_path / "run", deterministic=True))
