@@ -190,6 +190,8 @@ def read_state(folder: Path) -> RunState:
     The evaluation comes after the state was saved, and counts with those without progress.
     """
     state, scores = read_as(RunState, folder / STATE), read_scores(folder)
+    if state.compiled is not None:
+        state = dataclasses.replace(state, numerics={"compiled": state.compiled}, compiled=None)
     if scores is None:
         return state
     guards = dataclasses.replace(state.guards, since_best=scores.since_best)

@@ -191,3 +191,12 @@ def test_reading_a_checkpoint_imports_no_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_format_1_tells_whether_it_was_compiled(tmp_path: Path) -> None:
+    """A resumed run computes as before; the format had it beside the other entries."""
+    folder = saved(tmp_path)[0]
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    del state["computes"], state["format_version"]
+    (folder / "state.json").write_text(json.dumps({**state, "compiled": True}), encoding="utf-8")
+    assert run_folder.read_state(folder).numerics == {"compiled": True}
