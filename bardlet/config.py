@@ -1,4 +1,4 @@
-"""What a run is told to do: typed, frozen, resolved in one order, all its problems at once.
+"""The options of a run: typed, frozen, resolved in one order, all problems reported at once.
 
     defaults <- preset <- file <- flags
 

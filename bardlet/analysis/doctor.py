@@ -1,4 +1,4 @@
-"""What ails a run: each illness one function of its history.
+"""What is wrong with a run: each illness is one function of its history.
 
 It returns a Finding, with the numbers it was seen by and one option to change, or None. The
 thresholds lie between healthy and ill runs that were made (docs/log.md, "The doctor").

@@ -1,4 +1,4 @@
-"""argparse as bardlet uses it: --n-layer is --n_layer, and a typing slip hears the nearest name."""
+"""argparse as bardlet uses it: --n-layer is --n_layer, and an error names the nearest option."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def resolve_settings(
 
     A run that is there already starts from its own options, so that only what is to change need be
     said: with `init_from=resume`, of the newest run if none is named, and where out_dir or the
-    dataset alone is given. Without bases a new run has the options that `size` finds for its
+    dataset alone is given. Without bases a new run has the options that `size` chooses for its
     dataset, by default the one prepared last, and where there is none the default preset's.
     """
     machine = functools.partial(machine_kind, str(flags.get("device", "auto")))
@@ -107,12 +107,12 @@ def no_run(out: str) -> UsageError:
 
 def newest_folder(root: Path, file: str) -> Path | None:
     """The folder in `root` whose `file` was written last, where there is one."""
-    found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
-    return found[-1].parents[len(Path(file).parts) - 1] if found else None
+    paths = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    return paths[-1].parents[len(Path(file).parts) - 1] if paths else None
 
 
 def newest_run(say: Callable[[str], None]) -> Path:
-    """The run in out/ that was saved last, for commands that were given none."""
+    """The run in out/ that was saved last, for commands that name none."""
     newest = newest_folder(Path("out"), "checkpoints/last")
     if newest is None:
         raise UsageError("no run named, and none in out/", "Train one first: bardlet train demo")

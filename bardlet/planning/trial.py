@@ -42,10 +42,10 @@ EVAL_BATCHES = 2  # batches that evaluation is timed on
 
 
 class TrialLog(Log):
-    """The log of a trial: it notes when what happens."""
+    """The log of a trial, which notes the time of each event."""
 
     def __init__(self, seen: dict[str, Any], config: TrainConfig, **how: Any):
-        """What happens is noted in `seen`."""
+        """Times and facts go into `seen`."""
         super().__init__(config, **how)
         self.seen = seen
 
