@@ -20,7 +20,7 @@ GREEDY_TOKENS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A checkpoint that is exported. Whoever writes it elsewhere leaves it as it is."""
+    """A checkpoint that is exported, which an exporter leaves as it is."""
 
     name: str  # the run's
     source: str = ""  # the checkpoint's folder, or where else it was read from

@@ -77,7 +77,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": types,
         # llama.cpp refuses an empty list: this joins two zero bytes, which nothing else does
         "tokenizer.ggml.merges": list(dict.fromkeys(merges)) or [f"{ALPHABET[0]} {ALPHABET[0]}"],
-        # unless told, llama.cpp takes token 11 for both and stops there
+        # without them llama.cpp takes token 11 for both and stops there
         "tokenizer.ggml.bos_token_id": end,
         "tokenizer.ggml.eos_token_id": end,
         "tokenizer.ggml.add_bos_token": False,
