@@ -37,7 +37,7 @@ class Score:
 
 
 class EvalInterrupted(Exception):  # noqa: N818
-    """The evaluation was given up half way, as asked."""
+    """The evaluation was ended half way, as asked."""
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""A run's folder: which checkpoints it has, which one is meant, who may write there.
+"""A run's folder: its checkpoints, the one that a name means, and the lock of who writes there.
 
     out/<run>/checkpoints/iter-00002000/   one state of the run (checkpoint.py)
     out/<run>/checkpoints/best, last       the name of one of them
@@ -49,8 +49,8 @@ def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, the oldest first. CheckpointError where one lies elsewhere:
     what is pruned here must be this run's.
     """
-    found = (run / "checkpoints").glob("iter-*")
-    kept = sorted((p for p in found if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
+    folders = (run / "checkpoints").glob("iter-*")
+    kept = sorted((p for p in folders if p.name[5:].isdecimal() and p.is_dir()), key=iter_of)
     try:
         for folder in kept:
             within(folder, run)
@@ -63,10 +63,10 @@ def checkpoints(run: Path) -> list[Path]:
 
 def newest(run: Path) -> Path:
     """The checkpoint after the most iterations. CheckpointError where there is none."""
-    found = checkpoints(run)
-    if not found:
+    kept = checkpoints(run)
+    if not kept:
         raise CheckpointError(f"{run} has no checkpoint", "Train first: bardlet train")
-    return found[-1]
+    return kept[-1]
 
 
 def set_pointer(run: Path, name: str, folder: Path) -> None:
@@ -85,30 +85,30 @@ def read_pointer(run: Path, name: str) -> Path | None:
     return folder if folder in kept else None
 
 
-def find(path: Path, which: str = "best") -> Path:
+def find(path: Path, name: str = "best") -> Path:
     """The checkpoint folder of a run's folder or of a checkpoint's own.
 
-    `which` is "best" (the last one where validation never improved), "last" or a folder's name.
+    `name` is "best" (the last one where validation never improved), "last" or a folder's name.
     """
     if (path / "model.safetensors").is_file():
         return path
     if not path.is_dir():
         raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")
     kept = checkpoints(path)
-    named = path / "checkpoints" / which
-    folder = named if named in kept else read_pointer(path, which)
-    if folder is None and which in ("best", "last") and kept:
+    named = path / "checkpoints" / name
+    folder = named if named in kept else read_pointer(path, name)
+    if folder is None and name in ("best", "last") and kept:
         folder = read_pointer(path, "last") or kept[-1]
     if folder is None:
         have = f"It has {', '.join(p.name for p in kept)}" if kept else "Train first: bardlet train"
-        raise CheckpointError(f"{path} has no checkpoint {which!r}", have)
+        raise CheckpointError(f"{path} has no checkpoint {name!r}", have)
     return folder
 
 
 def prune(run: Path, keep: int) -> None:
     """Remove all checkpoints but `best`, `last` and the `keep` newest up to `last`.
 
-    One that is newer than `last` was found corrupt when the run was resumed.
+    One that is newer than `last` was corrupt when the run was resumed.
     """
     best, last = read_pointer(run, "best"), read_pointer(run, "last")
     kept = [p for p in checkpoints(run) if last is None or iter_of(p) <= iter_of(last)]
@@ -145,7 +145,7 @@ def read_checksums(folder: Path) -> dict[str, FileSum]:
 
 def verify(folder: Path, *names: str) -> None:
     """Raise CheckpointError where a file of a checkpoint is not as written: of `names`, or of all
-    but its losses, which can be found again.
+    but its losses, which another evaluation gives.
 
     A checkpoint of format 1 has no checksums: it is taken as it is.
     """

@@ -1,7 +1,7 @@
 """A checkpoint's tensors, and the model that they fit: checked by the header before any memory.
 
 A config.json of a few bytes can ask for a terabyte, and a safetensors file can hold other shapes
-than its config.json says; both are told from the file's header alone.
+than its config.json says; the file's header alone shows both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def untrained(folder: Path) -> GPT:
     path = folder / "model.safetensors"
     have = shapes_of(path)
     try:
-        want = shapes_for(config, most=len(have))
+        want = shapes_for(config, max_layers=len(have))
     except (ValueError, RuntimeError) as error:  # which torch raises for sizes beyond 64 bits
         raise corrupt(folder / "config.json", error) from None
     for name in sorted(want.keys() | have.keys()):
@@ -65,8 +65,8 @@ def config_of(document: dict[str, Any]) -> GPTConfig:
     UsageError or ValueError where one is not, or where they contradict each other.
     """
     names = [f.name for f in dataclasses.fields(GPTConfig)]
-    given = resolve([("it", {name: document[name] for name in names if name in document})])
-    config = GPTConfig(**{name: getattr(given, name) for name in names})
+    checked = resolve([("it", {name: document[name] for name in names if name in document})])
+    config = GPTConfig(**{name: getattr(checked, name) for name in names})
     if not config.vocab_size:
         raise ValueError("it has no vocab_size")
     if config.llama and 2 * config.block_size * config.head_size > LARGEST_TABLE:
@@ -100,21 +100,21 @@ class Unfilled(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = kwargs or {}
+        options = kwargs or {}
         if getattr(func, "__module__", "") == torch.nn.init.__name__:
-            return args[0] if args else given["tensor"]
+            return args[0] if args else options["tensor"]
         if func is torch.arange:  # of the rotary angles, which are not weights
-            given["device"] = "cpu"
-        return func(*args, **given)
+            options["device"] = "cpu"
+        return func(*args, **options)
 
 
-def shapes_for(config: GPTConfig, most: int) -> dict[str, tuple[int, ...]]:
+def shapes_for(config: GPTConfig, max_layers: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's parameters by name, without the memory for any.
 
-    ValueError where it has more layers than `most`, and so more than it can have weights for.
+    ValueError where it has more than `max_layers` layers, and so more than there are weights for.
     """
-    if config.n_layer > most:
-        raise ValueError(f"n_layer={config.n_layer}, and the weights are {most} tensors")
+    if config.n_layer > max_layers:
+        raise ValueError(f"n_layer={config.n_layer}, and the weights are {max_layers} tensors")
     # of llama's weights none has the length of the context
     context = 1 if config.llama else config.block_size
     with torch.device("meta"), Unfilled():

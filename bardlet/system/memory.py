@@ -83,9 +83,9 @@ def left_by(root: Path, path: str, limit: str, used: str, prefix: str) -> Iterat
             return
         # "max" is not a number; a container may not see the path that its host knows
         with contextlib.suppress(OSError, ValueError):
-            most, usage = (int((folder / f"memory.{n}").read_text("ascii")) for n in (limit, used))
+            bound, usage = (int((folder / f"memory.{n}").read_text("ascii")) for n in (limit, used))
             with contextlib.suppress(OSError, ValueError):
                 rows = (folder / "memory.stat").read_text("ascii").splitlines()
                 stat = dict(row.split() for row in rows)
                 usage -= sum(int(stat.get(prefix + name, 0)) for name in RECLAIMABLE)
-            yield most - max(0, usage)
+            yield bound - max(0, usage)

@@ -146,12 +146,12 @@ class TrialProcess:
 
         TrainingError where it fails for another reason.
         """
-        found = self.ask(
+        answer = self.ask(
             do="iterations", config=self.of(batch_size, steps, **changes), seconds=seconds
         )
-        if found.get("failed", "memory") != "memory":
-            raise TrainingError(found["failed"], found["hint"])
-        return found
+        if answer.get("failed", "memory") != "memory":
+            raise TrainingError(answer["failed"], answer["hint"])
+        return answer
 
     def rest_of_run(self) -> dict[str, Any]:
         """The times that evaluating and saving take."""
@@ -206,12 +206,12 @@ def choose_batch_size(config: TrainConfig, group: Group, start: int, vocab_size:
     return best
 
 
-def sizes(sequences: int, most: int, asked: int) -> list[int]:
-    """Sizes to try, the smallest first: divisors of `sequences` up to `most`, each at least twice
-    the one before, and the one that was asked for.
+def sizes(sequences: int, largest: int, asked: int) -> list[int]:
+    """Sizes to try, the smallest first: divisors of `sequences` up to `largest`, each at least
+    twice the one before, and the one that was asked for.
     """
     chosen: list[int] = []
-    for size in range(1, most + 1):
+    for size in range(1, largest + 1):
         if sequences % size == 0 and (size == asked or not chosen or size >= 2 * chosen[-1]):
             chosen.append(size)
     return chosen
@@ -231,11 +231,11 @@ def measure_sizes(trials: TrialProcess, sizes: Sequence[int], share: int) -> Ite
             if "failed" in twice:
                 return
             more = max(0.0, twice["iter_s"] - once["iter_s"])
-        found = Measurement(
+        measurement = Measurement(
             size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"]
         )
-        yield found
-        taken = found.iteration_s(share)
+        yield measurement
+        taken = measurement.iteration_s(share)
         if taken > 1.5 * best or once["iter_s"] > LONGEST:
             return
         best = min(best, taken)

@@ -36,14 +36,14 @@ MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | 
 def check_data(config: TrainConfig, dataset: Dataset) -> None:
     """Raise where the dataset is damaged or too small, or its vocabulary too large."""
     dataset.verify()
-    for split, least in (("train", config.block_size + 1), ("val", 2)):
+    for split, needed in (("train", config.block_size + 1), ("val", 2)):
         tokens = len(dataset.splits[split])
         if split == "val" and not config.eval_full:
-            least = config.block_size + 1
-        if tokens < least:
+            needed = config.block_size + 1
+        if tokens < needed:
             raise DataError(
                 f"the {split} split of {dataset.folder} has {tokens} tokens, "
-                f"block_size={config.block_size} needs at least {least}",
+                f"block_size={config.block_size} needs at least {needed}",
                 "Lower block_size or prepare more text",
             )
     shortest = min(len(stream) for stream, _ in dataset.parts)

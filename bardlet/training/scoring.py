@@ -21,7 +21,7 @@ def both_losses(
     config: TrainConfig, model: GPT, dataset: Dataset, machine: Machine, group: Group, *,
     stop: Callable[[], bool],
 ) -> Scores:  # fmt: skip
-    """The sampled estimate on train, and validation: the whole split unless told otherwise.
+    """The sampled estimate on train, and validation: on the whole split, or sampled (`eval_full`).
 
     Raises EvalInterrupted where `stop` says so.
     """

@@ -186,7 +186,7 @@ def test_reading_a_checkpoint_imports_no_compiler() -> None:
         "for family in ('gpt2', 'llama'):\n"
         "    config = GPTConfig(family=family, n_layer=2, n_embd=32, n_head=2, vocab_size=9)\n"
         "    shapes = {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}\n"
-        "    assert weights.shapes_for(config, most=99) == shapes\n"
+        "    assert weights.shapes_for(config, max_layers=99) == shapes\n"
         "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -180,7 +180,7 @@ sys.path.insert(0, {tests!r})
 from support import tiny_config, tiny_model
 from bardlet.run import weights
 from bardlet.train import train
-weights.shapes_for(tiny_model("llama").config, most=99)
+weights.shapes_for(tiny_model("llama").config, max_layers=99)
 config = tiny_config(Path({data!r}), Path({out!r}), n_embd=512, n_head=8, n_layer=6, max_iters={to},
     init_from={init_from!r}, eval_interval=100, batch_size=2, lr_decay_iters=9)
 train(config)
