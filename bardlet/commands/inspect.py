@@ -78,7 +78,7 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
 
 
 def describe(info: dict[str, Any]) -> str:
-    """What `facts` found, for people."""
+    """What `facts` returns, for people."""
     if info["kind"] == "dataset":
         from bardlet.data.dataset.folder import Dataset
 

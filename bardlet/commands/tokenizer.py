@@ -18,7 +18,7 @@ ACTIONS = {
     "decode": "print the text of ids",
     "compare": "measure tokenizers on your own text, and recommend one",
 }
-WHICH = (
+TOKENIZER = (
     "byte, gpt2, a tokenizer.json, a folder of a dataset, run or checkpoint, a tiktoken encoding, "
     "or OWNER/NAME on the hub"
 )
@@ -51,16 +51,17 @@ def train(parser: Parser, args: list[str]) -> int:
     from bardlet.io.atomic import write_text
 
     check_out(parsed.out)
-    with gathered(parsed.source, parsed, say) as (found, reading):
+    with gathered(parsed.source, parsed, say) as (collection, reading):
         if any(
-            i.path and parsed.out.exists() and parsed.out.samefile(i.path) for i in found.inputs
+            i.path and parsed.out.exists() and parsed.out.samefile(i.path)
+            for i in collection.inputs
         ):
             raise UsageError(f"{parsed.out} is the text itself", "Name another file with --out")
         options = Options(
             tokenizer=parsed.tokenizer, vocab_size=parsed.vocab_size, reading=reading,
             skip_unreadable=parsed.skip_unreadable,
         )  # fmt: skip
-        tokenizer = learnt(found, options, say)
+        tokenizer = learnt(collection, options, say)
     try:
         write_text(parsed.out.resolve(), tokenizer.to_json())
     except OSError as error:
@@ -94,7 +95,7 @@ def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespac
     A remark where a word is a file: it is neither read nor taken for the tokenizer.
     """
     parser.add_argument(what, nargs="*", default=[], help="default: standard input")
-    parser.add_argument("--tokenizer", default="gpt2", help=f"{WHICH}; default gpt2")
+    parser.add_argument("--tokenizer", default="gpt2", help=f"{TOKENIZER}; default gpt2")
     parsed = parse(parser, args)
     # os.path takes a text of any length for no file, where pathlib raises
     file = next((word for word in getattr(parsed, what) if os.path.isfile(word)), None)  # noqa: PTH113
@@ -157,9 +158,9 @@ def compare(parser: Parser, args: list[str]) -> int:
     texts = {}
     for source in parsed.source:
         try:
-            with gathered([source], parsed, say) as (found, reading):
+            with gathered([source], parsed, say) as (collection, reading):
                 options = Options(reading=reading, skip_unreadable=parsed.skip_unreadable)
-                texts[source] = text_of(found, options, compare.MOST, say)
+                texts[source] = text_of(collection, options, compare.MAX_CHARACTERS, say)
         except DataError as error:
             if not parsed.skip_unreadable:
                 raise

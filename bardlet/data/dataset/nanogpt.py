@@ -91,9 +91,9 @@ def digest(path: Path) -> str:
     size = path.stat().st_size
     if size <= WHOLE_BYTES:
         return sha256(path)
-    found = hashlib.sha256(str(size).encode())
+    hasher = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        found.update(file.read(ENDS_BYTES))
+        hasher.update(file.read(ENDS_BYTES))
         file.seek(size - ENDS_BYTES)
-        found.update(file.read())
-    return found.hexdigest()
+        hasher.update(file.read())
+    return hasher.hexdigest()

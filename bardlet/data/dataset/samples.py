@@ -34,12 +34,12 @@ def samples(dataset: Dataset, split: str) -> list[dict[str, Any]]:
         first = int(stream.ends[shard]) - len(stream.shards[shard])
         return first + int(starts[shard][number - before[shard]])
 
-    found = []
+    shown = []
     for number in sorted({0, count // 2, count - 1}):
         start, end = place(number), place(number + 1)
         about = shortened(dataset, stream, start, min(end - start, TOKENS))
-        found.append({"document": number + 1, **about})
-    return found
+        shown.append({"document": number + 1, **about})
+    return shown
 
 
 def shortened(dataset: Dataset, stream: TokenStream, start: int, count: int) -> dict[str, str]:
@@ -63,14 +63,14 @@ def beginning(dataset: Dataset, ids: np.ndarray) -> str:
 
 def beginnings(dataset: Dataset, split: str) -> list[np.ndarray]:
     """Where documents begin in each shard of a split, mapped; none in a dataset of one text."""
-    found = []
+    by_shard = []
     for shard in dataset.about.splits[split].shards if dataset.about else ():
         if shard.docs is None:
             return []
         path = dataset.path(shard.docs)
         _, count = header(path, DOCS, (8,), "a list of where documents begin")
-        found.append(mapped(path, "<u8", count, count))
-    return found if sum(map(len, found)) else []
+        by_shard.append(mapped(path, "<u8", count, count))
+    return by_shard if sum(map(len, by_shard)) else []
 
 
 def counted(stream: TokenStream) -> int:

@@ -36,10 +36,10 @@ def header(path: Path, magic: bytes, widths: tuple[int, ...], what: str) -> tupl
     """What a file's header says: the bytes of an element, and how many tokens there are."""
     try:
         with regular(path, path.parent).open("rb") as file:
-            found, version, width, count = HEADER.unpack(file.read(HEADER.size))
+            kind, version, width, count = HEADER.unpack(file.read(HEADER.size))
     except (OSError, struct.error) as error:
         raise DataError(f"cannot read the shard {path}: {error}", PREPARE_AGAIN) from None
-    if found != magic or width not in widths:
+    if kind != magic or width not in widths:
         raise DataError(f"{path} is not {what}", PREPARE_AGAIN)
     if version > FORMAT_VERSION:
         raise DataError(f"{path} has format {version}, this bardlet reads up to {FORMAT_VERSION}")
@@ -48,10 +48,10 @@ def header(path: Path, magic: bytes, widths: tuple[int, ...], what: str) -> tupl
 
 def mapped(path: Path, dtype: str, size: int, tokens: int) -> np.ndarray:
     """The `size` elements after a file's header; DataError where there are more or fewer."""
-    found = path.stat().st_size
-    if found != HEADER.size + np.dtype(dtype).itemsize * size:
+    length = path.stat().st_size
+    if length != HEADER.size + np.dtype(dtype).itemsize * size:
         raise DataError(
-            f"{path} has {found} bytes where its header says {tokens} tokens", PREPARE_AGAIN
+            f"{path} has {length} bytes where its header says {tokens} tokens", PREPARE_AGAIN
         )
     if not size:  # an empty file region cannot be mapped
         return np.zeros(0, dtype=dtype)

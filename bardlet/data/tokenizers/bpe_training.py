@@ -23,8 +23,8 @@ from bardlet.data.tokenizers.patterns import LOWER, O200K, UPPER, parts
 from bardlet.errors import UsageError
 from bardlet.system import native_library
 
-LEAST = 257  # the bytes, of which any text is made, and the end of a text
-MOST = 1 << 20
+MIN_SIZE = 257  # the bytes, of which any text is made, and the end of a text
+MAX_SIZE = 1 << 20
 ORDER = "".join(sorted(ALPHABET))  # of bytes, where pairs are equally frequent: the library's
 THREADS = 16  # at most, to count words: each has a table of its own
 # what the core knows of a character, as in bpe_training.cpp
@@ -49,7 +49,7 @@ def train(text: str, vocab_size: int) -> str:
     """
     check_size(vocab_size)
     utf8(text)
-    merges = learn(text, vocab_size - LEAST)
+    merges = learn(text, vocab_size - MIN_SIZE)
     long = (i for i, (left, right) in enumerate(merges) if len(left) + len(right) > MAX_TOKEN)
     merges = merges[: next(long, len(merges))]
     tokens = [*ALPHABET, *(left + right for left, right in merges)]
@@ -60,8 +60,8 @@ def train(text: str, vocab_size: int) -> str:
 
 def check_size(vocab_size: int) -> None:
     """Raise UsageError for a size that cannot be."""
-    if not LEAST <= vocab_size <= MOST:
-        raise UsageError(f"vocab_size={vocab_size} must lie between {LEAST} and {MOST:,}")
+    if not MIN_SIZE <= vocab_size <= MAX_SIZE:
+        raise UsageError(f"vocab_size={vocab_size} must lie between {MIN_SIZE} and {MAX_SIZE:,}")
 
 
 def learn(text: str, count: int) -> list[tuple[str, str]]:
@@ -69,8 +69,8 @@ def learn(text: str, count: int) -> list[tuple[str, str]]:
 
     Of equals it is the pair whose tokens come first: bytes as in `ORDER`, then merges as learnt.
     """
-    found = learn_with_core(text, count) if core() else None
-    return learn_with_library(text, count) if found is None else found
+    merges = learn_with_core(text, count) if core() else None
+    return learn_with_library(text, count) if merges is None else merges
 
 
 def learn_with_library(text: str, count: int) -> list[tuple[str, str]]:
@@ -116,12 +116,12 @@ def kinds(chars: str) -> np.ndarray:
     """
     from tokenizers import Regex, pre_tokenizers
 
-    found = np.zeros(0x110000, dtype=np.uint8)
+    bits = np.zeros(0x110000, dtype=np.uint8)
     for bit, kind in KINDS.items():
         others = pre_tokenizers.Split(Regex(f"{kind}+"), "removed", invert=True)
         members = "".join([word for word, _ in others.pre_tokenize_str(chars)])
-        found[np.frombuffer(members.encode("utf-32-le"), dtype=np.uint32)] |= bit
-    return found
+        bits[np.frombuffer(members.encode("utf-32-le"), dtype=np.uint32)] |= bit
+    return bits
 
 
 @functools.cache

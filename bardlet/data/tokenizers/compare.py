@@ -11,8 +11,8 @@ from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import DataError
 
-MOST = 20_000_000  # characters of each text that are looked at, from everywhere in it
-OFTEN = 100  # times that a token should be seen on average, for a model to learn what it means
+MAX_CHARACTERS = 20_000_000  # characters of each text that are looked at, from everywhere in it
+MIN_OCCURRENCES = 100  # of a token on average, for a model to learn what it means
 EXAMPLE = 60  # characters
 
 
@@ -25,7 +25,7 @@ def compare(
     Whatever is made for a text is made for all of them together. A tokenizer that is not available
     or cannot encode a text has its reason in place of figures.
     """
-    texts = {name: text[:MOST] for name, text in texts.items()}
+    texts = {name: text[:MAX_CHARACTERS] for name, text in texts.items()}
     whole = "\n".join(texts.values())
     rows = []
     for name in names:
@@ -85,28 +85,28 @@ def recommendation(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     exact = [row for row in rows if row.get("exact")]
     if not exact:
         return {"recommended": "", "why": "none of them gives the text back as it is"}
-    often = [row for row in exact if row["tokens_per_vocabulary"] >= OFTEN]
-    if not often:
+    learnable = [row for row in exact if row["tokens_per_vocabulary"] >= MIN_OCCURRENCES]
+    if not learnable:
         best = max(exact, key=lambda row: row["tokens_per_vocabulary"])
         return {
             "recommended": best["tokenizer"],
             "why": f"the text is small: even of its {best['vocab_size']:,} tokens each is seen "
             f"{best['tokens_per_vocabulary']:,.0f} times only",
         }
-    best = max(often, key=lambda row: row["bytes_per_token"])
+    best = max(learnable, key=lambda row: row["bytes_per_token"])
     return {
         "recommended": best["tokenizer"],
         "why": f"{best['bytes_per_token']:.2f} bytes in a token, and each of its "
         f"{best['vocab_size']:,} tokens is seen {best['tokens_per_vocabulary']:,.0f} times on "
-        f"average ({OFTEN} or more are enough to learn it)",
+        f"average ({MIN_OCCURRENCES} or more are enough to learn it)",
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """What `compare` found, for people."""
+def table(comparison: dict[str, Any]) -> str:
+    """A result of `compare`, for people."""
     head = "tokenizer             vocabulary     tokens  bytes/token   MB/s  exact"
     lines = [head]
-    for row in found["tokenizers"]:
+    for row in comparison["tokenizers"]:
         if "problem" in row:
             lines.append(f"{row['tokenizer']:<20}  {row['problem']}")
             continue
@@ -119,4 +119,5 @@ def table(found: dict[str, Any]) -> str:
             several = len(row["example"]) > 1
             measured = f"{name}, {row['bytes_per_token_of'][name]:.2f}: " if several else ""
             lines.append(f"    {measured}{'|'.join(tokens)}")
-    return "\n".join([*lines, f"take {found['recommended'] or 'none'}: {found['why']}"])
+    choice, why = comparison["recommended"] or "none", comparison["why"]
+    return "\n".join([*lines, f"take {choice}: {why}"])

@@ -30,11 +30,11 @@ def choose(
         return CharTokenizer.train(text, limit=vocab_size, ends=True)
     if name == "bpe":
         size = vocab_size or bpe_training.suggested_size(len(text.encode("utf-8", "replace")))
-        found = from_json(bpe_training.train(text, size), "the trained vocabulary")
-        if found.vocab_size < size:
-            given = f"the text gives {found.vocab_size:,} tokens, not {size:,}"
-            say(f"{given}: no pair of them is left to merge within its words")
-        return found
+        trained = from_json(bpe_training.train(text, size), "the trained vocabulary")
+        if trained.vocab_size < size:
+            shortfall = f"the text gives {trained.vocab_size:,} tokens, not {size:,}"
+            say(f"{shortfall}: no pair of them is left to merge within its words")
+        return trained
     return existing(name, say)
 
 

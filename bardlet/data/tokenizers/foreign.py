@@ -16,7 +16,7 @@ from bardlet.data.tokenizers.bpe import LibraryTokenizer
 from bardlet.data.tokenizers.json_file import attempt
 from bardlet.errors import DataError
 
-CONTEXT = 12  # tokens that the library sees at the least: whole characters of 1 to 4 bytes
+CONTEXT = 12  # tokens that the library sees at least: whole characters of 1 to 4 bytes
 
 
 class ForeignStream:
@@ -25,7 +25,7 @@ class ForeignStream:
     def __init__(self, tokenizer: ForeignTokenizer) -> None:
         self.tokenizer = tokenizer
         self.ids: list[int] = []  # the last ones
-        self.given = ""  # the part of their text that was given already
+        self.emitted = ""  # the part of their text that was emitted already
 
     def feed(self, ids: Iterable[int]) -> str:
         """The characters that `ids` complete."""
@@ -33,8 +33,8 @@ class ForeignStream:
         text = self.tokenizer.decode(self.ids)
         # a token that is one byte of a character decodes to U+FFFD until the others have come
         sure = text.rstrip("\ufffd")
-        new = sure[len(self.given) :]
-        self.given += new
+        new = sure[len(self.emitted) :]
+        self.emitted += new
         if len(self.ids) > 5 * CONTEXT:
             self.forget()
         return new
@@ -45,12 +45,12 @@ class ForeignStream:
         So the time for a token does not grow with the text.
         """
         last = self.tokenizer.decode(self.ids[-CONTEXT:])
-        if last.strip() and "\ufffd" not in last and self.given.endswith(last):
-            self.ids, self.given = self.ids[-CONTEXT:], last
+        if last.strip() and "\ufffd" not in last and self.emitted.endswith(last):
+            self.ids, self.emitted = self.ids[-CONTEXT:], last
 
     def end(self) -> str:
         """What is left when no more tokens come."""
-        return self.tokenizer.decode(self.ids)[len(self.given) :]
+        return self.tokenizer.decode(self.ids)[len(self.emitted) :]
 
 
 class ForeignTokenizer(LibraryTokenizer):

@@ -92,7 +92,7 @@ def check_ids(document: dict[str, Any]) -> None:
     """Raises ValueError or TypeError unless tokens and ids belong together one to one."""
     model = document["model"]
     if model.get("type", "BPE") not in MODELS:
-        raise ValueError(f"{model['type']!r} is none of the models {', '.join(MODELS)}")
+        raise ValueError(f"{model['type']!r} is not one of the models {', '.join(MODELS)}")
     if model.get("max_input_chars_per_word", 0) > MAX_WORD:
         raise ValueError(f"max_input_chars_per_word is more than {MAX_WORD:,}")
     vocab = model["vocab"]
@@ -186,12 +186,12 @@ def check_pattern(pattern: str) -> None:
     endless = re.compile(r"[*+]|\{\d+,\}")
     several = re.compile(r"[*+?|]|\{\d+,\d*\}")
     group = re.compile(r"\((?:\?(?:[:=!>]|<[=!]|[a-z-]+:?))?([^()?][^()]*|)\)([*+{]?)")
-    while found := group.search(bare):
-        inside, repeated = several.search(found[1]), found[2]
+    while match := group.search(bare):
+        inside, repeated = several.search(match[1]), match[2]
         if inside and repeated:
             raise ValueError(f"the pattern {shown} repeats what can match in several ways")
-        rest = "x+" if endless.search(found[1]) else "x?" if inside else "x"
-        bare = bare[: found.start()] + rest + bare[found.end(1) + 1 :]
+        rest = "x+" if endless.search(match[1]) else "x?" if inside else "x"
+        bare = bare[: match.start()] + rest + bare[match.end(1) + 1 :]
     if "(" in bare or ")" in bare:
         raise ValueError(f"the pattern {shown} is not one of a vocabulary")
     if any(len(endless.findall(part)) > MAX_ENDLESS for part in re.split(r"\|", bare)):
@@ -215,10 +215,10 @@ def open_with_library(text: str, name: str) -> tokenizers.Tokenizer:
     return opened
 
 
-def attempt(call: Callable[[Any], Any], given: object) -> Any:
-    """What a library makes of what it is `given`; ValueError with its reason where it refuses."""
+def attempt(call: Callable[[Any], Any], argument: object) -> Any:
+    """What a library makes of this `argument`; ValueError with its reason where it refuses."""
     try:
-        return call(given)
+        return call(argument)
     except BaseException as error:
         # the library says that a file is wrong by a panic, which is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

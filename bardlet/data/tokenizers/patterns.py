@@ -32,8 +32,8 @@ def parts(text: str) -> Iterator[str]:
     """
     start = 0
     while start < len(text):
-        most = start + PART + LONGEST
-        found = CUT.search(text, start + PART, most)
-        end = found.start() if found else most
+        limit = start + PART + LONGEST
+        match = CUT.search(text, start + PART, limit)
+        end = match.start() if match else limit
         yield text[start:end]
         start = end

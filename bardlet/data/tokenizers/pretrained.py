@@ -61,12 +61,12 @@ def encoding(name: str) -> str:
     """The tiktoken encoding in `ENCODINGS` as a `tokenizer.json`; DataError without tiktoken."""
     tiktoken = need("tiktoken", "tiktoken", f"the encoding {name}", DataError)
     try:
-        found = tiktoken.get_encoding(name)
+        published = tiktoken.get_encoding(name)
     except Exception as error:  # its own or those of its network library
         reason = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"tiktoken cannot get {name}: {reason}", "Try --tokenizer gpt2") from None
-    ranks: Mapping[bytes, int] = found._mergeable_ranks
-    return of_ranks(ranks, ENCODINGS[name], found._special_tokens)
+    ranks: Mapping[bytes, int] = published._mergeable_ranks
+    return of_ranks(ranks, ENCODINGS[name], published._special_tokens)
 
 
 def of_ranks(ranks: Mapping[bytes, int], pattern: str, special: dict[str, int]) -> str:
@@ -83,10 +83,10 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         parts = [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
             joined = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
-            least = min(joined)
-            if least >= rank:
+            lowest = min(joined)
+            if lowest >= rank:
                 break
-            at = joined.index(least)
+            at = joined.index(lowest)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:
             merges.append((parts[0], parts[1]))
