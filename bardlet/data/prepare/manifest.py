@@ -55,14 +55,14 @@ def check_tokens(tokens: dict[str, int], name: str, *, parts: bool = False) -> N
 
 
 class Sources:
-    """The size and sha256 of every input, found beside the work on them."""
+    """The size and sha256 of every input, computed beside the work on them."""
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self.threads, self.stopped = ThreadPoolExecutor(1), Event()
         self.streamed: dict[str, tuple[int, Any]] = {}
         self.first = ""  # document that was streamed
-        self.found = self.threads.submit(self.read)
+        self.digests = self.threads.submit(self.read)
 
     def read(self) -> dict[str, Source | None]:
         """The entry of every file, by its path."""
@@ -90,7 +90,7 @@ class Sources:
             elif entry.kind == "memory":
                 known = [asdict(s) for s in self.collection.sources] or [of_memory(entry)]
                 entries += known
-            elif source := self.found.result()[entry.path]:
+            elif source := self.digests.result()[entry.path]:
                 entries.append(asdict(source))
         return entries
 
@@ -147,7 +147,7 @@ def changes(manifest: Manifest, collection: Collection, options: dict[str, Any])
     if before is None:
         return ["another bardlet made it"]
     lines = [
-        f"{key} is {told(options.get(key))}, not {told(before.get(key))}"
+        f"{key} is {shown_value(options.get(key))}, not {shown_value(before.get(key))}"
         for key in options
         if options.get(key) != before.get(key)
     ]
@@ -166,7 +166,7 @@ def changes(manifest: Manifest, collection: Collection, options: dict[str, Any])
     return few("changed", [name for name in both if now.get(name) != old[name].sha256])
 
 
-def told(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """An option's value in a sentence."""
     return "none" if value in ("", None) else str(value)
 

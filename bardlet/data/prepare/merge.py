@@ -23,7 +23,7 @@ from bardlet.errors import DataError
 from bardlet.io.atomic import write_text
 from bardlet.io.schema import check
 
-MOST_PARTS = 1_000_000
+MAX_PARTS = 1_000_000
 SIZES = dict.fromkeys(SUMS, int)
 MERGEABLE = {
     "split": {"by": str, "val_fraction": float}, "masked": bool, "tokenizer": str,
@@ -111,7 +111,7 @@ def check_part(part: Dataset) -> None:
         check(part.manifest, MERGEABLE)
         number = part.manifest["options"].get("part")
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(number))
-        if not match or not 1 <= int(match[1]) <= int(match[2]) <= MOST_PARTS:
+        if not match or not 1 <= int(match[1]) <= int(match[2]) <= MAX_PARTS:
             raise ValueError(f"its part {number!r} is not i/N")
     except ValueError as error:
         raise DataError(

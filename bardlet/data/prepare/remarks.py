@@ -21,7 +21,7 @@ MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
     """Remarks on the documents that were left out or mended; `failed` says why by input."""
-    found = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
+    lines = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
     said = (
         (len(failed) * (len(failed) > REPORTED), "", "inputs in all could not be read"),
         (counts["unread"], "document that could not be read was left out",
@@ -31,7 +31,7 @@ def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
         (counts["empty"], "empty document was left out", "empty documents were left out"),
         (counts["duplicates"], "duplicate was left out", "duplicates were left out"),
     )  # fmt: skip
-    return found + [f"{n:,} {one if n == 1 else many}" for n, one, many in said if n]
+    return lines + [f"{n:,} {one if n == 1 else many}" for n, one, many in said if n]
 
 
 def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:
@@ -57,7 +57,7 @@ def beginning(collection: Collection, reading: Reading) -> str:
 
 
 def slow(encoder: Tokenizer, size: int) -> list[str]:
-    """A remark where `size` bytes are much to encode, and a quicker library is to be had."""
+    """A remark where `size` bytes are much to encode, and a quicker library is available."""
     quicker = isinstance(encoder, BPETokenizer) and encoder.pattern
     if size < MUCH or not quicker or find_spec("gigatoken"):
         return []
@@ -67,10 +67,10 @@ def slow(encoder: Tokenizer, size: int) -> list[str]:
 def losses(encoder: Tokenizer, text: str) -> list[str]:
     """A remark where the head of `text` does not survive encoding, with the first place."""
     text = text[:HEAD]
-    found = encoder.decode(encoder.encode(text))
-    if found == text:
+    decoded = encoder.decode(encoder.encode(text))
+    if decoded == text:
         return []
-    differ = (i for i, (a, b) in enumerate(zip(text, found, strict=False)) if a != b)
-    at = next(differ, min(len(text), len(found)))
+    differ = (i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b)
+    at = next(differ, min(len(text), len(decoded)))
     around = slice(max(at - 10, 0), at + 20)
-    return [f"the tokenizer does not keep the text: {text[around]!r} is {found[around]!r} to it"]
+    return [f"the tokenizer does not keep the text: {text[around]!r} is {decoded[around]!r} to it"]

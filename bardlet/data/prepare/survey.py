@@ -87,7 +87,7 @@ def survey(
     read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
     seen: Survey,
 ) -> Tokenizer:  # fmt: skip
-    """Read what has to be read into `found`, and choose the tokenizer."""
+    """Read what has to be read into `seen`, and choose the tokenizer."""
     name = options.tokenizer
     factory.check_size(name, options.vocab_size)
     encoder = None
@@ -114,7 +114,7 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
     """
     seen = Survey()
     spec, read = everything(collection, options, seen, separate=True)
-    size = sum(given.bytes for given in collection.inputs)
+    size = sum(entry.bytes for entry in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
     made = survey(collection, spec, options, read, say, count, seen)
     for line in seen.tally.report():
@@ -123,12 +123,12 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
 
 
 def text_of(
-    collection: Collection, options: Any, most: int, say: Callable[[str], None]
+    collection: Collection, options: Any, max_bytes: int, say: Callable[[str], None]
 ) -> str:  # fmt: skip
-    """About `most` bytes of text from everywhere in a corpus; DataError where it is empty."""
+    """About `max_bytes` bytes of text from everywhere in a corpus; DataError where it is empty."""
     seen = Survey()
     spec, read = everything(collection, options, seen, separate=not collection.single)
-    text = sample(collection, spec, read, seen, most)
+    text = sample(collection, spec, read, seen, max_bytes)
     check_text(text, collection, spec, seen)
     for line in seen.tally.report():
         say(line)
@@ -141,10 +141,10 @@ def everything(
     """The spec that takes all documents for training, and what gives their units."""
     options.check()
 
-    def failed(given: Input, error: DataError) -> None:
+    def failed(entry: Input, error: DataError) -> None:
         if not options.skip_unreadable:
             raise error
-        seen.tally.failed[given.name] = error.message
+        seen.tally.failed[entry.name] = error.message
 
     spec = encoding.EncodeSpec(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
@@ -157,11 +157,11 @@ def scan(
     collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
     seen: Survey, count: int,
 ) -> np.ndarray:  # fmt: skip
-    """Count the characters of everything into `found`; return how often each one is there."""
+    """Count the characters of everything into `seen`; return how often each one is there."""
     counts = np.zeros(128, dtype=np.int64)
     seen.characters = 0
     text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
-    with bar("reading", sum(given.bytes for given in collection.inputs)) as advance:
+    with bar("reading", sum(entry.bytes for entry in collection.inputs)) as advance:
         for unit, scanned in workers.ordered_map(encoding.scan, read(), spec, count):
             seen.characters += scanned.characters
             seen.tally.add(scanned.result)
@@ -192,20 +192,20 @@ def place(seen: Survey, text: list[tuple[str, int]], val_fraction: float) -> Non
 
 def sample(
     collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
-    seen: Survey, most: int = 0,
+    seen: Survey, max_bytes: int = 0,
 ) -> str:  # fmt: skip
-    """Text for training from everywhere in the corpus, all of it where it has at most `most` bytes
-    (0: `SAMPLE`), and else so much and up to a unit more.
+    """Text for training from everywhere in the corpus: all of it up to `max_bytes` bytes (0:
+    `SAMPLE`), and of more text so much and up to a unit more.
     """
-    most = most or SAMPLE
-    total = sum(given.bytes for given in collection.inputs)  # of files, whose text can be longer
+    max_bytes = max_bytes or SAMPLE
+    total = sum(entry.bytes for entry in collection.inputs)  # of files, whose text can be longer
     taken: list[str] = []
     size = passed = 0
     for unit in read():
         passed += unit.bytes
-        if size >= most:
+        if size >= max_bytes:
             break
-        if total and size >= most * passed / total:  # more than its share of what was passed
+        if total and size >= max_bytes * passed / total:  # more than its share of what was passed
             continue
         result = encoding.Result(splits={})
         for piece in encoding.pieces(seen.with_split_points(unit), spec, result):
@@ -220,7 +220,7 @@ def sample(
 
 
 def check_text(text: str, collection: Collection, spec: encoding.EncodeSpec, seen: Survey) -> None:
-    """Raise DataError where all of a corpus is white space; of splits, whoever has both tells."""
+    """Raise DataError where all of a corpus is white space, and there are no splits to check."""
     if not spec.val_fraction and not text.strip():
         for why in seen.tally.failed.values():
             raise DataError(f"nothing could be read: {why}")

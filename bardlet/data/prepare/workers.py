@@ -20,7 +20,7 @@ from bardlet.errors import DataError
 
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class Worker:
@@ -37,8 +37,8 @@ class Worker:
 
 
 def ordered_map(
-    function: Callable[[Item, Shared], Found], items: Iterable[Item], shared: Shared, workers: int
-) -> Iterator[tuple[Item, Found]]:
+    function: Callable[[Item, Shared], Result], items: Iterable[Item], shared: Shared, workers: int
+) -> Iterator[tuple[Item, Result]]:
     """Yields each item with function(item, shared), in order; with one worker in this process.
 
     At most three items a worker are under way, so that memory does not grow with their number.

@@ -1,6 +1,6 @@
 """Fetches and verifies the corpora that have a name: one text each, and where it came from.
 
-Whatever else is a source, `sources` finds.
+Other sources are resolved by `sources`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import Any
 
 from bardlet.errors import DataError
 
-MOST = 1 << 28  # characters of a value, which has to be in memory
+MAX_CHARACTERS = 1 << 28  # characters of a value, which has to be in memory
 GAP = re.compile(r"[ \t\r\n]*")
-ESCAPE = 16  # characters; what is found wrong so near the end may only be cut off
+ESCAPE = 16  # characters; an error so near the end may only be a value cut off
 
 
 def values(blocks: Iterator[str], name: str) -> Iterator[Any]:
@@ -40,8 +40,8 @@ def values(blocks: Iterator[str], name: str) -> Iterator[Any]:
             more = "".join(islice(blocks, 1 + (len(waiting) - at >> 20))) if cut(error) else ""
             if not (more or sign or inside):
                 return
-            if len(waiting) - at > MOST:
-                problem = f"has more than {MOST:,} characters"
+            if len(waiting) - at > MAX_CHARACTERS:
+                problem = f"has more than {MAX_CHARACTERS:,} characters"
             elif more:
                 waiting, at = waiting[at:] + more, 0
                 continue

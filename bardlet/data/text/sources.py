@@ -94,8 +94,10 @@ def find(
     names: list[str] = []
     for source in sources:
         if (of_hub := registry.hub(source, sample)) and not Path(source).exists():
-            address, most = of_hub
-            named = [Input(name=address, kind="hub", path=address, bytes=most, sample=most)]
+            address, max_bytes = of_hub
+            named = [
+                Input(name=address, kind="hub", path=address, bytes=max_bytes, sample=max_bytes)
+            ]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
         elif file is not None or (source in corpus.NAMED and not Path(source).is_file()):
             text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
