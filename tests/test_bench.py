@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import common
 import loader_speed
+import loss_curve
 import ngram
 import prepare_speed
 import sample_speed
@@ -199,6 +200,16 @@ def test_targets_are_the_peers_published_losses() -> None:
     }  # fmt: skip
     assert "--block_size=64" in time_to_loss.TARGETS["1.88"].peer
     assert time_to_loss.TARGETS["1.88"].windows == 64
+
+
+def test_a_curve_is_every_evaluation_of_either_log() -> None:
+    lines = [
+        (float(second), line)
+        for second, line in enumerate([*LOG, "step 5: train loss 1, val loss 2.5"])
+    ]
+    ran = common.Process(seconds=9.5, peak_bytes=None, lines=lines)
+    points = [(1.0, 4.3), (6.0, 2.5)]
+    assert loss_curve.curve(ran) == {"seconds": 9.5, "val_loss": 2.5, "points": points}
 
 
 # --- results

@@ -97,6 +97,8 @@ BENCH: dict[str, list[str]] = {
     "first_step": ["--repeats=1", f"--ours_args={TRAINED}"],
     "loader_speed": ["--repeats=1", "--gigabytes=0.001", "--seconds=0.05",
                      "--ours_args=--max_iters=12"],
+    "loss_curve": ["--repeats=1", "--presets", "demo", f"--ours_args={TRAINED}",
+                   "--svg=curve.svg"],
     "memory": ["--repeats=1", f"--ours_args={TRAINED} --batch_size=1"],
     "ngram": [],
     "plan_accuracy": ["--repeats=1", "--cases", "demo", f"--ours_args={TRAINED}"],
