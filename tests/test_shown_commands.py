@@ -73,6 +73,7 @@ PLACEHOLDERS = {"<name>": "demo", "COMMAND": "train"}
 # what a section's commands find made, beside a prepared tinyshakespeare
 BEFORE = {
     "What it writes": ["bardlet train demo"],
+    "Use your model": ["bardlet train demo"],
     "For nanoGPT's users": [
         "bardlet train shakespeare-char", "bardlet train shakespeare-char-classic "
         "--out_dir=out/classic", "bardlet prepare plays.txt --tokenizer gpt2 --out "
