@@ -23,8 +23,8 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from bardlet import train as training
 from bardlet.config import TrainConfig, resolve
+from bardlet.data.dataset.loader import Prefetcher
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.evaluate import Score
 from bardlet.interop import nanogpt
@@ -110,14 +110,14 @@ def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:
 
 def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT in the batch before that many are done."""
-    fetch = training.Prefetcher.batch
+    fetch = Prefetcher.batch
 
     def batch(self: Any, it: int) -> Any:
         if it == iterations - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return fetch(self, it)
 
-    monkeypatch.setattr(training.Prefetcher, "batch", batch)
+    monkeypatch.setattr(Prefetcher, "batch", batch)
 
 
 def judged(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:

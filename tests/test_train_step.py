@@ -13,9 +13,10 @@ from support import metrics, tiny_config
 from bardlet.system import device
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
-from bardlet.train import Training, setup, step_optimizers, train, train_step
+from bardlet.train import step_optimizers, train, train_step
 from bardlet.training import guards
 from bardlet.training.log import Log
+from bardlet.training.setup import Training, setup
 
 # which the command line refuses on a CPU, where float16 is slow
 FLOAT16 = Machine(device=torch.device("cpu"), dtype=torch.float16, why="for the test")

@@ -1,4 +1,4 @@
-"""What is settled before a run's first step: its data, its folder, and where it goes on from."""
+"""The checkpoint that a run goes on from, and whether its options and data allow it."""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
 
-from bardlet import train as training
-from bardlet.data.dataset.loader import StreamBatches
-from bardlet.errors import TrainingError
+from bardlet.data.dataset.loader import Prefetcher, StreamBatches
+from bardlet.errors import CheckpointError, TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
 from bardlet.run.state import CollapseState, GuardState, read_json
 from bardlet.train import train
 from bardlet.training import guards
 from bardlet.training.collapse import Collapse
+from bardlet.training.log import Log
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, at: set[int], change: Any) -> None:
@@ -100,7 +100,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
 @pytest.mark.usefixtures("easily")
 def test_what_lasts_is_no_spike() -> None:
     config = dataclasses.replace(tiny_config(Path("x"), Path("y")), skip_spikes=True)
-    guard = guards.Guards(config, training.Log(config, main=False), 65, GuardState())
+    guard = guards.Guards(config, Log(config, main=False), 65, GuardState())
     calm = [2.0 + 0.01 * (i % 3) for i in range(20)]
     assert all(guard.should_step(it, loss) for it, loss in enumerate(calm))
     taken = [guard.should_step(20 + i, 9.0) for i in range(guards.MAX_SKIPPED + 5)]
@@ -148,7 +148,7 @@ def test_patience_ends_a_run_and_keeps_the_best(
     best, last = (run_folder.read_pointer(tmp_path / "run", name) for name in ("best", "last"))
     assert (run_folder.iter_of(best), run_folder.iter_of(last)) == (4, 8)
     # it is done: neither overwritten nor trained on by mistake, but on purpose
-    with pytest.raises(training.run_folder.CheckpointError, match="finished after 8 iterations"):
+    with pytest.raises(CheckpointError, match="finished after 8 iterations"):
         train(config)
     judged([2.0, 1.9], monkeypatch)
     longer = dataclasses.replace(config, init_from="resume", patience=5, max_iters=12)
@@ -272,7 +272,7 @@ def test_patience_counts_the_evaluation_after_which_a_run_was_killed(
     )  # fmt: skip
     judged([2.25, 2.5, 2.75, 2.5], monkeypatch)
     with monkeypatch.context() as killing:
-        killing.setattr(training.Prefetcher, "batch", interrupted_at(4))
+        killing.setattr(Prefetcher, "batch", interrupted_at(4))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 4
@@ -281,7 +281,7 @@ def test_patience_counts_the_evaluation_after_which_a_run_was_killed(
 
 def interrupted_at(last: int) -> Any:
     """A loader that ends the run when iteration `last` asks for its batch."""
-    fetch = training.Prefetcher.batch
+    fetch = Prefetcher.batch
 
     def batch(self: Any, it: int) -> Any:
         if it == last:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from support import assert_same_end, in_child, metrics, tiny_config
 
-from bardlet import train as training
 from bardlet.config import TrainConfig
+from bardlet.data.dataset.loader import Prefetcher
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.run import run_folder
 from bardlet.train import train
@@ -27,14 +27,14 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
     """Lets something happen while iteration `it` fetches its batch."""
 
     def arrange(it: int, happen: Callable[[], object]) -> None:
-        fetch = training.Prefetcher.batch
+        fetch = Prefetcher.batch
 
         def batch(self: Any, asked: int) -> Any:
             if asked == it:
                 happen()
             return fetch(self, asked)
 
-        monkeypatch.setattr(training.Prefetcher, "batch", batch)
+        monkeypatch.setattr(Prefetcher, "batch", batch)
 
     return arrange
 

@@ -1,0 +1,145 @@
+"""A run before its first step: data, model, optimizers, batches and log, new or resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bardlet.config import TrainConfig, to_toml
+from bardlet.data.dataset import mixture
+from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.loader import Prefetcher, batches_of
+from bardlet.errors import UsageError
+from bardlet.io.atomic import write_text
+from bardlet.model import GPT
+from bardlet.optim import build_optimizers
+from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import DatasetRef, RunState
+from bardlet.system import device, distributed
+from bardlet.system.device import Machine
+from bardlet.system.distributed import Group
+from bardlet.system.memory import MicroBatcher
+from bardlet.training import resume
+from bardlet.training.backend import Backend, select
+from bardlet.training.guards import Guards
+from bardlet.training.log import Log, check_tracker
+from bardlet.training.saver import Saver, check_room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run that is set up: what its loop works with."""
+
+    config: TrainConfig
+    group: Group
+    machine: Machine
+    dataset: Dataset
+    model: GPT
+    backend: Backend
+    forward: torch.nn.Module  # the model as the backend computes it, on all processes
+    optimizers: Sequence[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    batches: Prefetcher
+    micro_batcher: MicroBatcher
+    log: Log
+    saver: Saver
+    guards: Guards
+    start: RunState  # where the run goes on from
+    tokens_per_iter: int
+    flops_per_iter: float
+    peak_flops: float  # of all processes
+
+    def state(self, it: int, best: float) -> RunState:
+        """What else than tensors makes the run after `it` iterations."""
+        dataset = self.dataset
+        return RunState(
+            iter=it, tokens=it * self.tokens_per_iter,
+            best_val_loss=best if math.isfinite(best) else None,
+            guards=self.guards.state(), numerics=self.backend.numerics,
+            dataset=DatasetRef(
+                name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text
+            ),
+            scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
+            versions=device.versions(),
+        )  # fmt: skip
+
+
+def setup(
+    config: TrainConfig, group: Group, machine: Machine, init_model: resume.InitModel | None,
+    make_log: Callable[..., Log],
+) -> Training:  # fmt: skip
+    """All that a run needs before its first step, new or as its last checkpoint left it."""
+    # --- what is trained on
+    dataset = mixture.opened(config.dataset)
+    resume.check_data(config, dataset)
+    check_tracker(config)
+
+    # --- the model, and how far it has come
+    out = Path(config.out_dir)
+    model, config, saved, changed = resume.init_or_resume(config, group, dataset, init_model)
+    nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
+    start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
+    model.to(machine.device)
+
+    # --- what moves it
+    optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
+    scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
+    if saved:
+        folder = out / "checkpoints" / run_folder.name_of(saved.iter)
+        checkpoint.load_optimizers(folder, model, optimizers)
+        if saved.scaler:  # empty where the dtype was another
+            scaler.load_state_dict(dict(saved.scaler))
+
+    # --- where its batches come from: one an iteration, shared out among the processes
+    sequences = config.batch_size * config.gradient_accumulation_steps
+    if sequences < group.world_size:
+        raise UsageError(f"{sequences} sequences an iteration are too few for all processes")
+    batches = batches_of(
+        dataset.parts, block_size=config.block_size, batch_size=sequences,
+        seed=config.seed, rank=group.rank, world_size=group.world_size,
+    )  # fmt: skip
+    tokens_per_iter = sequences * config.block_size
+    flops_per_iter = model.flops_per_token() * tokens_per_iter
+
+    # --- how it is computed on this machine
+    backend = select(
+        config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
+        flops=flops_per_iter, before=start.numerics,
+    )  # fmt: skip
+    changed += resume.changed_numerics(start.numerics, backend.numerics)
+
+    # --- what is written of it
+    writes = group.main and not config.eval_only
+    if writes:
+        check_room(config, checkpoint.size_bytes(model, optimizers))
+        if not saved:
+            resume.create_run_folder(out)
+        write_text(out / "config.toml", to_toml(config))
+    log = make_log(config, main=group.main, start=start.iter, evaluated=start.scores is not None)
+    saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
+    log.introduction(
+        machine=machine.describe(), backend=backend.name, iter=start.iter,
+        params=model.num_params(), vocab_size=dataset.vocab_size,
+        model_vocab_size=model.config.vocab_size, train_tokens=len(dataset.splits["train"]),
+        tokens_per_iter=tokens_per_iter, **backend.numerics,
+    )  # fmt: skip
+    if saved:
+        saver.resume_at(saved.iter)
+        log.say(f"resuming {out} at iteration {saved.iter}")
+    if changed:
+        log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
+    return Training(
+        config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
+        forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
+        scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
+        micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
+        log=log, saver=saver, start=start, tokens_per_iter=tokens_per_iter,
+        guards=Guards(config, log, model.config.vocab_size, start.guards),
+        flops_per_iter=flops_per_iter,
+        peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
+    )  # fmt: skip
