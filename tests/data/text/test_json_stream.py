@@ -94,6 +94,6 @@ def test_a_mistake_is_found_without_reading_on() -> None:
 
 
 def test_a_value_may_not_be_longer_than_fits_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "MOST", 50)
+    monkeypatch.setattr(json_stream, "MAX_CHARACTERS", 50)
     with pytest.raises(DataError, match="record 2 has more than 50 characters"):
         found(json.dumps(["a" * 40, "b" * 60]))
