@@ -125,7 +125,7 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
                 log.iteration(
                     it, loss=step.loss, seconds=fmean(interval), waiting=fmean(waits), lr=step.lr,
                     flops=t.flops_per_iter, peak_flops=t.peak_flops, grad_norm=step.grad_norm,
-                    tokens=t.tokens_per_iter, tokens_seen=(it + 1) * t.tokens_per_iter,
+                    tokens=t.tokens_per_iter, tokens_seen=t.tokens(it + 1),
                 )  # fmt: skip
                 interval.clear()
                 waits.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class RunState:
 
     iter: int  # iterations done
     tokens: int  # trained on
+    sequences: int | None = None  # trained on; None where an early bardlet saved it
     best_val_loss: float | None = None
     guards: GuardState = GuardState()
     # settings of the machine that change rounding
@@ -83,6 +85,15 @@ class RunState:
     def __post_init__(self) -> None:
         for name in ("max_iters", "patience"):
             schema.check(self.config.get(name, 0), int, f"config.{name}")
+
+    def consumed(self, per_iter: int) -> int:
+        """The sequences trained on; where the file does not say, by its options, or else by
+        `per_iter` of an iteration.
+        """
+        if self.sequences is not None:
+            return self.sequences
+        sizes = [self.option(n, 0) for n in ("batch_size", "gradient_accumulation_steps")]
+        return self.iter * (int(math.prod(sizes)) or per_iter)
 
     def option(self, name: str, default: float) -> float:
         """A number among the run's options, or `default` where it is not known."""

@@ -71,15 +71,19 @@ class Log:
 
     def introduction(
         self, *, machine: str, backend: str, iter: int, params: int, train_tokens: int,
-        tokens_per_iter: int, **facts: Any,
+        tokens_per_iter: int, tokens: int, **facts: Any,
     ) -> None:  # fmt: skip
-        """Say what is about to be trained, on what; `facts` go into metrics.jsonl as they are."""
+        """Say what is about to be trained, on what; `facts` go into metrics.jsonl as they are.
+
+        `tokens` have been trained on in the `iter` iterations so far.
+        """
         max_iters = self.config.max_iters
+        in_all = tokens + max(0, max_iters - iter) * tokens_per_iter
         self.say(machine + (f", {backend}" if backend else ""))
         self.say(f"number of parameters: {params / 1e6:.2f}M")
         self.say(
             f"tokens per iteration: {tokens_per_iter:,}; {max_iters:,} iterations: "
-            f"{max_iters * tokens_per_iter / train_tokens:.2f} epochs"
+            f"{in_all / train_tokens:.2f} epochs"
         )
         self.record(
             type="start", iter=iter, params=params, max_iters=max_iters, train_tokens=train_tokens,

@@ -50,15 +50,28 @@ class Training:
     saver: Saver
     guards: Guards
     start: RunState  # where the run goes on from
-    tokens_per_iter: int
+    sequences_per_iter: int
     flops_per_iter: float
     peak_flops: float  # of all processes
+
+    @property
+    def tokens_per_iter(self) -> int:
+        return self.sequences_per_iter * self.config.block_size
+
+    def sequences(self, it: int) -> int:
+        """The sequences trained on after `it` iterations, in all sessions."""
+        before = self.start.consumed(self.sequences_per_iter)
+        return before + (it - self.start.iter) * self.sequences_per_iter
+
+    def tokens(self, it: int) -> int:
+        """The tokens trained on after `it` iterations, in all sessions."""
+        return self.start.tokens + (it - self.start.iter) * self.tokens_per_iter
 
     def state(self, it: int, best: float) -> RunState:
         """What else than tensors makes the run after `it` iterations."""
         dataset = self.dataset
         return RunState(
-            iter=it, tokens=it * self.tokens_per_iter,
+            iter=it, tokens=self.tokens(it), sequences=self.sequences(it),
             best_val_loss=best if math.isfinite(best) else None,
             guards=self.guards.state(), numerics=self.backend.numerics,
             dataset=DatasetRef(
@@ -102,6 +115,7 @@ def setup(
     batches = batches_of(
         dataset.parts, block_size=config.block_size, batch_size=sequences,
         seed=config.seed, rank=group.rank, world_size=group.world_size,
+        start=start.iter, consumed=start.consumed(sequences),
     )  # fmt: skip
     tokens_per_iter = sequences * config.block_size
     flops_per_iter = model.flops_per_token() * tokens_per_iter
@@ -126,7 +140,7 @@ def setup(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
         params=model.num_params(), vocab_size=dataset.vocab_size,
         model_vocab_size=model.config.vocab_size, train_tokens=len(dataset.splits["train"]),
-        tokens_per_iter=tokens_per_iter, **backend.numerics,
+        tokens_per_iter=tokens_per_iter, tokens=start.tokens, **backend.numerics,
     )  # fmt: skip
     if saved:
         saver.resume_at(saved.iter)
@@ -138,7 +152,7 @@ def setup(
         forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
         micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
-        log=log, saver=saver, start=start, tokens_per_iter=tokens_per_iter,
+        log=log, saver=saver, start=start, sequences_per_iter=sequences,
         guards=Guards(config, log, model.config.vocab_size, start.guards),
         flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,

@@ -29,18 +29,29 @@ class WindowBatches(ABC):
     """One rank's batches: `batch(it)` depends on `it` and the options only."""
 
     def __init__(
-        self, *, block_size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """`batch_size` is that of a whole iteration, of which each rank takes every n-th window."""
+        self, *, block_size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
+        start: int = 0, consumed: int = 0,
+    ) -> None:  # fmt: skip
+        """`batch_size` is that of a whole iteration, of which each rank takes every n-th window.
+
+        Before iteration `start`, the first that is asked for, `consumed` windows have been taken,
+        in batches of whatever sizes.
+        """
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
-        self.mine = np.arange(rank, batch_size, world_size)  # this rank's places in a batch
+        self.mine = range(rank, batch_size, world_size)  # this rank's places in a batch
+        self.start, self.consumed = start, consumed
 
     @abstractmethod
     def find(self, place: int) -> tuple[TokenStream, int]:
         """The stream and the start of window number `place`, counted from iteration 0 on."""
 
+    def places(self, it: int) -> list[int]:
+        """The numbers of this rank's windows of iteration `it`."""
+        first = self.consumed + (it - self.start) * self.batch_size
+        return [first + place for place in self.mine]
+
     def windows(self, it: int) -> list[tuple[TokenStream, int]]:
-        return [self.find(int(place)) for place in it * self.batch_size + self.mine]
+        return [self.find(place) for place in self.places(it)]
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
