@@ -150,6 +150,10 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
         by, part = rule["by"], f"{rule['val_fraction']:g}"
         of = f"the last {part} of each text" if by == "position" else f"{part} of the documents"
         lines.append(f"  split by {by}: {of} for validation")
+    end = manifest.get("end_of_text")
+    if end is not None:
+        token = dataset.tokenizer.tokens()[end].decode("utf-8", "backslashreplace")
+        lines.append(f"  documents end with {json.dumps(token, ensure_ascii=False)}, token {end}")
     sources = manifest["sources"]
     if len(sources) > SHOWN:
         lines.append(f"  from {len(sources):,} sources, of them the first {SHOWN}:")

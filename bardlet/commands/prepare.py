@@ -22,8 +22,7 @@ VOCAB_SIZE = (
     "bpe: how many tokens, by default as many as fit the text; char: at most so many, the rarest "
     "share <unk>"
 )
-
-
+END_OF_TEXT = "token between documents, by its name; default: the vocabulary's own"
 SPLIT = (
     "position: the end of each text is for validation; document: whole documents by their hash; "
     "auto (default): position where there are few"
@@ -47,6 +46,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
     parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
+    parser.add_argument("--end_of_text", default="", help=END_OF_TEXT)
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
     add_reading(parser)
@@ -87,8 +87,8 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Any:
         if args.part == "auto":
             out = out.with_name(f"{out.name}.part-{part[0]}")
         return prepare(
-            collection, out, tokenizer=args.tokenizer,
-            vocab_size=args.vocab_size, split=args.split, val_fraction=args.val_fraction,
+            collection, out, tokenizer=args.tokenizer, vocab_size=args.vocab_size,
+            end_of_text=args.end_of_text, split=args.split, val_fraction=args.val_fraction,
             shard_tokens=args.shard_tokens, distinct=args.distinct,
             skip_unreadable=args.skip_unreadable, part=part,
             workers=args.workers, reading=reading, say=say,

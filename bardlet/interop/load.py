@@ -36,7 +36,8 @@ from bardlet.system.optional_deps import need, reason
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
+HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors",
+             "model.safetensors.index.json"]  # fmt: skip
 GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 INDEX = "model.safetensors.index.json"
 
@@ -118,7 +119,9 @@ def from_folder(folder: Path, name: str) -> Trained:
     model = tensor_names.build(config, tensor_names.join(config, theirs, "hf", folder))
     path = folder / "tokenizer.json"
     # the hub's cache is of links to files elsewhere
-    tokenizer = tokenizers.load(path.resolve()) if path.is_file() else assumed(config, folder)
+    tokenizer = (
+        tokenizers.load(path.resolve(), folder) if path.is_file() else assumed(config, folder)
+    )
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
     return imported(name, model, tokenizer, ends)
 

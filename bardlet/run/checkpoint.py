@@ -116,7 +116,7 @@ def load(folder: Path) -> tuple[GPT, tokenizers.Tokenizer, RunState]:
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise corrupt(folder / "tokenizer.json", "it has more tokens than the model")
-    return model, tokenizer, state
+    return model, tokenizers.with_end_of_text(tokenizer, state.dataset.end_of_text), state
 
 
 def optimizer_tensors(

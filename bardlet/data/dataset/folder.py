@@ -133,6 +133,10 @@ class Dataset:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
         self.splits = {split: self.open(split) for split in SPLITS}
         self.parts = [(self.splits["train"], 1.0)]  # what is trained on, with its share
+        if self.end_of_text is not None and not 0 <= self.end_of_text < self.vocab_size:
+            raise DataError(f"{path} is damaged: its end of text is not a token", PREPARE_AGAIN)
+        # which may be another than the vocabulary's own
+        self.tokenizer = tokenizers.with_end_of_text(self.tokenizer, self.end_of_text)
         if identity(path) != opened:  # the tokens may be of another manifest
             raise DataError(f"{folder} was prepared again while it was opened", "Try again")
 

@@ -50,14 +50,21 @@ class Mixture(Dataset):
                     f"Prepare the one with --tokenizer {first.folder / 'tokenizer.json'}",
                 )
         self.datasets = datasets
-        self.folder, self.tokenizer = first.folder, first.tokenizer
+        self.folder = first.folder
         self.parts = [
             (dataset.splits["train"], weight / sum(weights))
             for dataset, weight in zip(datasets, weights, strict=True)
         ]
-        self.end_of_text = next(
-            (d.end_of_text for d in datasets if d.end_of_text is not None), None
-        )
+        ends = {d.end_of_text: d for d in datasets if d.end_of_text is not None}
+        if len(ends) > 1:
+            one, other = list(ends.values())[:2]
+            raise DataError(
+                f"texts end with token {one.end_of_text} in {one.folder} and with "
+                f"{other.end_of_text} in {other.folder}",
+                "Prepare one of them again with the other's --end_of_text",
+            )
+        self.end_of_text = next(iter(ends), None)
+        self.tokenizer = tokenizers.with_end_of_text(first.tokenizer, self.end_of_text)
         shares = [f"{d.hash}:{w:.9f}" for d, (_, w) in zip(datasets, self.parts, strict=True)]
         self.hash = hashlib.sha256(",".join(shares).encode()).hexdigest()
         self.splits = {

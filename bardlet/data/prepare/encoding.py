@@ -28,10 +28,12 @@ class EncodeSpec:
     skip: bool = False  # what cannot be read is reported and left out
     distinct: bool = False  # a digest of each document is wanted
     tokenizer: str = ""
+    end_of_text: int | None = None  # None: the tokenizer's own
 
     @cached_property
     def encoder(self) -> tokenizers.Tokenizer:
-        return tokenizers.from_json(self.tokenizer, "the tokenizer")
+        encoder = tokenizers.from_json(self.tokenizer, "the tokenizer")
+        return tokenizers.with_end_of_text(encoder, self.end_of_text)
 
     @cached_property
     def narrow(self) -> bool:

@@ -14,6 +14,7 @@ import bardlet
 from bardlet.data.dataset.folder import Dataset, Manifest
 from bardlet.data.dataset.stream import FORMAT_VERSION
 from bardlet.data.prepare.checksum import checksum
+from bardlet.data.prepare.options import Options
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers
@@ -146,6 +147,7 @@ def changes(manifest: Manifest, collection: Collection, options: dict[str, Any])
     before = manifest.options
     if before is None:
         return ["another bardlet made it"]
+    before = {**Options().noted(), **before}  # an option that came later was at its default
     lines = [
         f"{key} is {shown_value(options.get(key))}, not {shown_value(before.get(key))}"
         for key in options

@@ -87,7 +87,7 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
                 "Give each part once",
             )
         by_number[number] = part
-        for key in ("tokenizer_hash", "split", "sources", "masked"):
+        for key in ("tokenizer_hash", "end_of_text", "split", "sources", "masked"):
             if part.manifest.get(key) != first.get(key):
                 raise DataError(
                     f"{part.folder} is of another {key.replace('_', ' ')} than {parts[0].folder}",

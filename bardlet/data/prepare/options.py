@@ -36,6 +36,7 @@ class Options:
     vocab_size: int = 0
     split: str = "auto"  # position, document; auto: by position where there are few documents
     val_fraction: float = 0.1
+    end_of_text: str = ""  # the token between documents; empty: the vocabulary's own
     shard_tokens: int = 100_000_000
     distinct: bool = False  # drop documents that are there already
     skip_unreadable: bool = False

@@ -17,7 +17,7 @@ from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.prepare.progress import bar
-from bardlet.data.prepare.remarks import beginning, losses, slow, uneven
+from bardlet.data.prepare.remarks import beginning, losses, slow, unended, uneven
 from bardlet.data.prepare.shards import SplitWriter
 from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
@@ -92,6 +92,7 @@ class Work:
         if "survey" in noted:
             seen = Survey(**noted["survey"])
             encoder = tokenizers.load(folder / "tokenizer.json")
+            encoder = tokenizers.with_end_of_text(encoder, seen.end_of_text)
             self.say(f"going on with {self.place.out} after {noted['units']:,} units")
         else:
             seen = Survey()
@@ -106,7 +107,9 @@ class Work:
                 f"{self.collection.name} has 1 character, too few to split",
                 "Give more text",
             )
-        spec = dataclasses.replace(spec, tokenizer=encoder.to_json())
+        spec = dataclasses.replace(
+            spec, tokenizer=encoder.to_json(), end_of_text=encoder.end_of_text
+        )
         with manifest.Sources(self.collection) as sources:
             splits = self.write(spec, encoder, seen, noted, sources)
             return self.describe(encoder, splits, sources)
@@ -233,6 +236,7 @@ class Work:
         notes = list(self.collection.notes) + self.tally.report()
         if options.part[1] == 1:
             notes += uneven(splits, rule)
+        notes += unended(encoder, options.end_of_text, separate=separate)
         notes += losses(encoder, sources.first or beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)

@@ -74,3 +74,18 @@ def losses(encoder: Tokenizer, text: str) -> list[str]:
     at = next(differ, min(len(text), len(decoded)))
     around = slice(max(at - 10, 0), at + 20)
     return [f"the tokenizer does not keep the text: {text[around]!r} is {decoded[around]!r} to it"]
+
+
+def unended(encoder: Tokenizer, asked: str, *, separate: bool) -> list[str]:
+    """A remark where no token stands between documents, though there are several or one was asked
+    for.
+    """
+    if not separate and asked:
+        return ["--end_of_text has no effect: a single text has nothing to stand between"]
+    if not separate or encoder.end_of_text is not None:
+        return []
+    names = list(encoder.special())
+    hint = "--end_of_text NAME takes one of its tokens"
+    if names:
+        hint += f", such as its special ones: {', '.join(names[:8])}{', ...' * (len(names) > 8)}"
+    return [f"the vocabulary has no token that is known to end a text: a new line does; {hint}"]

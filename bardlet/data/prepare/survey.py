@@ -52,10 +52,13 @@ class Survey:
     characters: int = -1  # -1: not counted
     places: dict[str, list[list[int]]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    end_of_text: int | None = None  # the token between documents
 
     def noted(self) -> dict[str, Any]:
         """What a preparation that goes on needs of it."""
-        return {"characters": self.characters, "places": self.places}
+        return {
+            "characters": self.characters, "places": self.places, "end_of_text": self.end_of_text,
+        }  # fmt: skip
 
     def with_split_points(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
@@ -93,6 +96,7 @@ def survey(
     encoder = None
     if name not in ("char", "bpe"):
         encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
+        encoder = factory.ended_by(encoder, options.end_of_text)
     counts = np.zeros(128, dtype=np.int64)
     if name == "char" or spec.by == "position":
         counts = scan(collection, spec, read, seen, count)
@@ -104,6 +108,8 @@ def survey(
         check_text(text, collection, spec, seen)
         encoder = factory.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
+    encoder = factory.ended_by(encoder, options.end_of_text)
+    seen.end_of_text = encoder.end_of_text
     return encoder
 
 

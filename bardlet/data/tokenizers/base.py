@@ -6,6 +6,7 @@ Face's readers understand: nothing is looked up at sampling time.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from bardlet.data.tokenizers import bpe, char, foreign, json_file
+from bardlet.data.tokenizers import bpe, char, foreign, json_file, special
 from bardlet.data.tokenizers.byte import ByteTokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import DataError
 from bardlet.io.safe_read import read_text
 
 __all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "fingerprint", "from_json",
-           "load"]  # fmt: skip
+           "load", "with_end_of_text"]  # fmt: skip
 
 
 class Stream(Protocol):
@@ -46,10 +47,8 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    @property
-    def end_of_text(self) -> int | None:
-        """The id of the token that stands between texts, where there is one."""
-        ...
+    end_of_text: int | None
+    """The id of the token that stands between texts, where there is one."""
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (T,) of some unsigned or signed integer type that holds them.
@@ -70,6 +69,14 @@ class Tokenizer(Protocol):
         """The bytes of every token, by id; none for an id that has no token."""
         ...
 
+    def id_of(self, name: str) -> int | None:
+        """The id of the token with this text or name, None where there is none."""
+        ...
+
+    def special(self) -> dict[str, int]:
+        """The ids of the tokens that no text is encoded to, by name."""
+        ...
+
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by."""
         ...
@@ -83,9 +90,10 @@ class Tokenizer(Protocol):
         ...
 
 
-def from_json(text: str, name: str) -> Tokenizer:
+def from_json(text: str, name: str, eos: str = "") -> Tokenizer:
     """The tokenizer that a `tokenizer.json` describes; `name` says which one, for messages.
 
+    `eos` is the token that ends a text by what its publisher says, see `special.end_of_text`.
     DataError where the document is damaged or asks for what no vocabulary needs.
     """
     document = json_file.parse(text, name)
@@ -97,19 +105,30 @@ def from_json(text: str, name: str) -> Tokenizer:
     if text == (of_bytes := ByteTokenizer()).to_json():
         return of_bytes
     kind = bpe.BPETokenizer if bpe.is_byte_level(document) else foreign.ForeignTokenizer
-    return kind(text, document, name)
+    return kind(text, document, name, eos)
 
 
-def load(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`."""
+def load(path: Path, folder: Path | None = None) -> Tokenizer:
+    """Read a `tokenizer.json`, and what transformers' files in its `folder` say of it."""
     try:
         text = read_text(path, inside=path.parent, max_bytes=json_file.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
-    tokenizer = from_json(text, str(path))
+    tokenizer = from_json(text, str(path), special.stated_eos(folder or path.parent))
     if not tokenizer.vocab_size:
         raise DataError(f"{path} is damaged: it has no tokens")
     return tokenizer
+
+
+def with_end_of_text(tokenizer: Tokenizer, token: int | None) -> Tokenizer:
+    """The tokenizer with this token between texts; None, and what is not an id of it, leave the
+    token that it has.
+    """
+    if token == tokenizer.end_of_text or token not in range(tokenizer.vocab_size):
+        return tokenizer
+    changed = copy.copy(tokenizer)
+    changed.end_of_text = token
+    return changed
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.tokenizers.byte_tokens import BYTE_OF, END_OF_TEXT, ByteTokens, utf8
+from bardlet.data.tokenizers import special
+from bardlet.data.tokenizers.byte_tokens import BYTE_OF, ByteTokens, utf8
 from bardlet.data.tokenizers.json_file import attempt, open_with_library
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts
 from bardlet.errors import DataError
@@ -26,23 +27,31 @@ PROBE = (  # words that patterns split differently
     "\U0001f468\u200d\U0001f469 e\u0301\u200b \n  "
 )
 
-# What published vocabularies call the token between texts, the likeliest first.
-ENDS = (END_OF_TEXT, "<|end_of_text|>", "<|begin_of_text|>", "</s>", "<eos>", "[SEP]")
-
 
 class LibraryTokenizer(ByteTokens):
     """A tokenizer that the tokenizers library runs, of the `tokenizer.json` that was read."""
 
-    def __init__(self, text: str, document: dict[str, Any], name: str) -> None:
-        """`document` is the checked content of `text`; `name` says which file, for messages."""
+    def __init__(self, text: str, document: dict[str, Any], name: str, eos: str = "") -> None:
+        """`document` is the checked content of `text`; `name` says which file, for messages; `eos`
+        is the token that its publisher says ends a text.
+        """
         self.text = text
         self.document = document
         self.name = name
         self.library = open_with_library(text, name)
         self.added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
-        self.end_of_text: int | None = next(
-            (i for end in ENDS if (i := self.library.token_to_id(end)) is not None), None
-        )
+        end = special.end_of_text(document, eos)
+        self.end_of_text = self.library.token_to_id(end) if end else None
+
+    def id_of(self, name: str) -> int | None:
+        """The id of the token with this text or name, None where there is none."""
+        i = self.library.token_to_id(name)
+        return super().id_of(name) if i is None else i
+
+    def special(self) -> dict[str, int]:
+        """The ids of the tokens that no text is encoded to, by name."""
+        ids = ((name, self.library.token_to_id(name)) for name in special.names(self.document))
+        return {name: i for name, i in ids if i is not None}
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (T,) uint32; names of special tokens in it are plain text."""

@@ -14,7 +14,7 @@ class ByteTokenizer(ByteTokens):
     """Any text in any script with 257 tokens: id 0 to 255 is the byte, 256 the end of a text."""
 
     kind = "byte"
-    end_of_text = 256
+    end_of_text: int | None = 256
 
     def __init__(self) -> None:
         self.vocab = [bytes([byte]) for byte in range(256)] + [END_OF_TEXT.encode()]

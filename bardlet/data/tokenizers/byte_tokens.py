@@ -88,6 +88,16 @@ class ByteTokens:
         """The bytes of every token, by id; none for an id that has no token."""
         return self.vocab
 
+    def id_of(self, name: str) -> int | None:
+        """The id of the token with this text, None where there is none."""
+        token = name.encode("utf-8", "surrogatepass")
+        return self.vocab.index(token) if token in self.vocab else None
+
+    def special(self) -> dict[str, int]:
+        """The ids of the tokens that no text is encoded to, by name."""
+        end = self.end_of_text
+        return {} if end is None else {self.vocab[end].decode("utf-8"): end}
+
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by.
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bardlet.data.tokenizers import bpe_training, pretrained
-from bardlet.data.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer, from_json, load
+from bardlet.data.tokenizers import bpe_training, pretrained, special
+from bardlet.data.tokenizers.base import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    from_json,
+    load,
+    with_end_of_text,
+)
 from bardlet.errors import UsageError, did_you_mean
 
 OURS = ("char", "byte", "gpt2", "bpe")
@@ -64,7 +71,8 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
     path = Path(name)
     if path.is_dir():
         of_run = sorted(path.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
-        return load(of_run[-1] if of_run else path / "tokenizer.json")
+        file = of_run[-1] if of_run else path / "tokenizer.json"
+        return with_end_of_text(load(file), special.end_noted(file.parent))
     if path.is_file():
         return load(path)
     if name in ("char", "bpe"):
@@ -76,6 +84,21 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
     if name in pretrained.ENCODINGS:
         return from_json(pretrained.encoding(name), name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return from_json(pretrained.hub(name), name)
+        text, eos = pretrained.hub(name)
+        return from_json(text, name, eos)
     hint = did_you_mean(name, [*OURS, *pretrained.ENCODINGS])
     raise UsageError(f"tokenizer={name} is not known", f"{hint}It is {FORMS}")
+
+
+def ended_by(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """The tokenizer with the token `name` between texts; UsageError where it has no such token."""
+    token = tokenizer.id_of(name) if name else None
+    if name and token is None:
+        names = list(tokenizer.special())
+        listed = f"Its special tokens are {', '.join(names[:20])}"
+        hint = listed if names else "It has no special token"
+        raise UsageError(
+            f"end_of_text={name} is not a token of this vocabulary",
+            f"{did_you_mean(name, names)}{hint}",
+        )
+    return with_end_of_text(tokenizer, token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -11,6 +12,7 @@ from bardlet.data.text import fetch
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, spell
 from bardlet.data.tokenizers.json_file import byte_level
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
+from bardlet.data.tokenizers.special import CONFIGS, stated_eos
 from bardlet.errors import DataError
 from bardlet.system.optional_deps import need
 
@@ -93,12 +95,18 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     return merges
 
 
-def hub(name: str) -> str:
-    """The `tokenizer.json` of a model on Hugging Face's hub, or of its local cache."""
+def hub(name: str) -> tuple[str, str]:
+    """The `tokenizer.json` of a model on Hugging Face's hub or in its local cache, and its
+    eos_token, empty where it names none.
+    """
     huggingface_hub = need("huggingface_hub", "hub", f"{name}, a model on the hub,", DataError)
     try:
         path = huggingface_hub.hf_hub_download(name, "tokenizer.json")
-        return Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
+        eos = ""
+        with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
+            eos = stated_eos(Path(huggingface_hub.hf_hub_download(name, CONFIGS[0])).parent)
+        return text, eos
     except Exception as error:  # its own, and those of its network library
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(

@@ -1,0 +1,87 @@
+"""The token that stands between texts: the special token that a vocabulary means for it.
+
+Only special tokens count: the name of any other, such as `</s>` among the HTML tags of a
+vocabulary, is ordinary text that a document may have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+from bardlet.errors import DataError
+from bardlet.io.safe_read import parse_json, read_json, read_text
+
+# what published vocabularies call it, without brackets and case, the likeliest first
+END_NAMES = ("endoftext", "endofsentence", "endofdocument", "endofdoc", "eos", "/s", "eostoken",
+             "eod", "eot", "sep")  # fmt: skip
+# what ends a turn of a chat, and is the eos_token of models that were tuned for chats
+TURN_NAMES = ("imend", "endofturn", "turn", "endofturntoken", "eotid", "eomid", "end")
+NOTES = {"manifest.json": ("end_of_text",), "state.json": ("dataset", "end_of_text")}  # ours
+CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+def end_of_text(document: dict[str, Any], eos: str = "") -> str | None:
+    """The special token that ends a text; None where there is none.
+
+    `eos` is the name that the vocabulary's publisher gives it: it decides, unless it ends a turn of
+    a chat and another token ends a text.
+    """
+    special = names(document)
+    if eos in special and plain(eos) not in TURN_NAMES:
+        return eos
+    by_plain = {plain(name): name for name in reversed(special)}
+    known = [by_plain[name] for name in END_NAMES if name in by_plain]
+    return known[0] if known else eos if eos in special else None
+
+
+def names(document: dict[str, Any]) -> list[str]:
+    """The special tokens of a `tokenizer.json`."""
+    added = document.get("added_tokens") or []
+    return [token["content"] for token in added if token.get("special")]
+
+
+def plain(name: str) -> str:
+    """A special token's name without what encloses its words and joins them."""
+    return re.sub(r"[^a-z0-9/]", "", name.lower())
+
+
+def stated_eos(folder: Path) -> str:
+    """The eos_token that the files of transformers in a folder name; empty where none does.
+
+    DataError where such a file is damaged.
+    """
+    for name in CONFIGS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        token = None
+        try:
+            document = parse_json(read_text(path))
+            with contextlib.suppress(AttributeError):  # of what is not an object
+                token = document.get("eos_token")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is damaged: {error}", "Mend or remove it") from None
+        if isinstance(token, dict):  # a token with its flags
+            token = token.get("content")
+        if isinstance(token, str) and token:
+            return token
+    return ""
+
+
+def end_noted(folder: Path) -> int | None:
+    """The token that ends a text by what a dataset or checkpoint notes, None where none does."""
+    for name, keys in NOTES.items():
+        if not (folder / name).is_file():
+            continue
+        try:
+            value: Any = read_json(folder / name)
+            for key in keys:
+                value = value.get(key)
+        except (OSError, ValueError, AttributeError):  # opening the folder itself says so
+            continue
+        if type(value) is int and value >= 0:
+            return value
+    return None
