@@ -30,7 +30,8 @@ def facts(path: Path) -> dict[str, Any]:
     from bardlet.data.dataset.folder import Dataset, is_dataset
     from bardlet.run import run_folder
 
-    if (path / "model.safetensors").is_file():  # before the dataset, since it has a manifest too
+    # before the dataset, since it has a manifest too
+    if (path / "model.safetensors").is_file() and not run_folder.is_run(path):
         return {"kind": "checkpoint", **checkpoint_facts(path)}
     if is_dataset(path):
         return {"kind": "dataset", "path": str(path), **dataset_facts(Dataset(path))}

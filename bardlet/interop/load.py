@@ -28,6 +28,7 @@ from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.verify import Trained
 from bardlet.io import safe_read
+from bardlet.io.terminal import say
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import DatasetRef, Imported, RunState, corrupt
@@ -71,14 +72,19 @@ def load_model(
 def read(source: str, checkpoint_name: str) -> Trained:
     """The source as it is."""
     path = Path(source)
-    if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
-        return from_nanogpt(path if path.suffix == ".pt" else path / "ckpt.pt")
+    if path.suffix == ".pt":
+        return from_nanogpt(path)
     if path.suffix == ".gguf":
         return imported(source, *gguf_model.read(path), {})
-    if (path / "config.json").is_file() and not (path / "state.json").is_file():
-        return from_folder(path, source)
     if not path.exists() and is_hub_name(source):
         return from_folder(download(HUB_NAMES.get(source, source)), source)
+    other = foreign_file(path)
+    if other is not None:
+        if not run_folder.is_run(path):
+            if (path / "checkpoints").is_dir():
+                say(f"the run in {path} has no checkpoint yet: taking {other}, which is older")
+            return from_nanogpt(other) if other.suffix == ".pt" else from_folder(path, source)
+        say(f"taking the run that was trained in {path}, not {other}, which is of another program")
     folder = run_folder.find(path, checkpoint_name)
     model, tokenizer, state = checkpoint.load(folder)
     lora.merge(model)
@@ -87,6 +93,15 @@ def read(source: str, checkpoint_name: str) -> Trained:
         name=run.resolve().name, source=str(folder), model=model.float().eval(),
         tokenizer=tokenizer, state=state,
     )  # fmt: skip
+
+
+def foreign_file(folder: Path) -> Path | None:
+    """The file by which a folder holds a model of another program: nanoGPT's or transformers'."""
+    if (folder / "ckpt.pt").is_file():
+        return folder / "ckpt.pt"
+    if (folder / "config.json").is_file() and not (folder / "state.json").is_file():
+        return folder / "config.json"
+    return None
 
 
 def is_hub_name(source: str) -> bool:

@@ -61,6 +61,14 @@ def checkpoints(run: Path) -> list[Path]:
     return kept
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run was trained in a folder, whatever model of another program lies there too.
+
+    What reads a model asks this first: the run just trained is the one that is meant.
+    """
+    return bool(checkpoints(path))
+
+
 def newest(run: Path) -> Path:
     """The checkpoint after the most iterations. CheckpointError where there is none."""
     kept = checkpoints(run)
@@ -90,7 +98,7 @@ def find(path: Path, name: str = "best") -> Path:
 
     `name` is "best" (the last one where validation never improved), "last" or a folder's name.
     """
-    if (path / "model.safetensors").is_file():
+    if (path / "model.safetensors").is_file() and not is_run(path):
         return path
     if not path.is_dir():
         raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")

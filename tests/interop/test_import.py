@@ -40,6 +40,7 @@ from bardlet.interop import load, nanogpt, tensor_names
 from bardlet.interop.export import export
 from bardlet.interop.huggingface import export as huggingface
 from bardlet.run import checkpoint, run_folder
+from bardlet.train import train
 
 transformers = pytest.importorskip("transformers")
 
@@ -199,8 +200,6 @@ def test_nanogpts_data_folder_opens_as_it_is(
 
 
 def test_training_on_nanogpts_data_folder(tmp_path: Path) -> None:
-    from bardlet.train import train
-
     folder = a_data_folder(tmp_path / "d")
     result = train(tiny_config(folder, tmp_path / "out", "gpt2"))
     assert result.iter == 8 and result.val_loss < 4.0
@@ -509,3 +508,35 @@ def test_names_of_the_hub_and_of_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("bardlet.system.optional_deps.has", lambda name: False)
     with pytest.raises(UsageError, match=r"needs the package huggingface_hub. Install it: pip"):
         load.load_model("gpt2")
+
+
+@pytest.mark.parametrize("other", ["ckpt.pt", "config.json"])
+def test_the_run_just_trained_wins_over_an_older_model_beside_it(
+    other: str, tmp_path: Path, dataset_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `sample`, `export` and `init_from` load, and what `eval` and `inspect` show."""
+    out, tokenizer = tmp_path / "out", Dataset(dataset_folder).tokenizer
+    assert isinstance(tokenizer, CharTokenizer)
+    old = tiny_model("gpt2", vocab_size=tokenizer.vocab_size)
+    if other == "ckpt.pt":
+        a_ckpt(out / "ckpt.pt", old)
+        (out / "meta.pkl").write_bytes(pickle.dumps(nanogpt_data.meta(tokenizer)))
+    else:
+        out.mkdir()
+        huggingface.write(trained(old, tokenizer.chars), out, "F32")
+    train(tiny_config(dataset_folder, out, "gpt2", max_iters=2))
+    newest = run_folder.newest(out)
+    want = load_file(newest / "model.safetensors")
+    capsys.readouterr()
+    read = load.load_model(str(out))
+    assert read.source == str(newest)
+    assert all(torch.equal(p.cpu(), want[n]) for n, p in read.model.named_parameters())
+    assert f"taking the run that was trained in {out}, not {out / other}" in capsys.readouterr().err
+    assert cli.main(["eval", str(out), "--json", "--device=cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == str(newest)
+    assert cli.main(["inspect", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last"]["path"] == str(newest)
+    for folder in run_folder.checkpoints(out):
+        run_folder.remove(folder)
+    load.load_model(str(out))
+    assert "has no checkpoint yet: taking" in capsys.readouterr().err
