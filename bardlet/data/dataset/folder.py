@@ -8,7 +8,7 @@ A shard is a header of 32 bytes, then little-endian token ids. docs/formats.md h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bardlet.data.dataset.stream import (
     map_shard,
 )
 from bardlet.data.text.corpus import Source
+from bardlet.data.text.counts import Count
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
@@ -89,6 +90,7 @@ class Manifest:
     split: SplitRule | None = None
     masked: bool = False
     options: Mapping[str, object] | None = None
+    counts: Mapping[str, Count] = field(default_factory=dict)  # of what was left out, by reason
 
 
 class Dataset:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.prepare.units import Range, Unit, goes_to_val, read
+from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
@@ -58,9 +59,7 @@ class Result:
     """What became of a unit."""
 
     splits: dict[str, Encoded]
-    empty: int = 0
-    bad_bytes: int = 0
-    unread: int = 0  # documents
+    counts: Counts = field(default_factory=Counts)  # of what does not reach the dataset
     failed: dict[str, str] = field(default_factory=dict)  # by input, why
 
 
@@ -88,17 +87,19 @@ def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -
     name = part.input.name if isinstance(part, Range) else unit.source
     try:
         for piece in read(part, spec.reading):
-            result.bad_bytes += piece.replaced_bytes
-            if not piece.problem:
-                yield piece
-            elif not spec.skip:
+            if piece.problem and not spec.skip:
                 raise piece.problem
-            else:
-                result.unread += 1
+            result.counts.add("replaced", piece.replaced_bytes)
+            result.counts.add_all(piece.omitted)
+            if piece.problem:
                 result.failed.setdefault(name, piece.problem.message)
+            elif not piece.notice:
+                yield piece
     except DataError as error:
         if not spec.skip:
             raise
+        left = part.end - part.start if isinstance(part, Range) else 0
+        result.counts.add("damaged", 1, left)
         result.failed.setdefault(name, error.message)
 
 
@@ -128,7 +129,7 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
     for piece in pieces(unit, spec, result):
         whole = piece.first and piece.last
         if whole and (not piece.text or piece.text.isspace()):
-            result.empty += 1
+            result.counts.add("empty", 1, size(piece.prompt + piece.text))
             continue
         digest = b""
         if spec.distinct and whole:
@@ -163,6 +164,11 @@ def train_size(size: int, val_fraction: float) -> int:
     return min(max(int(size * (1 - val_fraction)), 1), max(size - 1, 1))
 
 
+def size(text: str) -> int:
+    """Its bytes in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def encode_part(
     encoded: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
     spec: EncodeSpec,
@@ -183,7 +189,5 @@ def encode_part(
     encoded.begins.append(begins)
     encoded.prompts.append(len(asked))
     encoded.characters.append(len(whole))
-    encoded.bytes.append(
-        len(whole) if whole.isascii() else len(whole.encode("utf-8", "surrogatepass"))
-    )
+    encoded.bytes.append(size(whole))
     encoded.digests.append(digest)

@@ -19,6 +19,7 @@ from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import check_folder
 from bardlet.data.prepare.remarks import uneven
 from bardlet.data.prepare.shards import SUMS, entry_of
+from bardlet.data.text.counts import Counts
 from bardlet.errors import DataError
 from bardlet.io.atomic import write_text
 from bardlet.io.schema import check
@@ -57,11 +58,19 @@ def merge(parts: list[Path], out: Path) -> Dataset:
         keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
-            options={**first["options"], "part": "1/1"},
+            options={**first["options"], "part": "1/1"}, counts=counts(datasets),
             notes=notes(datasets) + uneven(splits, first["split"], parts=True),
         )  # fmt: skip
         place.publish(described)
     return Dataset(out)
+
+
+def counts(parts: list[Dataset]) -> dict[str, Any]:
+    """What was left out of all parts together."""
+    total = Counts()
+    for part in parts:
+        total.update(part.about.counts if part.about else {})
+    return total.to_json()
 
 
 def notes(parts: list[Dataset]) -> list[str]:

@@ -25,6 +25,7 @@ OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
 ENTRY = 130  # bytes that the manifest has of an input, besides its name
+JOURNAL = 2  # the format of what an interrupted preparation leaves
 FEW = 20  # documents, below which each is split by position: a hash might leave a side without any
 
 
@@ -154,7 +155,8 @@ def identity(collection: Collection, options: Options) -> str:
     if any(entry.kind == "memory" or entry.name == "-" for entry in collection.inputs):
         return ""
     inputs = [(i.name, i.path, i.bytes, i.modified, i.sample) for i in collection.inputs]
-    return hashlib.sha256(json.dumps([inputs, options.noted()]).encode()).hexdigest()
+    identified = [JOURNAL, inputs, options.noted()]
+    return hashlib.sha256(json.dumps(identified).encode()).hexdigest()
 
 
 def check_room(collection: Collection, options: Options, out: Path) -> None:

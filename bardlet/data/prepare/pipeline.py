@@ -22,8 +22,9 @@ from bardlet.data.prepare.shards import SplitWriter
 from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
 from bardlet.data.text.corpus import Corpus
+from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece
-from bardlet.data.text.sources import Collection, Input, of_text
+from bardlet.data.text.sources import Collection, of_text
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.errors import DataError
@@ -117,14 +118,8 @@ class Work:
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
         i, n = self.options.part
-
-        def failed(entry: Input, error: DataError) -> None:
-            if not self.options.skip_unreadable:
-                raise error
-            self.tally.failed[entry.name] = error.message
-
         every_unit = units(
-            self.collection.inputs, self.options.reading, self.options.val_fraction, failed
+            self.collection.inputs, self.options.reading, self.options.val_fraction
         )  # fmt: skip
         hubs = {entry.name for entry in self.collection.inputs if entry.kind == "hub"}
         for unit in every_unit:
@@ -182,7 +177,7 @@ class Work:
                 # by position a document is in both splits, which makes it no duplicate
                 twice = bool(digest) and digest in self.seen
                 keep.append(not twice)
-                self.tally.counts["duplicates"] += twice
+                self.tally.counts.add("duplicates", twice)
                 if digest and self.options.split == "document":
                     self.seen.add(digest)
                 elif digest:
@@ -200,7 +195,7 @@ class Work:
             flush(path)
         self.place.note({
             "units": done, "splits": states, "survey": seen.noted(),
-            "failed": self.tally.failed, "counts": self.tally.counts,
+            "failed": self.tally.failed, "counts": self.tally.counts.to_json(),
         })  # fmt: skip
         for path in self.place.folder.glob("seen-*.bin"):
             if path.name != f"seen-{done}.bin":
@@ -209,7 +204,7 @@ class Work:
     def restore(self, noted: dict[str, Any]) -> None:
         """Take up the counts of who worked here before."""
         self.tally.failed.update(noted.get("failed", {}))
-        self.tally.counts.update(noted.get("counts", {}))
+        self.tally.counts.update(Counts(noted.get("counts")).entries)
         if self.options.distinct and noted.get("units"):
             raw = (self.place.folder / f"seen-{noted['units']}.bin").read_bytes()
             self.seen = {raw[i : i + 16] for i in range(0, len(raw), 16)}
@@ -234,6 +229,9 @@ class Work:
         kind = options.tokenizer if options.tokenizer in factory.OURS else encoder.kind
         separate = not self.collection.single
         notes = list(self.collection.notes) + self.tally.report()
+        counts = Counts()
+        for part in (self.collection.counts, self.tally.counts):
+            counts.update(part.entries)
         if options.part[1] == 1:
             notes += uneven(splits, rule)
         notes += unended(encoder, options.end_of_text, separate=separate)
@@ -245,5 +243,5 @@ class Work:
             tokenizer=kind, split=rule,
             end_of_text=encoder.end_of_text if separate else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
-            sources=sources.entries(), notes=notes,
+            sources=sources.entries(), counts=counts.to_json(), notes=notes,
         )  # fmt: skip

@@ -12,26 +12,17 @@ from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import BardletError
 
-# what `report` counts
-COUNTED: tuple[str, ...] = ("unread", "bad_bytes", "empty", "duplicates")
 REPORTED = 20  # inputs that are named
 HEAD = 100_000  # characters that a tokenizer is tried on
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 
-def report(counts: dict[str, int], failed: dict[str, str]) -> list[str]:
-    """Remarks on the documents that were left out or mended; `failed` says why by input."""
+def failures(failed: dict[str, str]) -> list[str]:
+    """Remarks on the inputs that could not be read; `failed` says why by input."""
     lines = [f"not all read: {name}: {why}" for name, why in list(failed.items())[:REPORTED]]
-    said = (
-        (len(failed) * (len(failed) > REPORTED), "", "inputs in all could not be read"),
-        (counts["unread"], "document that could not be read was left out",
-         "documents that could not be read were left out"),
-        (counts["bad_bytes"], "place that is not of the encoding was mended",
-         "places that are not of the encoding were mended"),
-        (counts["empty"], "empty document was left out", "empty documents were left out"),
-        (counts["duplicates"], "duplicate was left out", "duplicates were left out"),
-    )  # fmt: skip
-    return lines + [f"{n:,} {one if n == 1 else many}" for n, one, many in said if n]
+    if len(failed) > REPORTED:
+        lines.append(f"{len(failed):,} inputs in all could not be read")
+    return lines
 
 
 def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:

@@ -14,9 +14,10 @@ import numpy as np
 
 from bardlet.data.prepare import encoding, workers
 from bardlet.data.prepare.progress import bar
-from bardlet.data.prepare.remarks import COUNTED, report
+from bardlet.data.prepare.remarks import failures
 from bardlet.data.prepare.units import Range, Unit, units
-from bardlet.data.text.sources import Collection, Input
+from bardlet.data.text.counts import Counts
+from bardlet.data.text.sources import Collection
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
@@ -27,22 +28,20 @@ SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from ev
 
 @dataclass(kw_only=True)
 class Tally:
-    """How much of a corpus was mended or left out, and by input why it could not be read."""
+    """What of a corpus was changed or left out, and by input why it could not be read."""
 
     failed: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
+    counts: Counts = field(default_factory=Counts)
 
     def add(self, result: encoding.Result) -> None:
         """Take note of what became of a unit."""
-        self.counts["empty"] += result.empty
-        self.counts["bad_bytes"] += result.bad_bytes
-        self.counts["unread"] += result.unread
+        self.counts.update(result.counts.entries)
         for name, why in result.failed.items():
             self.failed.setdefault(name, why)
 
     def report(self) -> list[str]:
         """Remarks for the user."""
-        return report(self.counts, self.failed)
+        return failures(self.failed) + self.counts.report()
 
 
 @dataclass(kw_only=True)
@@ -119,7 +118,7 @@ def learnt(collection: Collection, options: Any, say: Callable[[str], None]) -> 
     There are no splits yet, so nothing is left out for validation.
     """
     seen = Survey()
-    spec, read = everything(collection, options, seen, separate=True)
+    spec, read = everything(collection, options, separate=True)
     size = sum(entry.bytes for entry in collection.inputs)
     count = workers.default_count(size, options.tokenizer == "char")
     made = survey(collection, spec, options, read, say, count, seen)
@@ -133,7 +132,7 @@ def text_of(
 ) -> str:  # fmt: skip
     """About `max_bytes` bytes of text from everywhere in a corpus; DataError where it is empty."""
     seen = Survey()
-    spec, read = everything(collection, options, seen, separate=not collection.single)
+    spec, read = everything(collection, options, separate=not collection.single)
     text = sample(collection, spec, read, seen, max_bytes)
     check_text(text, collection, spec, seen)
     for line in seen.tally.report():
@@ -142,21 +141,15 @@ def text_of(
 
 
 def everything(
-    collection: Collection, options: Any, seen: Survey, *, separate: bool
+    collection: Collection, options: Any, *, separate: bool
 ) -> tuple[encoding.EncodeSpec, Callable[[], Iterable[Unit]]]:  # fmt: skip
     """The spec that takes all documents for training, and what gives their units."""
     options.check()
-
-    def failed(entry: Input, error: DataError) -> None:
-        if not options.skip_unreadable:
-            raise error
-        seen.tally.failed[entry.name] = error.message
-
     spec = encoding.EncodeSpec(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
         skip=options.skip_unreadable,
     )  # fmt: skip
-    return spec, lambda: units(collection.inputs, options.reading, 0.0, failed)
+    return spec, lambda: units(collection.inputs, options.reading, 0.0)
 
 
 def scan(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bardlet.data.text import decoding
 from bardlet.data.text.corpus import unreadable
+from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
 from bardlet.data.text.documents import Place, documents
 from bardlet.data.text.records import Piece, Reading, of_jsonl
@@ -58,11 +59,8 @@ def goes_to_val(head: str, val_fraction: float) -> bool:
     return place < val_fraction * 2**64
 
 
-def units(
-    inputs: tuple[Input, ...], reading: Reading, val_fraction: float,
-    failed: Callable[[Input, DataError], None],
-) -> Iterator[Unit]:  # fmt: skip
-    """Yields the units of `inputs` in order; what cannot be read is handed to `failed`."""
+def units(inputs: tuple[Input, ...], reading: Reading, val_fraction: float) -> Iterator[Unit]:
+    """Yields the units of `inputs` in order; an unreadable one gives a unit of its problem."""
     index = 0
     small: list[Range | Piece] = []
     size = 0
@@ -91,23 +89,30 @@ def units(
                     yield Unit(index=index, parts=batch, bytes=done, source=entry.name)
                     index += 1
         except DataError as error:
-            failed(entry, error)
+            part = damaged(error, entry.bytes)
+            yield Unit(index=index, parts=(part,), bytes=entry.bytes, source=entry.name)
+            index += 1
     if small:
         yield Unit(index=index, parts=tuple(small), bytes=size, source="")
+
+
+def damaged(problem: DataError, bytes: int) -> Piece:
+    """The piece that stands for `bytes` bytes of an input, which cannot be read."""
+    omitted = (Omission("damaged", 1, bytes),)
+    return Piece(text="", problem=problem, omitted=omitted)
 
 
 def batches(
     entry: Input, reading: Reading, val_fraction: float
 ) -> Iterator[tuple[tuple[Piece, ...], int]]:
     """Yields the documents of an input, some millions of characters at a time, each time with the
-    bytes of its file that were read for them.
-
-    What can be read of one that is damaged comes before the DataError.
+    bytes of its file that were read for them. Of one that is damaged what can be read comes before
+    the problem.
     """
     waiting: list[Piece] = []
     size, reported, train, whole = 0, 0, True, True
     place = Place()
-    damage: DataError | None = None
+    damage: Piece | None = None
     try:
         for piece in documents(entry, reading, place):
             if not (piece.first and piece.last):
@@ -120,13 +125,12 @@ def batches(
                 yield tuple(waiting), place.bytes - reported
                 waiting, size, reported = [], 0, place.bytes
     except DataError as error:
-        damage = error
+        damage = damaged(error, max(entry.bytes - place.bytes, 0))
     if not whole:  # every document has an end
         waiting.append(Piece(text="\n", first=False, split_point=NEVER * train, char_offset=1))
+    waiting += [damage] if damage else []
     if waiting:
         yield tuple(waiting), (entry.bytes or place.bytes) - reported
-    if damage:
-        raise damage
 
 
 def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:

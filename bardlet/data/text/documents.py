@@ -11,7 +11,16 @@ from typing import IO, Any
 
 from bardlet.data.text import compression, decoding
 from bardlet.data.text.decoding import CUT
-from bardlet.data.text.records import Piece, Reading, of_csv, of_hub, of_json, of_jsonl, of_parquet
+from bardlet.data.text.records import (
+    Piece,
+    Reading,
+    of_csv,
+    of_hub,
+    of_json,
+    of_jsonl,
+    of_parquet,
+    unread,
+)
 from bardlet.data.text.sources import Input, kind_of
 from bardlet.errors import DataError
 
@@ -145,7 +154,7 @@ def of_member(
         if not whole:  # every document has an end
             yield Piece(text="\n", first=False)
         problem = error if isinstance(error, DataError) else unreadable(name, error)
-        yield Piece(text="", problem=problem)
+        yield unread(problem)
 
 
 def unreadable(name: str, error: Exception) -> DataError:

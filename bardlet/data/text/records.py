@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from bardlet.data.text import compression, decoding
+from bardlet.data.text.counts import Omission
 from bardlet.data.text.json_stream import values
 from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
@@ -40,7 +41,8 @@ class Piece:
     Of a part, `char_offset` is the number of characters before it, and `split_point` how many
     characters of the document are for training; of a whole document `split_point` is -1, not known
     yet. A piece with a `problem` stands for a document that cannot be read. `replaced_bytes` counts
-    the places that the error handler has replaced since the piece before.
+    the places that the error handler has replaced since the piece before. `omitted` is what the
+    reader has left out since then; a piece that is a `notice` has nothing else.
     """
 
     text: str
@@ -51,6 +53,14 @@ class Piece:
     split_point: int = -1
     problem: DataError | None = None
     replaced_bytes: int = 0
+    omitted: tuple[Omission, ...] = ()
+    notice: bool = False
+
+
+def unread(problem: DataError, bytes: int = 0, replaced: int = 0) -> Piece:
+    """The piece that stands for a document that cannot be read, of so many bytes."""
+    omitted = (Omission("unread", 1, bytes),)
+    return Piece(text="", problem=problem, replaced_bytes=replaced, omitted=omitted)
 
 
 def of_record(record: Any, place: str, reading: Reading) -> Piece:
@@ -98,7 +108,16 @@ def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0) -> Pi
     try:
         return replace(of_record(record, place, reading), replaced_bytes=replaced)
     except DataError as error:
-        return Piece(text="", problem=error, replaced_bytes=replaced)
+        return unread(error, size_of(record), replaced)
+
+
+def size_of(record: Any) -> int:
+    """About how many bytes of text a record has, whatever it is."""
+    try:
+        shown = json.dumps(record, default=str, ensure_ascii=False, skipkeys=True)
+    except RecursionError:
+        return 0
+    return len(shown.encode("utf-8", "replace"))
 
 
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:
@@ -122,11 +141,10 @@ def of_line(line: bytes, place: str, reading: Reading) -> Piece:
     try:
         record = json.loads(decoding.decode(line, place, reading.encoding, reading.errors))
     except DataError as error:
-        return Piece(text="", problem=error, replaced_bytes=replaced)
+        return unread(error, len(line), replaced)
     except (ValueError, RecursionError) as error:
         hint = "Mend or remove it, or leave it out with --skip_unreadable"
-        problem = DataError(f"{place} is not JSON: {error}", hint)
-        return Piece(text="", problem=problem, replaced_bytes=replaced)
+        return unread(DataError(f"{place} is not JSON: {error}", hint), len(line), replaced)
     return piece_of(record, place, reading, replaced)
 
 

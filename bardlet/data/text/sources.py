@@ -11,10 +11,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bardlet.data.text import corpus, registry
+from bardlet.data.text.counts import Counts
 from bardlet.errors import DataError, UsageError, did_you_mean
 from bardlet.io.safe_read import regular
 
@@ -44,11 +45,12 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Inputs in order, the default name of their dataset, and remarks for the user."""
+    """Inputs in order, the default name of their dataset, remarks, and what was passed over."""
 
     name: str
     inputs: tuple[Input, ...]
     notes: tuple[str, ...] = ()
+    counts: Counts = field(default_factory=Counts)
     sources: tuple[corpus.Source, ...] = ()  # of texts in memory
 
     @property

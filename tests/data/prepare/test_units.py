@@ -20,7 +20,7 @@ from bardlet.data.text.records import Reading
 def test_progress_is_told_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name)
     found = sources.find([str(tmp_path / name)])
-    told = [u.bytes for u in units.units(found.inputs, Reading(), 0.1, lambda *given: None)]
+    told = [u.bytes for u in units.units(found.inputs, Reading(), 0.1)]
     assert sum(told) == (tmp_path / name).stat().st_size
     assert min(told) >= 0
 

@@ -57,7 +57,7 @@ def test_one_bad_record_is_an_error_or_left_out(tmp_path: Path) -> None:
             made(tmp_path / "d", tmp_path / name)
         dataset = made(tmp_path / "d", tmp_path / name, skip_unreadable=True)
         assert sum(s["documents"] for s in dataset.manifest["splits"].values()) == 59, name
-        assert "1 document that could not be read was left out" in dataset.manifest["notes"]
+        assert dataset.manifest["counts"]["unread"]["number"] == 1
 
 
 def test_a_damaged_file_of_an_archive_is_an_error_or_left_out(tmp_path: Path) -> None:
@@ -217,7 +217,8 @@ def test_only_the_lines_that_cannot_be_read_are_left_out(
     dataset = made(tmp_path / "d", tmp_path / name, tokenizer=tokenizer, skip_unreadable=True)
     first, *rest = dataset.manifest["notes"]
     assert first.startswith(f"not all read: {name}: ") and "line 11 is not utf-8" in first
-    assert "4 documents that could not be read were left out" in rest
+    assert rest == ["4 documents that could not be read were left out (48 bytes)"]
+    assert dataset.manifest["counts"] == {"unread": {"number": 4, "bytes": 48, "examples": []}}
     if tokenizer == "byte":
         assert sorted(texts_of(dataset, "train") + texts_of(dataset, "val")) == sorted(good)
 

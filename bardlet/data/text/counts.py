@@ -1,0 +1,92 @@
+"""What of a corpus does not reach the dataset, or not as it is, counted by reason.
+
+Readers and the pipeline add to it, the manifest keeps it, and the user hears a line a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+EXAMPLES = 8  # that are named of a reason
+# What is said of one, and of several.
+REASONS: dict[str, tuple[str, str]] = {
+    "damaged": ("input could not be read to its end", "inputs could not be read to their end"),
+    "unread": ("document that could not be read was left out",
+               "documents that could not be read were left out"),
+    "replaced": ("place that is not of the encoding was mended",
+                 "places that are not of the encoding were mended"),
+    "empty": ("empty document was left out", "empty documents were left out"),
+    "duplicates": ("duplicate was left out", "duplicates were left out"),
+}  # fmt: skip
+
+
+class Omission(NamedTuple):
+    """So many of something, for one reason; `bytes` is 0 where their size is not known."""
+
+    reason: str
+    number: int = 1
+    bytes: int = 0
+    example: str = ""
+
+
+@dataclass(kw_only=True)
+class Count:
+    """How many there are for a reason, their bytes where known, and the first few by name."""
+
+    number: int = 0
+    bytes: int = 0
+    examples: Sequence[str] = ()
+
+
+class Counts:
+    """The counts of every reason that occurred."""
+
+    def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
+        """No counts, or those that `to_json` gave."""
+        self.entries = {reason: Count(**entry) for reason, entry in (entries or {}).items()}
+
+    def add(self, reason: str, number: int = 1, bytes: int = 0, example: str = "") -> None:
+        """Count `number` more, of `bytes` bytes together."""
+        if not (number or example):
+            return
+        entry = self.entries.setdefault(reason, Count())
+        entry.number += number
+        entry.bytes += bytes
+        if example and example not in entry.examples and len(entry.examples) <= EXAMPLES:
+            # one more than is named: that there are more is said
+            entry.examples = (*entry.examples, example)
+
+    def add_all(self, omissions: Iterable[Omission]) -> None:
+        for omission in omissions:
+            self.add(*omission)
+
+    def update(self, entries: Mapping[str, Count]) -> None:
+        """Add the counts of another part of the work."""
+        for reason, entry in entries.items():
+            self.add(reason, entry.number, entry.bytes)
+            for example in entry.examples:
+                self.add(reason, 0, 0, example)
+
+    def number(self, reason: str) -> int:
+        return self.entries[reason].number if reason in self.entries else 0
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The manifest's entry: for each reason, in the order of `REASONS`, its fields."""
+        return {r: dict(vars(self.entries[r])) for r in REASONS if r in self.entries}
+
+    def report(self) -> list[str]:
+        """A line for each reason."""
+        return [line(reason, self.entries[reason]) for reason in REASONS if reason in self.entries]
+
+
+def line(reason: str, entry: Count) -> str:
+    """What is said of a count: "2 duplicates were left out (31 bytes)"."""
+    said = f"{entry.number:,} {REASONS[reason][entry.number != 1]}"
+    if entry.bytes:
+        said += f" ({entry.bytes:,} byte{'s' * (entry.bytes != 1)})"
+    if entry.examples:
+        said += f": {', '.join(entry.examples[:EXAMPLES])}"
+        said += ", ..." * (len(entry.examples) > EXAMPLES)
+    return said
