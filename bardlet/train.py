@@ -24,7 +24,7 @@ from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
 from bardlet.optim import learning_rate, set_learning_rate
-from bardlet.run import run_folder
+from bardlet.run import lock
 from bardlet.system import device, distributed
 from bardlet.system.signals import stop_signals
 from bardlet.training import resume
@@ -72,7 +72,7 @@ def train(
     writes = group.main and not config.eval_only
     with (
         distributed.joined(group, config.backend, machine.device),
-        run_folder.locked(Path(config.out_dir)) if writes else contextlib.nullcontext(),
+        lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
         return loop(setup(config, group, machine, init_model, make_log), should_stop)
 

@@ -13,25 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from bardlet import lora
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
-from bardlet.errors import CheckpointError, DataError, UsageError
+from bardlet.errors import DataError, UsageError
 from bardlet.interop import nanogpt, tensor_names
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
+from bardlet.interop.huggingface import files as hf_files
 from bardlet.interop.verify import Trained
-from bardlet.io import safe_read
 from bardlet.io.terminal import say
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
-from bardlet.run.state import DatasetRef, Imported, RunState, corrupt
+from bardlet.run.state import DatasetRef, Imported, RunState
 from bardlet.system.optional_deps import need, reason
 
 HUB_NAMES = {name: f"openai-community/{name}"
@@ -40,7 +36,6 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors",
              "model.safetensors.index.json"]  # fmt: skip
 GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
-INDEX = "model.safetensors.index.json"
 
 
 def load_model(
@@ -126,9 +121,9 @@ def download(name: str) -> Path:
 
 def from_folder(folder: Path, name: str) -> Trained:
     """The model of a folder of transformers'."""
-    document = read_json(folder / "config.json")
+    document = hf_files.read_json(folder / "config.json")
     config = hf_config.from_hf(document, folder / "config.json")
-    theirs = {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
+    theirs = hf_files.read_tensors(folder)
     if not config.llama and "wte.weight" in theirs:  # OpenAI's own names
         theirs = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in theirs.items()}
     model = tensor_names.build(config, tensor_names.join(config, theirs, "hf", folder))
@@ -139,59 +134,6 @@ def from_folder(folder: Path, name: str) -> Trained:
     )
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
     return imported(name, model, tokenizer, ends)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file of transformers', which may be a link into the hub's cache."""
-    try:
-        document = safe_read.parse_json(safe_read.read_text(path))
-        if not isinstance(document, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise corrupt(path, error) from None
-    return document
-
-
-def plain_name(name: str) -> str:
-    """A tensor's name without the prefix of wrappers of transformers."""
-    return name.removeprefix("model.") if name.startswith("model.transformer.") else name
-
-
-def is_buffer(name: str) -> bool:
-    """Whether this is attention's mask or the rotary frequencies, which old files have."""
-    return re.search(r"h\.\d+\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$", name) is not None
-
-
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the safetensors of a folder, one file or those that an index names."""
-    if (folder / INDEX).is_file():
-        files = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
-            raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map")
-        for file in files.values():
-            if Path(file).name != file:
-                raise CheckpointError(f"{folder / INDEX} names a file of another folder: {file}")
-        shards = {name: read_safetensors(folder / name) for name in sorted(set(files.values()))}
-        if missing := [name for name, file in files.items() if name not in shards[file]]:
-            raise CheckpointError(
-                f"{folder / INDEX} names tensors that are not in their files: "
-                f"{tensor_names.listed(missing)}"
-            )
-        return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
-    if not (folder / "model.safetensors").is_file():
-        raise CheckpointError(
-            f"{folder} has no model.safetensors",
-            "Other files of weights can run code: save it again with save_pretrained",
-        )
-    return read_safetensors(folder / "model.safetensors")
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", "Fetch it again") from None
 
 
 def from_nanogpt(path: Path) -> Trained:

@@ -1,8 +1,8 @@
-"""A run's folder: its checkpoints, the one that a name means, and the lock of who writes there.
+"""A run's folder: its checkpoints, and the one that a name means.
 
     out/<run>/checkpoints/iter-00002000/   one state of the run (checkpoint.py)
     out/<run>/checkpoints/best, last       the name of one of them
-    out/<run>/.lock                        held by the process that trains in it
+    out/<run>/.lock                        held by the process that trains in it (lock.py)
 
 Only names and JSON are read here, so that the command line need not wait for torch.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,6 @@ def prune(run: Path, keep: int) -> None:
             remove(folder)
 
 
-def remove_partial(run: Path) -> None:
-    """Remove what a kill left half written. Only the lock's owner may."""
-    for left in (*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")):
-        remove(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
 def write_checksums(folder: Path, names: list[str]) -> None:
     """Write checksums.json of a checkpoint: the size and sha256 of each of these files."""
     write_versioned(folder / CHECKSUMS, Checksums(files={n: checksum(folder / n) for n in names}))
@@ -226,29 +220,3 @@ def saved_options(run: Path) -> Mapping[str, Any] | None:
             if options:
                 return options
     return None
-
-
-@contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder: a second process is refused while this one lives, and no longer."""
-    from filelock import FileLock, Timeout
-
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise CheckpointError(
-            f"another process is training in {run}",
-            "Wait for it, stop it, or name another --out_dir",
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {run}: {error.strerror}") from None
-    try:
-        remove_partial(run)
-        yield
-    finally:
-        if [path.name for path in run.iterdir()] == [".lock"]:  # nothing came of the run
-            (run / ".lock").unlink()
-            run.rmdir()
-        lock.release()

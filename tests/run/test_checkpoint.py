@@ -16,7 +16,7 @@ from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
-from bardlet.run import checkpoint, run_folder
+from bardlet.run import checkpoint, lock, run_folder
 from bardlet.run.state import Scores
 
 CHARS = "".join(map(chr, range(97, 97 + 50)))
@@ -110,7 +110,7 @@ def test_prune_keeps_best_and_last(tmp_path: Path) -> None:
     run_folder.set_pointer(tmp_path, "best", folders[0])
     run_folder.set_pointer(tmp_path, "last", folders[2])
     run_folder.prune(tmp_path, keep=1)
-    run_folder.remove_partial(tmp_path)
+    lock.remove_partial(tmp_path)
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"best", "last", "iter-00000001", "iter-00000003"}
 

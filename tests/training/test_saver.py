@@ -15,7 +15,7 @@ from support import assert_same_end, in_child, metrics, tiny_config
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.loader import Prefetcher
 from bardlet.errors import CheckpointError, TrainingError
-from bardlet.run import run_folder
+from bardlet.run import lock, run_folder
 from bardlet.train import train
 from bardlet.training import saver
 
@@ -179,13 +179,13 @@ def test_a_slow_disk_does_not_hold_up_training(
 def test_one_process_at_a_time(dataset_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(dataset_folder, tmp_path / "run")
     with (
-        run_folder.locked(tmp_path / "run"),
+        lock.held(tmp_path / "run"),
         pytest.raises(CheckpointError, match="another process"),
     ):
         train(config)
     assert train(config).iter == 8
     # nothing stays of a folder in which nothing came about
-    with run_folder.locked(tmp_path / "other"):
+    with lock.held(tmp_path / "other"):
         assert (tmp_path / "other/.lock").exists()
     assert not (tmp_path / "other").exists()
 
