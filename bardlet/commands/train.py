@@ -139,7 +139,7 @@ def seconds_of(text: str) -> float:
 def spelt_out(args: list[str]) -> list[str]:
     """The arguments with `--fresh` as `--fresh=true`, so that it does not swallow a preset."""
     flags = {f"--{name}" for name, field in FIELDS.items() if field.type == "bool"}
-    follows = [*args[1:], ""]
+    follows = [*args, ""][1:]
     return [
         f"{arg}=true" if arg in flags and after.lower() not in TRUTH else arg
         for arg, after in zip(args, follows, strict=True)
