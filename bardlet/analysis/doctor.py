@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median
 from typing import Any
 
+from bardlet.analysis.finding import Finding
 from bardlet.analysis.history import History
+from bardlet.analysis.texts import data_repeated, vocabulary_too_large
 from bardlet.training.collapse import reread
 
 MIN_LINES = 20  # lines of iterations, before a curve is judged
@@ -23,23 +24,11 @@ RISE = 0.5  # nats that a chunk's loss rises above the first line's: healthy run
 LEARNT = 0.2  # of the first loss: what tokens' frequencies are worth, 4.17 to 3.3 by character
 SPIKES = 0.01  # of all iterations
 OVERFIT = 0.05  # nats above the best validation loss: whole-split losses differ by 0.02 by chance
-HALF_LIFE = 15.4  # repetitions after which a token teaches 1/e of a new one (arXiv:2305.16264)
-PER_ID = 50  # training tokens for each of the vocabulary; by Zipf half are met under 10 times
 EXPLOSION = 10.0  # times the gradient's norm before; healthy runs stay within 4
 CLIP = 1.0  # the usual grad_clip: a norm below it harms nothing
 SLOWER = 1.5  # times; on a machine of one's own, parts of a run differ by less than 1.2
 WAITING = 0.3  # of an iteration's time
 IDLE = 0.4  # MFU below which a device is said to idle; kept busy, small models reach it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """An illness, since when, how it shows, and what to change."""
-
-    illness: str
-    iter: int | None  # None: the whole run
-    evidence: str
-    suggestion: str  # names the option
 
 
 def diagnose(history: History) -> list[Finding]:
@@ -50,11 +39,6 @@ def diagnose(history: History) -> list[Finding]:
 def long(history: History) -> bool:
     """Whether there is enough of a run to judge its curves."""
     return len(history.iters) >= MIN_LINES
-
-
-def done(history: History) -> int:
-    """How many iterations the run had."""
-    return history.iters[-1]["iter"] + 1
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -104,8 +88,8 @@ def rate_too_high(history: History) -> Finding | None:
     spikes = history.named("spike", "skipped")
     if diverged(history) or stopped_learning(history) or not long(history):
         return None
-    if len(spikes) > SPIKES * done(history):
-        evidence = f"{len(spikes)} spikes of the loss in {done(history):,} iterations"
+    if len(spikes) > SPIKES * history.done:
+        evidence = f"{len(spikes)} spikes of the loss in {history.done:,} iterations"
         return finding(iter=spikes[0]["iter"], evidence=evidence)
     first, last = history.fall()
     it, worst = max(
@@ -131,7 +115,7 @@ def rate_too_low(history: History) -> Finding | None:
     return Finding(
         illness="learning rate too low", iter=None,
         evidence=f"the loss fell from {first:.3f} to {last:.3f} only, in "
-        f"{done(history):,} iterations at a rate of up to {max(rates):.1e}",
+        f"{history.done:,} iterations at a rate of up to {max(rates):.1e}",
         suggestion="Raise --learning_rate tenfold (with muon, --muon_lr too)",
     )  # fmt: skip
 
@@ -167,39 +151,6 @@ def overfitting(history: History) -> Finding | None:
         f"{last['train_loss']:.3f}",
         suggestion=f"Use the checkpoint `best`; train to --max_iters={max(1, best['iter'])}, or "
         "with --dropout=0.2",
-    )  # fmt: skip
-
-
-def data_repeated(history: History) -> Finding | None:
-    """The same tokens were read so often that another time teaches little."""
-    tokens, seen = history.start.get("train_tokens"), [line.get("tokens") for line in history.iters]
-    if not tokens or not seen or seen[-1] is None:
-        return None
-    epochs = seen[-1] / tokens
-    worth = math.exp(-(epochs - 1) / HALF_LIFE)  # of a token read again, measured in new ones
-    if worth >= 0.5:
-        return None
-    epochs_worth = math.floor(1 + HALF_LIFE * math.log(2))
-    return Finding(
-        illness=f"data repeated {epochs:.0f} times", iter=None,
-        evidence=f"{seen[-1]:,} tokens were read from {tokens:,}; to read them once more is worth "
-        f"about {worth:.0%} of as much new text",
-        suggestion=f"Prepare more text, or lower --max_iters to {epochs_worth} epochs: "
-        f"{int(epochs_worth / epochs * done(history)):,}",
-    )  # fmt: skip
-
-
-def vocabulary_too_large(history: History) -> Finding | None:
-    """There are too few tokens to learn from for so many different ones."""
-    tokens, vocab = history.start.get("train_tokens"), history.start.get("vocab_size")
-    if not tokens or not vocab or tokens / vocab >= PER_ID:
-        return None
-    return Finding(
-        illness="vocabulary too large for the data", iter=None,
-        evidence=f"{tokens:,} training tokens for a vocabulary of {vocab:,}: "
-        f"{tokens / vocab:.1f} for each, where {PER_ID} are little",
-        suggestion=f"Prepare more text, or a --dataset with fewer kinds of token than "
-        f"{max(2, tokens // PER_ID):,}",
     )  # fmt: skip
 
 

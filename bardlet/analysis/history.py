@@ -25,6 +25,11 @@ class History:
     events: Sequence[dict[str, Any]]
     start: dict[str, Any]  # of the newest session; empty in files that have no such line
 
+    @property
+    def done(self) -> int:
+        """How many iterations the run had."""
+        return self.iters[-1]["iter"] + 1
+
     def chunks(self, key: str, skip: int = 0) -> list[tuple[int, list[float]]]:
         """Up to CHUNKS parts of the run: the iteration each begins with, and the values that are
         known in it. The first `skip` lines are left out.
