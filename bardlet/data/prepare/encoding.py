@@ -15,6 +15,7 @@ from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
+from bardlet.data.tokenizers.coverage import Coverage
 from bardlet.errors import DataError
 
 
@@ -35,6 +36,10 @@ class EncodeSpec:
     def encoder(self) -> tokenizers.Tokenizer:
         encoder = tokenizers.from_json(self.tokenizer, "the tokenizer")
         return tokenizers.with_end_of_text(encoder, self.end_of_text)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        return Coverage(self.encoder)
 
     @cached_property
     def narrow(self) -> bool:
@@ -136,7 +141,7 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(raw, digest_size=16).digest()
         for split, part, begins, ends in sides(piece, spec):
-            encode_part(result.splits[split], part, piece.prompt, begins, ends, digest, spec)
+            encode_part(result, split, part, piece.prompt, begins, ends, digest, spec)
     return result
 
 
@@ -170,16 +175,20 @@ def size(text: str) -> int:
 
 
 def encode_part(
-    encoded: Encoded, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
+    result: Result, split: str, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
     spec: EncodeSpec,
 ) -> None:  # fmt: skip
     """Add a document, or a part of one, to a split."""
-    encoder = spec.encoder
+    encoded, encoder = result.splits[split], spec.encoder
     end = encoder.end_of_text if spec.separate and ends else None
     if spec.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
         shown += "\n"
     asked = encoder.encode(prompt) if prompt else np.zeros(0, dtype=np.uint8)
     ids = [asked, encoder.encode(shown)] if prompt else [encoder.encode(shown)]
+    uncut = begins and (split == "train" or spec.by == "document")
+    for text, tokens in zip((prompt, shown)[not prompt :], ids, strict=True):
+        result.counts.add_all(spec.coverage.omissions(text, tokens, begins=uncut))
+        uncut = False
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
     whole = prompt + shown

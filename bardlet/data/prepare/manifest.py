@@ -62,7 +62,6 @@ class Sources:
         self.collection = collection
         self.threads, self.stopped = ThreadPoolExecutor(1), Event()
         self.streamed: dict[str, tuple[int, Any]] = {}
-        self.first = ""  # document that was streamed
         self.digests = self.threads.submit(self.read)
 
     def read(self) -> dict[str, Source | None]:
@@ -77,7 +76,6 @@ class Sources:
         """Count a document of a data set on the hub, which is not read twice."""
         size, digest = self.streamed.get(name, (0, hashlib.sha256()))
         raw = text.encode("utf-8", "surrogatepass")
-        self.first = self.first or text
         digest.update(raw)
         self.streamed[name] = (size + len(raw), digest)
 

@@ -17,7 +17,7 @@ from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import Options, check_folder, check_room, identity, split_rule
 from bardlet.data.prepare.progress import bar
-from bardlet.data.prepare.remarks import beginning, losses, slow, unended, uneven
+from bardlet.data.prepare.remarks import slow, unended, uneven
 from bardlet.data.prepare.shards import SplitWriter
 from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
@@ -235,7 +235,6 @@ class Work:
         if options.part[1] == 1:
             notes += uneven(splits, rule)
         notes += unended(encoder, options.end_of_text, separate=separate)
-        notes += losses(encoder, sources.first or beginning(self.collection, options.reading))
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
         return manifest.describe(

@@ -5,15 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from bardlet.data.text.documents import documents
-from bardlet.data.text.records import Reading
-from bardlet.data.text.sources import Collection
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
-from bardlet.errors import BardletError
 
 REPORTED = 20  # inputs that are named
-HEAD = 100_000  # characters that a tokenizer is tried on
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
 
 
@@ -38,33 +33,12 @@ def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False)
     ]
 
 
-def beginning(collection: Collection, reading: Reading) -> str:
-    """What the corpus begins with, to try the tokenizer on."""
-    try:
-        piece = next(iter(documents(collection.inputs[0], reading)), None)
-    except BardletError:
-        return ""
-    return piece.text if piece else ""
-
-
 def slow(encoder: Tokenizer, size: int) -> list[str]:
     """A remark where `size` bytes are much to encode, and a quicker library is available."""
     quicker = isinstance(encoder, BPETokenizer) and encoder.pattern
     if size < MUCH or not quicker or find_spec("gigatoken"):
         return []
     return ["pip install 'bardlet[fast]' encodes this vocabulary many times as fast"]
-
-
-def losses(encoder: Tokenizer, text: str) -> list[str]:
-    """A remark where the head of `text` does not survive encoding, with the first place."""
-    text = text[:HEAD]
-    decoded = encoder.decode(encoder.encode(text))
-    if decoded == text:
-        return []
-    differ = (i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b)
-    at = next(differ, min(len(text), len(decoded)))
-    around = slice(max(at - 10, 0), at + 20)
-    return [f"the tokenizer does not keep the text: {text[around]!r} is {decoded[around]!r} to it"]
 
 
 def unended(encoder: Tokenizer, asked: str, *, separate: bool) -> list[str]:

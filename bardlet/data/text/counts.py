@@ -17,6 +17,12 @@ REASONS: dict[str, tuple[str, str]] = {
                "documents that could not be read were left out"),
     "replaced": ("place that is not of the encoding was mended",
                  "places that are not of the encoding were mended"),
+    "unknown": ("character that the vocabulary lacks became its token for unknown ones",
+                "characters that the vocabulary lacks became its token for unknown ones"),
+    "dropped": ("character that the vocabulary has no token for vanished",
+                "characters that the vocabulary has no tokens for vanished"),
+    "altered": ("document is not the same when it is decoded",
+                "documents are not the same when they are decoded"),
     "empty": ("empty document was left out", "empty documents were left out"),
     "duplicates": ("duplicate was left out", "duplicates were left out"),
 }  # fmt: skip

@@ -69,6 +69,11 @@ class LibraryTokenizer(ByteTokens):
                 "It lacks what the text needs, or is damaged; take another tokenizer",
             ) from None
 
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Each token of `text` with the place of its characters: from, to, id."""
+        encoded = self.library.encode(text, add_special_tokens=False)
+        return [(*span, i) for span, i in zip(encoded.offsets, encoded.ids, strict=True)]
+
     def to_json(self) -> str:
         """The `tokenizer.json` that was read, to the letter."""
         return self.text
