@@ -213,10 +213,10 @@ def a_run(folder: Path, model: GPT, chars: str, **known: Any) -> Path:
     return folder
 
 
-def trained(model: GPT, chars: str = ALPHABET) -> Trained:
-    return Trained(
-        name="a", model=model.eval(), tokenizer=CharTokenizer(chars), state=a_state()
-    )  # fmt: skip
+def trained(model: GPT, chars: str = ALPHABET, *, ends: bool = False) -> Trained:
+    """The model with a tokenizer of these characters; with `ends` the last is an end of text."""
+    tokenizer = CharTokenizer(chars[: len(chars) - ends], ends=ends)
+    return Trained(name="a", model=model.eval(), tokenizer=tokenizer, state=a_state())
 
 
 def silent(line: str) -> None:

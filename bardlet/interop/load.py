@@ -19,7 +19,7 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
-from bardlet.interop import nanogpt, tensor_names
+from bardlet.interop import end_of_text, nanogpt, tensor_names
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.huggingface import files as hf_files
@@ -126,14 +126,17 @@ def from_folder(folder: Path, name: str) -> Trained:
     theirs = hf_files.read_tensors(folder)
     if not config.llama and "wte.weight" in theirs:  # OpenAI's own names
         theirs = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in theirs.items()}
-    model = tensor_names.build(config, tensor_names.join(config, theirs, "hf", folder))
+    weights = tensor_names.join(config, theirs, "hf", folder)
     path = folder / "tokenizer.json"
     # the hub's cache is of links to files elsewhere
     tokenizer = (
         tokenizers.load(path.resolve(), folder) if path.is_file() else assumed(config, folder)
     )
+    tokenizer = end_of_text.without_tokens(tokenizer, config.vocab_size)
+    config, weights = end_of_text.without_row(config, weights, tokenizer.vocab_size)
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
-    return imported(name, model, tokenizer, ends)
+    ends = {k: v for k, v in ends.items() if not (type(v) is int and v >= tokenizer.vocab_size)}
+    return imported(name, tensor_names.build(config, weights), tokenizer, ends)
 
 
 def from_nanogpt(path: Path) -> Trained:

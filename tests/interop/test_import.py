@@ -48,7 +48,8 @@ transformers = pytest.importorskip("transformers")
 def a_folder(folder: Path, family: str = "llama", **changes: Any) -> Path:
     """A model as transformers would have saved it."""
     folder.mkdir(parents=True)
-    huggingface.write(trained(tiny_model(family, **changes), CHARS), folder, "float32")
+    model = trained(tiny_model(family, **changes), CHARS, ends=True)
+    huggingface.write(model, folder, "float32")
     return folder
 
 
@@ -540,3 +541,55 @@ def test_the_run_just_trained_wins_over_an_older_model_beside_it(
         run_folder.remove(folder)
     load.load_model(str(out))
     assert "has no checkpoint yet: taking" in capsys.readouterr().err
+
+
+def test_a_character_model_that_transformers_saved_again_is_the_same_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, chars = a_data_folder(tmp_path / "data", some_text(3000)), CHARS
+    model = tiny_model("gpt2")
+    run = a_run(tmp_path / "run", model, chars)
+    export(str(run), tmp_path / "hf", form="hf", dtype=None, checkpoint="best", say=silent)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert ends == {len(chars)} and theirs.config.vocab_size == len(chars) + 1
+    for part in (theirs, tokenizer):
+        part.save_pretrained(tmp_path / "saved")
+    again = load.load_model(str(tmp_path / "saved"))
+    assert isinstance(again.tokenizer, CharTokenizer) and again.tokenizer.chars == chars
+    assert again.model.config.vocab_size == len(chars)
+    ours = dict(model.named_parameters())
+    assert all(torch.equal(p, ours[n]) for n, p in again.model.named_parameters() if n in ours)
+    dataset = f"--dataset={folder}"
+    capsys.readouterr()
+    losses = []
+    for source in (run, tmp_path / "saved"):
+        assert cli.main(["eval", str(source), dataset, "--json", "--dtype=float32"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] == losses[1]
+    export(str(tmp_path / "saved"), tmp_path / "back", form="nanogpt", dtype=None,
+           checkpoint="best", say=silent)  # fmt: skip
+    assert pickle.loads((tmp_path / "back" / "meta.pkl").read_bytes())["stoi"]["q"] == chars.index(
+        "q"
+    )
+
+
+def test_a_row_that_was_trained_elsewhere_is_kept(tmp_path: Path) -> None:
+    huggingface_folder = tmp_path / "hf"
+    huggingface_folder.mkdir()
+    huggingface.write(trained(tiny_model("llama"), CHARS), huggingface_folder, "float32")
+    reweigh(huggingface_folder, lambda t: t["lm_head.weight"][-1].add_(0.1))
+    found = load.load_model(str(huggingface_folder))
+    assert found.model.config.vocab_size == 51 and found.tokenizer.vocab_size == 50
+
+
+def test_tokens_that_the_model_has_no_rows_for_are_left_out(tmp_path: Path) -> None:
+    """A tokenizer that was given a token for padding, beside a model that was not resized."""
+    folder = a_folder(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    assert "[PAD]" in (folder / "tokenizer.json").read_text(encoding="utf-8")
+    found = load.load_model(str(folder)).tokenizer
+    assert found.vocab_size == 50 and found.kind == "char"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from bardlet.data.tokenizers import bpe, char, foreign, json_file, special
+from bardlet.data.tokenizers import bpe, byte, char, foreign, json_file, special
 from bardlet.data.tokenizers.byte import ByteTokenizer
+from bardlet.data.tokenizers.byte_tokens import NO_END
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import DataError
 from bardlet.io.safe_read import read_text
@@ -97,13 +99,16 @@ def from_json(text: str, name: str, eos: str = "") -> Tokenizer:
     DataError where the document is damaged or asks for what no vocabulary needs.
     """
     document = json_file.parse(text, name)
+    if any(token["content"] == NO_END for token in document.get("added_tokens") or ()):
+        document = json_file.without(document, {NO_END})
+        text = json.dumps(document)
     if char.is_char(document):
         try:
             return char.from_document(document)
         except (ValueError, TypeError) as error:
             raise DataError(f"{name} is damaged: {error}") from None
-    if text == (of_bytes := ByteTokenizer()).to_json():
-        return of_bytes
+    if byte.is_byte(document):
+        return ByteTokenizer()
     kind = bpe.BPETokenizer if bpe.is_byte_level(document) else foreign.ForeignTokenizer
     return kind(text, document, name, eos)
 

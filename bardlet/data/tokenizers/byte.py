@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +26,27 @@ class ByteTokenizer(ByteTokens):
 
     def to_json(self) -> str:
         """`tokenizer.json`: byte-level BPE without a merge."""
-        vocab = {char: byte for byte, char in enumerate(ALPHABET)}
-        document = byte_level(vocab, [], None, {END_OF_TEXT: len(vocab)})
-        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+        return json.dumps(own_document(), ensure_ascii=False, indent=1) + "\n"
 
     def identity(self) -> str:
         """What the tokenizer does, as a text that equal tokenizers share."""
         return self.to_json()
+
+
+def own_document() -> dict[str, Any]:
+    """The content of `tokenizer.json`."""
+    vocab = {char: byte for byte, char in enumerate(ALPHABET)}
+    return byte_level(vocab, [], None, {END_OF_TEXT: len(vocab)})
+
+
+def is_byte(document: dict[str, Any]) -> bool:
+    """Whether a `tokenizer.json` gives texts the ids that ours does, see `char.is_char`."""
+    ours = own_document()
+    end = {END_OF_TEXT: ours["added_tokens"][0]["id"]}
+    vocab = document["model"]["vocab"]
+    if not isinstance(vocab, dict) or vocab | end != ours["model"]["vocab"] | end:
+        return False
+    added = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
+    theirs = {**document, "model": {**document["model"], "vocab": ours["model"]["vocab"]}}
+    steps = ("normalizer", "pre_tokenizer", "decoder", "model")
+    return added == end and all(theirs.get(step) == ours[step] for step in steps)

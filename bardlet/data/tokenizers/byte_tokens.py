@@ -14,6 +14,8 @@ import numpy as np
 from bardlet.errors import DataError
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for it, and ours
+# what exports call it where the model has none: other programs need an id, no text ends with it
+NO_END = "<|no_end|>"
 
 
 def byte_alphabet() -> str:

@@ -154,15 +154,18 @@ class CharTokenizer(ByteTokens):
 
 
 def is_char(document: dict[str, Any]) -> bool:
-    """Whether a `tokenizer.json` describes a character tokenizer, and one like ours."""
+    """Whether a `tokenizer.json` gives texts the ids that a character tokenizer of ours does.
+
+    A post_processor adds around a text what no tokenizer here does, so it is left aside: other
+    programs write one when they save the file again. They may add special tokens, too.
+    """
     model, split = document["model"], document.get("pre_tokenizer")
-    of_words = model.get("type") == "WordLevel" and model.get("unk_token") == UNKNOWN
-    more = document.get("normalizer") or document.get("post_processor")
-    names = [token["content"] for token in document.get("added_tokens") or ()]
+    added = document.get("added_tokens") or ()
     return (
-        of_words
-        and not more
-        and names in ([], [END_OF_TEXT])
+        model.get("type") == "WordLevel"
+        and model.get("unk_token") == UNKNOWN
+        and not document.get("normalizer")
+        and all(token["special"] for token in added)
         and isinstance(split, dict)
         and split.get("pattern") == PATTERN
     )
@@ -170,9 +173,12 @@ def is_char(document: dict[str, Any]) -> bool:
 
 def from_document(document: dict[str, Any]) -> CharTokenizer:
     """The tokenizer of a document that `is_char`; ValueError where it cannot be one."""
-    by_id = sorted(document["model"]["vocab"].items(), key=lambda item: item[1])
+    added = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
+    by_id = sorted((document["model"]["vocab"] | added).items(), key=lambda item: item[1])
     names = [name for name, _ in by_id]
-    ends = bool(document.get("added_tokens")) and names[-1:] == [END_OF_TEXT]
+    while names and names[-1] in added.keys() - {END_OF_TEXT, UNKNOWN} and len(names[-1]) > 1:
+        names.pop()  # such as one for padding
+    ends = END_OF_TEXT in added and names[-1:] == [END_OF_TEXT]
     unknown = names[len(names) - ends - 1 : len(names) - ends] == [UNKNOWN]
     chars = names[: len(names) - ends - unknown]
     if [i for _, i in by_id] != list(range(len(by_id))) or any(len(char) != 1 for char in chars):

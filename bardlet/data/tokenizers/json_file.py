@@ -72,6 +72,15 @@ def added(special: dict[str, int]) -> list[dict[str, Any]]:
     return [{"id": i, "content": name, **flags, "special": True} for name, i in special.items()]
 
 
+def without(document: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """A document without these of its added tokens."""
+    model, listed = document["model"], document.get("added_tokens") or ()
+    if isinstance(vocab := model["vocab"], dict):
+        model = {**model, "vocab": {t: i for t, i in vocab.items() if t not in names}}
+    kept = [token for token in listed if token["content"] not in names]
+    return {**document, "model": model, "added_tokens": kept}
+
+
 def parse(text: str, name: str) -> dict[str, Any]:
     """The document in `text`, checked; DataError with the `name` of the file where it is wrong."""
     try:

@@ -3,8 +3,7 @@
 Three things differ from our checkpoints. llama.cpp rotates neighbouring pairs of llama's queries
 and keys where we rotate halves, so their rows are stored in another order. Its gpt2 has biases
 throughout, so a model without them gets zeros. Its vocabularies need an end-of-text token, so a
-model without one gets a row for it, the mean of all others: a logit that is the mean of all logits
-is never the largest.
+model without one gets a row for it (end_of_text.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
-from bardlet.interop import tensor_names
+from bardlet.interop import end_of_text, tensor_names
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import vocab as gguf_vocab
 from bardlet.interop.gguf.file import GGUF
@@ -158,9 +157,7 @@ def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
     metadata = write_config(config, dtype)
     if tokenizer.end_of_text is None and tokenizer.vocab_size == config.vocab_size:
         metadata[ROWS] = config.vocab_size
-        config = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
-        for name in weights.keys() & {EMBEDDING, HEAD}:
-            weights[name] = torch.cat((weights[name], weights[name].mean(0, keepdim=True)))
+        config, weights = end_of_text.add_row(config, weights)
     metadata |= gguf_vocab.to_metadata(tokenizer, config.vocab_size)
     tensors = {}
     for name, piece in tensor_names.split(config, weights, "gguf").items():

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from bardlet.errors import CheckpointError
-from bardlet.interop import tensor_names
+from bardlet.interop import end_of_text, tensor_names
 from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
 from bardlet.interop.verify import Comparison, Trained, compare
@@ -24,8 +24,10 @@ DTYPES = ("float32",)
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model, its tokenizer and its card into `folder`."""
-    parameters = dict(trained.model.named_parameters())
+    parameters = {name: p.detach() for name, p in trained.model.named_parameters()}
     config, weights = tensor_names.with_zero_biases(trained.model.config, parameters)
+    if lacks_end(trained) and trained.tokenizer.vocab_size == config.vocab_size:
+        config, weights = end_of_text.add_row(config, weights)
     ends = token_ids(trained)
     write_json(folder / "config.json", {**to_hf(config), **ends})
     write_json(folder / "generation_config.json", ends)
@@ -33,17 +35,28 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         tensor_names.split(config, weights, "hf"), folder / "model.safetensors",
         metadata={"format": "pt"},
     )  # fmt: skip
-    write_text(folder / "tokenizer.json", trained.tokenizer.to_json())
+    write_text(folder / "tokenizer.json", tokenizer_json(trained))
     write_json(folder / "tokenizer_config.json", tokenizer_config(trained))
     write_text(folder / "README.md", model_card(trained))
 
 
+def lacks_end(trained: Trained) -> bool:
+    """Whether nothing ends a text: neither a token between texts, nor one of an imported model."""
+    return trained.tokenizer.end_of_text is None and not own_ids(trained)
+
+
+def own_ids(trained: Trained) -> dict[str, Any]:
+    """The ids of an imported model's special tokens by their names; empty where it has none."""
+    ids = trained.state.imported.token_ids if trained.state.imported else {}
+    return dict(ids) if any(i is not None for i in ids.values()) else {}
+
+
 def token_ids(trained: Trained) -> dict[str, Any]:
-    """The ids that begin and end a text: an imported model's own, or what stands between texts."""
-    end = trained.tokenizer.end_of_text
-    imported = trained.state.imported
-    own = imported.token_ids if imported else {}
-    return {"bos_token_id": end, "eos_token_id": end, **own}
+    """The ids that begin, end and pad a text: an imported model's own, or what stands between
+    texts, or else a token that nothing is encoded to: evaluation harnesses need one.
+    """
+    end = trained.tokenizer.vocab_size if lacks_end(trained) else trained.tokenizer.end_of_text
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, **own_ids(trained)}
 
 
 def tokenizer_config(trained: Trained) -> dict[str, Any]:
@@ -62,9 +75,17 @@ def tokenizer_config(trained: Trained) -> dict[str, Any]:
     }
 
 
+def tokenizer_json(trained: Trained) -> str:
+    """The tokenizer, with the token that `token_ids` adds."""
+    text = trained.tokenizer.to_json()
+    if not lacks_end(trained):
+        return text
+    return end_of_text.with_token(text, trained.tokenizer.vocab_size)
+
+
 def special_tokens(trained: Trained) -> dict[int, str]:
     """The tokens that no text is encoded to, by id."""
-    document = json.loads(trained.tokenizer.to_json())
+    document = json.loads(tokenizer_json(trained))
     return {token["id"]: token["content"] for token in document.get("added_tokens", [])}
 
 
@@ -80,7 +101,8 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
             raise CheckpointError(f"transformers cannot read the export: {reason(error)}") from None
         check_tokenizer(trained, tokenizer)
         program = f"transformers {transformers.__version__} {type(model).__name__}"
-        return compare(trained, program, lambda idx: model(input_ids=idx).logits)
+        rows = trained.model.config.vocab_size  # the export may have one more
+        return compare(trained, program, lambda idx: model(input_ids=idx).logits[..., :rows])
 
 
 def check_tokenizer(trained: Trained, theirs: Any) -> None:

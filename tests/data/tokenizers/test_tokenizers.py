@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bardlet.data.tokenizers import bpe_training, factory
-from bardlet.data.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer, from_json
+from bardlet.data.tokenizers.base import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    fingerprint,
+    from_json,
+)
 from bardlet.errors import DataError, UsageError
 
 library = pytest.importorskip("tokenizers")
@@ -342,3 +348,26 @@ def test_a_character_file_with_a_step_of_its_own_is_the_librarys() -> None:
     document = json.loads(CharTokenizer.train("abc").to_json())
     document["normalizer"] = {"type": "Lowercase"}
     assert from_json(json.dumps(document), "x").encode("CAB").tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("ours", [
+    *OURS.values(), CharTokenizer("ab", unknown=True), CharTokenizer("ab\n", ends=True),
+    CharTokenizer("\u00e9\u4e2d", unknown=True, ends=True),
+], ids=lambda tokenizer: tokenizer.kind)  # fmt: skip
+def test_a_tokenizer_that_another_program_saved_again_is_the_same(ours: Tokenizer) -> None:
+    """As transformers does: with a post_processor that adds nothing, padding, other flags."""
+    document = json.loads(ours.to_json())
+    document["post_processor"] = {
+        "type": "TemplateProcessing", "special_tokens": {},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    }  # fmt: skip
+    document["padding"] = None
+    for token in document["added_tokens"]:
+        token["normalized"] = True
+    if "<unk>" in document["model"]["vocab"]:  # named as the unk_token, it becomes a special one
+        i = document["model"]["vocab"]["<unk>"]
+        document["added_tokens"].insert(0, {"id": i, "content": "<unk>", "special": True})
+    again = from_json(json.dumps(document, indent=2), "it")
+    assert again.kind == ours.kind
+    assert fingerprint(again) == fingerprint(ours)
