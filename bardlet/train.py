@@ -81,7 +81,7 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
     """Train to the end of the run, evaluating and saving on the way."""
     config, log, saver, guards = t.config, t.log, t.saver, t.guards
     it, scores = t.start.iter, t.start.scores
-    best = min(t.start.best_val_loss or math.inf, scores.val_loss if scores else math.inf)
+    best = min(t.start.best_val_loss or math.inf, scores.compared if scores else math.inf)
     measured = t.model, t.dataset, t.machine, t.group
     pretrained = config.init_from not in BUILTIN_INIT  # a model that can do something already
     train_s, interval, waits = 0.0, [], []  # seconds per iteration since the last log line

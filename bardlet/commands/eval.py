@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bardlet.commands.parser import Parser, add_run, parse
 from bardlet.commands.settings import newest_run
+from bardlet.config import TrainConfig
 from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
+from bardlet.run import lock, run_folder
+from bardlet.run.state import Scores
+
+SCORING_S = 60.0  # that scoring a run at its end may take in any case
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -35,9 +46,12 @@ def run(parser: Parser, args: list[str]) -> int:
 
 def eval_run(
     run: str, *, checkpoint: str, dataset: str | None, split: str, batch_size: int,
-    device_name: str, dtype: str,
+    device_name: str, dtype: str, stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values."""
+    """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values.
+
+    Raises EvalInterrupted where `stop` says so.
+    """
     from bardlet.data.dataset import mixture
     from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
@@ -63,11 +77,63 @@ def eval_run(
     model.to(machine.device)
     doc_mask = bool(state.config.get("doc_mask"))
     score = evaluate(
-        model, data, split, batch_size=batch_size, machine=machine, group=Group(), doc_mask=doc_mask
-    )
+        model, data, split, batch_size=batch_size, machine=machine, group=Group(),
+        doc_mask=doc_mask, stop=stop,
+    )  # fmt: skip
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens, "iter": state.iter, "device": str(machine.device),
         "dtype": str(machine.dtype).removeprefix("torch."),
     }  # fmt: skip
+
+
+def best_val_loss(
+    config: TrainConfig, estimate: float, train_s: float, say: Callable[[str], None]
+) -> str:
+    """The best validation loss of a run that has ended, as text.
+
+    Where its evaluations were estimates, the whole split is scored first, of the best checkpoint
+    and of the last; the lower becomes `best`. The estimate is returned where that would take longer
+    than the `train_s` seconds of training.
+    """
+    batches = 0 if config.eval_full else config.eval_iters
+    sampled = Scores(
+        train_loss=math.nan, val_loss=estimate, bits_per_byte=math.nan, val_batches=batches
+    )
+    if config.eval_full or config.eval_only:
+        return sampled.val
+    run = Path(config.out_dir)
+    pointers = [run_folder.read_pointer(run, name) for name in ("best", "last")]
+    folders = list(dict.fromkeys(folder for folder in pointers if folder))
+    from bardlet.evaluate import EvalInterrupted
+
+    say("evaluating on the whole validation split")
+    ends = time.monotonic() + max(SCORING_S, train_s)
+    try:
+        with lock.held(run):
+            losses = {f: score(f, config, lambda: time.monotonic() > ends) for f in folders}
+            best = min(losses, key=losses.__getitem__)
+            run_folder.set_pointer(run, "best", best)
+            return f"{losses[best]:.4f}"
+    except EvalInterrupted:
+        reason = "takes longer than training did"
+    except KeyboardInterrupt:
+        reason = "was interrupted"
+    say(f"the evaluation {reason}; run it with: bardlet eval {shlex.quote(str(run))}")
+    return sampled.val
+
+
+def score(folder: Path, config: TrainConfig, stop: Callable[[], bool]) -> float:
+    """The loss of a run's checkpoint on the whole validation split, written into its scores."""
+    result = eval_run(
+        str(folder), checkpoint="best", dataset=config.dataset, split="val",
+        batch_size=config.batch_size, device_name=config.device, dtype=config.dtype, stop=stop,
+    )  # fmt: skip
+    scores = run_folder.read_scores(folder)
+    if scores is not None:
+        run_folder.write_scores(folder, dataclasses.replace(
+            scores, val_loss=result["loss"], bits_per_byte=result["bits_per_byte"], val_batches=0,
+            sampled_val_loss=scores.compared,
+        ))  # fmt: skip
+    return result["loss"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bardlet.commands.parser import Parser, parse
 from bardlet.errors import DataError
 from bardlet.io import schema
+from bardlet.run.state import Scores
 
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
@@ -103,10 +104,10 @@ def describe_checkpoint(info: dict[str, Any]) -> str:
         f"{info['dataset']['name']}",
     ]  # fmt: skip
     if "eval" in info:
-        scores = info["eval"]
+        scores = schema.read(Scores, info["eval"])
         lines.append(
-            f"  train loss {scores['train_loss']:.4f}, val loss {scores['val_loss']:.4f}, "
-            f"{scores['bits_per_byte']:.4f} bits per byte"
+            f"  train loss {scores.train_loss:.4f}, val loss {scores.val}, "
+            f"{scores.bits_per_byte:.4f} bits per byte"
         )
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bardlet.commands import settings
+from bardlet.commands.eval import best_val_loss
 from bardlet.commands.parser import Parser, split_unknown
 from bardlet.config import BUILTIN_INIT, FIELDS, TRUTH, TrainConfig
 from bardlet.errors import UsageError
@@ -26,7 +27,8 @@ def run(parser: Parser, args: list[str]) -> int:
     if result.stopped:
         return 130
     if here().main:
-        say(f"best val loss {result.best_val_loss:.4f}; training took {result.train_s:.1f} s")
+        best = best_val_loss(config, result.best_val_loss, result.train_s, say)
+        say(f"best val loss {best}; training took {result.train_s:.1f} s")
         if not config.eval_only:
             say(f"write text with it: bardlet sample {config.out_dir}")
     return 0

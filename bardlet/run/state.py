@@ -33,6 +33,21 @@ class Scores:
     val_loss: float
     bits_per_byte: float
     since_best: int = 0  # consecutive evaluations without progress
+    val_batches: int = 0  # that val_loss is an estimate of; 0: the whole split
+    # the estimate that the run compared itself by, where the whole split was scored after it
+    sampled_val_loss: float | None = None
+
+    @property
+    def compared(self) -> float:
+        """The validation loss that other evaluations of the run compare with."""
+        return self.val_loss if self.sampled_val_loss is None else self.sampled_val_loss
+
+    @property
+    def val(self) -> str:
+        """The validation loss as text; an estimate says of how many batches it is."""
+        if not self.val_batches:
+            return f"{self.val_loss:.4f}"
+        return f"~{self.val_loss:.4f} ({self.val_batches} batch{'es' * (self.val_batches > 1)})"
 
 
 @dataclass(frozen=True, kw_only=True)

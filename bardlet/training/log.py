@@ -118,8 +118,11 @@ class Log:
     def evaluation(self, scores: Scores, it: int) -> None:
         """Report the losses on both splits after `it` iterations."""
         losses = {"train_loss": scores.train_loss, "val_loss": scores.val_loss}
-        self.say(f"step {it}: train loss {scores.train_loss:.4f}, val loss {scores.val_loss:.4f}")
-        self.record(type="eval", iter=it, **losses, bits_per_byte=scores.bits_per_byte)
+        self.say(f"step {it}: train loss {scores.train_loss:.4f}, val loss {scores.val}")
+        self.record(
+            type="eval", iter=it, **losses, bits_per_byte=scores.bits_per_byte,
+            val_batches=scores.val_batches,
+        )  # fmt: skip
 
     def record(self, **entry: Any) -> None:
         """Append one line to metrics.jsonl, at once. A full disk costs lines, not the run."""

@@ -33,8 +33,9 @@ def both_losses(
     val_batches = 0 if config.eval_full else config.eval_iters
     on_val = evaluate(model, dataset, "val", sampled=val_batches, **options)
     return Scores(
-        train_loss=on_train.loss, val_loss=on_val.loss, bits_per_byte=on_val.bits_per_byte
-    )
+        train_loss=on_train.loss, val_loss=on_val.loss, bits_per_byte=on_val.bits_per_byte,
+        val_batches=val_batches,
+    )  # fmt: skip
 
 
 def first_look(

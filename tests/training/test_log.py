@@ -83,7 +83,12 @@ def test_wandb_gets_every_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     writer.close()
     assert started[0]["project"] == "plays" and started[0]["name"] == "first"
     assert started[0]["config"]["n_layer"] == 2
-    losses = {"eval/train_loss": 2.0, "eval/val_loss": 2.5, "eval/bits_per_byte": 3.0}
+    losses = {
+        "eval/train_loss": 2.0,
+        "eval/val_loss": 2.5,
+        "eval/bits_per_byte": 3.0,
+        "eval/val_batches": 0,
+    }
     assert logged == [(4, losses)]
 
 

@@ -55,6 +55,9 @@ def losses(state: RunState) -> list[str]:
         "bits_per_byte": "validation, bits per byte of text",
         "train_loss": "training loss, nats per token",
     }
+    sampled = dict.fromkeys(units, scores.get("val_batches", 0))
+    sampled["train_loss"] = state.option("eval_iters", 0)
+    units = {k: f"{v}, of {sampled[k]} batches" if sampled[k] else v for k, v in units.items()}
     rows = [f"| {text} | {scores[key]:.4f} |" for key, text in units.items() if key in scores]
     if not rows:
         return ["", "It was not measured."]
