@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bardlet.data.dataset import nanogpt as data
 from bardlet.data.dataset import plain_pickle
-from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
@@ -40,8 +39,8 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         },
         folder / "ckpt.pt",
     )
-    if isinstance(trained.tokenizer, CharTokenizer):
-        (folder / "meta.pkl").write_bytes(plain_pickle.write(data.meta(trained.tokenizer)))
+    if meta := data.meta(trained.tokenizer):
+        (folder / "meta.pkl").write_bytes(plain_pickle.write(meta))
 
 
 def check_supported(config: GPTConfig) -> None:

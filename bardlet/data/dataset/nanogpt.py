@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bardlet.data.dataset import plain_pickle
-from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers import factory, words
 from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
@@ -61,29 +62,40 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     return of_meta(path) if path.is_file() else factory.existing("gpt2")
 
 
-def of_meta(path: Path) -> CharTokenizer:
-    """The tokenizer that a meta.pkl describes."""
+def of_meta(path: Path) -> Tokenizer:
+    """The tokenizer that a meta.pkl describes: of characters, or of words.
+
+    Its stoi are the ids of all names, of which itos may have more.
+    """
     if path.stat().st_size > plain_pickle.MAX_BYTES:
         raise DataError(f"{path} is not a description of a vocabulary: it is too large")
     meta = plain_pickle.read(path.read_bytes(), str(path))
-    ids = meta.get("stoi") if isinstance(meta, dict) else None
-    if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
+    meta = meta if isinstance(meta, dict) else {}
+    ids, names = meta.get("stoi", {}), meta.get("itos", {})
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(ids, dict) or not isinstance(names, dict) or not (ids or names):
         raise DataError(f"{path} has no stoi, the ids of its characters", "Prepare the text again")
-    by_id = sorted(ids.items(), key=lambda item: item[1])
-    whole = [i for _, i in by_id] == list(range(len(by_id)))
-    if not by_id or not whole or any(not isinstance(c, str) or len(c) != 1 for c, _ in by_id):
-        raise DataError(f"{path} is damaged: its ids are not 0..V-1, each of one character")
-    return CharTokenizer("".join(c for c, _ in by_id))
+    ids = {name: i for i, name in names.items()} | ids
+    odd = [name for name, i in ids.items() if not isinstance(name, str) or type(i) is not int]
+    if odd:
+        raise DataError(f"{path} is damaged: {odd[0]!r} is not a name with a number as its id")
+    return words.from_ids(ids, str(path))
 
 
-def meta(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """What nanoGPT's meta.pkl says of this tokenizer: names for all ids, ids for characters."""
-    names = [piece.decode("utf-8", "surrogatepass") for piece in tokenizer.tokens()]
-    return {
-        "vocab_size": len(names),
-        "itos": dict(enumerate(names)),
-        "stoi": {char: i for i, char in enumerate(tokenizer.chars)},
-    }
+def meta(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """What nanoGPT's meta.pkl says of this tokenizer: names for all ids, ids for characters, or for
+    words. None for a tokenizer that is no list of names.
+    """
+    if isinstance(tokenizer, CharTokenizer):
+        names = [piece.decode("utf-8", "surrogatepass") for piece in tokenizer.tokens()]
+        ids = {char: i for i, char in enumerate(tokenizer.chars)}
+    elif tokenizer.kind == "wordlevel":
+        ids = json.loads(tokenizer.to_json())["model"]["vocab"]
+        names = sorted(ids, key=lambda name: ids[name])
+    else:
+        return None
+    return {"vocab_size": len(names), "itos": dict(enumerate(names)), "stoi": ids}
 
 
 def digest(path: Path) -> str:
