@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from bardlet.data.dataset.folder import SPLITS
-from bardlet.data.prepare.units import Range, Unit, goes_to_val, read
+from bardlet.data.prepare.splits import sides
+from bardlet.data.prepare.units import Range, Unit, read
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece, Reading
 from bardlet.data.tokenizers import base as tokenizers
@@ -140,33 +141,9 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
         if spec.distinct and whole:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(raw, digest_size=16).digest()
-        for split, part, begins, ends in sides(piece, spec):
+        for split, part, begins, ends in sides(piece, spec.by, spec.val_fraction):
             encode_part(result, split, part, piece.prompt, begins, ends, digest, spec)
     return result
-
-
-def sides(piece: Piece, spec: EncodeSpec) -> list[tuple[str, str, bool, bool]]:
-    """The parts of a piece: the split, the text, and whether a document begins and ends there."""
-    size, split_point = len(piece.text), piece.split_point
-    if split_point < 0 and spec.by == "document":
-        split_point = 0 if goes_to_val(piece.prompt + piece.text, spec.val_fraction) else size
-    elif split_point < 0:
-        split_point = train_size(size, spec.val_fraction)
-    cut = min(max(split_point - piece.char_offset, 0), size)
-    parts = []
-    if cut:
-        ends = piece.last or split_point <= piece.char_offset + size
-        parts.append(("train", piece.text[:cut], piece.first, ends))
-    if cut < size:
-        parts.append(("val", piece.text[cut:], split_point >= piece.char_offset, piece.last))
-    return parts
-
-
-def train_size(size: int, val_fraction: float) -> int:
-    """How many of a document's characters are for training: nanoGPT's int(n * 0.9), and neither
-    side is empty where there are two.
-    """
-    return min(max(int(size * (1 - val_fraction)), 1), max(size - 1, 1))
 
 
 def size(text: str) -> int:

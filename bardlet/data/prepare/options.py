@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
 import shutil
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.data.text.decoding import check_decoding
-from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import Collection, find
 from bardlet.errors import DataError, UsageError
@@ -26,7 +24,6 @@ OURS = re.compile(  # what may be replaced
 )
 ENTRY = 130  # bytes that the manifest has of an input, besides its name
 JOURNAL = 2  # the format of what an interrupted preparation leaves
-FEW = 20  # documents, below which each is split by position: a hash might leave a side without any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,31 +120,6 @@ def check_folder(out: Path) -> None:
             f"{out} is there and is not a dataset: it has {foreign[0]}",
             "Name another folder with --out",
         )
-
-
-def split_rule(collection: Collection, options: Options) -> str:
-    """What `auto` means here: known before all is read."""
-    if options.split != "auto":
-        return options.split
-    whole = options.part[1] > 1 or options.reading.prompt_key
-    return "document" if whole or many(collection, options.reading) else "position"
-
-
-def many(collection: Collection, reading: Reading) -> bool:
-    """Whether there are enough documents for a hash to leave no side without any."""
-    count = 0
-    for entry in collection.inputs:
-        if entry.kind in ("text", "memory"):
-            count += 1
-        elif entry.kind == "hub":
-            return True
-        else:
-            with contextlib.suppress(DataError):  # reading all of it says so
-                ends = (piece.last for piece in documents(entry, reading) if piece.last)
-                count += sum(itertools.islice(ends, FEW))
-        if count >= FEW:
-            return True
-    return False
 
 
 def identity(collection: Collection, options: Options) -> str:

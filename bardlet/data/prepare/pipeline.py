@@ -15,10 +15,11 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.journal import StagingFolder
-from bardlet.data.prepare.options import Options, check_folder, check_room, identity, split_rule
+from bardlet.data.prepare.options import Options, check_folder, check_room, identity
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import slow, unended, uneven
 from bardlet.data.prepare.shards import SplitWriter
+from bardlet.data.prepare.splits import automatic
 from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
 from bardlet.data.text.corpus import Corpus
@@ -47,7 +48,9 @@ def prepare(
     options.check()
     collection = of_text(corpus) if isinstance(corpus, Corpus) else corpus
     check_folder(out)
-    options = dataclasses.replace(options, split=split_rule(collection, options))
+    if options.split == "auto":
+        split = automatic(collection, options.reading, part=options.part[1] > 1)
+        options = dataclasses.replace(options, split=split)
     key = identity(collection, options)
     place = StagingFolder(out, key)
     place.recover()

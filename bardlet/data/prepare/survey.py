@@ -15,6 +15,7 @@ import numpy as np
 from bardlet.data.prepare import encoding, workers
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import failures
+from bardlet.data.prepare.splits import sides, train_size
 from bardlet.data.prepare.units import Range, Unit, units
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.sources import Collection
@@ -182,7 +183,7 @@ def scan(
 
 def place(seen: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
     """Note for each part of a text where it stands and where the text is split."""
-    split_point = encoding.train_size(sum(size for _, size in text), val_fraction)
+    split_point = train_size(sum(size for _, size in text), val_fraction)
     offset = 0
     for index, size in text:
         seen.places.setdefault(index, []).append([offset, split_point])
@@ -208,7 +209,7 @@ def sample(
             continue
         result = encoding.Result(splits={})
         for piece in encoding.pieces(seen.with_split_points(unit), spec, result):
-            for split, text, _, ends in encoding.sides(piece, spec):
+            for split, text, _, ends in sides(piece, spec.by, spec.val_fraction):
                 if split == "train":
                     taken += [piece.prompt, text]
                     size += sum(len(part.encode("utf-8")) for part in (piece.prompt, text))

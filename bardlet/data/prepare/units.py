@@ -6,13 +6,13 @@ processes can read it; what can only be read from its beginning is read here and
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bardlet.data.prepare.splits import HEAD, goes_to_val
 from bardlet.data.text import decoding
 from bardlet.data.text.corpus import unreadable
 from bardlet.data.text.counts import Omission
@@ -26,7 +26,6 @@ UNIT = 1 << 23  # bytes of text in a unit
 PROBLEM = 1000  # characters, that one takes about as much memory as
 FILES = 1000  # small files in a unit, at most
 WINDOW = 1 << 20  # bytes in which the end of a word is looked for
-HEAD = 1 << 16  # characters that decide on which side of the split a document falls
 SELF_SYNCHRONISING = ("utf-8", "utf8", "utf_8", "ascii", "us-ascii", "latin-1", "latin1")
 NEVER = 1 << 62  # characters
 
@@ -50,13 +49,6 @@ class Unit:
     parts: tuple[Range | Piece, ...]
     bytes: int
     source: str  # the input's name, for what is to be reported
-
-
-def goes_to_val(head: str, val_fraction: float) -> bool:
-    """Whether a document that begins with `head` is for validation, whatever others there are."""
-    raw = head[:HEAD].encode("utf-8", "surrogatepass")
-    place = int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
-    return place < val_fraction * 2**64
 
 
 def units(inputs: tuple[Input, ...], reading: Reading, val_fraction: float) -> Iterator[Unit]:
