@@ -37,7 +37,7 @@ from bardlet.training.setup import Training, setup
 class StepResult:
     """What one iteration gave, over all processes."""
 
-    loss: float  # before the step
+    loss: float  # before the step; NaN where no target of the batch counts
     grad_norm: float
     lr: float
     stop: bool  # a process was asked to stop
@@ -154,7 +154,8 @@ def train_step(
     """Move the weights by one batch: forward, backward, the gradient's norm, a step.
 
     idx and targets (B, T) int64 are this process's part of iteration `it`; -1 is a target that
-    does not count. Raises TrainingError where a guard does.
+    does not count. Where none of the batch does, there is nothing to learn or to judge, and no
+    step is taken. Raises TrainingError where a guard does.
     """
     config, device = t.config, t.machine.device
     lr = learning_rate(config, it)
@@ -162,7 +163,10 @@ def train_step(
     counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
     counted = t.tokens_per_iter
     if any(stream.masked for stream, _ in t.dataset.parts):
-        counted = max(1, t.group.sum([sum(counts)], device)[0])
+        counted = t.group.sum([sum(counts)], device)[0]
+    if not counted:
+        stops = t.group.sum([stop], device)[0]
+        return StepResult(loss=math.nan, grad_norm=math.nan, lr=lr, stop=bool(stops))
     end_of_text = t.dataset.end_of_text if config.doc_mask else None  # where attention stops
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bardlet.analysis.finding import Finding
 from bardlet.analysis.history import History
-from bardlet.analysis.texts import data_repeated, vocabulary_too_large
+from bardlet.analysis.texts import data_repeated, little_counts, vocabulary_too_large
 from bardlet.training.collapse import reread
 
 MIN_LINES = 20  # lines of iterations, before a curve is judged
@@ -56,7 +56,7 @@ def diverged(history: History) -> Finding | None:
         evidence = f"loss {loss}, gradient norm {norm}: no finite numbers"
         return finding(iter=event["iter"], evidence=evidence)
     for line in history.iters:
-        if line.get("loss") is None:
+        if line.get("loss") is None and line.get("counted") != 0:
             return finding(iter=line["iter"], evidence="the loss is not finite")
     if not long(history):
         return None
@@ -197,5 +197,5 @@ def device_idle(history: History) -> Finding | None:
 
 ILLNESSES: tuple[Callable[[History], Finding | None], ...] = (
     diverged, stopped_learning, rate_too_high, rate_too_low, gradient_exploding, overfitting,
-    data_repeated, vocabulary_too_large, throughput_dropped, device_idle,
+    little_counts, data_repeated, vocabulary_too_large, throughput_dropped, device_idle,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from bardlet.analysis.finding import Finding
 from bardlet.analysis.history import History
 
 HALF_LIFE = 15.4  # repetitions after which a token teaches 1/e of a new one (arXiv:2305.16264)
+MIN_COUNTED = 0.8  # of the windows; below, a fifth of the work or more teaches nothing
 PER_ID = 50  # training tokens for each of the vocabulary; by Zipf half are met under 10 times
 
 
@@ -41,4 +42,19 @@ def vocabulary_too_large(history: History) -> Finding | None:
         f"{tokens / vocab:.1f} for each, where {PER_ID} are little",
         suggestion=f"Prepare more text, or a --dataset with fewer kinds of token than "
         f"{max(2, tokens // PER_ID):,}",
+    )  # fmt: skip
+
+
+def little_counts(history: History) -> Finding | None:
+    """Many windows have no token that counts in the loss: prompts longer than the context."""
+    share, size = history.start.get("counted_windows"), history.start.get("block_size", 0)
+    if share is None or share >= MIN_COUNTED:
+        return None
+    empty = sum(line.get("counted") == 0 for line in history.iters)
+    nothing = f"; in {empty:,} of {len(history.iters):,} logged iterations none did" * bool(empty)
+    return Finding(
+        illness="little counts in the loss", iter=None,
+        evidence=f"{share:.1%} of the windows of {size} tokens have a token that counts{nothing}",
+        suggestion="Raise --block_size above the length of the prompts, or --batch_size; shorter "
+        "prompts help as much",
     )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
 
 SHOWN = 10  # sources that are named
+CONTEXTS = (64, 256, 1024)  # sizes of windows, of which it is said how many count in the loss
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -54,6 +55,10 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     return {
         **dataset.manifest,
         "counted": {name: samples.counted(stream) for name, stream in splits},
+        "counted_windows": {
+            name: {str(size): stream.counted_windows(size) for size in CONTEXTS}
+            for name, stream in splits
+        },
         "samples": {name: samples.samples(dataset, name) for name, _ in splits},
     }
 
@@ -141,6 +146,9 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
         counted, tokens = manifest["counted"][name], split["tokens"]
         if counted < tokens:
             lines.append(f"    {counted:,} tokens, {counted / tokens:.1%}, count in the loss")
+            shares = manifest["counted_windows"][name].items()
+            windows = ", ".join(f"{share:.1%} at block_size={size}" for size, share in shares)
+            lines.append(f"    windows in which one does: {windows}")
         shown = manifest["samples"][name]
         for document in shown:
             what = "begins" if len(shown) == 1 else f"document {document['document']:,}:"

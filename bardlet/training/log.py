@@ -71,11 +71,12 @@ class Log:
 
     def introduction(
         self, *, machine: str, backend: str, iter: int, params: int, train_tokens: int,
-        tokens_per_iter: int, tokens: int, **facts: Any,
+        tokens_per_iter: int, tokens: int, counted_windows: float, **facts: Any,
     ) -> None:  # fmt: skip
         """Say what is about to be trained, on what; `facts` go into metrics.jsonl as they are.
 
-        `tokens` have been trained on in the `iter` iterations so far.
+        `tokens` have been trained on in the `iter` iterations so far. `counted_windows` is the
+        share of windows with a target that counts.
         """
         max_iters = self.config.max_iters
         in_all = tokens + max(0, max_iters - iter) * tokens_per_iter
@@ -85,15 +86,22 @@ class Log:
             f"tokens per iteration: {tokens_per_iter:,}; {max_iters:,} iterations: "
             f"{in_all / train_tokens:.2f} epochs"
         )
+        if counted_windows < 1:
+            self.say(
+                f"{counted_windows:.1%} of the windows of {self.config.block_size} tokens have a "
+                "token that counts in the loss; the others teach nothing"
+            )
         self.record(
             type="start", iter=iter, params=params, max_iters=max_iters, train_tokens=train_tokens,
-            tokens_per_iter=tokens_per_iter, **facts,
+            tokens_per_iter=tokens_per_iter, counted_windows=counted_windows,
+            block_size=self.config.block_size, **facts,
         )  # fmt: skip
 
     def advance(self, it: int, loss: float) -> None:
         """Move the bar to iteration `it`."""
         if self.progress is not None:
-            self.progress.update(self.task, completed=it + 1, loss=loss)
+            known = {} if math.isnan(loss) else {"loss": loss}
+            self.progress.update(self.task, completed=it + 1, **known)
 
     def iteration(
         self, it: int, *, loss: float, seconds: float, waiting: float, flops: float,
@@ -102,8 +110,16 @@ class Log:
         """Report one iteration: `tokens` were trained on in `seconds`, at `flops` an iteration.
 
         `waiting` is the part of the seconds in which the batch was fetched.
-        MFU is a part of `peak_flops`, of all devices together; 0 is a peak that is not known.
+        MFU is a part of `peak_flops`, of all devices together; 0 is a peak that is not known. A
+        loss of NaN says that no target of the batch counted.
         """
+        if math.isnan(loss):
+            self.say(f"iter {it}: no token of this batch counts in the loss, no step is taken")
+            self.record(
+                type="iter", iter=it, loss=None, lr=lr, grad_norm=None, counted=0,
+                tokens=tokens_seen,
+            )  # fmt: skip
+            return
         mfu = flops / seconds / peak_flops if peak_flops else None
         self.say(
             f"iter {it}: loss {loss:.4f}, time {seconds * 1000:.2f}ms, "

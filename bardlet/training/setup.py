@@ -140,7 +140,8 @@ def setup(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
         params=model.num_params(), vocab_size=dataset.vocab_size,
         model_vocab_size=model.config.vocab_size, train_tokens=len(dataset.splits["train"]),
-        tokens_per_iter=tokens_per_iter, tokens=start.tokens, **backend.numerics,
+        tokens_per_iter=tokens_per_iter, tokens=start.tokens,
+        counted_windows=counted_windows(dataset, config.block_size), **backend.numerics,
     )  # fmt: skip
     if saved:
         saver.resume_at(saved.iter)
@@ -157,3 +158,8 @@ def setup(
         flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
+
+
+def counted_windows(dataset: Dataset, block_size: int) -> float:
+    """The share of the windows trained on in which a target counts in the loss."""
+    return sum(share * stream.counted_windows(block_size) for stream, share in dataset.parts)

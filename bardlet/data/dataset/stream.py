@@ -15,6 +15,7 @@ from bardlet.io.safe_read import regular
 FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sIIQ8x")  # magic, version, bytes per token, tokens
 MAGIC, MASK, DOCS = b"BARDLET\0", b"BARDMASK", b"BARDDOCS"
+LOOKED_AT = 1 << 26  # tokens of a stream, a tenth of a second, for the share that counts
 PREPARE_AGAIN = "Run `bardlet prepare` again"
 
 
@@ -126,6 +127,17 @@ class TokenStream:
                 bits = np.unpackbits(mask[first // 8 : -(-last // 8)], bitorder="little")
                 parts.append(bits[first % 8 :][: last - first].astype(bool))
         return np.concatenate(parts)
+
+    def counted_windows(self, length: int) -> float:
+        """The share of the windows of so many tokens in which a target counts; of a long stream
+        its beginning's.
+        """
+        count = max(1, min(len(self) - 1, LOOKED_AT) // length)
+        if not self.masked or len(self) < 2:
+            return 1.0
+        counts = self.counts(1, count * length)
+        first = np.arange(0, len(counts), length)
+        return float(np.maximum.reduceat(counts, first).mean())
 
     def window(self, start: int, length: int) -> np.ndarray:
         """Inputs and targets from `start` on: (2, length) int64, shorter at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_config, tiny_model
 
-from bardlet import native
+from bardlet import cli, native
+from bardlet import train as training
+from bardlet.analysis import doctor, history
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import StreamBatches, random_batches
@@ -29,9 +32,11 @@ from bardlet.evaluate import evaluate
 from bardlet.io.atomic import sha256
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT
+from bardlet.run import run_folder
 from bardlet.system import device
 from bardlet.system.distributed import Group
 from bardlet.train import train
+from bardlet.training import guards
 from bardlet.training.resume import model_config
 
 CORE = {"n_embd": 64, "n_head": 2, "n_kv_head": 0, "block_size": 32, "mlp_dim": 64}
@@ -178,17 +183,65 @@ def test_where_nothing_counts_there_is_no_loss_and_no_gradient(family: str, core
     assert all(bool((p.grad == 0).all()) for p in model.parameters())
 
 
-def test_a_batch_in_which_nothing_counts_moves_nothing_to_nan(
-    pairs: Dataset, tmp_path: Path
-) -> None:
+def test_a_batch_in_which_nothing_counts_is_neither_judged_nor_stepped(
+    pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """A context shorter than a question: windows without a single target."""
+    monkeypatch.setattr(guards, "MIN_HISTORY", 4)
+    before: dict[int, list[torch.Tensor]] = {}
+    counts: dict[int, bool] = {}
+    step = training.train_step
+
+    def noting(t: Any, it: int, idx: torch.Tensor, targets: torch.Tensor, **how: Any) -> Any:
+        before[it] = [p.detach().clone() for p in t.model.parameters()]
+        counts[it] = bool((targets >= 0).any())
+        return step(t, it, idx, targets, **how)
+
+    monkeypatch.setattr(training, "train_step", noting)
     config = tiny_config(
-        pairs.folder, tmp_path / "run", batch_size=1, block_size=4, max_iters=30, eval_interval=30
-    )
+        pairs.folder, tmp_path / "run", batch_size=1, block_size=4, max_iters=40, eval_interval=40,
+        skip_spikes=True,
+    )  # fmt: skip
     train(config)
-    found = losses(config)
-    assert found.count(0.0) > 3
-    assert all(np.isfinite(found))
+    empty = [it for it in counts if not counts[it]]
+    assert 3 < len(empty) < 37
+    logged = losses(config)
+    assert [it for it, loss in enumerate(logged) if loss is None] == empty
+    assert all(loss is None or loss > 0.1 for loss in logged)
+    for it in sorted(counts)[:-1]:
+        same = all(torch.equal(a, b) for a, b in zip(before[it], before[it + 1], strict=True))
+        assert same == (not counts[it]), it
+    newest = run_folder.newest(tmp_path / "run")
+    judged = run_folder.read_state(newest).guards.losses
+    assert list(judged) == [loss for loss in logged if loss is not None]
+    said = capsys.readouterr().err
+    assert "spike" not in said, "a loss of 0 is nothing to compare with"
+    assert f"iter {empty[0]}: no token of this batch counts in the loss, no step" in said
+    share = re.search(r"([\d.]+)% of the windows of 4 tokens have a token that counts", said)
+    assert share and float(share[1]) < 50
+    assert run_folder.read_state(newest).iter == 40
+
+
+def test_how_few_windows_count_is_said(
+    pairs: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = pairs.splits["train"]
+    for length in (1, 4, 7, 50, 10_000):
+        starts = range(0, (len(stream) - 1) // length * length or 1, length)
+        by_hand = [(stream.window(start, length)[1] >= 0).any() for start in starts]
+        assert stream.counted_windows(length) == pytest.approx(np.mean(by_hand)), length
+    assert TokenStream(stream.shards).counted_windows(4) == 1.0
+    assert TokenStream([]).counted_windows(4) == 1.0
+    assert cli.main(["inspect", str(pairs.folder)]) == 0
+    share = stream.counted_windows(64)
+    assert f"windows in which one does: {share:.1%} at block_size=64" in capsys.readouterr().out
+    config = tiny_config(pairs.folder, tmp_path / "run", block_size=4, max_iters=2, batch_size=1)
+    train(config)
+    found = doctor.diagnose(history.read(tmp_path / "run"))
+    assert found[0].illness == "little counts in the loss"
+    assert found[0].evidence.startswith(f"{stream.counted_windows(4):.1%} of the windows of 4 tok")
+    assert "--block_size" in found[0].suggestion
 
 
 def damaged(dataset: Dataset) -> Path:
