@@ -318,6 +318,32 @@ def test_what_llamacpp_cannot_load_is_said(tmp_path: Path) -> None:
         llamacpp.ask(path, text="", prompt=[0], count=1)
 
 
+def test_what_ends_llamacpp_is_said_and_not_where_a_debugger_stood(tmp_path: Path) -> None:
+    file = gguf_file.read(written(tmp_path))
+    metadata = {**file.metadata, "tokenizer.ggml.tokens": ["a"] * 3}
+    tensors = {name: ("F32", file.tensor(name)) for name in file.tensors}
+    gguf_file.write(tmp_path / "twice.gguf", metadata, tensors)
+    with pytest.raises(llamacpp.LlamaCppError, match=r"^GGML_ASSERT\(id_to_token.*\) failed$"):
+        llamacpp.ask(tmp_path / "twice.gguf", text="", prompt=[0], count=1)
+    with pytest.raises(llamacpp.LlamaCppError, match="invalid tokens"):
+        llamacpp.ask(written(tmp_path), text="", prompt=[1 << 20], count=1)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "code", "words"),
+    [
+        ("", -9, "it was ended by SIGKILL"),
+        ("", 3, "it ended with exit code 3"),
+        ("a\nterminate called\n  what():  no room\n58\t../x.h: No such file\n", -6, "no room"),
+        ("0.0 E llama: cannot open\nTraceback\nRuntimeError: x\n", 1, "cannot open"),
+        ("Traceback\n  File x\nurllib.error.URLError: refused\n", 1, "URLError: refused"),
+        ("360\t../csu/libc-start.c: No such file or directory.\n", -6, "it was ended by SIGABRT"),
+    ],
+)
+def test_the_line_that_says_why(stderr: str, code: int, words: str) -> None:
+    assert llamacpp.cause(stderr, code) == words
+
+
 # files that lie -----------------------------------------------------------------------------------
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +37,7 @@ class Answer:
 
 
 class LlamaCppError(Exception):
-    """llama.cpp cannot read the file; the message is its last line."""
+    """llama.cpp cannot run the file; the message is why, in its words."""
 
 
 def version() -> str:
@@ -50,17 +53,32 @@ def ask(path: Path, *, text: str, prompt: list[int], count: int) -> Answer:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "bardlet.interop.gguf.llamacpp"], input=json.dumps(question),
-            capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=True,
+            capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S, check=True,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # which a debugger would print, if there
         )  # fmt: skip
         answer = json.loads(done.stdout)
     except subprocess.CalledProcessError as error:
-        cause = re.search(r"error loading model: (.*)", error.stderr)
-        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
-        raise LlamaCppError(cause[1] if cause else lines[-1]) from None
+        raise LlamaCppError(cause(error.stderr, error.returncode)) from None
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise LlamaCppError(str(error)) from None
     logprobs = [{int(i): p for i, p in step} for step in answer.pop("logprobs")]
     return Answer(logprobs=logprobs, **answer)
+
+
+def cause(stderr: str, code: int) -> str:
+    """Why llama.cpp ended, in its own words: what it printed first of these, not what followed."""
+    for pattern in (
+        r"error loading model: (.*)",
+        r"(GGML_ASSERT\(.*failed.*)",
+        r"what\(\): +(.*)",
+        r"\bE +(?:\w+: )?(.+)",  # a line of its log that is an error
+        r"^(?:\w+\.)*(\w*(?:Error|Exception): .*)",
+    ):
+        if line := re.search(pattern, stderr, re.MULTILINE):
+            return line[1].strip()
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}"
+    return f"it ended with exit code {code}"
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +126,11 @@ def post(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(request, timeout=TIMEOUT_S) as response:
-        return json.load(response)
+    try:
+        with direct.open(request, timeout=TIMEOUT_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise LlamaCppError(f"{path}: {error.read(1000).decode('utf-8', 'replace')}") from None
 
 
 if __name__ == "__main__":
