@@ -94,6 +94,7 @@ class RunState:
     config: Mapping[str, Plain] = field(default_factory=dict)  # the run's options
     versions: Mapping[str, str] = field(default_factory=dict)
     imported: Imported | None = None
+    wandb_id: str | None = None  # of the run of Weights & Biases that it is logged to
     compiled: bool | None = None  # format 1 had it here, and no numerics
     scores: Scores | None = field(default=None, metadata={"key": None})  # where it was evaluated
 

@@ -6,9 +6,7 @@ Everything goes to stderr; stdout is for samples and results.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import importlib.util
 import json
 import math
 import os
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.config import TrainConfig
-from bardlet.errors import UsageError
 from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
 from bardlet.io.terminal import live_bar, shown
@@ -29,14 +26,16 @@ class Log:
     """The log of one run, written by the main process and silent on the others."""
 
     def __init__(
-        self, config: TrainConfig, *, main: bool, start: int = 0, evaluated: bool = True
-    ) -> None:
+        self, config: TrainConfig, *, main: bool, start: int = 0, evaluated: bool = True,
+        tracker: Any = None,
+    ) -> None:  # fmt: skip
         """`start` is the iteration a resumed run goes on from: later lines are dropped, and that of
-        the evaluation after `start` iterations where it is to be done again.
+        the evaluation after `start` iterations where it is to be done again. `tracker` is a run of
+        Weights & Biases, or None.
         """
         self.config, self.main = config, main
         self.progress: Any = None
-        self.tracker: Any = None
+        self.tracker = tracker
         self.file: FileIO | None = None
         self.lost = False  # the last line
         if not main or config.eval_only:
@@ -44,8 +43,6 @@ class Log:
         path = Path(config.out_dir) / "metrics.jsonl"
         write_text(path, "".join(lines_until(path, start, evaluated) if start else []))
         self.file = path.open("ab", buffering=0)  # whose errors are known at once
-        if config.wandb_log:
-            self.tracker = start_wandb(config)
 
     def start_progress(self, start: int) -> None:
         """Show a live bar with the time left, on a terminal only."""
@@ -195,20 +192,3 @@ def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:
                 if line.endswith("\n") and entry["iter"] <= last:
                     kept.append(line)
     return kept
-
-
-def check_tracker(config: TrainConfig) -> None:
-    """Raise UsageError where a tracker is asked for that is not installed."""
-    if config.wandb_log and importlib.util.find_spec("wandb") is None:
-        raise UsageError("wandb_log=True needs wandb", "Run pip install 'bardlet[wandb]'")
-
-
-def start_wandb(config: TrainConfig) -> Any:
-    """A Weights & Biases run, as nanoGPT's wandb_log starts one."""
-    import wandb  # pyright: ignore[reportMissingImports]
-
-    return wandb.init(
-        project=config.wandb_project,
-        name=config.wandb_run_name,
-        config=dataclasses.asdict(config),
-    )

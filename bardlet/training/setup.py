@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,10 +25,10 @@ from bardlet.system import device, distributed
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
-from bardlet.training import resume
+from bardlet.training import resume, tracker
 from bardlet.training.backend import Backend, select
 from bardlet.training.guards import Guards
-from bardlet.training.log import Log, check_tracker
+from bardlet.training.log import Log
 from bardlet.training.saver import Saver, check_room
 
 
@@ -50,6 +51,7 @@ class Training:
     saver: Saver
     guards: Guards
     start: RunState  # where the run goes on from
+    wandb_id: str | None  # of the run of Weights & Biases
     sequences_per_iter: int
     flops_per_iter: float
     peak_flops: float  # of all processes
@@ -78,7 +80,7 @@ class Training:
                 name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text
             ),
             scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
-            versions=device.versions(),
+            versions=device.versions(), wandb_id=self.wandb_id,
         )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def setup(
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
     resume.check_data(config, dataset)
-    check_tracker(config)
+    tracker.check(config)
 
     # --- the model, and how far it has come
     out = Path(config.out_dir)
@@ -129,12 +131,12 @@ def setup(
 
     # --- what is written of it
     writes = group.main and not config.eval_only
-    if writes:
-        check_room(config, checkpoint.size_bytes(model, optimizers))
-        if not saved:
-            resume.create_run_folder(out)
-        write_text(out / "config.toml", to_toml(config))
-    log = make_log(config, main=group.main, start=start.iter, evaluated=start.scores is not None)
+    size = checkpoint.size_bytes(model, optimizers)
+    tracked = open_folder(config, size, saved) if writes else None
+    log = make_log(
+        config, main=group.main, start=start.iter, evaluated=start.scores is not None,
+        tracker=tracked,
+    )  # fmt: skip
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
     log.introduction(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
@@ -153,11 +155,26 @@ def setup(
         forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
         micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
-        log=log, saver=saver, start=start, sequences_per_iter=sequences,
+        log=log, saver=saver, start=start, wandb_id=getattr(tracked, "id", start.wandb_id),
+        sequences_per_iter=sequences,
         guards=Guards(config, log, model.config.vocab_size, start.guards),
         flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
+
+
+def open_folder(config: TrainConfig, size: int, saved: RunState | None) -> Any:
+    """Make a run's folder ready for checkpoints of `size` bytes; return the tracker's run.
+
+    What can be refused is before what is written.
+    """
+    out = Path(config.out_dir)
+    check_room(config, size)
+    tracked = tracker.start(config, saved.wandb_id if saved else None)
+    if not saved:
+        resume.create_run_folder(out)
+    write_text(out / "config.toml", to_toml(config))
+    return tracked
 
 
 def counted_windows(dataset: Dataset, block_size: int) -> float:

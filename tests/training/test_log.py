@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support import tiny_config
 
-from bardlet.errors import UsageError
-from bardlet.run.state import Scores
-from bardlet.training.log import Log, check_tracker, lines_until
+from bardlet.training.log import Log, lines_until
 
 STEP = {
     "loss": 1.5, "seconds": 0.1, "waiting": 0.002, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3,
@@ -69,36 +66,6 @@ def test_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFixtur
     writer.iteration(0, **STEP)
     writer.close()
     assert capsys.readouterr().err == "" and not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_wandb_gets_every_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged, started = [], []
-    run = SimpleNamespace(
-        log=lambda values, step: logged.append((step, values)), finish=lambda: None
-    )
-    fake = SimpleNamespace(init=lambda **options: started.append(options) or run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)  # pyright: ignore
-    writer = log(tmp_path, wandb_log=True, wandb_project="plays", wandb_run_name="first")
-    writer.evaluation(Scores(train_loss=2.0, val_loss=2.5, bits_per_byte=3.0), 4)
-    writer.close()
-    assert started[0]["project"] == "plays" and started[0]["name"] == "first"
-    assert started[0]["config"]["n_layer"] == 2
-    losses = {
-        "eval/train_loss": 2.0,
-        "eval/val_loss": 2.5,
-        "eval/bits_per_byte": 3.0,
-        "eval/val_batches": 0,
-    }
-    assert logged == [(4, losses)]
-
-
-def test_wandb_that_is_not_there_is_an_early_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="wandb_log=True needs wandb"):
-        check_tracker(tiny_config(tmp_path, tmp_path, wandb_log=True))
-    check_tracker(tiny_config(tmp_path, tmp_path))
 
 
 def test_lines_go_on_after_an_error_of_the_disk(

@@ -1,0 +1,98 @@
+"""Weights & Biases: refused before anything is written, and one run for all sessions of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import tiny_config
+
+from bardlet import cli
+from bardlet.config import to_toml
+from bardlet.errors import UsageError
+from bardlet.run import run_folder
+from bardlet.run.state import Scores
+from bardlet.train import train
+from bardlet.training import tracker
+from bardlet.training.log import Log
+
+
+class Tracked(list[dict[str, Any]]):
+    """What wandb.init was called with; what was logged, as (step, values)."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+
+    def init(self, **options: Any) -> Any:
+        self.append(options)
+        return SimpleNamespace(
+            id=options.get("id") or f"id{len(self)}", finish=lambda: None,
+            log=lambda values, step: self.logged.append((step, values)),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Tracked:
+    tracked = Tracked()
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=tracked.init))  # pyright: ignore
+    return tracked
+
+
+def test_every_entry_is_logged(tmp_path: Path, wandb: Tracked) -> None:
+    config = tiny_config(
+        tmp_path, tmp_path, wandb_log=True, wandb_project="plays", wandb_run_name="first"
+    )
+    writer = Log(config, main=True, tracker=tracker.start(config, None))
+    writer.evaluation(Scores(train_loss=2.0, val_loss=2.5, bits_per_byte=3.0), 4)
+    writer.close()
+    assert wandb[0]["project"] == "plays" and wandb[0]["name"] == "first"
+    assert wandb[0]["config"]["n_layer"] == 2 and "id" not in wandb[0]
+    losses = {
+        "eval/train_loss": 2.0, "eval/val_loss": 2.5, "eval/bits_per_byte": 3.0,
+        "eval/val_batches": 0,
+    }  # fmt: skip
+    assert wandb.logged == [(4, losses)]
+
+
+def test_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="wandb_log=True needs the package wandb"):
+        tracker.check(tiny_config(tmp_path, tmp_path, wandb_log=True))
+    tracker.check(tiny_config(tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("api_key not configured (no-tty)"), OSError()])
+def test_without_a_key_nothing_is_written(
+    error: Exception, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def init(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # pyright: ignore
+    out = tmp_path / "run"
+    (tmp_path / "a.toml").write_text(to_toml(tiny_config(dataset_folder, out)), encoding="utf-8")
+    assert cli.main(["train", str(tmp_path / "a.toml"), "--wandb_log"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    what = str(error) or "OSError"
+    assert f"Weights & Biases cannot be used: {what}" in said and "WANDB_MODE=offline" in said
+    assert not out.exists()
+
+
+def test_a_resumed_run_goes_on_in_the_same_one(
+    dataset_folder: Path, tmp_path: Path, wandb: Tracked
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", wandb_log=True)
+    train(dataclasses.replace(config, max_iters=4))
+    again = dataclasses.replace(config, init_from="resume")
+    train(dataclasses.replace(again, max_iters=6, wandb_log=False))  # which forgets nothing
+    train(again)
+    assert [options.get("id") for options in wandb] == [None, "id1"]
+    assert wandb[1]["resume"] == "allow"
+    assert run_folder.read_state(run_folder.newest(tmp_path / "run")).wandb_id == "id1"
+    train(dataclasses.replace(config, fresh=True))
+    assert "id" not in wandb[2]
