@@ -63,7 +63,7 @@ def eval_run(
         raise UsageError(f"batch_size={batch_size} must be at least 1")
     trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
-    name = dataset or state.dataset.name
+    name = dataset or load.dataset_of(trained)
     if not name:
         raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
     data = mixture.opened(name)

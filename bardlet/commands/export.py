@@ -37,4 +37,6 @@ def run(parser: Parser, args: list[str]) -> int:
     else:
         for file, size in done["files"].items():
             print(f"{Path(done['out'], file)}  {size:,} bytes")
+        for number, step in enumerate(done["next"]):
+            say(f"{'     ' if number else 'next:'} {step}")
     return 0

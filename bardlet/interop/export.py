@@ -1,9 +1,10 @@
 """A checkpoint in another program's format, published once that program has read it.
 
-A format is a module with three names. `DTYPES` are those of its weights, the default first.
+A format is a module with four names. `DTYPES` are those of its weights, the default first.
 `write(trained, folder, dtype)` fills an empty folder. `verify(trained, folder, dtype)` has the
-other program read it, and returns a Comparison, or why there is none. The folder is built under a
-temporary name and gets its own when both are done.
+other program read it, and returns a Comparison, or why there is none. `next_steps(trained, folder,
+dtype)` are the commands that use it. The folder is built under a temporary name and gets its own
+when all is verified.
 """
 
 from __future__ import annotations
@@ -69,4 +70,7 @@ def export(
     say(str(checked) if compared else f"not compared: {checked}")
     proof = vars(checked) if compared else {"not_compared": checked}
     files = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*"))}
-    return {"out": str(out), "format": form, "dtype": dtype, **proof, "files": files}
+    return {
+        "out": str(out), "format": form, "dtype": dtype, **proof, "files": files,
+        "next": module.next_steps(trained, out, dtype),
+    }  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet import lora
+from bardlet.data.dataset import folder as dataset_folder
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
@@ -35,7 +36,6 @@ HUB_NAMES = {name: f"openai-community/{name}"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors",
              "model.safetensors.index.json"]  # fmt: skip
-GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 
 
 def load_model(
@@ -146,20 +146,44 @@ def from_nanogpt(path: Path) -> Trained:
     config, weights, dataset = nanogpt.read(path)
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
     tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
-    return imported(str(path), tensor_names.build(config, weights), tokenizer, {})
+    return imported(
+        str(path), tensor_names.build(config, weights), tokenizer, {}, Path(dataset).name
+    )
 
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
     """Where the meta.pkl of a ckpt.pt may lie: beside it, or in the data of nanoGPT's folder."""
     folders = [path.parent]
     if dataset and Path(dataset).name == dataset:
-        folders += [place / "data" / dataset for place in (path.resolve().parent.parent, Path())]
+        folders += [nanogpt_folder(path) / "data" / dataset, Path("data") / dataset]
     return [folder / "meta.pkl" for folder in folders]
+
+
+def nanogpt_folder(path: Path) -> Path:
+    """nanoGPT's own folder, for a ckpt.pt in a run's folder in it."""
+    return path.resolve().parent.parent
+
+
+def dataset_of(trained: Trained) -> str:
+    """The dataset that a model was trained on, by a name that opens here; empty if none is known.
+
+    nanoGPT's checkpoints have its name, which is looked for here and in the folder they came from.
+    """
+    imported = trained.state.imported
+    if trained.state.dataset.name or not imported or not imported.dataset:
+        return trained.state.dataset.name
+    name = Path(imported.dataset).name
+    there = nanogpt_folder(Path(imported.source)) / "data" / name
+    return str(there) if dataset_folder.is_dataset(there) and not is_here(name) else name
+
+
+def is_here(name: str) -> bool:
+    return dataset_folder.is_dataset(dataset_folder.find(name))
 
 
 def assumed(config: GPTConfig, source: Path) -> Tokenizer:
     """GPT-2's tokenizer, for a model with its vocabulary and without a tokenizer."""
-    if config.llama or config.vocab_size not in GPT2_VOCABULARY:
+    if config.llama or config.vocab_size not in nanogpt.GPT2_VOCABULARY:
         raise DataError(
             f"{source} comes without a tokenizer, and its vocabulary of {config.vocab_size} is not "
             "GPT-2's",
@@ -169,9 +193,10 @@ def assumed(config: GPTConfig, source: Path) -> Tokenizer:
 
 
 def imported(
-    source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any]
-) -> Trained:  # fmt: skip
-    """A model from elsewhere with the state of a checkpoint; `token_ids` are of its special tokens.
+    source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any], dataset: str = ""
+) -> Trained:
+    """A model from elsewhere with the state of a checkpoint; `token_ids` are of its special tokens,
+    `dataset` is the name of what it was trained on.
 
     Raises DataError where the tokenizer has more ids than the model.
     """
@@ -182,7 +207,7 @@ def imported(
         )
     state = RunState(
         iter=0, tokens=0, dataset=DatasetRef(name="", hash=""), scaler={},
-        imported=Imported(source=source, token_ids=dict(token_ids)),
+        imported=Imported(source=source, token_ids=dict(token_ids), dataset=dataset),
     )  # fmt: skip
     name = Path(source).stem if source.endswith(".pt") else Path(source).name
     return Trained(

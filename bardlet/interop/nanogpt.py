@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from bardlet.data.dataset import nanogpt as data
 from bardlet.data.dataset import plain_pickle
+from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import CheckpointError
 from bardlet.interop import tensor_names
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
@@ -19,6 +22,7 @@ from bardlet.system.optional_deps import reason
 
 DTYPES = ("float32",)
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
+GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 COMPILED = "_orig_mod."  # torch.compile's prefix of names
 MASKS = ".attn.bias"  # a buffer of nanoGPT without flash attention, and of early versions
 
@@ -35,12 +39,36 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
             "model_args": {name: getattr(config, name) for name in SHAPE},
             "iter_num": trained.state.iter,
             "best_val_loss": trained.state.scores.val_loss if trained.state.scores else 1e9,
-            "config": {"dataset": trained.name},
+            "config": {"dataset": dataset_name(trained)},
         },
         folder / "ckpt.pt",
     )
     if meta := data.meta(trained.tokenizer):
         (folder / "meta.pkl").write_bytes(plain_pickle.write(meta))
+
+
+def dataset_name(trained: Trained) -> str:
+    """What nanoGPT calls the dataset of a model, of a mixture the first; else the run's name."""
+    imported = trained.state.imported
+    name = trained.state.dataset.name or (imported.dataset if imported else "")
+    return Path(name.split(",")[0].rpartition(":")[0] if "," in name else name).name or trained.name
+
+
+def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
+    """The commands that use the export, in nanoGPT's folder."""
+    data, out = f"data/{dataset_name(trained)}", shlex.quote(str(folder.resolve()))
+    place = shlex.quote(data)
+    copy = [f"mkdir -p {place} && cp {out}/meta.pkl {place}/meta.pkl"]
+    sample = [f"python sample.py --out_dir={out} --device=cpu"]
+    return copy * (folder / "meta.pkl").is_file() + sample * has_tokenizer(trained.tokenizer)
+
+
+def has_tokenizer(tokenizer: Tokenizer) -> bool:
+    """Whether nanoGPT's sample.py has this tokenizer: what a meta.pkl names, or GPT-2's."""
+    if data.meta(tokenizer):
+        return True
+    gpt2 = tokenizer.kind == "bpe" and tokenizer.vocab_size in GPT2_VOCABULARY
+    return gpt2 and fingerprint(tokenizer) == fingerprint(factory.existing("gpt2"))
 
 
 def check_supported(config: GPTConfig) -> None:
@@ -64,7 +92,10 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     same = all(getattr(config, name) == getattr(trained.model.config, name) for name in SHAPE)
     if not same or any(not torch.equal(weights[name], own[name]) for name in own):
         raise CheckpointError(f"{folder / 'ckpt.pt'} does not read back as it was written")
-    return "nanoGPT is not a package, but the weights read back are equal bit for bit"
+    said = "nanoGPT is not a package, but the weights read back are equal bit for bit"
+    if not has_tokenizer(trained.tokenizer):
+        said += "; its sample.py knows characters and GPT-2's tokens only, not these"
+    return said
 
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:

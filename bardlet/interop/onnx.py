@@ -58,6 +58,11 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     write_text(folder / "tokenizer.json", trained.tokenizer.to_json())
 
 
+def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
+    """None: programs differ in how they take a graph."""
+    return []
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporter, without its advice about parts of torch and about torchvision."""

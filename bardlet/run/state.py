@@ -76,6 +76,7 @@ class Imported:
 
     source: str
     token_ids: Mapping[str, int | Sequence[int] | None] = field(default_factory=dict)
+    dataset: str = ""  # its name there, as nanoGPT's checkpoints have it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from bardlet.interop import load, nanogpt, tensor_names
 from bardlet.interop.export import export
 from bardlet.interop.huggingface import export as huggingface
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.state import DatasetRef
 from bardlet.train import train
 
 transformers = pytest.importorskip("transformers")
@@ -216,19 +218,25 @@ PEER = os.environ.get("BARDLET_NANOGPT", "")
 @pytest.mark.skipif(not PEER, reason="BARDLET_NANOGPT is not a clone of nanoGPT")
 def test_nanogpts_own_sample_reads_our_export(tmp_path: Path) -> None:
     """sample.py at top_k=1 is greedy, so it must write what we write."""
-    run = a_run(tmp_path / "run", tiny_model("gpt2", block_size=64), CHARS)
-    export(str(run), tmp_path / "out", form="nanogpt", dtype=None, checkpoint="best", say=silent)
+    named = DatasetRef(name=str(tmp_path / "data" / "my chars"), hash="0")
+    run = a_run(tmp_path / "run", tiny_model("gpt2", block_size=64), CHARS, dataset=named)
+    done = export(
+        str(run), tmp_path / "out", form="nanogpt", dtype=None, checkpoint="best", say=silent
+    )
     work = tmp_path / "work"
-    (work / "data" / "run").mkdir(parents=True)
-    shutil.copy(tmp_path / "out" / "meta.pkl", work / "data" / "run" / "meta.pkl")
-    shutil.copy(Path(PEER) / "configurator.py", work)
+    work.mkdir()
+    for file in ("configurator.py", "sample.py", "model.py"):
+        shutil.copy(Path(PEER) / file, work)
     prompt = CHARS[3:9]
+    options = f"--start={shlex.quote(prompt)} --dtype=float32 --num_samples=1"
+    options += " --max_new_tokens=50 --top_k=1"
+    copy, sample = done["next"]
+    # the commands that the export prints
+    subprocess.run(copy, shell=True, cwd=work, check=True)
+    assert (work / "data" / "my chars" / "meta.pkl").is_file()
     done = subprocess.run(
-        [sys.executable, str(Path(PEER) / "sample.py"), f"--out_dir={tmp_path / 'out'}",
-         f"--start={prompt}", "--device=cpu", "--dtype=float32", "--num_samples=1",
-         "--max_new_tokens=50", "--top_k=1"],
-        cwd=work, capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": PEER},
+        sample.replace("python", sys.executable, 1) + " " + options,
+        shell=True, cwd=work, capture_output=True, text=True, check=True,
     )  # fmt: skip
     model, tokenizer, _ = checkpoint.load(run_folder.find(run))
     from bardlet.sample import generate
@@ -595,3 +603,43 @@ def test_tokens_that_the_model_has_no_rows_for_are_left_out(tmp_path: Path) -> N
     assert "[PAD]" in (folder / "tokenizer.json").read_text(encoding="utf-8")
     found = load.load_model(str(folder)).tokenizer
     assert found.vocab_size == 50 and found.kind == "char"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("", "run"), ("chars", "chars"), ("/x/data/chars", "chars"), ("a/b:0.7,c:0.3", "b")],
+)
+def test_an_export_to_nanogpt_names_the_dataset_and_where_its_characters_go(
+    dataset: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = DatasetRef(name=dataset, hash="0")
+    run = a_run(tmp_path / "run", tiny_model("gpt2"), CHARS, dataset=known)
+    out = tmp_path / "out"
+    assert cli.main(["export", str(run), str(out), "--format=nanogpt"]) == 0
+    assert torch.load(out / "ckpt.pt", weights_only=True)["config"] == {"dataset": name}
+    said = capsys.readouterr().err
+    assert f"mkdir -p data/{name} && cp {out}/meta.pkl data/{name}/meta.pkl" in said
+    assert f"python sample.py --out_dir={out} --device=cpu" in said
+
+
+def test_a_checkpoint_of_nanogpt_is_evaluated_on_the_dataset_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In nanoGPT's folder, from elsewhere, and imported; and where the dataset lies here."""
+    there, here = tmp_path / "nanoGPT", tmp_path / "here"
+    data = a_data_folder(there / "data" / "shakespeare_char", some_text(3000))
+    path = a_ckpt(there / "out" / "ckpt.pt", tiny_model("gpt2"))
+    here.mkdir()
+    found = []
+    for folder, source in ((there, "out"), (here, str(path)), (here, "run")):
+        monkeypatch.chdir(folder)
+        if source == "run":
+            assert cli.main(["import", str(path), "run"]) == 0
+        capsys.readouterr()
+        assert cli.main(["eval", source, "--json", "--dtype=float32"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [score["dataset"] for score in found] == ["shakespeare_char", str(data), str(data)]
+    assert len({score["loss"] for score in found}) == 1
+    shutil.move(data, here / "data" / "shakespeare_char")
+    assert cli.main(["eval", "run", "--json", "--dtype=float32"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == "shakespeare_char"

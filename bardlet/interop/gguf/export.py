@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -44,6 +45,18 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     gguf_model.write(path, trained.model, trained.tokenizer, dtype)
     positions = trained.model.config.block_size
     write_text(folder / "Modelfile", MODELFILE.format(file=path.name, positions=positions))
+
+
+def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
+    """The commands that use the export: in Ollama, and in llama.cpp without a chat around it."""
+    file = file_in(trained, folder, dtype)
+    name = re.sub(r"[^a-z0-9._-]", "-", trained.name.lower()).strip("-._") or "bardlet"
+    modelfile, path = (shlex.quote(str(p)) for p in (folder / "Modelfile", file))
+    return [
+        f"ollama create {name} -f {modelfile}",
+        f"ollama run {name}",
+        f"llama-cli -m {path} -no-cnv -p PROMPT",
+    ]
 
 
 def file_in(trained: Trained, folder: Path, dtype: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ def check_tokenizer(trained: Trained, theirs: Any) -> None:
         raise CheckpointError("transformers' tokenizer finds other tokens", "Nothing was written")
     if theirs.decode(encoded) != ours.decode(np.array(encoded)):
         raise CheckpointError("transformers' tokenizer writes other text", "Nothing was written")
+
+
+def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
+    """The command that writes text with transformers."""
+    code = (
+        "from transformers import pipeline; "
+        f"print(pipeline('text-generation', {str(folder)!r})('PROMPT')[0]['generated_text'])"
+    )
+    return [f"python -c {shlex.quote(code)}"]
 
 
 @contextlib.contextmanager
