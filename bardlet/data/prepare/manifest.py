@@ -42,16 +42,26 @@ def describe(
     }
 
 
-def check_tokens(tokens: dict[str, int], name: str, *, parts: bool = False) -> None:
-    """Raise DataError where a split of the corpus `name`, made of `parts` or not, has no tokens."""
+def check_tokens(
+    tokens: dict[str, int], name: str, by: str = "document", *, parts: bool = False,
+    masked: bool = False,
+) -> None:  # fmt: skip
+    """Raise DataError where a split of the corpus `name`, made of `parts` or not, has no tokens.
+
+    `by` is the rule by which it was split, `masked` says that its documents are pairs.
+    """
     empty = [split for split, count in tokens.items() if not count]
     if len(empty) == len(tokens):
         raise DataError(f"{name} is empty", "Give a source with some text in it.")
+    if empty and by != "document":
+        raise DataError(f"{name} has no text for {empty[0]}", "Give more text")
     if empty:
-        position = "--split position takes the end of each document for validation"
+        hint = "--split position takes the end of each document for validation"
+        if masked:
+            hint = "Give more pairs, or another --val_fraction"
         raise DataError(
             f"by its hash no document of {name} falls to {empty[0]}",
-            f"Prepare it without --part: {position}" if parts else position,
+            f"Prepare it without --part: {hint}" if parts else hint,
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bardlet.data.prepare.splits import automatic
 from bardlet.data.text.decoding import check_decoding
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import Collection, find
@@ -120,6 +121,21 @@ def check_folder(out: Path) -> None:
             f"{out} is there and is not a dataset: it has {foreign[0]}",
             "Name another folder with --out",
         )
+
+
+def with_split(
+    collection: Collection, options: Options, say: Callable[[str], None]
+) -> tuple[Collection, Options]:
+    """Both with the rule that `auto` means for them, and a note where it is not the usual one."""
+    if options.split != "auto":
+        return collection, options
+    split, val_fraction, note = automatic(
+        collection, options.reading, options.val_fraction, part=options.part[1] > 1
+    )
+    if note:
+        say(note)
+        collection = dataclasses.replace(collection, notes=(*collection.notes, note))
+    return collection, dataclasses.replace(options, split=split, val_fraction=val_fraction)
 
 
 def identity(collection: Collection, options: Options) -> str:

@@ -15,11 +15,10 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.journal import StagingFolder
-from bardlet.data.prepare.options import Options, check_folder, check_room, identity
+from bardlet.data.prepare.options import Options, check_folder, check_room, identity, with_split
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import slow, unended, uneven
 from bardlet.data.prepare.shards import SplitWriter
-from bardlet.data.prepare.splits import automatic
 from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
 from bardlet.data.text.corpus import Corpus
@@ -48,9 +47,7 @@ def prepare(
     options.check()
     collection = of_text(corpus) if isinstance(corpus, Corpus) else corpus
     check_folder(out)
-    if options.split == "auto":
-        split = automatic(collection, options.reading, part=options.part[1] > 1)
-        options = dataclasses.replace(options, split=split)
+    collection, options = with_split(collection, options, say)
     key = identity(collection, options)
     place = StagingFolder(out, key)
     place.recover()
@@ -221,7 +218,10 @@ class Work:
             raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
         single = self.collection.single
         name = self.collection.inputs[0].name if single else self.collection.name
-        manifest.check_tokens(tokens, name or self.collection.name)
+        manifest.check_tokens(
+            tokens, name or self.collection.name, self.options.split,
+            masked=bool(self.options.reading.prompt_key),
+        )  # fmt: skip
 
     def describe(
         self, encoder: tokenizers.Tokenizer, splits: dict[str, Any], sources: manifest.Sources

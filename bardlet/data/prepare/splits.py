@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
+import math
+from collections.abc import Iterator
 
 from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Piece, Reading
@@ -15,34 +16,58 @@ FEW = 20  # documents, below which each is split by position: a hash might leave
 HEAD = 1 << 16  # characters that decide on which side of the split a document falls
 
 
-def automatic(collection: Collection, reading: Reading, *, part: bool) -> str:
-    """What `auto` means for a collection or a part of one: known before all is read."""
-    whole = part or reading.prompt_key
-    return "document" if whole or many(collection, reading) else "position"
+def automatic(
+    collection: Collection, reading: Reading, val_fraction: float, *, part: bool
+) -> tuple[str, float, str]:  # fmt: skip
+    """What `auto` means for a collection or a part of one, known before all is read: the rule, the
+    fraction and, where these are not what is usual, a remark.
+
+    Few documents, and those that all fall to one side, are each split by position. Of pairs, which
+    cannot be, the one nearest to the other side falls to it.
+    """
+    if part or any(entry.kind == "hub" for entry in collection.inputs):
+        return "document", val_fraction, ""
+    pairs, count, places = bool(reading.prompt_key), 0, set[int]()
+    for place in hashes(collection, reading):
+        count += 1
+        places.add(place)
+        side = {of_hash < val_fraction * 2**64 for of_hash in (min(places), max(places))}
+        if len(side) == 2 and (pairs or count >= FEW):
+            return "document", val_fraction, ""
+    if pairs and len(places) > 1:
+        empty_val = min(places) >= val_fraction * 2**64
+        nearest = min(places) if empty_val else max(places)
+        fraction = nearest / 2**64
+        while (nearest < fraction * 2**64) != empty_val:  # of a number that was rounded
+            fraction = math.nextafter(fraction, 1.0 if empty_val else 0.0)
+        side = "val" if empty_val else "train"
+        note = f"by its hash no pair falls to {side} at val_fraction={val_fraction:g}"
+        return "document", fraction, f"{note}: val_fraction={fraction:.4g} is taken"
+    if pairs or count < FEW:
+        return ("document" if pairs else "position"), val_fraction, ""
+    side = "val" if min(places) >= val_fraction * 2**64 else "train"
+    note = f"by their hash no document falls to {side}: each is split by position"
+    return "position", val_fraction, note
 
 
-def many(collection: Collection, reading: Reading) -> bool:
-    """Whether there are enough documents for a hash to leave no side without any."""
-    count = 0
+def hashes(collection: Collection, reading: Reading) -> Iterator[int]:
+    """Yields where each document that has text falls, see `hash_of`."""
     for entry in collection.inputs:
-        if entry.kind in ("text", "memory"):
-            count += 1
-        elif entry.kind == "hub":
-            return True
-        else:
-            with contextlib.suppress(DataError):  # reading all of it says so
-                ends = (piece.last for piece in documents(entry, reading) if piece.last)
-                count += sum(itertools.islice(ends, FEW))
-        if count >= FEW:
-            return True
-    return False
+        with contextlib.suppress(DataError):  # reading all of it says so
+            for piece in documents(entry, reading):
+                if piece.first and piece.text and not piece.text.isspace():
+                    yield hash_of(piece.prompt + piece.text)
+
+
+def hash_of(head: str) -> int:
+    """A number below 2^64 for a document that begins with `head`, whatever others there are."""
+    raw = head[:HEAD].encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
 
 
 def goes_to_val(head: str, val_fraction: float) -> bool:
-    """Whether a document that begins with `head` is for validation, whatever others there are."""
-    raw = head[:HEAD].encode("utf-8", "surrogatepass")
-    place = int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
-    return place < val_fraction * 2**64
+    """Whether a document that begins with `head` is for validation."""
+    return hash_of(head) < val_fraction * 2**64
 
 
 def sides(piece: Piece, by: str, val_fraction: float) -> list[tuple[str, str, bool, bool]]:
