@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bardlet.commands import settings
@@ -79,7 +80,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     parser.add_argument(
         "--budget", metavar="TIME",
         help="without preset or file: the time that the run is sized for, such as 90s, 10m or 2h "
-        "(default 5m)",
+        "(default 5m); with --resume: how much longer it trains",
     )  # fmt: skip
     group: Any = parser
     for name, field in FIELDS.items():
@@ -99,6 +100,9 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     if bases and budget:
         raise UsageError(f"budget={budget} sizes a run without preset or file", "Leave one out")
     seconds = seconds_of(budget or "5m")
+    unused = budget is not None
+    if budget and flags.get("init_from") == "resume":
+        flags, unused = with_more_time(flags, seconds, say), False
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
         from bardlet.planning.sizing import sized
@@ -109,10 +113,53 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
                 "a run without preset or file is sized by one process, torchrun started several",
                 "Name one: bardlet train writes config.toml, which can be given to all",
             )
+        nonlocal unused
+        unused = False
         return sized(flags, seconds, say)
 
     rest = {name: flags.pop(name) for name in others & flags.keys()}
-    return settings.resolve_settings(bases, {**flags, **unknown}, say, size), rest
+    config = settings.resolve_settings(bases, {**flags, **unknown}, say, size)
+    if unused:
+        say(
+            f"budget={budget} has no effect on the run in {config.out_dir}, which has its size "
+            f"already: --resume --budget={budget} trains it for so much longer"
+        )
+    return config, rest
+
+
+def with_more_time(
+    flags: Mapping[str, Any], seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The flags of a resumed run with max_iters so that it trains for `seconds` from where it is,
+    by the time that its last iterations took. UsageError where that is not known.
+    """
+    from statistics import median
+
+    from bardlet.analysis import history
+    from bardlet.planning.sizing import TRAINING
+    from bardlet.run import run_folder
+
+    if "max_iters" in flags:
+        raise UsageError(
+            f"max_iters={flags['max_iters']} and a budget both say how long a resumed run trains",
+            "Give one of them",
+        )
+    out = str(flags.get("out_dir") or settings.newest_run(say))
+    if not run_folder.is_run(Path(out)):
+        raise settings.no_run(out)
+    done = run_folder.iter_of(run_folder.newest(Path(out)))
+    lines = history.read(Path(out)).iters[-100:]
+    times = [line["time_ms"] / 1000 for line in lines if line.get("time_ms")]
+    if not times:
+        raise UsageError(
+            f"{out} does not say how long its iterations take", "Give --max_iters a number"
+        )
+    more = max(1, int(TRAINING * seconds / median(times)))
+    say(
+        f"{more:,} iterations more, to {done + more:,}: about {seconds:,.0f} s at "
+        f"{1000 * median(times):,.1f} ms each"
+    )
+    return {**flags, "out_dir": out, "max_iters": done + more}
 
 
 def parse_timed(

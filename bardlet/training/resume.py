@@ -122,8 +122,8 @@ def resume_iteration(config: TrainConfig) -> int:
     if not wanted and run_folder.finished(folder):
         raise CheckpointError(
             f"{run} already holds a run, finished after {run_folder.iter_of(folder)} iterations",
-            "Train it on with --resume --max_iters=MORE, start over with --fresh, or name another "
-            "--out_dir",
+            "Train it on with --resume --max_iters=MORE or --budget=TIME, start over with --fresh, "
+            "or name another --out_dir",
         )
     return run_folder.iter_of(folder)
 

@@ -27,6 +27,7 @@ from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
 from bardlet.training import resume, tracker
 from bardlet.training.backend import Backend, select
+from bardlet.training.extension import extend
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log
 from bardlet.training.saver import Saver, check_room
@@ -97,6 +98,7 @@ def setup(
     # --- the model, and how far it has come
     out = Path(config.out_dir)
     model, config, saved, changed = resume.init_or_resume(config, group, dataset, init_model)
+    saved, notes = extend(config, saved) if saved and not config.eval_only else (saved, [])
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
     model.to(machine.device)
@@ -149,7 +151,9 @@ def setup(
         saver.resume_at(saved.iter)
         log.say(f"resuming {out} at iteration {saved.iter}")
     if changed:
-        log.say(f"changed since the checkpoint, and so the results: {'; '.join(changed)}")
+        notes = [f"changed since the checkpoint, and so the results: {'; '.join(changed)}", *notes]
+    for note in notes:
+        log.say(note)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
