@@ -70,7 +70,8 @@ def write(
     """Print samples from a run's checkpoint; one sample is streamed as it is written.
 
     A sample ends with its text. `start` is the prompt, FILE:path the prompt's file, None a new line
-    where the alphabet has it; after documents, a text begins as they did: behind the end of one.
+    where the alphabet has it; after documents, a text begins as they did: behind the end of one. A
+    prompt of a run of prompts with responses ends in a line end, as `prepare` ends them.
     `check_memorization` marks what of the samples stands in the training text;
     analysis/memorization.py has `min_run`.
     """
@@ -79,6 +80,7 @@ def write(
     from bardlet import native
     from bardlet.analysis import memorization
     from bardlet.interop import load
+    from bardlet.interop.chat_template import of_pairs
     from bardlet.sample import check, generate
     from bardlet.system import device
     from bardlet.system.memory import MicroBatcher
@@ -96,6 +98,8 @@ def write(
     ends = dataset.end_of_text
     behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
     text = "" if start is None and behind else prompt_text(start, tokenizer)
+    if start is not None and of_pairs(dataset) and text == text.rstrip():
+        text += "\n"  # which stands between a prompt and its response
     prompt = torch.tensor(behind + tokenizer.encode(text).tolist(), dtype=torch.int64)  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bardlet import lora
 from bardlet.data.dataset import folder as dataset_folder
@@ -34,8 +32,8 @@ from bardlet.system.optional_deps import need, reason
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors",
-             "model.safetensors.index.json"]  # fmt: skip
+HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+             "*.safetensors", "model.safetensors.index.json"]  # fmt: skip
 
 
 def load_model(
@@ -70,7 +68,8 @@ def read(source: str, checkpoint_name: str) -> Trained:
     if path.suffix == ".pt":
         return from_nanogpt(path)
     if path.suffix == ".gguf":
-        return imported(source, *gguf_model.read(path), {})
+        about = Imported(source=source, chat_template=gguf_model.chat_template(path))
+        return imported(about, *gguf_model.read(path))
     if not path.exists() and is_hub_name(source):
         return from_folder(download(HUB_NAMES.get(source, source)), source)
     other = foreign_file(path)
@@ -136,7 +135,8 @@ def from_folder(folder: Path, name: str) -> Trained:
     config, weights = end_of_text.without_row(config, weights, tokenizer.vocab_size)
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}
     ends = {k: v for k, v in ends.items() if not (type(v) is int and v >= tokenizer.vocab_size)}
-    return imported(name, tensor_names.build(config, weights), tokenizer, ends)
+    about = Imported(source=name, token_ids=ends, chat_template=hf_files.chat_template(folder))
+    return imported(about, tensor_names.build(config, weights), tokenizer)
 
 
 def from_nanogpt(path: Path) -> Trained:
@@ -146,9 +146,8 @@ def from_nanogpt(path: Path) -> Trained:
     config, weights, dataset = nanogpt.read(path)
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
     tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
-    return imported(
-        str(path), tensor_names.build(config, weights), tokenizer, {}, Path(dataset).name
-    )
+    about = Imported(source=str(path), dataset=Path(dataset).name)
+    return imported(about, tensor_names.build(config, weights), tokenizer)
 
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
@@ -192,23 +191,21 @@ def assumed(config: GPTConfig, source: Path) -> Tokenizer:
     return factory.existing("gpt2")
 
 
-def imported(
-    source: str, model: GPT, tokenizer: Tokenizer, token_ids: Mapping[str, Any], dataset: str = ""
-) -> Trained:
-    """A model from elsewhere with the state of a checkpoint; `token_ids` are of its special tokens,
-    `dataset` is the name of what it was trained on.
+def imported(about: Imported, model: GPT, tokenizer: Tokenizer) -> Trained:
+    """A model from elsewhere with the state of a checkpoint.
 
     Raises DataError where the tokenizer has more ids than the model.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise DataError(
-            f"the tokenizer of {source} has {tokenizer.vocab_size:,} tokens, its model's "
+            f"the tokenizer of {about.source} has {tokenizer.vocab_size:,} tokens, its model's "
             f"vocabulary {model.config.vocab_size:,}: it belongs to another model"
         )
     state = RunState(
         iter=0, tokens=0, dataset=DatasetRef(name="", hash=""), scaler={},
-        imported=Imported(source=source, token_ids=dict(token_ids), dataset=dataset),
+        imported=about,
     )  # fmt: skip
+    source = about.source
     name = Path(source).stem if source.endswith(".pt") else Path(source).name
     return Trained(
         name=name, source=source, model=model.eval(), tokenizer=tokenizer, state=state

@@ -23,6 +23,7 @@ class DatasetRef:
     name: str  # empty for a model that was not trained here
     hash: str  # of its tokens
     end_of_text: int | None = None  # the token after each document
+    pairs: bool | None = None  # whether it is of prompts with responses; None: not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class Imported:
     source: str
     token_ids: Mapping[str, int | Sequence[int] | None] = field(default_factory=dict)
     dataset: str = ""  # its name there, as nanoGPT's checkpoints have it
+    chat_template: str = ""  # in Jinja
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,8 @@ class Training:
             best_val_loss=best if math.isfinite(best) else None,
             guards=self.guards.state(), numerics=self.backend.numerics,
             dataset=DatasetRef(
-                name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text
+                name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text,
+                pairs=dataset.pairs,
             ),
             scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
             versions=device.versions(), wandb_id=self.wandb_id,

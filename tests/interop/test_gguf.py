@@ -224,7 +224,19 @@ def test_llamacpp_computes_the_same(shape: str, tmp_path: Path) -> None:
 def test_llamacpp_runs_every_dtype(shape: str, dtype: str, tmp_path: Path) -> None:
     check(trained(shape), tmp_path, dtype)
     text = (tmp_path / "Modelfile").read_text(encoding="utf-8")
-    assert f"FROM ./a-run-{dtype}.gguf" in text and "num_ctx 80" in text
+    assert (
+        text
+        == f'''FROM ./a-run-{dtype}.gguf
+TEMPLATE """{{{{ .Prompt }}}}"""
+PARAMETER temperature 0.8
+PARAMETER top_k 200
+PARAMETER top_p 1.0
+PARAMETER min_p 0.0
+PARAMETER repeat_penalty 1.0
+PARAMETER num_predict 500
+PARAMETER num_ctx 80
+'''
+    )
 
 
 @needs_llamacpp

@@ -146,6 +146,11 @@ class Dataset:
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
 
+    @property
+    def pairs(self) -> bool:
+        """Whether documents are prompts with responses, of which the prompts are masked."""
+        return any(stream.masked for stream in self.splits.values())
+
     def open(self, split: str) -> TokenStream:
         """The shards of a split, and their masks, mapped."""
         shards = [map_shard(files[0]) for files in self.files[split]]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bardlet.errors import CheckpointError
+from bardlet.interop.chat_template import chat_template, ollama_template
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import llamacpp
 from bardlet.interop.gguf import model as gguf_model
@@ -33,18 +34,27 @@ ROUNDING = {"F32": 0.0, "F16": 5e-4, "BF16": 2e-3, "Q8_0": 0.022, "Q4_0": 0.35}
 TOLERANCE = {"F32": 1e-4, "F16": 0.02, "BF16": 0.15, "Q8_0": 0.5, "Q4_0": 0.5}
 # the lowest of gpt2: llama.cpp looks GELU, approximated by tanh, up in a table of float16
 GELU_TOLERANCE = 0.02
-MODELFILE = '''FROM ./{file}
-TEMPLATE """{{{{ .Prompt }}}}"""
-PARAMETER num_ctx {positions}
-'''
+# Ollama's own defaults draw from other tokens: these are those of `bardlet sample`
+PARAMETERS = {"temperature": 0.8, "top_k": 200, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
+MAX_NEW_TOKENS = 500
 
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model with its tokenizer, and a Modelfile, into `folder`."""
     path = file_in(trained, folder, dtype)
-    gguf_model.write(path, trained.model, trained.tokenizer, dtype)
-    positions = trained.model.config.block_size
-    write_text(folder / "Modelfile", MODELFILE.format(file=path.name, positions=positions))
+    gguf_model.write(path, trained.model, trained.tokenizer, dtype, chat_template(trained))
+    write_text(folder / "Modelfile", modelfile(trained, path.name))
+
+
+def modelfile(trained: Trained, file: str) -> str:
+    """What `ollama create` reads: the template, and the settings of `bardlet sample`."""
+    template = ollama_template(trained)
+    lines = [f"FROM ./{file}", *([f'TEMPLATE """{template}"""'] if template else [])]
+    parameters = {
+        **PARAMETERS, "num_predict": MAX_NEW_TOKENS, "num_ctx": trained.model.config.block_size
+    }  # fmt: skip
+    lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
+    return "\n".join(lines) + "\n"
 
 
 def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:

@@ -21,6 +21,7 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import CheckpointError
 from bardlet.interop import end_of_text, tensor_names
+from bardlet.interop.chat_template import PASS_ON
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import vocab as gguf_vocab
 from bardlet.interop.gguf.file import GGUF
@@ -30,6 +31,7 @@ from bardlet.model import GPT, GPTConfig
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3")
 ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
+CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_SIZE = 1 << 20  # of any dimension: rotary tables are made for every position
 FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # general.file_type
 # keys that change what a model computes, with the values that do not
@@ -77,6 +79,12 @@ def read(path: Path) -> tuple[GPT, Tokenizer]:
     if tokenizer.vocab_size > rows:
         raise CheckpointError(f"{path} has {tokenizer.vocab_size} tokens and {rows} rows for them")
     return tensor_names.build(config, weights), tokenizer
+
+
+def chat_template(path: Path) -> str:
+    """The chat template in a GGUF file, in Jinja; empty where it has none."""
+    template = gguf_file.read(path).metadata.get(CHAT_TEMPLATE)
+    return template if isinstance(template, str) else ""
 
 
 def read_config(file: GGUF) -> GPTConfig:
@@ -147,14 +155,16 @@ def interleave(rows: Tensor, head_size: int, *, back: bool = False) -> Tensor:
     return rows.unflatten(0, (-1, *pairs)).transpose(1, 2).flatten(0, 2)
 
 
-def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
-    """Write a model and its tokenizer to a GGUF file, matrices in `dtype`.
+def write(
+    path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, template: str = PASS_ON
+) -> None:
+    """Write a model and its tokenizer to a GGUF file, matrices in `dtype`, with a chat template.
 
     Raises CheckpointError for what GGUF or llama.cpp cannot hold, OSError of the disk.
     """
     weights = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
     config, weights = tensor_names.with_zero_biases(model.config, weights)
-    metadata = write_config(config, dtype)
+    metadata = {**write_config(config, dtype), CHAT_TEMPLATE: template}
     if tokenizer.end_of_text is None and tokenizer.vocab_size == config.vocab_size:
         metadata[ROWS] = config.vocab_size
         config, weights = end_of_text.add_row(config, weights)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from bardlet.errors import CheckpointError
 from bardlet.interop import end_of_text, tensor_names
+from bardlet.interop.chat_template import chat_template
 from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
 from bardlet.interop.verify import Comparison, Trained, compare
@@ -72,6 +73,7 @@ def tokenizer_config(trained: Trained) -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": trained.model.config.block_size,
         "clean_up_tokenization_spaces": False,
+        "chat_template": chat_template(trained),
         **named,
     }
 

@@ -34,6 +34,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def chat_template(folder: Path) -> str:
+    """The chat template of a folder, in Jinja; empty where it has none, or several."""
+    alone, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    try:
+        if alone.is_file():
+            return safe_read.read_text(alone)
+    except (OSError, ValueError) as error:
+        raise corrupt(alone, error) from None
+    template = read_json(config).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else ""
+
+
 def plain_name(name: str) -> str:
     """A tensor's name without the prefix of wrappers of transformers."""
     return name.removeprefix("model.") if name.startswith("model.transformer.") else name
