@@ -25,9 +25,10 @@ def shown(text: str, stream: Any) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line for people on stderr."""
-    # spelt out here too: a live progress bar puts itself between this and the guarded stream
-    print(shown(line, sys.stderr), file=sys.stderr, flush=True)
+    """Print a line for people on stderr; without a word where nobody is there to read it."""
+    with contextlib.suppress(OSError):  # of a terminal that was closed, or a pipe
+        # spelt out here too: a live progress bar puts itself between this and the guarded stream
+        print(shown(line, sys.stderr), file=sys.stderr, flush=True)
 
 
 class Shown:

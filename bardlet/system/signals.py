@@ -7,25 +7,34 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-# SIGUSR1 is what cluster schedulers send before the time is up; Windows does not know it
-STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]
+# SIGUSR1 is what cluster schedulers send before the time is up, SIGHUP that the terminal is closed;
+# Windows knows neither
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+HANGUP = getattr(signal, "SIGHUP", None)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ask whether a signal to stop has come; a second one raises KeyboardInterrupt at once."""
+    """Ask whether a signal to stop has come; a second one raises KeyboardInterrupt at once.
+
+    A closed terminal is no sign of impatience, and comes from the system, the shell and the end of
+    the session alike: it asks to stop, and is not counted.
+    """
     caught: list[int] = []
+    counted: list[int] = []
 
     def note(number: int, frame: object) -> None:
         caught.append(number)
-        if len(caught) > 1:
+        counted.extend([number] * (number != HANGUP))
+        if len(counted) > 1:
             raise KeyboardInterrupt
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, note) for n in STOPPING}
+        # nohup has a run ignore that its terminal closes
+        ignored = [n for n in STOPPING if n == HANGUP and signal.getsignal(n) == signal.SIG_IGN]
+        before = {n: signal.signal(n, note) for n in STOPPING if n not in ignored}
     try:
         yield lambda: bool(caught)
     finally:

@@ -59,12 +59,13 @@ class Log:
         self.progress.start()
 
     def say(self, line: str) -> None:
-        """Print a line for people."""
-        if self.progress is not None:
-            line = shown(line, sys.stderr)
-            self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        elif self.main:
-            print(line, file=sys.stderr, flush=True)
+        """Print a line for people. A terminal that was closed ends no run."""
+        with contextlib.suppress(OSError):
+            if self.progress is not None:
+                line = shown(line, sys.stderr)
+                self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            elif self.main:
+                print(line, file=sys.stderr, flush=True)
 
     def introduction(
         self, *, machine: str, backend: str, iter: int, params: int, train_tokens: int,
@@ -98,7 +99,8 @@ class Log:
         """Move the bar to iteration `it`."""
         if self.progress is not None:
             known = {} if math.isnan(loss) else {"loss": loss}
-            self.progress.update(self.task, completed=it + 1, **known)
+            with contextlib.suppress(OSError):
+                self.progress.update(self.task, completed=it + 1, **known)
 
     def iteration(
         self, it: int, *, loss: float, seconds: float, waiting: float, flops: float,
@@ -153,7 +155,8 @@ class Log:
     def close(self) -> None:
         """Take the bar away and close the file."""
         if self.progress is not None:
-            self.progress.stop()
+            with contextlib.suppress(OSError):
+                self.progress.stop()
             self.progress = None
         if self.file is not None:
             with contextlib.suppress(OSError):

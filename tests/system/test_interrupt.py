@@ -15,6 +15,8 @@ import pytest
 from pytest import MonkeyPatch
 
 from bardlet import cli
+from bardlet.run import run_folder
+from bardlet.system.signals import stop_signals
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TEXT = "to be, or not to be: that is the question.\n" * 200
@@ -172,3 +174,50 @@ def test_with_debug_the_place_is_shown(start: Start) -> None:
     assert code == 130
     assert "Traceback" in err
     assert err.splitlines()[-1] == "bardlet: interrupted"
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_closed_terminal_saves_as_sigterm_does(tmp_path: Path) -> None:
+    """SIGHUP comes, and from then on nothing can be written to the terminal."""
+    import pty
+
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "bardlet", *TRAIN]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
+    )  # fmt: skip
+    try:
+        os.close(slave)
+        seen = b""
+        while b"iter 3: " not in seen:
+            seen += os.read(master, 4096)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert run_folder.read_pointer(Path("out/a"), "last") == run_folder.newest(Path("out/a"))
+    assert run_folder.iter_of(run_folder.newest(Path("out/a"))) > 3
+
+
+def test_a_closed_terminal_asks_once_and_nohup_is_heeded() -> None:
+    """A run that was started to outlive its terminal does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as interrupted:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupted()
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stop_signals() as interrupted:
+            assert not interrupted()
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):  # as a session ends
+                os.kill(os.getpid(), number)
+                assert interrupted()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

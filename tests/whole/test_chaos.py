@@ -202,7 +202,7 @@ def test_killed_again_and_again(chaos: Chaos, tmp_path: Path) -> None:
     assert_same_end(tmp_path / "run", chaos.end)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_stopped_by_a_signal_anywhere(name: str, chaos: Chaos, tmp_path: Path) -> None:
     for i in range(4):
         config = chaos.config(tmp_path / f"run{i}")
