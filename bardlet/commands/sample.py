@@ -80,7 +80,6 @@ def write(
     from bardlet import native
     from bardlet.analysis import memorization
     from bardlet.interop import load
-    from bardlet.interop.chat_template import of_pairs
     from bardlet.sample import check, generate
     from bardlet.system import device
     from bardlet.system.memory import MicroBatcher
@@ -95,12 +94,8 @@ def write(
     model.to(machine.device)
     if not native.runs(model):  # which converts weights itself
         model.to(machine.dtype)  # half the bytes to read for every token
-    ends = dataset.end_of_text
-    behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
-    text = "" if start is None and behind else prompt_text(start, tokenizer)
-    if start is not None and of_pairs(dataset) and text == text.rstrip():
-        text += "\n"  # which stands between a prompt and its response
-    prompt = torch.tensor(behind + tokenizer.encode(text).tolist(), dtype=torch.int64)  # (P,)
+    text, ids = prompt_of(start, tokenizer, dataset)
+    prompt = torch.tensor(ids, dtype=torch.int64)  # (P,)
     if len(prompt) > model.config.block_size:
         say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
     streamed = num_samples == 1 and not as_json and trained_on is None
@@ -209,6 +204,20 @@ def training_text(source: str, trained_on: DatasetRef) -> Dataset:
             "What a model knows by heart shows in its own training text only",
         )
     return dataset
+
+
+def prompt_of(
+    start: str | None, tokenizer: Tokenizer, dataset: DatasetRef
+) -> tuple[str, list[int]]:
+    """The prompt's text, and its ids behind the end of a document where the dataset has that."""
+    from bardlet.interop.chat_template import of_pairs
+
+    ends = dataset.end_of_text
+    behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
+    text = "" if start is None and behind else prompt_text(start, tokenizer)
+    if start is not None and of_pairs(dataset) and text == text.rstrip():
+        text += "\n"  # which stands between a prompt and its response
+    return text, behind + tokenizer.encode(text).tolist()
 
 
 def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:

@@ -5,16 +5,13 @@ A Python file is read from its syntax and never executed: nothing bardlet opens 
 
 from __future__ import annotations
 
-import ast
 import functools
-import operator
-import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from bardlet.config import FIELDS, TRUTH, TrainConfig, Value, resolve
+from bardlet.commands.assignments import LONGEST, read_assignments
+from bardlet.config import TRUTH, TrainConfig, resolve
 from bardlet.errors import UsageError, did_you_mean
 from bardlet.io.safe_read import read_text
 from bardlet.run import run_folder
@@ -22,8 +19,6 @@ from bardlet.run import run_folder
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "shakespeare-char"
 LARGEST = 1 << 17  # bytes of a file of options
-# characters of a line, since Python's TOML takes time quadratic in a key's dots, and of a sum
-LONGEST = 4096
 
 
 Flags = Mapping[str, object]
@@ -160,67 +155,3 @@ def load_layers(name: str, machine: Callable[[], str]) -> list[tuple[str, dict[s
     tables = {key: values.pop(key) for key in ("cpu", "gpu") if isinstance(values.get(key), dict)}
     chosen = tables.get(machine(), {}) if tables else {}
     return [(name, values), (name, chosen)]
-
-
-ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-    ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-}  # fmt: skip
-
-
-def read_assignments(text: str, name: str) -> dict[str, object]:
-    """The options that a nanoGPT config file assigns, read from its syntax and never executed.
-
-    Constants, + - * / // on numbers, and names assigned above are understood; a name that is no
-    option but is used by a later line is a helper and is left out. Raises UsageError with the
-    line where there is anything else.
-    """
-    values: dict[str, Any] = {}
-    used: set[str] = set()
-
-    def value_of(node: ast.expr) -> Any:
-        if isinstance(node, ast.Constant) and isinstance(node.value, Value):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in values:
-            used.add(node.id)
-            return values[node.id]
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            operand = value_of(node.operand)
-            if not isinstance(operand, str):
-                return -operand
-        # the end of a run's name in nanoGPT's files; writing out other nodes takes quadratic time
-        if isinstance(node, ast.Call) and ast.unparse(node) == "str(time.time())":
-            return str(time.time())
-        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-            left, right = value_of(node.left), value_of(node.right)
-            if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
-                if len(left) + len(right) > LONGEST:
-                    problem = f"the text has more than {LONGEST:,} characters"
-                    raise UsageError(f"{name}, line {node.lineno}: {problem}")
-                return left + right
-            if not isinstance(left, str) and not isinstance(right, str):
-                result = ARITHMETIC[type(node.op)](left, right)
-                if abs(result) <= 10**300:
-                    return result
-                raise UsageError(f"{name}, line {node.lineno}: the result is too large")
-        raise UsageError(
-            f"{name}, line {node.lineno}: {ast.unparse(node)[:200]!r} is not a constant or "
-            "arithmetic",
-            "bardlet reads such a file without running it; write the value itself",
-        )
-
-    try:
-        for statement in ast.parse(text).body:
-            match statement:
-                case ast.Assign(targets=[ast.Name(id=target)], value=value):
-                    values[target] = value_of(value)
-                case ast.Expr(value=ast.Constant()):
-                    pass  # a docstring
-                case ast.Import(names=[ast.alias(name="time", asname=None)]):
-                    pass  # for str(time.time())
-                case _:
-                    line = f"{name}, line {statement.lineno}"
-                    raise UsageError(f"{line}: only lines like `batch_size = 12` are read")
-    except (SyntaxError, ArithmeticError, RecursionError, MemoryError, ValueError) as error:
-        raise UsageError(f"{name} cannot be read: {error}") from None
-    return {key: v for key, v in values.items() if key in FIELDS or key not in used}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,7 @@ def test_transformers_passes_the_content_on(
 def test_llamacpp_passes_the_content_on(
     pairs: bool, runs: dict[bool, Path], tmp_path: Path
 ) -> None:
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module(llamacpp.PACKAGE)
     assert cli.main(["export", str(runs[pairs]), str(tmp_path / "o"), "--format=gguf"]) == 0
     params = xllamacpp.CommonParams()
     params.model.path = str(next((tmp_path / "o").glob("*.gguf")))
