@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bz2
 import copy
-import gzip
+import functools
 import io
 import lzma
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import IO, Any
 
 from bardlet.errors import DataError
@@ -19,7 +20,7 @@ from bardlet.system.optional_deps import need
 FAILURES = (zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 MAX_RATIO = 200  # text compresses to a tenth at best, a decompression bomb to a thousandth
 MIN_LIMIT = 1 << 26  # bytes that a file of any size may decompress to
-STEP = 1 << 11  # bytes of Zstandard that are read at a time; they give MIN_LIMIT bytes at most
+STEP = 1 << 11  # compressed bytes that are read at a time; they give MIN_LIMIT bytes at most
 
 
 def limit(size: int) -> int:
@@ -41,13 +42,15 @@ class Bounded(io.RawIOBase):
     def __init__(self, inner: IO[bytes], limit: int, name: str) -> None:
         super().__init__()
         self.inner, self.left, self.name = inner, limit, name
+        # `read` would drop what comes before damage
+        self.read_part = getattr(inner, "read1", inner.read)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            raw = self.inner.read(len(buffer))
+            raw = self.read_part(len(buffer))
         except (DataError, OSError):
             raise
         except Exception as error:  # each library has its own for a corrupt stream
@@ -59,30 +62,51 @@ class Bounded(io.RawIOBase):
         return len(raw)
 
 
-class Frames:
-    """The decompressed bytes of a Zstandard file, frame after frame.
+class Frames(io.RawIOBase):
+    """The decompressed bytes of a file, frame after frame, each by a decompressor of its own.
 
-    EOFError where the last frame is truncated, which the library does not notice.
+    EOFError where the last frame is truncated, OSError where something else follows one; Python's
+    own readers drop what follows a frame of bzip2 or xz. Zeros that pad a file are allowed.
     """
 
-    def __init__(self, file: IO[bytes], decompressor: Any) -> None:
+    def __init__(self, file: IO[bytes], decompressor: Callable[[], Any]) -> None:
+        super().__init__()
         self.file, self.decompressor = file, decompressor
         self.frame: Any = None  # the decompressor of the current one
         self.compressed = self.waiting = b""
+        self.ended = 0  # frames
+        self.begun = False  # whether the current frame has given something
 
-    def read(self, size: int) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
         while not self.waiting:
-            self.compressed = self.compressed or self.file.read(STEP)
-            if not self.compressed and self.frame:
+            raw = self.compressed or self.file.read(STEP)
+            if not raw and self.frame:
                 raise EOFError("it ends within a frame")
-            if not self.compressed:
+            if not raw:
                 return b""
-            self.frame = self.frame or self.decompressor.decompressobj()
-            self.waiting, self.compressed = self.frame.decompress(self.compressed), b""
-            if self.frame.eof:
-                self.frame, self.compressed = None, self.frame.unused_data
+            padded = self.ended and self.frame is None
+            self.compressed = raw.lstrip(b"\0") if padded else raw
+            if self.compressed:
+                self.next_part()
         head, self.waiting = self.waiting[:size], self.waiting[size:]
         return head
+
+    def next_part(self) -> None:
+        """Decompress what was read, up to the end of a frame."""
+        if self.frame is None:
+            self.frame, self.begun = self.decompressor(), False
+        try:
+            self.waiting = self.frame.decompress(self.compressed)
+        except Exception as error:
+            if self.ended and not self.begun:
+                raise OSError("what follows its end is not compressed") from error
+            raise
+        self.compressed, self.begun = b"", self.begun or bool(self.waiting)
+        if self.frame.eof:
+            self.frame, self.compressed, self.ended = None, self.frame.unused_data, self.ended + 1
 
 
 def bounded(inner: IO[bytes], limit: int, name: str) -> IO[bytes]:
@@ -105,13 +129,14 @@ def open_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
 
 def decompressed(file: IO[bytes], compression: str, limit: int, name: str) -> IO[bytes]:
     """The decompressed stream of `file`; it raises DataError after `limit` bytes."""
+    new: Callable[[], Any]
     if compression == ".gz":
-        inner = gzip.GzipFile(fileobj=file)
+        new = functools.partial(zlib.decompressobj, wbits=31)
     elif compression == ".bz2":
-        inner = bz2.BZ2File(file)
+        new = bz2.BZ2Decompressor
     elif compression == ".xz":
-        inner = lzma.LZMAFile(file)  # noqa: SIM115
+        new = lzma.LZMADecompressor
     else:
         zstandard = need("zstandard", "data", name, DataError)
-        inner = Frames(file, zstandard.ZstdDecompressor(max_window_size=1 << 28))
-    return bounded(inner, limit, name)  # pyright: ignore[reportArgumentType]
+        new = zstandard.ZstdDecompressor(max_window_size=1 << 28).decompressobj
+    return bounded(Frames(file, new), limit, name)  # pyright: ignore[reportArgumentType]
