@@ -201,9 +201,10 @@ def test_no_module_can_run_what_it_reads(name: str) -> None:
 def test_every_package_that_is_imported_is_declared() -> None:
     """What is imported as it is must be a dependency; what a module looks for first, an extra."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    names = {e: {re.split(r"[^\w]", n)[0] for n in needed}
+    names = {e: {re.split(r"[^\w-]", n)[0].replace("-", "_") for n in needed}
              for e, needed in project["project"]["optional-dependencies"].items()}  # fmt: skip
-    always = {re.split(r"[^\w]", n)[0] for n in project["project"]["dependencies"]}
+    listed = project["project"]["dependencies"]
+    always = {re.split(r"[^\w-]", n)[0].replace("-", "_") for n in listed}
     for tree in TREES.values():
         tried = {node for part in ast.walk(tree) if isinstance(part, ast.Try)
                  if any("ImportError" in ast.unparse(h) for h in part.handlers)

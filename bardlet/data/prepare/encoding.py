@@ -100,6 +100,7 @@ def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -
             if piece.problem:
                 result.failed.setdefault(name, piece.problem.message)
             elif not piece.notice:
+                result.counts.add("nul", piece.prompt.count("\0") + piece.text.count("\0"))
                 yield piece
     except DataError as error:
         if not spec.skip:

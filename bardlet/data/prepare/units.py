@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bardlet.data.prepare.splits import HEAD, goes_to_val
-from bardlet.data.text import decoding
+from bardlet.data.text import decoding, guess
 from bardlet.data.text.corpus import unreadable
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
@@ -185,6 +185,8 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     if entry.kind == "jsonl":
         yield from of_jsonl(io.BytesIO(raw), entry.name, reading, part.start)
         return
+    if not part.start:
+        guess.check_text(raw[: guess.HEAD], entry.name, reading.encoding)
     shown = decoding.decode(raw, entry.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == entry.bytes
     split_point = -1 if first and last else part.split_point

@@ -17,6 +17,8 @@ REASONS: dict[str, tuple[str, str]] = {
                "documents that could not be read were left out"),
     "replaced": ("place that is not of the encoding was mended",
                  "places that are not of the encoding were mended"),
+    "nul": ("NUL character is in the text, which binary files have",
+            "NUL characters are in the text, which binary files have"),
     "unknown": ("character that the vocabulary lacks became its token for unknown ones",
                 "characters that the vocabulary lacks became its token for unknown ones"),
     "dropped": ("character that the vocabulary has no token for vanished",

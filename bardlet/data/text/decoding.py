@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
+from bardlet.data.text import guess
 from bardlet.errors import DataError, UsageError
 
 # Not "surrogateescape": it leaves code points that no tokenizer can encode.
@@ -25,18 +26,41 @@ class CountedFile(io.RawIOBase):
         super().__init__()
         self.file = file
         self.replaced = 0
-        new = codecs.getincrementaldecoder(encoding)
-        # for every such place "replace" gives one character, and "ignore" none
-        self.decoders = () if errors == "strict" else (new("replace"), new("ignore"))
+        self.encoding, self.strict = encoding, errors == "strict"
+        self.decoders: tuple[codecs.IncrementalDecoder, ...] = ()
+        self.damage: Exception | None = None  # that the next reading raises
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        raw = self.file.read(size)
+        raw = self.read_block(size)
+        if not (self.strict or self.decoders):
+            new = codecs.getincrementaldecoder(guess.with_byte_order(self.encoding, raw))
+            # for every such place "replace" gives one character, and "ignore" none
+            self.decoders = new("replace"), new("ignore")
         if self.decoders:
             longer, shorter = (len(decoder.decode(raw, not raw)) for decoder in self.decoders)
             self.replaced += longer - shorter
+        return raw
+
+    def read_block(self, size: int) -> bytes:
+        """As `read` of the file, but what comes before damage is not lost with it."""
+        if self.damage:
+            raise self.damage
+        read_part = getattr(self.file, "read1", self.file.read)
+        raw = b""
+        while len(raw) < size:
+            try:
+                part = read_part(size - len(raw))
+            except Exception as error:
+                if not raw:
+                    raise
+                self.damage = error
+                break
+            if not part:
+                break
+            raw += part
         return raw
 
     def take_replaced(self) -> int:
@@ -49,6 +73,7 @@ def count_replaced(raw: bytes, encoding: str, errors: str) -> int:
     """How many places of `raw` an error handler replaces."""
     if errors == "strict":
         return 0
+    encoding = guess.with_byte_order(encoding, raw)
     return len(raw.decode(encoding, "replace")) - len(raw.decode(encoding, "ignore"))
 
 
@@ -59,7 +84,8 @@ def check_decoding(encoding: str, errors: str) -> None:
             f"unknown error handler {errors!r}", f"--errors is one of: {', '.join(ERROR_HANDLERS)}."
         )
     try:
-        b"ab".decode(encoding, "replace")  # also refuses codecs that do not give text
+        # also refuses codecs that do not give text, or replace nothing
+        bytes(range(256)).decode(encoding, "replace")
     except (LookupError, ValueError):
         hint = "Common ones are utf-8, utf-16, latin-1 and cp1252."
         raise UsageError(f"unknown encoding {encoding!r}", hint) from None
@@ -71,11 +97,11 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
     `offset` is where in its file `raw` begins.
     """
     try:
-        text = raw.decode(encoding, errors)
+        text = raw.decode(guess.with_byte_order(encoding, raw), errors)
     except UnicodeDecodeError as error:
         # Some codecs count from after the byte order mark; the user's editor does not.
         at = len(raw) - len(error.object) + error.start
-        raise undecodable(name, encoding, raw[:2], error, offset + at) from None
+        raise undecodable(name, encoding, raw, error, offset + at) from None
     except UnicodeError as error:
         raise malformed(name, encoding, error) from None
     check_decoded(text, encoding, name)
@@ -83,14 +109,21 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def stream(file: CountedFile, name: str, encoding: str, errors: str) -> Iterator[str]:
-    """Yields the text of `file` a block at a time, as `decode` gives it whole."""
-    inner = codecs.getincrementaldecoder(encoding)(errors)
-    decoder = io.IncrementalNewlineDecoder(inner, translate=True)
+def stream(
+    file: CountedFile, name: str, encoding: str, errors: str, *, translate: bool = True
+) -> Iterator[str]:
+    """Yields the text of `file` a block at a time, as `decode` gives it whole, with line ends as
+    they are where not `translate`.
+    """
     head, done = b"", 0
+    decoder: io.IncrementalNewlineDecoder | None = None
     while True:
         raw = file.read(BLOCK)
-        head, done = head or raw[:2], done + len(raw)
+        head, done = head or raw, done + len(raw)
+        if decoder is None:
+            guess.check_text(raw[: guess.HEAD], name, encoding)
+            new = codecs.getincrementaldecoder(guess.with_byte_order(encoding, raw))
+            decoder = io.IncrementalNewlineDecoder(new(errors), translate=translate)
         try:
             text = decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
@@ -108,11 +141,14 @@ def undecodable(
     name: str, encoding: str, head: bytes, error: UnicodeDecodeError, at: int
 ) -> DataError:
     """What to say of a byte that is not of the encoding; `head` is how its file begins."""
-    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    raw = (
+        head if head.startswith(guess.MARKS["utf-16"]) else guess.sample(error.object, error.start)
+    )
+    shown = guess.readings(raw, encoding)
     return DataError(
         f"{'stdin' if name == '-' else name} is not {encoding}: "
         f"byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason})",
-        f"Name its encoding, such as --encoding {'utf-16' if utf16 else 'latin-1'}, "
+        f"Name its encoding{': ' * bool(shown)}{shown or ' with --encoding'}, "
         "or go on with --errors replace.",
     )
 

@@ -14,14 +14,13 @@ from bardlet.data.text.decoding import CUT
 from bardlet.data.text.records import (
     Piece,
     Reading,
-    of_csv,
     of_hub,
     of_json,
     of_jsonl,
-    of_parquet,
     unread,
 )
 from bardlet.data.text.sources import Input, kind_of
+from bardlet.data.text.tables import of_csv, of_parquet
 from bardlet.errors import DataError
 
 DAMAGE = (OSError, EOFError, *compression.FAILURES)
@@ -81,7 +80,7 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
 def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[Piece]:
     """Yields one document, which comes in blocks, in pieces that are encoded as within it."""
     waiting, first = "", True
-    for block in blocks:
+    for block in until_damage(blocks, damage := []):
         waiting = waiting + block if waiting else block
         start = 0
         while len(waiting) - start > 2 * PIECE:
@@ -92,7 +91,19 @@ def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[
             yield Piece(text=shown, first=first, last=False, replaced_bytes=take_replaced())
             start, first = end, False
         waiting = waiting[start:] if start else waiting
-    yield Piece(text=waiting, first=first, replaced_bytes=take_replaced())
+    if not damage or waiting:
+        last = not damage
+        yield Piece(text=waiting, first=first, last=last, replaced_bytes=take_replaced())
+    if damage:
+        raise damage[0]
+
+
+def until_damage(blocks: Iterator[str], damage: list[Exception]) -> Iterator[str]:
+    """Yields the blocks before the one that cannot be read, whose error it adds to `damage`."""
+    try:
+        yield from blocks
+    except (DataError, *DAMAGE) as error:
+        damage.append(error)
 
 
 def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:

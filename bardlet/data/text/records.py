@@ -1,25 +1,23 @@
-"""Documents that are records: lines of JSON, rows of tables, data sets on the hub.
+"""Documents that are records: values of JSON, data sets on the hub; rows are in `tables`.
 
 One that cannot be read is a piece with a `problem`, for the reader to raise or to leave out.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from bardlet.data.text import compression, decoding
+from bardlet.data.text import decoding, guess
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.json_stream import values
 from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
 from bardlet.system.optional_deps import need
 
+ABSENT = object()  # the value of a field that is not there
 LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
 
 
@@ -32,6 +30,12 @@ class Reading:
     text_key: str = "text"
     prompt_key: str = ""
     response_key: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The fields that are read of a record."""
+        paired = (self.prompt_key, self.response_key)
+        return paired if self.prompt_key else (self.text_key,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,6 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
 
     A list of texts is one text, of as many lines.
     """
-    keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
     if isinstance(record, str) and not reading.prompt_key:
         record = {reading.text_key: record}
     if not isinstance(record, dict):
@@ -76,11 +79,12 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
             f"{place} is not a record with names", "Each is an object of JSON, or a text"
         )
     texts: list[str] = []
-    for key in keys:
-        shown = joined(record.get(key))
+    for key in reading.keys:
+        value = field_of(record, key)
+        shown = joined(value)
         if shown is None:
-            there = ", ".join([str(k) for k, v in record.items() if joined(v) is not None][:8])
-            problem = "is not text" if key in record else "is not there"
+            there = ", ".join(list(text_fields(record))[:8])
+            problem = "is not there" if value is ABSENT else "is not text"
             hint = "Name the text with --text_key (or --prompt_key and --response_key); there are "
             raise DataError(
                 f"{place}: {key!r} {problem}",
@@ -94,6 +98,30 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         return Piece(text=texts[0])
     prompt, response = texts
     return Piece(text=response, prompt=prompt if prompt[-1:].isspace() else prompt + "\n")
+
+
+def field_of(record: Any, key: str) -> Any:
+    """The value of a field, "doc.text" being the text of doc; of a list of records the values of
+    all; ABSENT where there is none.
+    """
+    if isinstance(record, list):
+        values = [field_of(part, key) for part in record]
+        return ABSENT if ABSENT in values else values
+    if not isinstance(record, dict):
+        return ABSENT
+    if key in record:
+        return record[key]
+    head, _, rest = key.partition(".")
+    return field_of(record.get(head), rest) if rest else ABSENT
+
+
+def text_fields(record: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yields the names of the fields of a record that are text, in records within it too."""
+    for name, value in record.items():
+        if isinstance(value, dict) and not before:
+            yield from text_fields(value, f"{name}.")
+        elif joined(value) is not None:
+            yield f"{before}{name}"
 
 
 def joined(value: Any) -> str | None:
@@ -127,6 +155,8 @@ def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> It
         return
     number, at = 1, start
     while line := file.readline(LINE_BYTES + 1):
+        if not at:
+            guess.check_text(line[: guess.HEAD], name, reading.encoding)
         place = f"{name}, the line at byte {at:,}" if start else f"{name}, line {number}"
         if len(line) > LINE_BYTES:
             raise DataError(f"{place} has more than {LINE_BYTES:,} bytes", "Split the document")
@@ -154,54 +184,6 @@ def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     blocks = decoding.stream(counted, name, reading.encoding, reading.errors)
     for number, record in enumerate(values(blocks, name), start=1):
         yield piece_of(record, f"{name}, record {number}", reading, counted.take_replaced())
-
-
-def of_csv(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
-    """Yields a document for each row of a table whose first row has the names of its columns."""
-    csv.field_size_limit(LINE_BYTES)
-    # spreadsheets put a byte order mark before the first name
-    marked = codecs.lookup(reading.encoding).name == "utf-8"
-    encoding = "utf-8-sig" if marked else reading.encoding
-    counted = decoding.CountedFile(file, encoding, reading.errors)
-    lines = io.TextIOWrapper(counted, encoding=encoding, errors=reading.errors, newline="")  # pyright: ignore[reportArgumentType]
-    try:
-        rows = csv.DictReader(lines, strict=True)
-        for number, row in enumerate(rows, start=2):
-            yield piece_of(row, f"{name}, row {number}", reading, counted.take_replaced())
-    except UnicodeDecodeError as error:
-        raise decoding.undecodable(name, reading.encoding, b"", error, error.start) from None
-    except UnicodeError as error:
-        raise decoding.malformed(name, reading.encoding, error) from None
-    except csv.Error as error:
-        cut = "unexpected end" in str(error)
-        reason = "it ends within a quoted field, whose quote is not closed" if cut else error
-        raise DataError(f"{name} is not a table: {reason}", "Mend it") from None
-    finally:
-        lines.detach()
-
-
-def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
-    """Yields a document for each row, a batch at a time."""
-    pyarrow = need("pyarrow", "data", name, DataError)
-    parquet = need("pyarrow.parquet", "data", name, DataError)
-    keys = [reading.prompt_key, reading.response_key] if reading.prompt_key else [reading.text_key]
-    try:
-        # a table keeps equal texts once: so do its batches, and the whole has a limit
-        table = parquet.ParquetFile(file, read_dictionary=keys)
-        left = compression.limit(file.seek(0, io.SEEK_END))
-        there = [key for key in keys if key in table.schema_arrow.names]
-        columns = there if len(there) == len(keys) else None  # all, to say what there is
-        for batch in table.iter_batches(batch_size=256, columns=columns):
-            for row in range(batch.num_rows):
-                record = {key: batch[key][row].as_py() for key in batch.schema.names}
-                piece = piece_of(record, name, reading)
-                left -= len(piece.prompt) + len(piece.text)
-                if left < 0:
-                    raise compression.bomb(name)
-                yield piece
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).removesuffix(".")
-        raise DataError(f"cannot read {name}: {reason}", "Check the file") from None
 
 
 def of_hub(entry: Input, reading: Reading) -> Iterator[Piece]:

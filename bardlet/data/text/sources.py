@@ -21,7 +21,8 @@ from bardlet.io.safe_read import regular
 
 KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
-    ".csv": "csv", ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
+    ".csv": "csv", ".tsv": "csv", ".tab": "csv",
+    ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
 }  # fmt: skip
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 VOCABULARY = "tokenizer.json"  # no text, though of a kind that is read

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bardlet.data.text import compression
+from bardlet.data.text import compression, guess
 from bardlet.data.text.documents import documents
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import find
@@ -76,6 +76,7 @@ def test_a_sparse_file_of_an_archive_holds_no_more_than_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "MIN_LIMIT", 1 << 20)
+    monkeypatch.setattr(guess, "NUL_SHARE", 1)
     entry = tarfile.TarInfo("a.txt")
     entry.size = 512
     entry.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1",

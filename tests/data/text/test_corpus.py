@@ -151,8 +151,9 @@ NEITHER = "{!r} is neither a file nor a folder nor a named corpus"
 HANDLERS = "--errors is one of: strict, replace, ignore, backslashreplace."
 ENCODINGS = "Common ones are utf-8, utf-16, latin-1 and cp1252."
 INSTEAD = f"Give the file as the source itself, or --file with one of: {NAMED}"
-LATIN = "Name its encoding, such as --encoding latin-1, or go on with --errors replace."
-UTF16 = LATIN.replace("latin-1", "utf-16")
+CP1252 = "Name its encoding: --encoding cp1252 reads 'caf\xe9!', --encoding cp1251"
+CP1251 = "Name its encoding: --encoding cp1251 reads "
+UTF16 = "Name its encoding: --encoding utf-16 reads 'a'"
 ACCESS = "Check the path and its permissions."
 
 
@@ -172,18 +173,18 @@ ACCESS = "Check the path and its permissions."
           for s in ("-", "novel.txt", ".")],
         *[("tinyshakespeare", {"file": Path(f)}, DataError, message, hint) for f, message, hint in (
             ("no", "cannot read no: No such file", ACCESS), ("void", "void is empty", "Give "),
-            ("late", "late is not utf-8", LATIN))],
+            ("late", "late is not utf-8", CP1252))],
         *[(s, {}, DataError, f"{s} is empty", "Give ") for s in ("void", "bom", "blank", "voids")],
         ("none", {}, DataError, "folder none has no .txt or .md files, nor", "Files end "),
-        ("in", {}, DataError, "in/a.txt is not utf-8: byte 0xff at offset 0 (", LATIN),
-        ("late", {}, DataError, "late is not utf-8: byte 0xe9 at offset 6 (", LATIN),
+        ("in", {}, DataError, "in/a.txt is not utf-8: byte 0xff at offset 0 (", CP1251),
+        ("late", {}, DataError, "late is not utf-8: byte 0xe9 at offset 6 (", CP1252),
         # Counted from the file's start, though these codecs take the byte order mark off first.
-        ("marked", {}, DataError, "marked is not utf-8: byte 0xff at offset 5 (", LATIN),
+        ("marked", {}, DataError, "marked is not utf-8: byte 0xff at offset 5 (", CP1251),
         ("marked", {"encoding": "utf-8-sig"}, DataError,
-         "marked is not utf-8-sig: byte 0xff at offset 5 (", LATIN),
-        ("utf16", {}, DataError, "utf16 is not utf-8: byte 0xff at offset 0 (", UTF16),
+         "marked is not utf-8-sig: byte 0xff at offset 5 (", CP1251),
+        ("utf16", {}, DataError, "utf16 is not text in utf-8: 1 of its first 4 bytes are", UTF16),
         ("half", {"encoding": "utf-16"}, DataError,
-         "half is not utf-16: byte 0x62 at offset 4 (", UTF16),
+         "half is not utf-16: byte 0x62 at offset 4 (", "Name its encoding with --encoding, or"),
     ],
 )  # fmt: skip
 def test_what_a_user_gets_wrong(
