@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.commands.parser import Parser, add_run, parse
-from bardlet.commands.settings import newest_run
+from bardlet.commands.settings import run_named
 from bardlet.config import TrainConfig
 from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
@@ -28,7 +28,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
     parsed = parse(parser, args)
-    run = str(parsed.run or parsed.out_dir or newest_run(say))
+    run = run_named(parsed, say)
     scores = eval_run(
         run, checkpoint=parsed.checkpoint, dataset=getattr(parsed, "dataset", None),
         split=parsed.split, batch_size=parsed.batch_size, device_name=parsed.device,

@@ -68,6 +68,10 @@ def add_run(parser: Parser) -> None:
     """The options that choose a trained model and the machine for it."""
     parser.add_argument("run", nargs="?", default=None, help="run or checkpoint; else the newest")
     parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it")
+    parser.add_argument(
+        "--init_from", default=None,
+        help="nanoGPT's choice: resume (default) is the run in out_dir; else a model such as gpt2",
+    )  # fmt: skip
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bardlet.commands.parser import Parser, add_run, parse
-from bardlet.commands.settings import newest_run
+from bardlet.commands.settings import run_named
+from bardlet.config import TRUTH
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say
@@ -48,10 +49,13 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument(
         "--min_run", type=int, default=0, help="tokens from which such a run counts; 0: 50 bytes"
     )
-    parsed = parse(parser, args)
+    parser.add_argument("--compile", default="false", help="nanoGPT's; has no effect here")
+    parsed = parse(parser, ["--compile=true" if arg == "--compile" else arg for arg in args])
     if parsed.min_run < 0:
         raise UsageError(f"min_run={parsed.min_run} must be at least 0")
-    run = str(parsed.run or parsed.out_dir or newest_run(say))
+    if wants_compile(parsed.compile):
+        say("compile=true has no effect on sampling")
+    run = run_named(parsed, say)
     write(
         run=run, checkpoint=parsed.checkpoint, start=getattr(parsed, "start", None),
         seed=parsed.seed, num_samples=parsed.num_samples, max_new_tokens=parsed.max_new_tokens,
@@ -60,6 +64,13 @@ def run(parser: Parser, args: list[str]) -> int:
         check_memorization=parsed.check_memorization, min_run=parsed.min_run, say=say,
     )  # fmt: skip
     return 0
+
+
+def wants_compile(value: str) -> bool:
+    """The value of `--compile`, which is written as nanoGPT does."""
+    if value.lower() not in TRUTH:
+        raise UsageError(f"compile={value} is not true or false")
+    return TRUTH[value.lower()]
 
 
 def write(

@@ -5,13 +5,15 @@ A Python file is read from its syntax and never executed: nothing bardlet opens 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tomllib
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bardlet.commands.assignments import LONGEST, read_assignments
-from bardlet.config import TRUTH, TrainConfig, resolve
+from bardlet.config import BUILTIN_INIT, TRUTH, TrainConfig, resolve
 from bardlet.errors import UsageError, did_you_mean
 from bardlet.io.safe_read import read_text
 from bardlet.run import run_folder
@@ -54,12 +56,35 @@ def resolve_settings(
             say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
         layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
     config = resolve([*layers, ("command line", flags)])
+    if config.init_from not in BUILTIN_INIT:
+        return with_context(config, flags, layers, say)
     if config.init_from != "resume":
         return config
     own = options_of(Path(config.out_dir), machine)
     if not own:
         raise no_run(config.out_dir)
     return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
+
+
+def with_context(
+    config: TrainConfig, flags: Flags, layers: Sequence[tuple[str, Flags]],
+    say: Callable[[str], None],
+) -> TrainConfig:  # fmt: skip
+    """The configuration with the context of the model that init_from names, unless it has one.
+
+    One of a preset or file that is longer than the model's gives way to it; one of the command line
+    is what was asked for, and refused where the model is read.
+    """
+    from bardlet.interop.pretrained_init import context_of
+
+    if "block_size" in flags or not (size := context_of(config.init_from)):
+        return config
+    if any("block_size" in layer for _, layer in layers):
+        if config.block_size <= size:
+            return config
+        source = config.init_from
+        say(f"block_size={config.block_size} is above the {size} of {source}: taking {size}")
+    return dataclasses.replace(config, block_size=size)
 
 
 def with_dataset(flags: Flags, say: Callable[[str], None]) -> Flags:
@@ -104,6 +129,22 @@ def newest_folder(root: Path, file: str) -> Path | None:
     """The folder in `root` whose `file` was written last, where there is one."""
     paths = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
     return paths[-1].parents[len(Path(file).parts) - 1] if paths else None
+
+
+def run_named(parsed: Namespace, say: Callable[[str], None]) -> str:
+    """The model that a command is to use: a run, nanoGPT's out_dir or init_from, else the newest
+    run.
+    """
+    source = parsed.init_from
+    if source in (None, "resume"):
+        return str(parsed.run or parsed.out_dir or newest_run(say))
+    if source == "scratch":
+        raise UsageError("init_from=scratch is a model that is not trained", "Name a run")
+    if parsed.run:
+        raise UsageError(f"init_from={source} and {parsed.run} name two models", "Give one of them")
+    if parsed.out_dir:
+        say(f"out_dir={parsed.out_dir} has no effect: init_from={source} is not a run in it")
+    return source
 
 
 def newest_run(say: Callable[[str], None]) -> Path:

@@ -31,6 +31,7 @@ from bardlet.system.optional_deps import need, reason
 
 HUB_NAMES = {name: f"openai-community/{name}"
              for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}  # fmt: skip
+HUB_CONTEXT = 1024  # of these
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
              "*.safetensors", "model.safetensors.index.json"]  # fmt: skip

@@ -105,6 +105,18 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
     tensors do not fit its model_args.
     """
     saved = load(path)
+    config, tensors = read_config(saved, path), plain_dict(saved.get("model"))
+    tensors = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
+    tensors = {n: t for n, t in tensors.items() if not (n.endswith(MASKS) and t.dim() == 4)}
+    tensors = tensor_names.match_tensors(
+        tensor_names.shapes(config), tensors, tied=(HEAD, EMBEDDING), source=path
+    )  # fmt: skip
+    weights = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+    return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
+
+
+def read_config(saved: dict[str, Any], path: Path) -> GPTConfig:
+    """The configuration in the content of a ckpt.pt."""
     args, tensors = plain_dict(saved.get("model_args")), plain_dict(saved.get("model"))
     if not args or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(
@@ -117,13 +129,7 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor], str]:
         problems.append(f"bias={config.bias!r}, dropout={config.dropout!r}")
     if problems:
         raise CheckpointError(f"{path}: its model_args are invalid: {'; '.join(problems)}")
-    tensors = {name.removeprefix(COMPILED): t for name, t in tensors.items()}
-    tensors = {n: t for n, t in tensors.items() if not (n.endswith(MASKS) and t.dim() == 4)}
-    tensors = tensor_names.match_tensors(
-        tensor_names.shapes(config), tensors, tied=(HEAD, EMBEDDING), source=path
-    )  # fmt: skip
-    weights = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
-    return config, weights, str(plain_dict(saved.get("config")).get("dataset", ""))
+    return config
 
 
 def plain_dict(value: object) -> dict[str, Any]:

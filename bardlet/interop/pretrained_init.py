@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from bardlet import lora
@@ -10,8 +12,14 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import fingerprint
 from bardlet.errors import BardletError, DataError
-from bardlet.interop import load
+from bardlet.interop import load, nanogpt
+from bardlet.interop.gguf import file as gguf_file
+from bardlet.interop.gguf import model as gguf_model
+from bardlet.interop.huggingface import config as hf_config
+from bardlet.interop.huggingface import files as hf_files
 from bardlet.model import GPT
+from bardlet.run import run_folder, weights
+from bardlet.run.state import read_json
 
 
 def load_pretrained(config: TrainConfig, dataset: Dataset) -> GPT:
@@ -34,6 +42,31 @@ def load_pretrained(config: TrainConfig, dataset: Dataset) -> GPT:
         torch.manual_seed(config.seed)
         lora.adapt(trained.model, config.lora_rank)
     return trained.model
+
+
+def context_of(source: str) -> int:
+    """The context of the model that a source names, read from what is small; 0 where that cannot be
+    known before the model is read, or cannot be read, which is said then.
+    """
+    path = Path(source)
+    if source in load.HUB_NAMES:
+        return load.HUB_CONTEXT
+    try:
+        if path.suffix == ".pt":
+            return nanogpt.read_config(nanogpt.load(path), path).block_size
+        if path.suffix == ".gguf":
+            return gguf_model.read_config(gguf_file.read(path)).block_size
+        if not path.is_dir():
+            return 0
+        other = load.foreign_file(path)
+        if other is None or run_folder.is_run(path):
+            document = read_json(run_folder.find(path) / "config.json")
+            return weights.config_of(document).block_size
+        if other.suffix == ".pt":
+            return context_of(str(other))
+        return hf_config.from_hf(hf_files.read_json(other), other).block_size
+    except (BardletError, OSError, ValueError):
+        return 0
 
 
 def name_of(source: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from support import CHARS, a_ckpt, a_data_folder, some_text, tiny_config, tiny_model, trained
+from support import CHARS, a_ckpt, a_data_folder, a_run, some_text, tiny_config, tiny_model, trained
 
 from bardlet import cli
 from bardlet.commands import settings
@@ -147,3 +148,60 @@ def test_the_presets_are_nanogpts() -> None:
     assert tuned.init_from == "gpt2-xl" and tuned.block_size == 1024
     assert tuned.batch_size * tuned.gradient_accumulation_steps * tuned.block_size == 32768
     assert (tuned.learning_rate, tuned.decay_lr, tuned.max_iters) == (3e-5, False, 20)
+
+
+def test_the_context_is_the_models_where_none_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every kind of source; one that a preset or file gives may be shorter, not longer."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model("gpt2")
+    a_ckpt(tmp_path / "peer" / "ckpt.pt", model)
+    run = a_run(tmp_path / "run", model, CHARS)
+    for form in ("hf", "gguf"):
+        assert cli.main(["export", str(run), form, f"--format={form}"]) == 0
+    Path("long.toml").write_text("block_size = 64\n", encoding="utf-8")
+    Path("short.toml").write_text("block_size = 8\n", encoding="utf-8")
+    Path("none.toml").write_text("dataset = 'x'\n", encoding="utf-8")
+    sources = ("peer", "peer/ckpt.pt", "run", "hf", str(next(Path("gguf").glob("*.gguf"))))
+    for source in sources:
+        flags = {"init_from": source}
+        found = settings.resolve_settings(["none.toml"], flags, print)
+        assert found.block_size == 16
+    said: list[str] = []
+    assert settings.resolve_settings(["long.toml"], flags, said.append).block_size == 16
+    assert said == [f"block_size=64 is above the 16 of {source}: taking 16"]
+    assert settings.resolve_settings(["short.toml"], flags, print).block_size == 8
+    asked = settings.resolve_settings(["none.toml"], {**flags, "block_size": "64"}, print)
+    assert asked.block_size == 64  # and refused where the model is read
+    gone = settings.resolve_settings(["none.toml"], {"init_from": "nothing/here/ckpt.pt"}, print)
+    assert gone.block_size == 1024
+
+
+def test_sample_and_eval_take_nanogpts_options(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a_run(Path("out"), tiny_model("gpt2"), CHARS)
+    a_run(Path("other"), tiny_model("gpt2", seed=1), CHARS)
+    sample = ["sample", "--json", "--num_samples=1", "--max_new_tokens=1"]
+
+    def source(*args: str) -> str:
+        assert cli.main([*sample, *args]) == 0
+        return Path(json.loads(capsys.readouterr().out)["checkpoint"]).parts[0]
+
+    assert source("--init_from=resume", "--out_dir=out", "--compile=False") == "out"
+    assert source("--compile", "out") == "out"
+    assert cli.main([*sample, "out", "--compile=True"]) == 0
+    assert "compile=true has no effect" in capsys.readouterr().err
+    assert cli.main([*sample, "--init_from=other", "--out_dir=out"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["checkpoint"].startswith("other")
+    assert "out_dir=out has no effect" in said.err
+    assert cli.main(["eval", "--init_from=other", f"--dataset={data}", "--json"]) == 0
+    for args, words in [
+        (["--init_from=scratch"], "not trained"), (["out", "--init_from=other"], "two models"),
+        (["--compile=maybe", "out"], "compile=maybe is not true or false"),
+    ]:  # fmt: skip
+        assert cli.main(["sample", *args]) == 2
+        assert words in capsys.readouterr().err
