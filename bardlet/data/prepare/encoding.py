@@ -57,7 +57,7 @@ class Encoded:
     prompts: list[int] = field(default_factory=list)  # tokens that do not count in the loss
     characters: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)  # 16 bytes; none for a part
+    documents: list[int] = field(default_factory=list)  # of the unit, whose entry it is
 
 
 @dataclass(kw_only=True)
@@ -65,6 +65,7 @@ class Result:
     """What became of a unit."""
 
     splits: dict[str, Encoded]
+    digests: list[bytes] = field(default_factory=list)  # of each document; none for a part of one
     counts: Counts = field(default_factory=Counts)  # of what does not reach the dataset
     failed: dict[str, str] = field(default_factory=dict)  # by input, why
 
@@ -142,8 +143,11 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
         if spec.distinct and whole:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(raw, digest_size=16).digest()
+        elif spec.distinct and piece.first:
+            result.counts.add("uncompared")
+        result.digests.append(digest)
         for split, part, begins, ends in sides(piece, spec.by, spec.val_fraction):
-            encode_part(result, split, part, piece.prompt, begins, ends, digest, spec)
+            encode_part(result, split, part, piece.prompt, begins, ends, spec)
     return result
 
 
@@ -153,7 +157,7 @@ def size(text: str) -> int:
 
 
 def encode_part(
-    result: Result, split: str, shown: str, prompt: str, begins: bool, ends: bool, digest: bytes,
+    result: Result, split: str, shown: str, prompt: str, begins: bool, ends: bool,
     spec: EncodeSpec,
 ) -> None:  # fmt: skip
     """Add a document, or a part of one, to a split."""
@@ -177,4 +181,4 @@ def encode_part(
     encoded.prompts.append(len(asked))
     encoded.characters.append(len(whole))
     encoded.bytes.append(size(whole))
-    encoded.digests.append(digest)
+    encoded.documents.append(len(result.digests) - 1)

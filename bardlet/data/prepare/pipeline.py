@@ -14,6 +14,7 @@ from typing import Any
 
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
+from bardlet.data.prepare.distinct import Distinct
 from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import Options, check_folder, check_room, identity, with_split
 from bardlet.data.prepare.progress import bar
@@ -28,7 +29,7 @@ from bardlet.data.text.sources import Collection, of_text
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.errors import DataError
-from bardlet.io.atomic import flush, write_text
+from bardlet.io.atomic import write_text
 
 Say = Callable[[str], None]
 
@@ -75,7 +76,7 @@ class Work:
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
         self.tally = Tally()
-        self.seen: set[bytes] = set()
+        self.distinct = Distinct(place.folder, active=options.distinct)
         self.size = sum(entry.bytes for entry in collection.inputs)
         unknown = any(entry.kind == "hub" and not entry.bytes for entry in collection.inputs)
         quick = options.tokenizer in ("char", "byte")
@@ -169,45 +170,25 @@ class Work:
 
     def take(self, result: encoding.Result, writers: dict[str, SplitWriter]) -> None:
         """Write what became of a unit, and count what is to be reported."""
+        for split, keep in self.distinct.keep(result).items():
+            writers[split].add(result.splits[split], keep)
         self.tally.add(result)
-        known: set[bytes] = set()
-        for split, encoded in result.splits.items():
-            keep = []
-            for digest in encoded.digests:
-                # by position a document is in both splits, which makes it no duplicate
-                twice = bool(digest) and digest in self.seen
-                keep.append(not twice)
-                self.tally.counts.add("duplicates", twice)
-                if digest and self.options.split == "document":
-                    self.seen.add(digest)
-                elif digest:
-                    known.add(digest)
-            writers[split].add(encoded, keep)
-        self.seen |= known
 
     def note(self, done: int, seen: Survey, writers: dict[str, SplitWriter]) -> None:
         """Put on disk how far the work has come."""
         states = {split: writer.state() for split, writer in writers.items()}
-        if self.options.distinct:
-            # of its own name: a kill before the journal's next line must leave the one before
-            path = self.place.folder / f"seen-{done}.bin"
-            path.write_bytes(b"".join(sorted(self.seen)))
-            flush(path)
+        self.distinct.note(done)
         self.place.note({
             "units": done, "splits": states, "survey": seen.noted(),
             "failed": self.tally.failed, "counts": self.tally.counts.to_json(),
         })  # fmt: skip
-        for path in self.place.folder.glob("seen-*.bin"):
-            if path.name != f"seen-{done}.bin":
-                path.unlink()
+        self.distinct.forget(done)
 
     def restore(self, noted: dict[str, Any]) -> None:
         """Take up the counts of who worked here before."""
         self.tally.failed.update(noted.get("failed", {}))
         self.tally.counts.update(Counts(noted.get("counts")).entries)
-        if self.options.distinct and noted.get("units"):
-            raw = (self.place.folder / f"seen-{noted['units']}.bin").read_bytes()
-            self.seen = {raw[i : i + 16] for i in range(0, len(raw), 16)}
+        self.distinct.restore(noted.get("units", 0))
 
     def check(self, writers: dict[str, SplitWriter]) -> None:
         """Raise DataError where a split has no text."""

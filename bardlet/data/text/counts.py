@@ -26,6 +26,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "altered": ("document is not the same when it is decoded",
                 "documents are not the same when they are decoded"),
     "empty": ("empty document was left out", "empty documents were left out"),
+    "uncompared": ("document was too long to be compared with others, and kept",
+                   "documents were too long to be compared with others, and kept"),
     "duplicates": ("duplicate was left out", "duplicates were left out"),
 }  # fmt: skip
 

@@ -41,7 +41,11 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
     said: list[str] = []
     dataset = made(tmp_path / "d", path, distinct=True, say=said.append)
     assert sum(s["documents"] for s in dataset.manifest["splits"].values()) == 60
-    notes = ["2 empty documents were left out (2 bytes)", "2 duplicates were left out"]
+    size = 2 * len(TEXTS[3].encode())
+    notes = [
+        "2 empty documents were left out (2 bytes)",
+        f"2 duplicates were left out ({size} bytes)",
+    ]
     assert dataset.manifest["notes"] == said == notes
     (tmp_path / "b.txt").write_bytes(b"caf\xe9 and caf\xe9 " * 3)
     bad = made(tmp_path / "e", tmp_path / "b.txt", reading=Reading(errors="replace"))
@@ -52,6 +56,38 @@ def test_empty_documents_duplicates_and_bad_bytes_are_counted(tmp_path: Path) ->
         options = {"reading": Reading(errors="replace"), "workers": workers, "tokenizer": "char"}
         bad = made(tmp_path / f"f{workers}", *given, **options)
         assert bad.manifest["notes"] == ["18 places that are not of the encoding were mended"]
+
+
+@pytest.mark.parametrize("split", ["position", "document"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_duplicates_are_dropped_once_each(
+    workers: int, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"Story {i % 30} is short." for i in range(600)]
+    path = jsonl(tmp_path / "a.jsonl", texts)
+    for units_of in (1 << 23, 1000):  # in one unit, and over many
+        monkeypatch.setattr(units, "UNIT", units_of)
+        options = {"split": split, "workers": workers, "distinct": True}
+        dataset = made(tmp_path / f"{units_of}", path, **options)
+        counts = dataset.manifest["splits"]
+        documents = {name: counts[name]["documents"] for name in counts}
+        assert sum(documents.values()) == (30 if split == "document" else 60)
+        size = sum(len(text) for text in texts[30:])
+        assert dataset.manifest["counts"]["duplicates"] == {
+            "number": 570, "bytes": size, "examples": []
+        }  # fmt: skip
+
+
+def test_what_is_too_long_to_be_compared_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "UNIT", 1000)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("long text " * 500, encoding="utf-8")
+    given = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    dataset = made(tmp_path / "d", *given, distinct=True, split="position")
+    note = "2 documents were too long to be compared with others, and kept"
+    assert dataset.manifest["notes"] == [note]
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
