@@ -41,13 +41,14 @@ import json, sys, torch
 from pathlib import Path
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.interop import load
+from bardlet.run.state import Imported
 from bardlet.model import GPT, GPTConfig
 torch.manual_seed(1337)
 shape = json.loads(sys.argv[2])
 # a new line to begin with, and letters enough below the code points that stand for no letter
 tokenizer = CharTokenizer("\\n" + "".join(map(chr, range(32, 31 + shape["vocab_size"]))))
 model = GPT(GPTConfig(family="gpt2", **shape))
-load.save(load.imported("random weights", model, tokenizer, {}), Path(sys.argv[1]))
+load.save(load.imported(Imported(source="random weights"), model, tokenizer), Path(sys.argv[1]))
 """
 
 

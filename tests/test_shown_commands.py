@@ -36,6 +36,7 @@ from bardlet.data.tokenizers.base import from_json
 from bardlet.interop import load
 from bardlet.interop.huggingface import export as hf
 from bardlet.planning import sizing
+from bardlet.run.state import Imported
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("bardlet", "python", "torchrun", "pip", "pytest", "make")
@@ -240,7 +241,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pretrained, "gpt2", lambda say: vocabulary)
     model = tiny_model("gpt2", vocab_size=310, block_size=1024)
     Path("gpt2").mkdir()
-    hf.write(load.imported("gpt2", model, from_json(vocabulary, "it"), {}), Path("gpt2"), "float32")
+    gpt2 = load.imported(Imported(source="gpt2"), model, from_json(vocabulary, "it"))
+    hf.write(gpt2, Path("gpt2"), "float32")
     return tmp_path
 
 

@@ -163,11 +163,11 @@ def test_the_context_is_the_models_where_none_is_given(
     Path("long.toml").write_text("block_size = 64\n", encoding="utf-8")
     Path("short.toml").write_text("block_size = 8\n", encoding="utf-8")
     Path("none.toml").write_text("dataset = 'x'\n", encoding="utf-8")
-    sources = ("peer", "peer/ckpt.pt", "run", "hf", str(next(Path("gguf").glob("*.gguf"))))
-    for source in sources:
-        flags = {"init_from": source}
-        found = settings.resolve_settings(["none.toml"], flags, print)
+    for source in ("peer", "peer/ckpt.pt", "hf", str(next(Path("gguf").glob("*.gguf")))):
+        found = settings.resolve_settings(["none.toml"], {"init_from": source}, print)
         assert found.block_size == 16
+    source, flags = "run", {"init_from": "run"}
+    assert settings.resolve_settings(["none.toml"], flags, print).block_size == 16
     said: list[str] = []
     assert settings.resolve_settings(["long.toml"], flags, said.append).block_size == 16
     assert said == [f"block_size=64 is above the 16 of {source}: taking 16"]
