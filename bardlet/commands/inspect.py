@@ -157,9 +157,13 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
             lines.append(f"    {what} {quoted}")
     rule = manifest.get("split")
     if rule:
-        by, part = rule["by"], f"{rule['val_fraction']:g}"
-        of = f"the last {part} of each text" if by == "position" else f"{part} of the documents"
-        lines.append(f"  split by {by}: {of} for validation")
+        part = f"{rule['val_fraction']:g}"
+        of = {
+            "position": f"the last {part} of each text", "document": f"{part} of the documents",
+            "blocks": f"blocks from everywhere in each text, {part} of it",
+            "given": "other sources",
+        }.get(rule["by"], part)  # fmt: skip
+        lines.append(f"  split by {rule['by']}: {of} for validation")
     end = manifest.get("end_of_text")
     if end is not None:
         token = dataset.tokenizer.tokens()[end].decode("utf-8", "backslashreplace")

@@ -86,6 +86,10 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
     parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
     parser.add_argument("--response_key", default="", help="key of the response to it")
+    parser.add_argument(
+        "--document_separator",
+        help="of plain text: a line such as <|endoftext|>, blank (an empty line), line (each one)",
+    )
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
     parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")

@@ -24,9 +24,10 @@ VOCAB_SIZE = (
 )
 END_OF_TEXT = "token between documents, by its name; default: the vocabulary's own"
 SPLIT = (
-    "position: the end of each text is for validation; document: whole documents by their hash; "
-    "auto (default): position where there are few"
+    "position: the end of each text is for validation; blocks: parts from everywhere in it; "
+    "document: whole documents by their hash; auto (default): position where there are few"
 )
+VAL = "file or folder of the validation text, again for more; then all sources are for training"
 
 PART = (
     "i/N: this machine's part of the work; auto: by the variables of SLURM or torchrun, into "
@@ -48,7 +49,8 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--end_of_text", default="", help=END_OF_TEXT)
     parser.add_argument("--split", default="auto", help=SPLIT)
-    parser.add_argument("--val_fraction", type=float, default=0.1, help="part for validation")
+    parser.add_argument("--val_fraction", type=float, help="part for validation; default 0.1")
+    parser.add_argument("--val", action="append", default=[], help=VAL)
     add_reading(parser)
     parser.add_argument("--distinct", action="store_true", default=False, help="drop duplicates")
     parser.add_argument("--shard_tokens", type=int, default=10**8, help="tokens in a shard")
@@ -81,6 +83,8 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Any:
     from bardlet.data.prepare.options import gathered
     from bardlet.data.prepare.pipeline import prepare
 
+    if args.val and "val_fraction" in args:
+        raise UsageError("--val_fraction has no effect with --val", "Leave one of them out")
     part = of_ranks(os.environ) if args.part == "auto" else fraction(args.part)
     with gathered(args.source, args, say) as (collection, reading):
         out = out or Path("data") / collection.name
@@ -88,7 +92,8 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Any:
             out = out.with_name(f"{out.name}.part-{part[0]}")
         return prepare(
             collection, out, tokenizer=args.tokenizer, vocab_size=args.vocab_size,
-            end_of_text=args.end_of_text, split=args.split, val_fraction=args.val_fraction,
+            end_of_text=args.end_of_text, split=args.split, val=tuple(args.val),
+            val_fraction=getattr(args, "val_fraction", 0.1),
             shard_tokens=args.shard_tokens, distinct=args.distinct,
             skip_unreadable=args.skip_unreadable, part=part,
             workers=args.workers, reading=reading, say=say,

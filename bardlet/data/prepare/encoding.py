@@ -14,6 +14,7 @@ from bardlet.data.prepare.splits import sides
 from bardlet.data.prepare.units import Range, Unit, read
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece, Reading
+from bardlet.data.text.separators import MARKS, count_marks
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
 from bardlet.data.tokenizers.coverage import Coverage
@@ -139,6 +140,9 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
         if whole and (not piece.text or piece.text.isspace()):
             result.counts.add("empty", 1, size(piece.prompt + piece.text))
             continue
+        for mark in MARKS:
+            if number := count_marks(piece.text, mark):
+                result.counts.add("marks", number, 0, mark)
         digest = b""
         if spec.distinct and whole:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")
@@ -167,7 +171,7 @@ def encode_part(
         shown += "\n"
     asked = encoder.encode(prompt) if prompt else np.zeros(0, dtype=np.uint8)
     ids = [asked, encoder.encode(shown)] if prompt else [encoder.encode(shown)]
-    uncut = begins and (split == "train" or spec.by == "document")
+    uncut = begins and (split == "train" or spec.by in ("document", "given"))
     for text, tokens in zip((prompt, shown)[not prompt :], ids, strict=True):
         result.counts.add_all(spec.coverage.omissions(text, tokens, begins=uncut))
         uncut = False

@@ -54,7 +54,7 @@ def merge(parts: list[Path], out: Path) -> Dataset:
         write_text(place.folder / "tokenizer.json", datasets[0].tokenizer.to_json())
         first = datasets[0].manifest
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
-        manifest.check_tokens(tokens, first["name"], parts=True)
+        manifest.check_tokens(tokens, first["name"], first["split"]["by"], parts=True)
         keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},

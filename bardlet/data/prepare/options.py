@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.data.prepare.splits import automatic
+from bardlet.data.text import separators
+from bardlet.data.text.counts import Counts
 from bardlet.data.text.decoding import check_decoding
 from bardlet.data.text.records import Reading
 from bardlet.data.text.sources import Collection, find
@@ -23,6 +26,8 @@ from bardlet.io.safe_read import MAX_BYTES
 OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
+RULES = ("auto", "position", "document", "blocks")
+CUTTING = ("position", "blocks")  # rules by which a document may be in both splits
 ENTRY = 130  # bytes that the manifest has of an input, besides its name
 JOURNAL = 2  # the format of what an interrupted preparation leaves
 
@@ -33,8 +38,9 @@ class Options:
 
     tokenizer: str = "char"
     vocab_size: int = 0
-    split: str = "auto"  # position, document; auto: by position where there are few documents
+    split: str = "auto"  # see `RULES`; auto: by position where there are few documents
     val_fraction: float = 0.1
+    val: tuple[str, ...] = ()  # sources of the validation text, where it is given
     end_of_text: str = ""  # the token between documents; empty: the vocabulary's own
     shard_tokens: int = 100_000_000
     distinct: bool = False  # drop documents that are there already
@@ -51,18 +57,18 @@ class Options:
             raise UsageError(f"shard_tokens={self.shard_tokens} must be at least 1")
         if self.workers < 0:
             raise UsageError(f"workers={self.workers} must be at least 0")
-        if self.split not in ("auto", "position", "document"):
-            raise UsageError(f"split={self.split} must be auto, position or document")
+        if self.split not in RULES:
+            raise UsageError(f"split={self.split} must be {', '.join(RULES[:-1])} or {RULES[-1]}")
         if bool(self.reading.prompt_key) != bool(self.reading.response_key):
             raise UsageError("--prompt_key and --response_key go together")
-        if self.reading.prompt_key and self.split == "position":
+        if self.reading.prompt_key and self.split in CUTTING:
             raise UsageError(
-                "split=position would cut responses", "Leave --split out: whole documents"
+                f"split={self.split} would cut responses", "Leave --split out: whole documents"
             )
         i, n = self.part
         if not 1 <= i <= n:
             raise UsageError(f"part={i}/{n} must be from 1/N to N/N")
-        if n > 1 and (self.tokenizer in ("char", "bpe") or self.split == "position"):
+        if n > 1 and (self.tokenizer in ("char", "bpe") or self.split in CUTTING):
             raise UsageError(
                 "--part needs a tokenizer that all parts share, and a split by document",
                 "Make one first with `bardlet tokenizer train`, and give it with --tokenizer",
@@ -73,7 +79,7 @@ class Options:
         fields = dataclasses.asdict(self)
         reading = fields.pop("reading")
         del fields["workers"]
-        return {**fields, **reading, "part": "/".join(map(str, self.part))}
+        return {**fields, **reading, "val": list(self.val), "part": "/".join(map(str, self.part))}
 
 
 @contextlib.contextmanager
@@ -88,16 +94,57 @@ def gathered(
     reading = Reading(
         encoding=args.encoding, errors=args.errors, text_key=args.text_key,
         prompt_key=args.prompt_key, response_key=args.response_key,
+        document_separator=separators.parse(args.document_separator)
+        if "document_separator" in args else "",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        collection = find(
-            sources, file=getattr(args, "file", None), sample=size(args.sample),
-            folder=Path(folder), encoding=args.encoding, errors=args.errors,
-            skip=args.skip_unreadable, say=say,
+        named = functools.partial(
+            find, sample=size(args.sample), folder=Path(folder), encoding=args.encoding,
+            errors=args.errors, skip=args.skip_unreadable, say=say,
         )  # fmt: skip
+        collection = named(sources, file=getattr(args, "file", None))
+        if val := getattr(args, "val", []):
+            collection = with_val(collection, named(val))
+        if reading.document_separator and not has_plain_text(collection):
+            say("--document_separator has no effect: there is no plain text among the sources")
         for note in collection.notes:
             say(note)
         yield collection, reading
+
+
+def with_val(train: Collection, val: Collection) -> Collection:
+    """Both as one collection; UsageError for a file of both."""
+    paths = {Path(entry.path).resolve() for entry in val.inputs if entry.path}
+    for entry in train.inputs:
+        if entry.path and Path(entry.path).resolve() in paths:
+            raise UsageError(
+                f"{entry.path} is given for training and for validation", "Leave it out"
+            )
+    names = {entry.name for entry in train.inputs}
+    renamed = [
+        dataclasses.replace(entry, name=entry.path) if entry.name in names and entry.path else entry
+        for entry in val.inputs
+    ]
+    counts = Counts()
+    for part in (train.counts, val.counts):
+        counts.update(part.entries)
+    return Collection(
+        name=train.name, notes=train.notes + val.notes, counts=counts,
+        inputs=tuple(
+            dataclasses.replace(entry, split=split)
+            for split, inputs in (("train", train.inputs), ("val", renamed)) for entry in inputs
+        ),
+    )  # fmt: skip
+
+
+def has_plain_text(collection: Collection) -> bool:
+    """Whether there may be text that is not in records."""
+    return any(i.kind in ("text", "memory", "zip", "tar") for i in collection.inputs)
+
+
+def has_borders(collection: Collection, options: Options) -> bool:
+    """Whether something stands between documents: not in a single text."""
+    return not collection.single or bool(options.reading.document_separator)
 
 
 def size(text: str) -> int:
@@ -127,6 +174,12 @@ def with_split(
     collection: Collection, options: Options, say: Callable[[str], None]
 ) -> tuple[Collection, Options]:
     """Both with the rule that `auto` means for them, and a note where it is not the usual one."""
+    if any(entry.split for entry in collection.inputs):
+        if options.split != "auto":
+            raise UsageError(
+                f"split={options.split} has no effect with --val", "Leave one of them out"
+            )
+        return collection, dataclasses.replace(options, split="given")
     if options.split != "auto":
         return collection, options
     split, val_fraction, note = automatic(

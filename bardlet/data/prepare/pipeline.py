@@ -16,7 +16,14 @@ from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.distinct import Distinct
 from bardlet.data.prepare.journal import StagingFolder
-from bardlet.data.prepare.options import Options, check_folder, check_room, identity, with_split
+from bardlet.data.prepare.options import (
+    Options,
+    check_folder,
+    check_room,
+    has_borders,
+    identity,
+    with_split,
+)
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import slow, unended, uneven
 from bardlet.data.prepare.shards import SplitWriter
@@ -66,19 +73,15 @@ class Work:
     """The making of one dataset in its workplace."""
 
     def __init__(
-        self,
-        collection: Collection,
-        options: Options,
-        place: StagingFolder,
-        say: Say,
-        again: str = "",
-    ) -> None:
+        self, collection: Collection, options: Options, place: StagingFolder, say: Say, again: str
+    ) -> None:  # fmt: skip
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
+        self.borders = has_borders(collection, options)  # whether documents have
         self.tally = Tally()
         self.distinct = Distinct(place.folder, active=options.distinct)
         self.size = sum(entry.bytes for entry in collection.inputs)
-        unknown = any(entry.kind == "hub" and not entry.bytes for entry in collection.inputs)
+        unknown = any(i.kind == "hub" and not i.bytes for i in collection.inputs)
         quick = options.tokenizer in ("char", "byte")
         worth = workers.default_count(self.size + unknown * (1 << 40), quick)
         self.workers = options.workers or worth
@@ -88,7 +91,7 @@ class Work:
         options, folder = self.options, self.place.folder
         spec = encoding.EncodeSpec(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
-            separate=not self.collection.single, skip=options.skip_unreadable,
+            separate=self.borders, skip=options.skip_unreadable,
             distinct=options.distinct,
         )  # fmt: skip
         if "survey" in noted:
@@ -197,8 +200,7 @@ class Work:
         tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
         if not any(tokens.values()) and self.tally.failed:
             raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
-        single = self.collection.single
-        name = self.collection.inputs[0].name if single else self.collection.name
+        name = self.collection.inputs[0].name if self.collection.single else ""
         manifest.check_tokens(
             tokens, name or self.collection.name, self.options.split,
             masked=bool(self.options.reading.prompt_key),
@@ -211,20 +213,19 @@ class Work:
         options = self.options
         rule = {"by": options.split, "val_fraction": options.val_fraction}
         kind = options.tokenizer if options.tokenizer in factory.OURS else encoder.kind
-        separate = not self.collection.single
         notes = list(self.collection.notes) + self.tally.report()
         counts = Counts()
         for part in (self.collection.counts, self.tally.counts):
             counts.update(part.entries)
         if options.part[1] == 1:
             notes += uneven(splits, rule)
-        notes += unended(encoder, options.end_of_text, separate=separate)
+        notes += unended(encoder, options.end_of_text, separate=self.borders)
         for note in notes[len(self.collection.notes) :]:
             self.say(note)
         return manifest.describe(
             self.collection.name, encoder, splits,
             tokenizer=kind, split=rule,
-            end_of_text=encoder.end_of_text if separate else None,
+            end_of_text=encoder.end_of_text if self.borders else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
             sources=sources.entries(), counts=counts.to_json(), notes=notes,
         )  # fmt: skip

@@ -24,7 +24,7 @@ def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False)
     """A remark where a split by documents gives one side far more or less than was asked for."""
     sizes = {split: entry["bytes"] for split, entry in splits.items()}
     share, wanted = sizes["val"] / max(sum(sizes.values()), 1), rule["val_fraction"]
-    if rule["by"] == "position" or wanted / 2 <= share <= min(2 * wanted, (1 + wanted) / 2):
+    if rule["by"] != "document" or wanted / 2 <= share <= min(2 * wanted, (1 + wanted) / 2):
         return []
     return [
         f"val has {share:.1%} of the text, not {wanted:.1%}: by their hash, few documents or some "

@@ -13,6 +13,7 @@ from bardlet.data.text.sources import Collection
 from bardlet.errors import DataError
 
 FEW = 20  # documents, below which each is split by position: a hash might leave a side without any
+MIN_BLOCK, MAX_BLOCK = 500, 1 << 16  # characters
 HEAD = 1 << 16  # characters that decide on which side of the split a document falls
 
 
@@ -73,6 +74,8 @@ def goes_to_val(head: str, val_fraction: float) -> bool:
 def sides(piece: Piece, by: str, val_fraction: float) -> list[tuple[str, str, bool, bool]]:
     """The parts of a piece: the split, the text, and whether a document begins and ends there."""
     size, split_point = len(piece.text), piece.split_point
+    if by == "blocks":
+        return block_sides(piece, val_fraction)
     if split_point < 0 and by == "document":
         split_point = 0 if goes_to_val(piece.prompt + piece.text, val_fraction) else size
     elif split_point < 0:
@@ -92,3 +95,38 @@ def train_size(size: int, val_fraction: float) -> int:
     side is empty where there are two.
     """
     return min(max(int(size * (1 - val_fraction)), 1), max(size - 1, 1))
+
+
+def block_sides(piece: Piece, val_fraction: float) -> list[tuple[str, str, bool, bool]]:
+    """`sides` by blocks: each split has its blocks of the document joined.
+
+    `split_point` of a part is the number of characters of its document.
+    """
+    start, size = piece.char_offset, len(piece.text)
+    total = size if piece.split_point < 0 else piece.split_point
+    block = block_size(total, val_fraction)
+    in_val = [block_in_val(k, val_fraction) for k in range(-(-total // block))]
+    parts = []
+    for split, wanted in (("train", False), ("val", True)):
+        numbers = [k for k, val in enumerate(in_val) if val is wanted]
+        bounds = [(max(k * block - start, 0), (k + 1) * block - start) for k in numbers]
+        text = "".join([piece.text[a:b] for a, b in bounds if b > 0])
+        if text:
+            begins = numbers[0] * block >= start
+            ends = min((numbers[-1] + 1) * block, total) <= start + size
+            parts.append((split, text, begins, ends))
+    return parts
+
+
+def block_size(total: int, val_fraction: float) -> int:
+    """Characters of a block in a text of `total`: so few that validation has ten, where they have
+    MIN_BLOCK or more then.
+    """
+    wanted = min(max(int(total * val_fraction / 10), MIN_BLOCK), MAX_BLOCK)
+    return max(min(wanted, math.ceil(total * val_fraction)), 1)
+
+
+def block_in_val(number: int, val_fraction: float) -> bool:
+    """Whether a block is for validation: a `val_fraction` of them is, at equal distances."""
+    before, after = (math.floor(k * val_fraction + 0.5) for k in (number, number + 1))
+    return after > before

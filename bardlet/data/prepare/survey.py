@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.prepare import encoding, workers
+from bardlet.data.prepare.options import CUTTING, has_borders
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import failures
 from bardlet.data.prepare.splits import sides, train_size
@@ -98,7 +99,7 @@ def survey(
         encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
         encoder = factory.ended_by(encoder, options.end_of_text)
     counts = np.zeros(128, dtype=np.int64)
-    if name == "char" or spec.by == "position":
+    if name == "char" or spec.by in CUTTING:
         counts = scan(collection, spec, read, seen, count)
     if name == "char":
         check_text("".join(map(chr, np.flatnonzero(counts))), collection, spec, seen)
@@ -133,7 +134,7 @@ def text_of(
 ) -> str:  # fmt: skip
     """About `max_bytes` bytes of text from everywhere in a corpus; DataError where it is empty."""
     seen = Survey()
-    spec, read = everything(collection, options, separate=not collection.single)
+    spec, read = everything(collection, options, separate=has_borders(collection, options))
     text = sample(collection, spec, read, seen, max_bytes)
     check_text(text, collection, spec, seen)
     for line in seen.tally.report():
@@ -174,16 +175,20 @@ def scan(
                 if not is_part(part):
                     continue
                 text.append((str(unit.index), size))
-                if ends(part) and spec.by == "position":
-                    place(seen, text, spec.val_fraction)
+                if ends(part) and spec.by in CUTTING:
+                    place(seen, text, spec)
                 if ends(part):
                     text = []
     return counts
 
 
-def place(seen: Survey, text: list[tuple[str, int]], val_fraction: float) -> None:
-    """Note for each part of a text where it stands and where the text is split."""
-    split_point = train_size(sum(size for _, size in text), val_fraction)
+def place(seen: Survey, text: list[tuple[str, int]], spec: encoding.EncodeSpec) -> None:
+    """Note for each part of a text where it stands and where the text is split, or is by blocks,
+    ends.
+    """
+    split_point = sum(size for _, size in text)
+    if spec.by == "position":
+        split_point = train_size(split_point, spec.val_fraction)
     offset = 0
     for index, size in text:
         seen.places.setdefault(index, []).append([offset, split_point])

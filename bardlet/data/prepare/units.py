@@ -58,8 +58,9 @@ def units(inputs: tuple[Input, ...], reading: Reading, val_fraction: float) -> I
     size = 0
     for entry in inputs:
         splittable = reading.encoding.lower() in SELF_SYNCHRONISING and not entry.compression
+        plain = entry.kind == "text" and not reading.document_separator
         whole = Range(input=entry, start=0, end=entry.bytes)
-        if entry.kind == "text" and not entry.compression and entry.bytes <= UNIT:
+        if plain and not entry.compression and entry.bytes <= UNIT:
             if small and (size + entry.bytes > UNIT or len(small) >= FILES):
                 yield Unit(index=index, parts=tuple(small), bytes=size, source="")
                 index, small, size = index + 1, [], 0
@@ -70,7 +71,7 @@ def units(inputs: tuple[Input, ...], reading: Reading, val_fraction: float) -> I
             yield Unit(index=index, parts=tuple(small), bytes=size, source="")
             index, small, size = index + 1, [], 0
         try:
-            if splittable and entry.kind in ("text", "jsonl"):
+            if splittable and (plain or entry.kind == "jsonl"):
                 for part in ranges(entry, reading, val_fraction):
                     yield Unit(
                         index=index, parts=(part,), bytes=part.end - part.start, source=entry.name
@@ -107,8 +108,9 @@ def batches(
     damage: Piece | None = None
     try:
         for piece in documents(entry, reading, place):
-            if not (piece.first and piece.last):
-                train = not goes_to_val(piece.text, val_fraction) if piece.first else train
+            if entry.split or not (piece.first and piece.last):
+                if piece.first:
+                    train = goes_to_train(piece.text, entry, val_fraction)
                 piece = replace(piece, split_point=NEVER * train, char_offset=int(not piece.first))
             whole = piece.last
             waiting.append(piece)
@@ -125,6 +127,11 @@ def batches(
         yield tuple(waiting), (entry.bytes or place.bytes) - reported
 
 
+def goes_to_train(head: str, entry: Input, val_fraction: float) -> bool:
+    """Whether a document that begins with `head` is for training."""
+    return entry.split == "train" if entry.split else not goes_to_val(head, val_fraction)
+
+
 def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Range]:
     """Yields a file in ranges that end where a word or, in JSON, a line does."""
     try:
@@ -135,7 +142,7 @@ def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
                 shown = decoding.decode(
                     whole_characters(head), entry.name, reading.encoding, "replace"
                 )
-                split_point = 0 if goes_to_val(shown, val_fraction) else NEVER
+                split_point = NEVER * goes_to_train(shown, entry, val_fraction)
             start = 0
             while start < entry.bytes:
                 end = entry.bytes
@@ -152,6 +159,11 @@ def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
                 start = end
     except OSError as error:
         raise unreadable(entry.path, error) from None
+
+
+def whole_point(entry: Input) -> int:
+    """The split point of a whole document of an input: not known where no split is given."""
+    return NEVER * (entry.split == "train") if entry.split else -1
 
 
 def word_end(window: bytes) -> int:
@@ -183,13 +195,14 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     except OSError as error:
         raise unreadable(entry.path, error) from None
     if entry.kind == "jsonl":
-        yield from of_jsonl(io.BytesIO(raw), entry.name, reading, part.start)
+        for piece in of_jsonl(io.BytesIO(raw), entry.name, reading, part.start):
+            yield replace(piece, split_point=whole_point(entry))
         return
     if not part.start:
         guess.check_text(raw[: guess.HEAD], entry.name, reading.encoding)
     shown = decoding.decode(raw, entry.name, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == entry.bytes
-    split_point = -1 if first and last else part.split_point
+    split_point = whole_point(entry) if first and last else part.split_point
     replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)
     yield Piece(
         text=shown, first=first, last=last, char_offset=part.char_offset, split_point=split_point,

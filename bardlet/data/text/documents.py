@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from bardlet.data.text import compression, decoding
+from bardlet.data.text import compression, decoding, separators
+from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
 from bardlet.data.text.records import (
     Piece,
@@ -41,7 +42,10 @@ def documents(entry: Input, reading: Reading, place: Place | None = None) -> Ite
     place = place or Place()
     if entry.kind in ("memory", "hub"):
         in_memory = entry.kind == "memory"
-        loose = pieces(iter([entry.text]), lambda: 0) if in_memory else of_hub(entry, reading)
+        loose = of_hub(entry, reading)
+        if in_memory:
+            blocks = iter([entry.text])
+            loose = of_text(blocks, lambda: 0, entry.name, reading.document_separator)
         for piece in loose:
             place.bytes += len(piece.prompt) + len(piece.text)
             yield piece
@@ -64,7 +68,7 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
     if kind == "text":
         counted = decoding.CountedFile(file, reading.encoding, reading.errors)
         blocks = decoding.stream(counted, name, reading.encoding, reading.errors)
-        yield from pieces(blocks, counted.take_replaced)
+        yield from of_text(blocks, counted.take_replaced, name, reading.document_separator)
     elif kind == "jsonl":
         yield from of_jsonl(file, name, reading)
     elif kind == "json":
@@ -75,6 +79,22 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
         yield from of_parquet(file, name, reading)
     else:
         yield from of_archive(file, kind, name, reading)
+
+
+def of_text(
+    blocks: Iterator[str], take_replaced: Callable[[], int], name: str, separator: str
+) -> Iterator[Piece]:  # fmt: skip
+    """Yields the documents of a plain text, which comes in blocks."""
+    if not separator:
+        yield from pieces(blocks, take_replaced)
+        return
+    count = 0
+    for document in separators.documents_of(blocks, separator):
+        count += 1
+        yield from pieces(document, take_replaced)
+    if count <= 1:
+        omitted = (Omission("unseparated", 1, 0, name),)
+        yield Piece(text="", omitted=omitted, notice=True)
 
 
 def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[Piece]:

@@ -30,6 +30,7 @@ class Reading:
     text_key: str = "text"
     prompt_key: str = ""
     response_key: str = ""
+    document_separator: str = ""  # of plain text; empty: it is one document
 
     @property
     def keys(self) -> tuple[str, ...]:

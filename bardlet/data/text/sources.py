@@ -42,6 +42,7 @@ class Input:
     modified: int = 0  # ns
     text: str = ""
     sample: int = 0  # bytes after which a data set on the hub ends; 0: never
+    split: str = ""  # what the user gave it for, train or val; empty: as the rule of splitting says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,10 @@ class Collection:
 
     @property
     def single(self) -> bool:
-        """Whether this is one text, which is split by position and has no borders."""
-        return len(self.inputs) == 1 and self.inputs[0].kind in ("text", "memory")
+        """Whether this is one text, with or without one for validation: there are no borders."""
+        val = [entry.split == "val" for entry in self.inputs]
+        loose = all(entry.kind in ("text", "memory") for entry in self.inputs)
+        return loose and val.count(False) == 1 and val.count(True) <= 1
 
 
 def of_text(text: corpus.Corpus) -> Collection:
