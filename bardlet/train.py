@@ -88,7 +88,7 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
     stopped = False
     t.model.train()
     log.start_progress(it)
-    with contextlib.closing(log), saver, stop_signals() as interrupted:
+    with contextlib.closing(log), saver, stop_signals(log.stopping) as interrupted:
         if config.eval_on_start and it == 0 and not (pretrained or config.eval_only):
             log.evaluation(first_look(config, *measured), 0)
         while True:
@@ -138,9 +138,7 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
             if should_stop():
                 break
         if stopped:
-            log.say(
-                f"stopped after {it} iterations; go on with --resume --out_dir={config.out_dir}"
-            )
+            log.stopped(it, t.group.world_size)
     t.group.wait()
     return Result(
         out_dir=config.out_dir, iter=it, val_loss=scores.val_loss if scores else math.nan,

@@ -60,11 +60,11 @@ def test_the_core_trains_as_torch_does(
 ) -> None:  # fmt: skip
     with_core = tiny_config(dataset_folder, tmp_path / "core", family, **CORE)
     train(with_core)
-    assert ", compiled core" in capfd.readouterr().err or native.library() is None
+    assert ", compiled core" in capfd.readouterr().out or native.library() is None
     monkeypatch.setattr(native, "library", lambda: None)
     without = tiny_config(dataset_folder, tmp_path / "torch", family, **CORE)
     train(without)
-    assert ", compiled core" not in capfd.readouterr().err
+    assert ", compiled core" not in capfd.readouterr().out
     assert losses(with_core) == pytest.approx(losses(without), abs=2e-4)
     assert losses(with_core, "eval") == pytest.approx(losses(without, "eval"), abs=2e-4)
 
@@ -312,12 +312,12 @@ def test_console_has_nanogpts_lines(
 ) -> None:
     train(config)
     printed = capsys.readouterr()
-    assert printed.out == ""
-    assert re.search(r"^step 4: train loss \d\.\d{4}, val loss \d\.\d{4}$", printed.err, re.M)
+    assert printed.err == ""
+    assert re.search(r"^step 4: train loss \d\.\d{4}, val loss \d\.\d{4}$", printed.out, re.M)
     assert re.search(
         r"^iter 3: loss \d\.\d{4}, time \d+\.\d\dms, mfu \d+\.\d\d%, lr \d\.\d{3}e-\d\d, "
         r"grad norm \d+\.\d{3}, [\d,]+ tok/s$",
-        printed.err, re.M,
+        printed.out, re.M,
     )  # fmt: skip
-    assert f"saving checkpoint to {config.out_dir}\n" in printed.err
-    assert "device cpu, float32" in printed.err
+    assert f"saving checkpoint to {config.out_dir}\n" in printed.out
+    assert "device cpu, float32" in printed.out

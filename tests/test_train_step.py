@@ -85,10 +85,10 @@ def test_an_untrained_model_is_shown_at_the_start(
     plain = tiny_config(dataset_folder, tmp_path / "plain")
     shown = tiny_config(dataset_folder, tmp_path / "shown", eval_on_start=True)
     train(plain)
-    assert "step 0:" not in capsys.readouterr().err
+    assert "step 0:" not in capsys.readouterr().out
     train(shown)
     assert (
-        "step 0: train loss 2.7081, val loss ~2.7081 (1 batch)" in capsys.readouterr().err
+        "step 0: train loss 2.7081, val loss ~2.7081 (1 batch)" in capsys.readouterr().out
     )  # ln 15
     first, *rest = metrics(shown, "eval")
     assert first["iter"] == 0 and first["val_loss"] == pytest.approx(math.log(15), abs=1e-4)

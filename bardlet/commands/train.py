@@ -12,7 +12,7 @@ from bardlet.commands.eval import best_val_loss
 from bardlet.commands.parser import Parser, split_unknown
 from bardlet.config import BUILTIN_INIT, FIELDS, TRUTH, TrainConfig
 from bardlet.errors import UsageError
-from bardlet.io.terminal import say
+from bardlet.io.terminal import log, say
 
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 def run(parser: Parser, args: list[str]) -> int:
     config, _ = parse_settings(parser, args)
-    result = train_and_show(config, say)
+    result = train_and_show(config, log)
     from bardlet.system.distributed import here
 
     if result.stopped:
         return 130
     if here().main:
-        best = best_val_loss(config, result.best_val_loss, result.train_s, say)
-        say(f"best val loss {best}; training took {result.train_s:.1f} s")
+        best = best_val_loss(config, result.best_val_loss, result.train_s, log)
+        log(f"best val loss {best}; training took {result.train_s:.1f} s")
         if not config.eval_only:
-            say(f"write text with it: bardlet sample {config.out_dir}")
+            log(f"write text with it: bardlet sample {config.out_dir}")
     return 0
 
 

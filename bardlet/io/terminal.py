@@ -8,6 +8,7 @@ such text. On a terminal they appear with the orders spelt out; into pipes and f
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -29,6 +30,33 @@ def say(line: str) -> None:
     with contextlib.suppress(OSError):  # of a terminal that was closed, or a pipe
         # spelt out here too: a live progress bar puts itself between this and the guarded stream
         print(shown(line, sys.stderr), file=sys.stderr, flush=True)
+
+
+def log(line: str) -> None:
+    """Print a line of a run's log on stdout where that is a file or a pipe, else on stderr.
+
+    A reader that leaves, or a full disk, ends no run: the rest of the log goes to stderr.
+    """
+    out = sys.stdout
+    if out is None or out.isatty():
+        return say(line)
+    try:
+        print(line, file=out, flush=True)
+    except OSError as error:
+        # what is buffered must not fail again at exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        sys.stdout = None  # pyright: ignore[reportAttributeAccessIssue]
+        say(f"warning: standard output: {error.strerror}; the log goes on here")
+        say(line)
+
+
+def at_once(line: str) -> None:
+    """Write a line on stderr from a signal's handler, which may have interrupted a print."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        # on a terminal over the progress bar, which draws itself again below
+        start = "\r\x1b[K" if sys.stderr.isatty() else ""
+        os.write(sys.stderr.fileno(), f"{start}{line}\n".encode())
 
 
 class Shown:

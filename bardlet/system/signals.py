@@ -15,11 +15,12 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals(answer: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Ask whether a signal to stop has come; a second one raises KeyboardInterrupt at once.
 
-    A closed terminal is no sign of impatience, and comes from the system, the shell and the end of
-    the session alike: it asks to stop, and is not counted.
+    `answer` is called when the first one comes, from its handler. A closed terminal is no sign of
+    impatience, and comes from the system, the shell and the end of the session alike: it asks to
+    stop, and is not counted.
     """
     caught: list[int] = []
     counted: list[int] = []
@@ -29,6 +30,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         counted.extend([number] * (number != HANGUP))
         if len(counted) > 1:
             raise KeyboardInterrupt
+        if len(caught) == 1:
+            answer()
 
     before = {}
     if threading.current_thread() is threading.main_thread():

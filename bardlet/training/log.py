@@ -1,6 +1,7 @@
 """What a run says: the console's lines and progress bar, metrics.jsonl, and a tracker if asked.
 
-Everything goes to stderr; stdout is for samples and results.
+The lines go to stdout where that is a file or a pipe, as nanoGPT's do; where it is a terminal, they
+go to stderr, above the bar.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import errno
 import json
 import math
 import os
+import shlex
 import sys
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from bardlet.config import TrainConfig
+from bardlet.io import terminal
 from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
-from bardlet.io.terminal import live_bar, shown
 from bardlet.run.state import Scores
 
 
@@ -48,7 +50,7 @@ class Log:
         """Show a live bar with the time left, on a terminal only."""
         if self.main:
             loss = "loss {task.fields[loss]:.4f}"
-            self.progress = live_bar(
+            self.progress = terminal.live_bar(
                 "iter {task.completed}/{task.total}", "bar", loss, "left", "time left"
             )
         if self.progress is None:
@@ -61,11 +63,28 @@ class Log:
     def say(self, line: str) -> None:
         """Print a line for people. A terminal that was closed ends no run."""
         with contextlib.suppress(OSError):
-            if self.progress is not None:
-                line = shown(line, sys.stderr)
+            if self.progress is not None and sys.stdout is not None and sys.stdout.isatty():
+                line = terminal.shown(line, sys.stderr)
                 self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
             elif self.main:
-                print(line, file=sys.stderr, flush=True)
+                terminal.log(line)
+
+    def stopping(self) -> None:
+        """Answer a signal to stop, from its handler."""
+        if self.main:
+            terminal.at_once("stopping after this iteration; again: now")
+
+    def stopped(self, it: int, processes: int) -> None:
+        """Say how far a run came that was asked to stop, and the command that goes on."""
+        if self.config.eval_only or not self.main:
+            return
+        here = os.environ.get("LOCAL_WORLD_SIZE", processes)  # of several machines, on this one
+        launch = f"torchrun --nproc_per_node={here} -m " if processes > 1 else ""
+        command = f"{launch}bardlet train --resume --out_dir={shlex.quote(self.config.out_dir)}"
+        line = f"stopped after {it} iterations; go on with: {command}"
+        self.say(line)
+        if sys.stderr.isatty() and sys.stdout is not None and not sys.stdout.isatty():
+            terminal.say(line)  # who pressed Ctrl-C does not see the file
 
     def introduction(
         self, *, machine: str, backend: str, iter: int, params: int, train_tokens: int,
@@ -95,6 +114,11 @@ class Log:
             block_size=self.config.block_size, **facts,
         )  # fmt: skip
 
+    def width(self) -> float:
+        """The columns that a line has."""
+        at_terminal = self.progress is not None and sys.stdout is not None and sys.stdout.isatty()
+        return self.progress.console.width if at_terminal else math.inf
+
     def advance(self, it: int, loss: float) -> None:
         """Move the bar to iteration `it`."""
         if self.progress is not None:
@@ -120,11 +144,14 @@ class Log:
             )  # fmt: skip
             return
         mfu = flops / seconds / peak_flops if peak_flops else None
-        self.say(
-            f"iter {it}: loss {loss:.4f}, time {seconds * 1000:.2f}ms, "
-            f"mfu {f'{mfu:.2%}' if mfu is not None else 'unknown'}, lr {lr:.3e}, "
-            f"grad norm {grad_norm:.3f}, {tokens / seconds:,.0f} tok/s"
-        )
+        parts = [
+            f"iter {it}: loss {loss:.4f}", f"time {seconds * 1000:.2f}ms",
+            f"mfu {f'{mfu:.2%}' if mfu is not None else 'unknown'}", f"lr {lr:.3e}",
+            f"grad norm {grad_norm:.3f}", f"{tokens / seconds:,.0f} tok/s",
+        ]  # fmt: skip
+        while len(parts) > 1 and len(", ".join(parts)) > self.width():
+            parts.pop()
+        self.say(", ".join(parts))
         self.record(
             type="iter", iter=it, loss=loss, lr=lr, grad_norm=grad_norm, time_ms=seconds * 1000,
             data_ms=waiting * 1000, mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,

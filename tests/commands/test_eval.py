@@ -19,6 +19,7 @@ from bardlet.evaluate import EvalInterrupted
 from bardlet.interop import load
 from bardlet.interop.huggingface.model_card import model_card
 from bardlet.run import run_folder
+from bardlet.run.state import Scores
 
 RUN = Path("out/sampled")
 
@@ -62,10 +63,9 @@ def test_an_estimate_says_that_it_is_one(sampled: list[str], capsys: CaptureFixt
     for line, entry in zip(lines, evals, strict=True):
         assert re.search(rf"val loss ~{entry['val_loss']:.4f} \(2 batches\)$", line)
     folder = run_folder.find(RUN, "last")
-    trained = load.load_model(str(folder))
-    run_folder.write_scores(folder, trained.state.scores.__class__(  # pyright: ignore
-        train_loss=1.0, val_loss=2.0, bits_per_byte=1.5, val_batches=2
-    ))  # fmt: skip
+    run_folder.write_scores(
+        folder, Scores(train_loss=1.0, val_loss=2.0, bits_per_byte=1.5, val_batches=2)
+    )
     assert "nats per token, of 2 batches | 2.0000 |" in model_card(load.load_model(str(folder)))
     assert cli.main(["inspect", str(folder)]) == 0
     assert "val loss ~2.0000 (2 batches)" in capsys.readouterr().out

@@ -56,11 +56,11 @@ def test_finetuning_shows_losses_and_samples_before_and_after(
     out = tmp_path / "out"
     assert cli.main(options(data, out, source)) == 0
     said = capsys.readouterr()
-    losses = val_losses(said.err)
+    losses = val_losses(said.out)
     assert len(losses) == 3 and losses[0] > losses[-1] > 0
-    assert "step 0: " in said.err
+    assert "step 0: " in said.out
     assert said.out.count("---------------") == 2
-    assert said.err.index("a sample before") < said.err.index("step 0") < said.err.index("after")
+    assert said.out.index("a sample before") < said.out.index("step 0") < said.out.index("after")
     model, _, state = checkpoint.load(run_folder.find(out, "last"))
     assert (model.config.n_layer, model.config.block_size) == (3, 16)
     assert state.config["n_layer"] == 3 and state.iter == 6

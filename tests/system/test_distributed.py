@@ -33,7 +33,7 @@ def launched(config: TrainConfig, processes: int) -> None:
         capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("step 8: ") == 1, "the main process alone logs"
+    assert done.stdout.count("step 8: ") == 1, "the main process alone logs"
 
 
 @pytest.mark.parametrize(("processes", "micro", "steps"), [(2, 4, 2), (2, 2, 3), (3, 8, 1)])

@@ -84,7 +84,7 @@ def test_epochs_are_told_by_what_was_trained_on(
     capsys.readouterr()
     train(dataclasses.replace(config, batch_size=16))
     # 4 iterations of 8 windows and 4 of 16, of 5,400 tokens
-    assert "tokens per iteration: 256; 8 iterations: 0.28 epochs" in capsys.readouterr().err
+    assert "tokens per iteration: 256; 8 iterations: 0.28 epochs" in capsys.readouterr().out
 
 
 def test_another_context_is_another_model(dataset_folder: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
     event = metrics(config, "event")
     assert [(e["event"], e["iter"]) for e in event] == [("skipped" if skip else "spike", 6)]
     assert event[0]["loss"] > 50 and event[0]["z"] > 6
-    assert "iter 6: the loss 5" in capsys.readouterr().err
+    assert "iter 6: the loss 5" in capsys.readouterr().out
     one, two = (
         read_json(tmp_path / "run/checkpoints" / run_folder.name_of(it) / "checksums.json")["files"]
         for it in (6, 7)
@@ -144,7 +144,7 @@ def test_patience_ends_a_run_and_keeps_the_best(
     judged([2.5, 2.25, 2.75, 2.5], monkeypatch)  # after 2, 4, 6 and 8
     result = train(config)
     assert (result.iter, result.best_val_loss, result.stopped) == (8, 2.25, False)
-    assert "stopping early: no progress in 2 evaluations" in capsys.readouterr().err
+    assert "stopping early: no progress in 2 evaluations" in capsys.readouterr().out
     best, last = (run_folder.read_pointer(tmp_path / "run", name) for name in ("best", "last"))
     assert (run_folder.iter_of(best), run_folder.iter_of(last)) == (4, 8)
     # it is done: neither overwritten nor trained on by mistake, but on purpose
@@ -193,7 +193,7 @@ def test_without_the_guard_it_is_said_once(
     dying(monkeypatch, at=40)
     assert train(config).iter == 80
     assert [e["event"] for e in metrics(config, "event")] == ["dead"]
-    assert capsys.readouterr().err.count("warning: the run has stopped learning") == 1
+    assert capsys.readouterr().out.count("warning: the run has stopped learning") == 1
 
 
 def test_a_resumed_run_stops_where_the_undisturbed_one_does(

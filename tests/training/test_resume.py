@@ -66,7 +66,7 @@ def test_an_unfinished_run_is_continued(
 ) -> None:
     capsys.readouterr()
     assert cli.main(["train", *args]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "twin at iteration 5\n" in said and "changed since" not in said
     assert_same_end(*stopped)
 
@@ -78,7 +78,7 @@ def test_a_finished_run_is_neither_overwritten_nor_continued(
         assert cli.main(["train", *args]) == 1
         assert "whole already holds a run, finished after 8 iterations" in capsys.readouterr().err
     assert cli.main(["train", "--out_dir=whole", "--resume", "--max_iters=10"]) == 0
-    assert "max_iters=10, was 8" in capsys.readouterr().err
+    assert "max_iters=10, was 8" in capsys.readouterr().out
     assert len(losses(stopped[0])) == 10
     assert cli.main(["train", "--out_dir=whole", "--fresh", "--max_iters=3"]) == 0
     assert len(losses(stopped[0])) == 3
@@ -99,7 +99,7 @@ def test_what_changes_the_results_is_said(
     capsys.readouterr()
     options = ["--learning_rate=0.005", "--log_interval=2", "--eval_interval=3", "--beta1=0.8"]
     assert cli.main(["train", "--out_dir=twin", *options]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     changed = "learning_rate=0.005, was 0.01; beta1=0.8, was 0.9"
     assert f"changed since the checkpoint, and so the results: {changed}\n" in said
 
@@ -136,7 +136,7 @@ def test_another_number_of_threads_is_said(
         newest, [p.name for p in newest.iterdir() if p.name != "checksums.json"]
     )
     assert cli.main(["train", "--out_dir=twin"]) == 0
-    assert f"the results: threads={torch.get_num_threads()}, was 7" in capsys.readouterr().err
+    assert f"the results: threads={torch.get_num_threads()}, was 7" in capsys.readouterr().out
 
 
 def test_changed_data_are_refused(stopped: tuple[TrainConfig, TrainConfig]) -> None:
@@ -198,7 +198,7 @@ def test_resuming_takes_no_more_memory(dataset_folder: Path, tmp_path: Path) -> 
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
         )
-        return int(done.stdout)
+        return int(done.stdout.splitlines()[-1])
 
     fresh, resumed = peak(1, "scratch"), peak(2, "resume")
     weights = 4 * 19e6 / 1024  # KiB: room for noise is a fraction of the weights

@@ -105,7 +105,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     capsys.readouterr()
     with pytest.raises(TrainingError, match=r"MB are needed; .*run keeps iter-00000004"):
         train(config)  # to its end, where the last save must not fail
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "Training goes on" in said
     assert "iter 7: " in said, "it trained to the end"
     assert "disk" in events(config)
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_cannot_be_removed_ends_no_run(
     assert train(config).iter == 6
     assert kept(config) == [2, 4, 6]
     assert (
-        "cannot remove an old checkpoint: [Errno 13] Permission denied" in capsys.readouterr().err
+        "cannot remove an old checkpoint: [Errno 13] Permission denied" in capsys.readouterr().out
     )
 
 
@@ -223,4 +223,4 @@ def test_the_failure_of_a_save_that_nothing_follows_is_told(
     config = tiny_config(dataset_folder, tmp_path / "run", save_interval=4, eval_interval=100)
     with pytest.raises(TrainingError, match="the run ends here"):
         train(config)
-    assert "warning: cannot save iter-00000004: no room" in capsys.readouterr().err
+    assert "warning: cannot save iter-00000004: no room" in capsys.readouterr().out
