@@ -95,7 +95,8 @@ def refused(capfd: CaptureFixture[str]) -> Refused:
         began = time.monotonic()
         given = cli.main(args)
         out, err = capfd.readouterr()
-        assert (given in ((code,) if code else (1, 2)), out) == (True, ""), err
+        result = "" if args[0] == "train" else out  # whose log may have begun
+        assert (given in ((code,) if code else (1, 2)), result) == (True, ""), err
         assert "Traceback" not in err and "internal error" not in err, err
         assert time.monotonic() - began < 20
         lines = err.splitlines()

@@ -58,6 +58,7 @@ def test_a_difference_is_said_and_exits_with_1(
     assert not found["equal"] and found["losses_equal"] and len(found["differ"]) == 1
     ended = {**found, "iters": 8, "killed_at": 4}
     monkeypatch.setattr(verify_resume, "verify_resume", lambda *_: ended)
+    capsys.readouterr()
     assert cli.main(["verify-resume", str(tmp_path / "run.toml"), "--seconds=1"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("NOT equal after 8") and "1 of " in out and "losses equal" in out

@@ -24,12 +24,12 @@ Said = Callable[..., str]
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """Run `bardlet train` with these options, which exits with `code`, and return its stderr."""
+    """Run `bardlet train` with these options, which exits with `code`, and return what it says."""
 
     def command(*args: str, code: int = 0) -> str:
         capsys.readouterr()
         assert cli.main(["train", *args]) == code
-        return capsys.readouterr().err
+        return "".join(capsys.readouterr())
 
     return command
 
