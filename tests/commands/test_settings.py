@@ -60,12 +60,35 @@ def test_a_nanogpt_file_is_read_with_arithmetic_comments_and_helpers(tmp_path: P
         ("dropout = 1 / 5", 0.2),
         ("wandb_run_name = 'a # b'", "a # b"),
         ("bias = True", True),
+        ("block_size = 2**8", 256),
+        ("learning_rate = 6 * 10**-4", 6 * 10**-4),
+        ("block_size = 1 << 10", 1024),
+        ("n_layer = 7 % 4", 3),
+        ("max_iters = int(5e3)", 5000),
+        ("warmup_iters = int(0.02 * 1e4) + round(2.5)", 202),
+        ("max_iters = round(1e4 / 3, 0)", 3333.0),
+        ("min_lr = min(1e-5, float(1) / 10, abs(-2))", 1e-5),
+        ("batch_size = 8 if 4 > 3 else 16", 8),
+        ("batch_size = 8 if not (1 and 0) and 'a' == 'b' or False else 16", 16),
+        (
+            "wandb_run_name = f'gpt-{2 + 2}-{1e-3:.0e}-{0.25:>6.1%}-{True}'",
+            "gpt-4-1e-03- 25.0%-True",
+        ),
+        ("wandb_run_name = f'{\"a\"!r}' + str(12)", "'a'12"),
+        ("eval_interval = log_interval = 5", 5),
+        ("n_head: int = 2 * 2", 4),
+        (
+            "import torch\ndtype = 'bfloat16' if torch.cuda.is_available() and "
+            "torch.cuda.is_bf16_supported() else 'float16'",
+            "auto",
+        ),
+        ("import torch\ncompile = torch.cuda.is_available() and 3 > 4", False),
     ],
 )
 def test_a_nanogpt_line_has_the_value_that_python_gives(
     line: str, expected: object, tmp_path: Path
 ) -> None:
-    (value,) = read(tmp_path, line).values()
+    value = next(iter(read(tmp_path, line).values()))
     assert value == expected
     assert type(value) is type(expected)
 
@@ -94,28 +117,46 @@ def test_a_helper_that_no_line_uses_is_an_unknown_option(tmp_path: Path) -> None
         "from os import system",
         "MARK",
         "n_layer = MARK",
-        "n_layer = int('4')",
         "n_layer = __import__('os').getpid()",
         "n_layer = (4).real",
         "n_layer = 10 ** 10 ** 10",
-        "n_layer = 1 << 10",
-        "n_layer = 7 % 4",
+        "n_layer = 1 << 10**9",
+        "n_layer = 1 << 4 << 10**300",
+        "n_layer = 4 >> -1",
+        "n_layer = (-4) ** 0.5",
+        "n_layer = 2.0 ** 10**6",
+        "n_layer = '%99999d' % 4",
+        "n_layer = int('4')",
+        "n_layer = int(4, 5)",
+        "n_layer = int(1e999)",
+        "n_layer = round(4, -(10**9))",
+        "n_layer = max(4, 'a')",
+        "n_layer = max(4, key=4)",
+        "n_layer = torch.load(4)",
+        "n_layer = torch.cuda.is_available(4)",
+        "n_layer = 'a' < 4",
+        "n_layer = 1 < 2 < 3 < 'a'",
+        "n_layer = 4 if MARK else 5",
+        "n_layer = f'{MARK}'",
+        "n_layer = f'{4:99999}'",
+        "n_layer = f'{4:{99999}}'",
+        "n_layer = f'{4:.99999f}'",
+        "n_layer = f'{4!a}'",
         "n_layer = 'a' * 1000",
         "n_layer = 'a' + 'b'",
         "n_layer = -'a'",
         "n_layer = ~4",
         "n_layer = [4][0]",
-        "n_layer = 4 if 1 else 5",
         "n_layer = (lambda: 4)()",
-        "n_layer = f'{4}'",
         "n_layer = None",
         "n_layer = 4j",
         "n_layer = b'4'",
         "n_layer = unknown_name",
         "n_layer, = 2,",
-        "n_layer = n_head = 4",
-        "n_layer: int = 4",
+        "n_layer = n_head[0] = 4",
+        "n_layer: int",
         "n_layer += 1",
+        "n_head @= 1",
         "n_layer = (x := 4)",
         "if True: n_layer = 4",
         "def f(): pass",
@@ -168,8 +209,8 @@ def test_a_deep_sum_is_read_without_writing_it_out_at_each_level(
 
 
 def test_a_refused_line_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"own\.py, line 3: 'int\(4\)' is not a constant"):
-        read(tmp_path, "n_head = 2\n\nn_layer = int(4)\n")
+    with pytest.raises(UsageError, match=r"own\.py, line 3: 'hex\(4\)' is not a constant"):
+        read(tmp_path, "n_head = 2\n\nn_layer = hex(4)\n")
 
 
 @pytest.mark.parametrize(
@@ -273,3 +314,28 @@ def test_the_classic_cpu_preset_is_nanogpts_documented_one() -> None:
 def differences(a: TrainConfig, b: TrainConfig) -> dict[str, tuple[object, object]]:
     pairs = {name: (getattr(a, name), getattr(b, name)) for name in FIELDS}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def test_a_file_of_a_fork_of_nanogpt_is_read(tmp_path: Path) -> None:
+    """With helpers, conditions on the machine and on what was assigned, and the time."""
+    text = """
+import time
+import torch
+
+size = 'small'
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+dtype = 'bfloat16' if device == 'cuda' else 'float32'
+n_layer = 6 if size == 'small' else 2**4
+n_embd = 2**6 * n_layer
+max_iters = int(5e3)
+lr_decay_iters = max_iters
+max_iters *= 2
+wandb_run_name = f'{size}-{n_layer}x{n_embd}-{int(time.time())}'
+"""
+    found = read(tmp_path, text)
+    name = found.pop("wandb_run_name")
+    assert found == {
+        "device": "cpu", "dtype": "float32", "n_layer": 6, "n_embd": 384, "lr_decay_iters": 5000,
+        "max_iters": 10000,
+    } or found["device"] == "cuda"  # fmt: skip
+    assert str(name).startswith("small-6x384-1")
