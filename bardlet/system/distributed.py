@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bardlet.errors import UsageError
+from bardlet.errors import TrainingError, UsageError
+
+# what gloo and NCCL say where another process is not there any more
+PEER_LOST = ("by peer", "broken pipe", "pair closure", "gloo/transport", "remote process exited")
+LET_GO_S = 1.0  # of exchanges under way, which fail in their own threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +87,33 @@ def joined(group: Group, backend: str, device: torch.device) -> Iterator[None]:
     try:
         dist.init_process_group(backend)
     except (ValueError, RuntimeError) as error:
+        if is_peer_lost(error):
+            raise peer_lost(group) from None
         raise UsageError(f"backend={backend} cannot be used: {error}", "Try auto") from None
     try:
         yield
+    except RuntimeError as error:
+        if not is_peer_lost(error):
+            raise
+        # Without it the process hung at its end: exchanges under way hold tensors of Python's, and
+        # their threads let go of them while the interpreter is free.
+        time.sleep(LET_GO_S)
+        raise peer_lost(group) from None
     finally:
         dist.destroy_process_group()
+
+
+def is_peer_lost(error: Exception) -> bool:
+    """Whether an error of torch.distributed says that another process is not there any more."""
+    return any(phrase in str(error).lower() for phrase in PEER_LOST)
+
+
+def peer_lost(group: Group) -> TrainingError:
+    """What a process says that goes on no further because another one has ended."""
+    return TrainingError(
+        f"another of the {group.world_size} processes has ended, so process {group.rank} stops",
+        "Its own message says why; started again, all go on with the last checkpoint",
+    )
 
 
 def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn.Module:

@@ -27,10 +27,11 @@ class Backend:
 
 def select(
     config: TrainConfig, model: GPT, machine: Machine, *, sequences: int, flops: float,
-    before: Mapping[str, Any],
+    processes: int, before: Mapping[str, Any],
 ) -> Backend:  # fmt: skip
     """The fastest way for iterations of so many FLOPs, in micro-batches of up to `sequences`.
 
+    `processes` share each of them, which changes the order of sums and the masks of dropout.
     `before` is what the run has computed with up to here, for it to go on with.
     """
     forward: torch.nn.Module = model
@@ -43,7 +44,8 @@ def select(
     core = isinstance(forward, NativeGPT)
     compiled = forward is not model and not core
     return Backend(
-        forward=forward, numerics={**machine.facts(), "core": core, "compiled": compiled},
+        forward=forward, numerics={**machine.facts(), "core": core, "compiled": compiled,
+                  "processes": processes},
         name="compiled core" if core else "compiled" if compiled else "",
         peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,
     )  # fmt: skip

@@ -128,7 +128,7 @@ def setup(
     # --- how it is computed on this machine
     backend = select(
         config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
-        flops=flops_per_iter, before=start.numerics,
+        flops=flops_per_iter, processes=group.world_size, before=start.numerics,
     )  # fmt: skip
     changed += resume.changed_numerics(start.numerics, backend.numerics)
 

@@ -7,14 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import as_ranks, rank_environments, tiny_config
+from support import as_ranks, in_child, rank_environments, tiny_config
 
+from bardlet import cli
 from bardlet.config import TrainConfig, to_toml
+from bardlet.data.dataset.loader import Prefetcher
 from bardlet.errors import UsageError
-from bardlet.system.distributed import Group, here
+from bardlet.run import run_folder
+from bardlet.system.distributed import Group, here, is_peer_lost
 from bardlet.train import train
 
 
@@ -93,6 +98,55 @@ def test_no_thread_outlives_the_process_group(tmp_path: Path) -> None:
     assert [rank.wait(120) for rank in ranks] == [0, 0]
     left = [(tmp_path / str(rank)).read_text(encoding="utf-8").split() for rank in (0, 1)]
     assert [name for names in left for name in names if "gloo" in name] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_process_that_dies_is_named_by_the_others(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they end, with an error of their own, in a second or two."""
+    fetch = Prefetcher.batch
+
+    def dying(self: Prefetcher, it: int) -> Any:
+        if it == 3 and here().rank == 1:
+            os._exit(9)
+        return fetch(self, it)
+
+    monkeypatch.setattr(Prefetcher, "batch", dying)
+    config = tiny_config(dataset_folder, tmp_path / "run", save_interval=1)
+
+    def rank(environment: dict[str, str]) -> int:
+        def work() -> None:
+            os.environ |= environment
+            (tmp_path / "a.toml").write_text(to_toml(config), encoding="utf-8")
+            code = cli.main(["train", str(tmp_path / "a.toml")])
+            Path(tmp_path, f"code{here().rank}").write_text(str(code), encoding="utf-8")
+
+        return in_child(work, kill_after_s=60)
+
+    monkeypatch.setattr(cli, "say", lambda line: (tmp_path / "said").write_text(line, "utf-8"))
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(rank, rank_environments(2))) == [0, 9]
+    assert (tmp_path / "code0").read_text(encoding="utf-8") == "1"
+    assert (tmp_path / "said").read_text(encoding="utf-8") == (
+        "bardlet: another of the 2 processes has ended, so process 0 stops. Its own message says "
+        "why; started again, all go on with the last checkpoint"
+    )
+    assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("[.../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1", True),
+        ("[.../gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer", True),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+        ("CUDA out of memory", False),
+    ],
+)
+def test_what_says_that_another_process_has_ended(text: str, lost: bool) -> None:
+    assert is_peer_lost(RuntimeError(text)) == lost
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,3 +106,13 @@ def test_another_number_of_processes_takes_the_same_windows(
     assert [line["tokens"] for line in metrics(two)] == [line["tokens"] for line in metrics(one)]
     of_two, of_one = (run_folder.read_state(run_folder.newest(Path(c.out_dir))) for c in (two, one))
     assert of_two.sequences == of_one.sequences == 32 + 4 * 12
+
+
+def test_another_number_of_processes_is_said(
+    dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With dropout it draws other masks, and without it sums come in another order."""
+    config = tiny_config(dataset_folder, tmp_path / "run", save_interval=4)
+    as_ranks(2, lambda: train(dataclasses.replace(config, max_iters=4)))
+    train(dataclasses.replace(config, init_from="resume"))
+    assert "and so the results: max_iters=8, was 4; processes=1, was 2\n" in capsys.readouterr().err
