@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bardlet.commands import dependents
 from bardlet.commands.parser import SOURCE, Parser, add_reading, parse
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
@@ -29,6 +30,7 @@ SPLIT = (
 )
 VAL = "file or folder of the validation text, again for more; then all sources are for training"
 
+FRESH = "replace a dataset that runs in out/ were trained on; default: it is kept"
 PART = (
     "i/N: this machine's part of the work; auto: by the variables of SLURM or torchrun, into "
     "OUT.part-i"
@@ -57,6 +59,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes; default: as fits")
     parser.add_argument("--part", default="1/1", help=PART)
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
+    parser.add_argument("--fresh", action="store_true", default=False, help=FRESH)
     parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
     options = parse(parser, args)
     out: Path | None = getattr(options, "out", None)
@@ -75,7 +78,7 @@ def merged(args: argparse.Namespace, out: Path | None) -> Any:
 
     if out is None:
         raise UsageError("--merge needs --out", "Name the folder that all parts become")
-    return merge(args.merge, out)
+    return merge(args.merge, out, dependents.guard(out, fresh=args.fresh, say=say))
 
 
 def prepared(args: argparse.Namespace, out: Path | None) -> Any:
@@ -97,6 +100,7 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Any:
             shard_tokens=args.shard_tokens, distinct=args.distinct,
             skip_unreadable=args.skip_unreadable, part=part,
             workers=args.workers, reading=reading, say=say,
+            replacing=dependents.guard(out, fresh=args.fresh, say=say),
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,14 +23,20 @@ from bardlet.io.atomic import flush, write_json, write_text
 EVERY_S = 2.0  # between two entries
 LEFTOVERS = ("*.mask.raw", "seen-*.bin", ".*")  # files that are not part of a dataset
 
+Replacing = Callable[[str], None]  # is given the hash of the new tokens, raises to keep the old
+
+
+def replaced_freely(new_hash: str) -> None:
+    """Nothing depends on the dataset that is replaced."""
+
 
 class StagingFolder:
     """The folder beside `out` that becomes it. `key` says what it is made of; without one, an
     interrupted preparation cannot be continued.
     """
 
-    def __init__(self, out: Path, key: str) -> None:
-        self.out, self.key = out, key
+    def __init__(self, out: Path, key: str, replacing: Replacing = replaced_freely) -> None:
+        self.out, self.key, self.replacing = out, key, replacing
         self.folder = out.with_name(f".{out.name}.partial.tmp")
         self.lock = out.with_name(f".{out.name}.lock")
         self.replaced = out.with_name(f".{out.name}.replaced.tmp")
@@ -117,8 +123,10 @@ class StagingFolder:
     def publish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, and replace the dataset at `out` by the one made here.
 
-        A kill at any step leaves either dataset whole, here or at `out`; `recover` does the rest.
+        `replacing` may refuse. A kill at any step leaves either dataset whole, here or at `out`;
+        `recover` does the rest.
         """
+        self.replacing(manifest["hash"])
         write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         flush(self.folder)
         (self.folder / "journal.json").unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import manifest
 from bardlet.data.prepare.checksum import checksum
-from bardlet.data.prepare.journal import StagingFolder
+from bardlet.data.prepare.journal import Replacing, StagingFolder, replaced_freely
 from bardlet.data.prepare.options import check_folder
 from bardlet.data.prepare.remarks import uneven
 from bardlet.data.prepare.shards import SUMS, entry_of
@@ -33,15 +33,16 @@ MERGEABLE = {
 KINDS = ("", "docs", "mask")  # a shard, and what may stand beside it
 
 
-def merge(parts: list[Path], out: Path) -> Dataset:
+def merge(parts: list[Path], out: Path, replacing: Replacing = replaced_freely) -> Dataset:
     """Make one dataset of all `parts` of one, in the order of their numbers, and return it opened.
 
     Files are linked where the disk can do that, and copied elsewhere; every byte is read once, for
-    the checksums. DataError where a part is missing, damaged or of something else.
+    the checksums. DataError where a part is missing, damaged or of something else. `replacing` is
+    asked as `prepare` does.
     """
     check_folder(out)
     datasets = ordered([Dataset(part) for part in parts])
-    place = StagingFolder(out, "")
+    place = StagingFolder(out, "", replacing)
     place.recover()
     with place.held():
         stopped = Event()

@@ -15,7 +15,7 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.distinct import Distinct
-from bardlet.data.prepare.journal import StagingFolder
+from bardlet.data.prepare.journal import Replacing, StagingFolder, replaced_freely
 from bardlet.data.prepare.options import (
     Options,
     check_folder,
@@ -42,14 +42,15 @@ Say = Callable[[str], None]
 
 
 def prepare(
-    corpus: Corpus | Collection, out: Path, *, say: Say = lambda line: None, **choices: Any
+    corpus: Corpus | Collection, out: Path, *, say: Say = lambda line: None,
+    replacing: Replacing = replaced_freely, **choices: Any,
 ) -> Dataset:  # fmt: skip
     """Write `corpus` as a dataset folder at `out` and return it opened.
 
     `choices` are fields of `Options`. One text is split by position: its first 1 - val_fraction is
     for training, as in nanoGPT. A dataset at `out` that is made of the same is left as it is,
-    another one replaced; a folder with anything else in it is left alone with a DataError. `say`
-    receives progress.
+    another one replaced unless `replacing`, asked with the hash of the new tokens, raises; a folder
+    with anything else in it is left alone with a DataError. `say` receives progress.
     """
     options = Options(**choices)
     options.check()
@@ -57,7 +58,7 @@ def prepare(
     check_folder(out)
     collection, options = with_split(collection, options, say)
     key = identity(collection, options)
-    place = StagingFolder(out, key)
+    place = StagingFolder(out, key, replacing)
     place.recover()
     identified = all(i.kind != "memory" for i in collection.inputs) or collection.sources
     there = manifest.unchanged(out, collection, options.noted(), say) if identified else ""
