@@ -20,9 +20,9 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
-from bardlet.training import auto_batch, saver
-from bardlet.training.auto_batch import TrialProcess
+from bardlet.training import auto_batch, saver, trial_process
 from bardlet.training.resume import model_config
+from bardlet.training.trial_process import TrialProcess
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
 STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on
@@ -153,7 +153,7 @@ def disk_of(config: TrainConfig, size: int, measured: dict[str, Any]) -> dict[st
         size = sum(measured["files"].values())
     # `best`, and the one being written
     count = config.keep_checkpoints + 2
-    free = saver.free_bytes(auto_batch.existing(Path(config.out_dir)))
+    free = saver.free_bytes(trial_process.existing(Path(config.out_dir)))
     return {
         "checkpoint": size, "checkpoints": count, "total": count * size, "free": known(free),
         "fits": count * size <= free, "files": measured.get("files"),

@@ -4,7 +4,7 @@ It is started as `python -m bardlet.planning.trial`.
 
 A request and its answer are a line of JSON each, on standard input and output. The process is one
 that may run out of memory, or be killed for it, while the one that asks goes on
-(training/auto_batch.py).
+(training/trial_process.py).
 """
 
 from __future__ import annotations

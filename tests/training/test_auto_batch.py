@@ -22,8 +22,9 @@ from bardlet.config import Auto, TrainConfig, resolve, to_toml
 from bardlet.errors import TrainingError, UsageError
 from bardlet.system import memory
 from bardlet.train import train
-from bardlet.training import auto_batch
-from bardlet.training.auto_batch import Measurement, TrialProcess, fastest, sizes
+from bardlet.training import auto_batch, trial_process
+from bardlet.training.auto_batch import Measurement, fastest, sizes
+from bardlet.training.trial_process import TrialProcess
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def test_a_trial_that_does_not_answer_is_ended(
     config: TrainConfig, tmp_path: Path, silent: list[subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(auto_batch, "ANSWER_S", 0.1, raising=False)
+    monkeypatch.setattr(trial_process, "ANSWER_S", 0.1)
     with (
         pytest.raises(TrainingError, match=r"a trial of the run did not answer within 0\.3 s"),
         TrialProcess(config) as trials,
