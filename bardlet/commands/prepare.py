@@ -16,8 +16,8 @@ from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 
 TOKENIZER = (
-    "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json or a folder with one, "
-    "a tiktoken encoding, or OWNER/NAME on the hub"
+    "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json, .model, .tiktoken or "
+    "vocab.json or a folder with one, a tiktoken encoding, or OWNER/NAME on the hub"
 )
 VOCAB_SIZE = (
     "bpe: how many tokens, by default as many as fit the text; char: at most so many, the rarest "

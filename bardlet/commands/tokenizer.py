@@ -19,8 +19,8 @@ ACTIONS = {
     "compare": "measure tokenizers on your own text, and recommend one",
 }
 TOKENIZER = (
-    "byte, gpt2, a tokenizer.json, a folder of a dataset, run or checkpoint, a tiktoken encoding, "
-    "or OWNER/NAME on the hub"
+    "byte, gpt2, a tokenizer.json, .model, .tiktoken or vocab.json, a folder with one or of a "
+    "dataset, run or checkpoint, a tiktoken encoding, or OWNER/NAME on the hub"
 )
 
 

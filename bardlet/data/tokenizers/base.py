@@ -119,7 +119,7 @@ def load(path: Path, folder: Path | None = None) -> Tokenizer:
         text = read_text(path, inside=path.parent, max_bytes=json_file.MAX_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error}") from None
-    tokenizer = from_json(text, str(path), special.stated_eos(folder or path.parent))
+    tokenizer = from_json(text, str(path), special.stated(folder or path.parent, "eos_token"))
     if not tokenizer.vocab_size:
         raise DataError(f"{path} is damaged: it has no tokens")
     return tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bardlet.data.tokenizers import bpe_training, pretrained, special
+from bardlet.data.tokenizers import bpe_training, forms, pretrained, special
 from bardlet.data.tokenizers.base import (
     ByteTokenizer,
     CharTokenizer,
@@ -18,7 +18,8 @@ from bardlet.errors import UsageError, did_you_mean
 
 OURS = ("char", "byte", "gpt2", "bpe")
 FORMS = (
-    f"one of {', '.join(OURS)}, a tokenizer.json or a folder with one, a tiktoken encoding "
+    f"one of {', '.join(OURS)}, a tokenizer.json, .model, .tiktoken or vocab.json, or a folder "
+    "with one, a tiktoken encoding "
     f"({', '.join(pretrained.ENCODINGS)}) or a model on the hub, OWNER/NAME"
 )
 
@@ -71,10 +72,10 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
     path = Path(name)
     if path.is_dir():
         of_run = sorted(path.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
-        file = of_run[-1] if of_run else path / "tokenizer.json"
-        return with_end_of_text(load(file), special.end_noted(file.parent))
+        file = of_run[-1] if of_run else forms.find(path)
+        return with_end_of_text(of_file(file), special.end_noted(file.parent))
     if path.is_file():
-        return load(path)
+        return of_file(path)
     if name in ("char", "bpe"):
         raise UsageError(
             f"{name} is made for a text",
@@ -88,6 +89,14 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
         return from_json(text, name, eos)
     hint = did_you_mean(name, [*OURS, *pretrained.ENCODINGS])
     raise UsageError(f"tokenizer={name} is not known", f"{hint}It is {FORMS}")
+
+
+def of_file(path: Path) -> Tokenizer:
+    """The tokenizer of a file of a vocabulary, in any form."""
+    text = forms.read(path) if path.is_file() else None
+    if text is None:
+        return load(path)
+    return from_json(text, str(path), special.stated(path.parent, "eos_token"))
 
 
 def ended_by(tokenizer: Tokenizer, name: str) -> Tokenizer:

@@ -14,6 +14,7 @@ _WORDS = (
 )
 CL100K = _WORDS + r"|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"  # CL100K but for the spaces that end a text
+QWEN = _WORDS.replace(r"\p{N}{1,3}", r"\p{N}") + r"|\s*[\r\n]+|\s+(?!\S)|\s+"  # digits one by one
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K = (  # unlike the others it leaves accents and vowel signs with their letters, in any script

@@ -12,7 +12,7 @@ from bardlet.data.text import fetch
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT, spell
 from bardlet.data.tokenizers.json_file import byte_level
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, O200K
-from bardlet.data.tokenizers.special import CONFIGS, stated_eos
+from bardlet.data.tokenizers.special import CONFIGS, stated
 from bardlet.errors import DataError
 from bardlet.system.optional_deps import need
 
@@ -73,7 +73,8 @@ def encoding(name: str) -> str:
 
 def of_ranks(ranks: Mapping[bytes, int], pattern: str, special: dict[str, int]) -> str:
     """The `tokenizer.json` of a vocabulary in tiktoken's form: the id of each string of bytes."""
-    vocab = {spell(token): i for token, i in ranks.items()}
+    # with special ones: those of no id in the vocabulary get the next one from the library
+    vocab = {**{spell(token): i for token, i in ranks.items()}, **special}
     merges = [(spell(left), spell(right)) for left, right in merges_of(ranks)]
     return json.dumps(byte_level(vocab, merges, pattern, special), ensure_ascii=False) + "\n"
 
@@ -105,7 +106,8 @@ def hub(name: str) -> tuple[str, str]:
         text = Path(path).read_text(encoding="utf-8")
         eos = ""
         with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
-            eos = stated_eos(Path(huggingface_hub.hf_hub_download(name, CONFIGS[0])).parent)
+            config = huggingface_hub.hf_hub_download(name, CONFIGS[0])
+            eos = stated(Path(config).parent, "eos_token")
         return text, eos
     except Exception as error:  # its own, and those of its network library
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -48,8 +48,8 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9/]", "", name.lower())
 
 
-def stated_eos(folder: Path) -> str:
-    """The eos_token that the files of transformers in a folder name; empty where none does.
+def stated(folder: Path, key: str) -> str:
+    """What the files of transformers in a folder say under a key; empty where none does.
 
     DataError where such a file is damaged.
     """
@@ -57,17 +57,17 @@ def stated_eos(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             continue
-        token = None
+        value = None
         try:
             document = parse_json(read_text(path))
             with contextlib.suppress(AttributeError):  # of what is not an object
-                token = document.get("eos_token")
+                value = document.get(key)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", "Mend or remove it") from None
-        if isinstance(token, dict):  # a token with its flags
-            token = token.get("content")
-        if isinstance(token, str) and token:
-            return token
+        if isinstance(value, dict):  # a token with its flags
+            value = value.get("content")
+        if isinstance(value, str) and value:
+            return value
     return ""
 
 
