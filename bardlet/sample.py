@@ -1,103 +1,56 @@
 """Text out of a model: prefill and decode with the KV cache, and the choice of each token.
 
-All samples continue one prompt as one batch. Each has random numbers of its own, so a sample does
-not depend on how many are drawn beside it.
+Texts are written side by side, each from its own prompt, in its own context and with random numbers
+of its own: none depends on the others beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bardlet import native
 from bardlet.errors import UsageError
-from bardlet.model import GPT, KVCache
+from bardlet.model import GPT
 from bardlet.native.decoding import Decoder
+from bardlet.sampling.filters import Sampling, choose
+from bardlet.sampling.torch_decoder import TorchDecoder
 
-# Below it a temperature is 0: logits divided by it pass float32's end, while any two that differ
-# are so far apart that the likeliest alone is left.
-COLDEST = 1e-30
+STEPS_AT_ONCE = 16  # of the compiled core: few enough to be read as they come
 
 
-@torch.inference_mode()
 def generate(
     model: GPT, prompt: Tensor, *, num_samples: int = 1, max_new_tokens: int = 500,
-    temperature: float = 0.8, top_k: int = 200, seed: int = 1337, use_cache: bool = True,
+    sampling: Sampling | None = None, seed: int = 1337, use_cache: bool = True,
     dtype: torch.dtype = torch.float32, first: int = 0,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield the next token of every sample, (num_samples,) int64 on CPU, max_new_tokens times.
 
-    prompt (P,) int64, at least one token. temperature 0 takes the likeliest token, and so does one
-    below COLDEST; top_k 0 considers all. A text longer than the context goes on with its newest
-    part: as often as the context is full, the oldest quarter is forgotten. Without the cache the
-    context is computed anew for every token by the model as it is: the same text, slowly, in
-    float32. `dtype` is what the compiled core keeps weights in, where it can run the model. `first`
-    is the number of the first of these samples, where they are a part of more.
+    prompt (P,) int64, at least one token. `first` is the number of the first of these samples,
+    where they are a part of more; Writer has `use_cache` and `dtype`.
     """
-    check(num_samples, max_new_tokens, temperature, top_k, seed)
-    assert len(prompt), "an empty prompt"
-    temperature = temperature if temperature >= COLDEST else 0.0
-    model.eval()
-    length, size = len(prompt), model.config.block_size
-    uniform = uniform_numbers(num_samples, max_new_tokens, seed, first)  # (N, B)
-    tokens = torch.empty(num_samples, length + max_new_tokens, dtype=torch.int64)  # (B, P + N)
-    tokens[:, :length] = prompt
-    compiled = use_cache and native.runs(model)
-    writer = Decoder(model, num_samples, dtype) if compiled else TorchDecoder(model, use_cache)
-    begin, total = 0, length  # where in tokens the context starts, and where the next one goes
-    end = length + max_new_tokens
-    while total < end:
-        if total - begin > size:
-            begin = total - max(1, size - size // 4)
-            writer.forget()
-        # as many at once as fit the context, few enough to be read as they come
-        after = min(end, begin + size + 1, total + (16 if compiled else 1))
-        writer.step(
-            tokens[:, begin:after], total - begin, uniform[total - length : after - length],
-            temperature, top_k,
-        )  # fmt: skip
-        yield from tokens[:, total:after].unbind(1)
-        total = after
+    check(num_samples, max_new_tokens, seed)
+    writer = Writer(model, num_samples, dtype, use_cache)
+    numbers = range(first, first + num_samples)
+    texts = [
+        writer.add(prompt, sampling or Sampling(), max_new_tokens, seed, number)
+        for number in numbers
+    ]
+    while texts[0].left:
+        yield from writer.step(texts)[0]
 
 
-class TorchDecoder:
-    """Token steps through the model as it is, on any device; native.decoding.Decoder's twin."""
-
-    def __init__(self, model: GPT, use_cache: bool) -> None:
-        self.model, self.use_cache = model, use_cache
-        self.cache: KVCache | None = None
-
-    def forget(self) -> None:
-        """Empty the cache: the next step's context begins anew."""
-        self.cache = None
-
-    def step(
-        self, tokens: Tensor, known: int, uniform: Tensor, temperature: float, top_k: int
-    ) -> None:
-        """Write the next token of each row: tokens (B, known + 1) int64, uniform (1, B)."""
-        weight = self.model.lm_head.weight
-        if self.use_cache and self.cache is None:
-            self.cache = KVCache(self.model.config, len(tokens), weight.device, weight.dtype)
-        past = self.cache.length if self.cache else 0
-        idx = tokens[:, past:known].to(weight.device)  # (B, T)
-        logits, _ = self.model(idx, cache=self.cache)  # (B, 1, V)
-        uniform = uniform[0].to(weight.device)  # (B,)
-        tokens[:, known] = choose(logits[:, -1].float(), uniform, temperature, top_k).cpu()
-
-
-def check(num_samples: int, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+def check(num_samples: int, max_new_tokens: int, seed: int) -> None:
     """Raise UsageError for what cannot be sampled with."""
     problems = []
     if num_samples < 1:
         problems.append(f"num_samples={num_samples} must be at least 1")
     if max_new_tokens < 0:
         problems.append(f"max_new_tokens={max_new_tokens} must be at least 0")
-    if not 0 <= temperature < float("inf"):
-        problems.append(f"temperature={temperature} must be at least 0 (0 is greedy)")
-    if top_k < 0:
-        problems.append(f"top_k={top_k} must be at least 0 (0 is all tokens)")
     if num_samples * max_new_tokens > 10**8:
         problems.append(f"num_samples={num_samples} * max_new_tokens={max_new_tokens} > {10**8}")
     if not 0 <= seed < 2**32:
@@ -106,37 +59,127 @@ def check(num_samples: int, max_new_tokens: int, temperature: float, top_k: int,
         raise UsageError("; ".join(problems))
 
 
-def uniform_numbers(num_samples: int, count: int, seed: int, first: int = 0) -> Tensor:
-    """Random numbers in [0, 1): (count, num_samples) float32, a column for each sample.
+def uniform_numbers(count: int, seed: int, number: int = 0) -> Tensor:
+    """Random numbers in [0, 1): (count,) float32, of sample `number` of a seed."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    return torch.rand(count, generator=generator)
 
-    Column i depends on seed and first + i alone.
+
+@dataclass(eq=False)
+class Text:
+    """A prompt, and what is written behind it by a Writer."""
+
+    tokens: Tensor  # (P + N,) int64, of which `length` are there
+    length: int
+    prompt: int  # tokens of it
+    sampling: Sampling
+    uniform: Tensor  # (N,)
+    stream: int
+    begin: int = 0  # where its context starts
+
+    @property
+    def left(self) -> int:
+        """How many tokens it can still get."""
+        return len(self.tokens) - self.length
+
+    def counts(self, begin: int, end: int, vocab_size: int) -> Tensor:
+        """How often each token stands in tokens[begin:end]: (V,) float32."""
+        return torch.bincount(self.tokens[begin:end], minlength=vocab_size).float()
+
+
+class Writer:
+    """Up to `streams` texts that one model writes side by side; each comes and goes by itself.
+
+    `dtype` is what the compiled core keeps weights in, where it can run the model. Without the
+    cache, contexts are computed anew for every token by the model as it is: the same text, slowly.
     """
-    columns = []
-    for i in range(first, first + num_samples):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
-        columns.append(torch.rand(count, generator=generator))
-    return torch.stack(columns, dim=1)
 
+    def __init__(
+        self, model: GPT, streams: int, dtype: torch.dtype = torch.float32, use_cache: bool = True
+    ) -> None:
+        self.model = model.eval()
+        self.compiled = use_cache and native.runs(model)
+        self.decoder = (
+            Decoder(model, streams, dtype) if self.compiled else TorchDecoder(model, use_cache)
+        )
+        self.free = list(range(streams))[::-1]
 
-def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int) -> Tensor:
-    """One token of each row: logits (B, V) float32, uniform (B,) in [0, 1) -> (B,) int64."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    return pick(keep_top_k(logits / temperature, top_k), uniform)
+    def add(
+        self, prompt: Tensor, sampling: Sampling, max_new_tokens: int, seed: int, number: int = 0
+    ) -> Text:
+        """A text that begins with prompt (P,) int64, at least one token; IndexError when full.
 
+        It is sample `number` of `seed`.
+        """
+        assert len(prompt), "an empty prompt"
+        tokens = torch.empty(len(prompt) + max_new_tokens, dtype=torch.int64)
+        tokens[: len(prompt)] = prompt
+        uniform = uniform_numbers(max_new_tokens, seed, number)
+        return Text(tokens, len(prompt), len(prompt), sampling, uniform, self.free.pop())
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (B, V) with all but the k largest of each row at -inf, ties with the k-th kept."""
-    if not 0 < k < logits.size(-1):
-        return logits
-    cutoff = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
-    return logits.masked_fill(logits < cutoff, float("-inf"))
+    def remove(self, text: Text) -> None:
+        """End a text: its stream is for another."""
+        self.decoder.forget(text.stream)
+        self.free.append(text.stream)
 
+    @torch.inference_mode()
+    def step(self, texts: Sequence[Text], logits: Sequence[Text] = ()) -> tuple[Tensor, Tensor]:
+        """Write the next tokens of some texts: (k, n) int64 on the CPU, k at least 1.
 
-def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from softmax(logits) (B, V) by inverting its cumulative sum at uniform (B,): (B,)."""
-    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)  # (B, V), float64: it ends at 1
-    # scaled by the real end, so that rounding never points past the last likely token
-    threshold = uniform[:, None].double() * cumulative[:, -1:]  # (B, 1)
-    chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    return chosen.clamp_max(logits.size(-1) - 1)  # NaN from diverged weights is after all others
+        Those of them in `logits` have their logits handed out, (m, V) float32 before any filter,
+        and k is 1. A text longer than the context goes on with its newest part: as often as the
+        context is full, the oldest quarter is forgotten.
+        """
+        size = self.model.config.block_size
+        for text in texts:
+            if text.length - text.begin > size:
+                text.begin = text.length - max(1, size - size // 4)
+                self.decoder.forget(text.stream)
+        contexts = [text.tokens[text.begin :] for text in texts]
+        known = [text.length - text.begin for text in texts]
+        streams = [text.stream for text in texts]
+        # what the core does not choose itself; a text's way does not depend on the others
+        here = [text for text in texts if text in logits or not text.sampling.plain]
+        k = 1
+        if isinstance(self.decoder, Decoder):
+            if not here:
+                room = (min(text.left, size + 1 - n) for text, n in zip(texts, known, strict=True))
+                k = min(STEPS_AT_ONCE, *room)
+            scores = self.decoder.step(
+                contexts, known, streams, self.uniform(texts, k),
+                [None if text in here else text.sampling.degree for text in texts],
+                [text.sampling.top_k for text in texts],
+            )  # fmt: skip
+        else:
+            here = texts
+            scores = self.decoder.logits(contexts, known, streams)
+        for text, token in zip(here, self.chosen(scores, here) if len(here) else (), strict=True):
+            text.tokens[text.length] = token
+        for text in texts:
+            text.length += k
+        rows = [text.tokens[text.length - k : text.length] for text in texts]
+        return torch.stack(rows, dim=1), scores[[text in logits for text in here]]
+
+    def uniform(self, texts: Sequence[Text], k: int) -> Tensor:
+        """The random numbers of the next k tokens of texts, (k, n)."""
+        places = [text.length - text.prompt for text in texts]
+        parts = zip(texts, places, strict=True)
+        return torch.stack([text.uniform[at : at + k] for text, at in parts], dim=1)
+
+    def chosen(self, logits: Tensor, texts: Sequence[Text]) -> Tensor:
+        """A token for each text from logits (n, V): (n,) int64 on the CPU, alike ones together."""
+        groups: defaultdict[Sampling, list[int]] = defaultdict(list)
+        for i, text in enumerate(texts):
+            groups[text.sampling].append(i)
+        chosen = torch.empty(len(texts), dtype=torch.int64)
+        uniform = self.uniform(texts, 1)[0].to(logits.device)  # (n,)
+        for sampling, rows in groups.items():
+            counts: list[Tensor] = []
+            if sampling.counts:
+                V = logits.size(-1)
+                some = [texts[i] for i in rows]
+                before = torch.stack([text.counts(0, text.prompt, V) for text in some])
+                behind = torch.stack([text.counts(text.prompt, text.length, V) for text in some])
+                counts = [before.to(logits.device), behind.to(logits.device)]
+            chosen[rows] = choose(logits[rows], uniform[rows], sampling, *counts).cpu()
+        return chosen

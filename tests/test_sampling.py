@@ -1,62 +1,22 @@
-"""Sampling: filters on hand-made numbers, and generation against the slow way."""
+"""Sampling: generation against the slow way, and texts side by side against each alone."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from support import tiny_model
 
+from bardlet import native
 from bardlet.errors import UsageError
-from bardlet.sample import choose, generate, keep_top_k, pick, uniform_numbers
-
-LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+from bardlet.sample import Text, Writer, generate, uniform_numbers
+from bardlet.sampling.filters import Sampling
 
 
 def written(model: torch.nn.Module, prompt: list[int], **options: object) -> torch.Tensor:
     """All new tokens, (num_samples, max_new_tokens)."""
-    options = {"max_new_tokens": 12, **options}
+    choice = {name: options.pop(name) for name in list(options) if hasattr(Sampling, name)}
+    options = {"max_new_tokens": 12, "sampling": Sampling(**choice), **options}
     return torch.stack(list(generate(model, torch.tensor(prompt), **options)), dim=1)
-
-
-@pytest.mark.parametrize(
-    ("u", "token"),
-    [(0.0, 0), (0.09, 0), (0.11, 1), (0.49, 1), (0.51, 2), (0.71, 3), (0.9999999, 3)],
-)
-def test_pick_inverts_the_cumulative_distribution(u: float, token: int) -> None:
-    assert pick(LOGITS, torch.tensor([u])).tolist() == [token]
-
-
-def test_pick_never_draws_what_has_no_probability() -> None:
-    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
-    drawn = {int(pick(logits, torch.tensor([u]))) for u in torch.linspace(0, 0.99999994, 101)}
-    assert drawn == {1, 3}
-
-
-def test_pick_follows_the_distribution() -> None:
-    u = torch.rand(20000, generator=torch.Generator().manual_seed(0))
-    drawn = torch.bincount(pick(LOGITS.expand(20000, -1), u), minlength=4) / 20000
-    # three standard deviations of a share near one half
-    torch.testing.assert_close(drawn, torch.tensor([0.1, 0.4, 0.2, 0.3]), rtol=0, atol=0.011)
-
-
-def test_top_k_keeps_the_largest_and_ties() -> None:
-    logits = torch.tensor([[1.0, 3.0, 2.0, 3.0], [0.0, 1.0, 1.0, 1.0]])
-    kept = keep_top_k(logits, 2)
-    assert torch.isfinite(kept).tolist() == [[False, True, False, True], [False, True, True, True]]
-    assert torch.equal(keep_top_k(logits, 0), logits)
-    assert torch.equal(keep_top_k(logits, 4), logits) and torch.equal(keep_top_k(logits, 9), logits)
-
-
-def test_temperature_zero_takes_the_likeliest() -> None:
-    assert choose(LOGITS, torch.tensor([0.99]), 0.0, 0).tolist() == [1]
-
-
-def test_temperature_divides_the_logits() -> None:
-    # p^2 / sum(p^2) = [1, 16, 4, 9] / 30 at temperature one half
-    for u, token in [(0.03, 0), (0.04, 1), (0.56, 1), (0.57, 2), (0.69, 2), (0.71, 3)]:
-        assert choose(LOGITS, torch.tensor([u]), 0.5, 0).tolist() == [token]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -88,10 +48,10 @@ def test_the_seed_decides(family: str) -> None:
 
 
 def test_random_numbers_of_a_sample_do_not_depend_on_the_others() -> None:
-    wide, narrow = uniform_numbers(5, 7, seed=3), uniform_numbers(2, 7, seed=3)
-    assert wide.shape == (7, 5)
-    assert torch.equal(wide[:, :2], narrow)
-    assert wide.min() >= 0 and wide.max() < 1
+    first, second = uniform_numbers(7, seed=3), uniform_numbers(7, seed=3, number=1)
+    assert first.shape == (7,) and not torch.equal(first, second)
+    assert torch.equal(uniform_numbers(7, seed=3, number=1), second)
+    assert first.min() >= 0 and first.max() < 1
 
 
 def test_greedy_text_follows_the_model(family: str) -> None:
@@ -106,11 +66,70 @@ def test_no_new_tokens_is_no_text() -> None:
     assert list(generate(tiny_model("llama"), torch.tensor([1]), max_new_tokens=0)) == []
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"num_samples": 0}, {"max_new_tokens": -1}, {"temperature": -0.1}, {"top_k": -1}, {"seed": -1},
-     {"temperature": math.nan}, {"temperature": math.inf}],
-)  # fmt: skip
+@pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"max_new_tokens": -1}, {"seed": -1}])
 def test_what_cannot_be_sampled_with(wrong: dict) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(wrong))}="):
         list(generate(tiny_model("llama"), torch.tensor([1]), **wrong))
+
+
+CHOICES = [
+    Sampling(temperature=1.0),
+    Sampling(temperature=1.0, top_p=0.9),
+    Sampling(temperature=0.0, repetition_penalty=1.3),
+    Sampling(temperature=0.7, min_p=0.1, logit_bias=((3, -100.0),)),
+    Sampling(temperature=1.2, top_k=9, presence_penalty=0.5, frequency_penalty=0.2),
+]
+
+
+def text(i: int, writer: Writer) -> Text:
+    """The i-th of different texts: of its own prompt, length and choice."""
+    prompt = torch.arange(1, 2 + 5 * i % 23) % 50
+    return writer.add(prompt, CHOICES[i % len(CHOICES)], 5 + 7 * i % 20, seed=i)
+
+
+@pytest.mark.parametrize("core", [True, False])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_text_does_not_depend_on_those_that_come_and_go(
+    family: str, core: bool, use_cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve on four streams: as one ends another begins, beyond the context too."""
+    model = tiny_model(family, n_embd=64, n_head=2)
+    if not core:
+        monkeypatch.setattr(native, "library", lambda: None)
+    alone = []
+    for i in range(12):
+        writer = Writer(model, 1, use_cache=use_cache)
+        one = text(i, writer)
+        while one.left:
+            writer.step([one])
+        alone.append(one.tokens.tolist())
+    writer = Writer(model, 4, use_cache=use_cache)
+    waiting, here, together = list(range(12)), {}, {}
+    for turn in range(1000):
+        while waiting and writer.free:
+            i = waiting.pop(0)
+            here[i] = text(i, writer)
+        now = [i for i in here if turn % 3 or i % 2 or len(here) == 1]  # not all at every turn
+        if now:
+            writer.step([here[i] for i in now])
+        for i in [i for i in here if not here[i].left]:
+            together[i] = here[i].tokens.tolist()
+            writer.remove(here.pop(i))
+        if not waiting and not here:
+            break
+    assert [together[i] for i in range(12)] == alone
+
+
+def test_logits_are_the_models_before_any_filter(family: str) -> None:
+    model = tiny_model(family, n_embd=64, n_head=2).eval()
+    writer = Writer(model, 2)
+    texts = [
+        writer.add(torch.arange(n), Sampling(temperature=0, logit_bias=((7, 100.0),)), 4, seed=1)
+        for n in (3, 9)
+    ]
+    for _ in range(4):
+        before = [text.tokens[: text.length].clone() for text in texts]
+        tokens, logits = writer.step(texts, logits=texts)
+        assert tokens.tolist() == [[7, 7]]
+        expected = torch.cat([model(tokens[None])[0][:, -1] for tokens in before])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +17,22 @@ from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from bardlet.data.dataset.folder import Dataset
-    from bardlet.data.tokenizers.base import Tokenizer
-    from bardlet.model import GPT
     from bardlet.run.state import DatasetRef
+    from bardlet.serve.completion import Completion, Request, TokenLogprob
+    from bardlet.serve.model import Model
 
 SEPARATOR = "---------------"
+# how a token is chosen: each option's default and help
+CHOICE: dict[str, tuple[float | int, str]] = {
+    "temperature": (0.8, "0: always the likeliest"),
+    "top_k": (200, "likeliest tokens drawn from; 0: all"),
+    "top_p": (1.0, "the likeliest tokens with this probability together are drawn from"),
+    "min_p": (0.0, "least probability of a token drawn, as a share of the likeliest's"),
+    "repetition_penalty": (1.0, "above 1: tokens that stand already are less likely"),
+    "presence_penalty": (0.0, "taken off the logits of tokens written already"),
+    "frequency_penalty": (0.0, "the same for each time that they were written"),
+}
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -37,10 +42,15 @@ def run(parser: Parser, args: list[str]) -> int:
     )
     parser.add_argument("--num_samples", type=int, default=10, help="texts to write")
     parser.add_argument("--max_new_tokens", type=int, default=500, help="tokens in each")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    for name, (default, text) in CHOICE.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     parser.add_argument(
-        "--top_k", type=int, default=200, help="likeliest tokens drawn from; 0: all"
+        "--stop", action="append", help="text at which a sample ends; may be given several times"
     )
+    parser.add_argument(
+        "--logprobs", type=int, metavar="N",
+        help="with --json: the log-probability of each token and of the N likeliest in its place",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
     parser.add_argument(
         "--check_memorization", action="store_true", default=False,
@@ -58,8 +68,12 @@ def run(parser: Parser, args: list[str]) -> int:
     run = run_named(parsed, say)
     write(
         run=run, checkpoint=parsed.checkpoint, start=getattr(parsed, "start", None),
-        seed=parsed.seed, num_samples=parsed.num_samples, max_new_tokens=parsed.max_new_tokens,
-        temperature=parsed.temperature, top_k=parsed.top_k,
+        num_samples=parsed.num_samples, max_new_tokens=parsed.max_new_tokens,
+        options={
+            "seed": parsed.seed, **{name: getattr(parsed, name) for name in CHOICE},
+            "stop": getattr(parsed, "stop", None) or [],
+            "logprobs": getattr(parsed, "logprobs", None),
+        },
         device_name=parsed.device, dtype=parsed.dtype, as_json=parsed.json,
         check_memorization=parsed.check_memorization, min_run=parsed.min_run, say=say,
     )  # fmt: skip
@@ -75,65 +89,60 @@ def wants_compile(value: str) -> bool:
 
 def write(
     *, run: str, checkpoint: str, start: str | None, num_samples: int, max_new_tokens: int,
-    temperature: float, top_k: int, seed: int, device_name: str, dtype: str, as_json: bool,
+    options: Mapping[str, Any], device_name: str, dtype: str, as_json: bool,
     check_memorization: bool = False, min_run: int = 0, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Print samples from a run's checkpoint; one sample is streamed as it is written.
 
-    A sample ends with its text. `start` is the prompt, FILE:path the prompt's file, None a new line
-    where the alphabet has it; after documents, a text begins as they did: behind the end of one. A
-    prompt of a run of prompts with responses ends in a line end, as `prepare` ends them.
+    A sample ends with its text. `options` are those of serve.model.Model. `start` is the prompt,
+    FILE:path the prompt's file, None the way in which a document or a line begins. A prompt of a
+    run of prompts with responses ends in a line end, as `prepare` ends them.
     `check_memorization` marks what of the samples stands in the training text;
     analysis/memorization.py has `min_run`.
     """
-    import torch
+    import numpy as np
 
-    from bardlet import native
     from bardlet.analysis import memorization
-    from bardlet.interop import load
-    from bardlet.sample import check, generate
-    from bardlet.system import device
-    from bardlet.system.memory import MicroBatcher
+    from bardlet.sample import check
+    from bardlet.serve.model import load
 
-    check(num_samples, max_new_tokens, temperature, top_k, seed)
-    trained = load.load_model(run, checkpoint)
-    model, tokenizer = trained.model, trained.tokenizer
-    without_padding(model, tokenizer.vocab_size)
+    check(num_samples, max_new_tokens, options["seed"])
+    model = load(run, checkpoint=checkpoint, device=device_name, dtype=dtype)
+    trained, tokenizer = model.trained, model.tokenizer
     dataset = trained.state.dataset
     trained_on = training_text(trained.source, dataset) if check_memorization else None
-    machine = device.choose(device_name, dtype)
-    model.to(machine.device)
-    if not native.runs(model):  # which converts weights itself
-        model.to(machine.dtype)  # half the bytes to read for every token
-    text, ids = prompt_of(start, tokenizer, dataset)
-    prompt = torch.tensor(ids, dtype=torch.int64)  # (P,)
-    if len(prompt) > model.config.block_size:
-        say(f"the prompt is longer than the context of {model.config.block_size}: its end counts")
+    text = prompt_text(start, model)
+    prompt = model.prompt(text)
+    if len(prompt) > model.context:
+        say(f"the prompt is longer than the context of {model.context}: its end counts")
+    requests = [
+        model.request(prompt, number=i, max_new_tokens=max_new_tokens, **options)
+        for i in range(num_samples)
+    ]
     streamed = num_samples == 1 and not as_json and trained_on is None
+    began = time.perf_counter()
     if streamed:
         print(text, end="", flush=True)
-    began = time.perf_counter()
-    draw = functools.partial(
-        generate, model, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
-        top_k=top_k, seed=seed, dtype=machine.dtype,
-    )  # fmt: skip
-    if streamed:
-        rows = [shown_while_drawn(draw(), tokenizer)]
+        completions = [shown_while_written(model, requests[0])]
     else:
-        all_of_them = functools.partial(drawn, draw, num_samples, tokenizer.end_of_text)
-        rows = MicroBatcher(num_samples).run(all_of_them)
+        completions = model.complete(requests)
     took = time.perf_counter() - began
-    # a stream that is not ended leaves out a character that its last token only begins
-    texts = [text + tokenizer.stream().feed(row.tolist()) for row in rows]
+    texts = [text + completion.text for completion in completions]
+    rows = [np.array(completion.tokens, dtype=np.int64) for completion in completions]
     count = sum(map(len, rows))
     rate = count / took if took else 0.0
     memorized = None
     if trained_on is not None:
         memorized = memorization.report(trained_on, tokenizer, rows, min_run)
+    if options.get("logprobs") is not None:
+        pieces = tokenizer.tokens()
+        options = {**options, "logprobs": [as_records(c.logprobs, pieces) for c in completions]}
     if as_json:
         result: dict[str, Any] = {
-            "checkpoint": trained.source, "prompt": text, "samples": texts, "seed": seed,
-            "temperature": temperature, "top_k": top_k, "new_tokens": max(map(len, rows)),
+            "checkpoint": trained.source, "prompt": text, "samples": texts, **options,
+            "finish_reasons": [completion.finish_reason for completion in completions],
+            "tokens": [completion.tokens for completion in completions],
+            "new_tokens": max(map(len, rows)),
             "tokens_per_s": rate,
         }  # fmt: skip
         print(json.dumps({**result, "memorization": memorized} if memorized else result))
@@ -153,55 +162,28 @@ def write(
     say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
 
 
-def shown_while_drawn(chosen: Iterator[torch.Tensor], tokenizer: Tokenizer) -> np.ndarray:
-    """The new tokens of one sample, (N,) int64, printed as they come, before the end of text."""
-    import numpy as np
+def shown_while_written(model: Model, request: Request) -> Completion:
+    """The completion of a request, printed as it comes."""
+    from bardlet.serve.completion import Completer
 
-    stream, tokens = tokenizer.stream(), []
-    for token in chosen:
-        if token.item() == tokenizer.end_of_text:
-            break
-        tokens.append(token.item())
-        print(stream.feed(tokens[-1:]), end="", flush=True)
-    return np.array(tokens, dtype=np.int64)
+    completer = Completer(model.gpt, model.tokenizer, 1, model.machine.dtype)
+    completion = completer.add(request)
+    while step := completer.step():
+        print(step[0][1], end="", flush=True)
+    return completion
 
 
-def drawn(
-    draw: Callable[..., Iterator[torch.Tensor]], num_samples: int, end: int | None, size: int
-) -> list[np.ndarray]:
-    """The new tokens of all samples, (N,) int64 each, before the token `end`; `size` at once."""
-    import numpy as np
+def as_records(logprobs: Sequence[TokenLogprob], pieces: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Log-probabilities for a reader in another language: tokens as text, their ids beside."""
 
-    rows = []
-    for first in range(0, num_samples, size):
-        count = min(size, num_samples - first)
-        columns: list[np.ndarray] = []
-        ended = np.zeros(count, dtype=bool)
-        for chosen in draw(num_samples=count, first=first):
-            columns.append(chosen.numpy())
-            ended |= columns[-1] == end
-            if ended.all():
-                break
-        for row in np.array(columns, dtype=np.int64).reshape(-1, count).T:
-            ends = np.flatnonzero(row == end)
-            rows.append(row[: ends[0]] if len(ends) else row)
-    return rows
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        text = pieces[token].decode("utf-8", errors="replace")
+        return {"token": text, "id": token, "logprob": logprob}
 
-
-def without_padding(model: GPT, vocab_size: int) -> None:
-    """Take from a model the tokens at the end of its vocabulary that stand for no text.
-
-    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
-    """
-    import torch
-
-    if vocab_size == model.config.vocab_size:
-        return
-    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
-    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
-    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
-    model.lm_head.weight = head
-    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
+    return [
+        {**one(each.token, each.logprob), "top": [one(*other) for other in each.top]}
+        for each in logprobs
+    ]
 
 
 def training_text(source: str, trained_on: DatasetRef) -> Dataset:
@@ -217,24 +199,10 @@ def training_text(source: str, trained_on: DatasetRef) -> Dataset:
     return dataset
 
 
-def prompt_of(
-    start: str | None, tokenizer: Tokenizer, dataset: DatasetRef
-) -> tuple[str, list[int]]:
-    """The prompt's text, and its ids behind the end of a document where the dataset has that."""
-    from bardlet.interop.chat_template import of_pairs
-
-    ends = dataset.end_of_text
-    behind = [] if ends is None or ends >= tokenizer.vocab_size else [ends]
-    text = "" if start is None and behind else prompt_text(start, tokenizer)
-    if start is not None and of_pairs(dataset) and text == text.rstrip():
-        text += "\n"  # which stands between a prompt and its response
-    return text, behind + tokenizer.encode(text).tolist()
-
-
-def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
-    """The prompt that `start` asks for, one that the tokenizer has ids for."""
+def prompt_text(start: str | None, model: Model) -> str:
+    """The prompt that `start` asks for; where it asks for none, how a text or a line begins."""
     if start is None:
-        return "\n" if b"\n" in tokenizer.tokens() else tokenizer.decode([0])
+        return model.beginning
     if start.startswith("FILE:"):
         path = Path(start.removeprefix("FILE:"))
         try:
@@ -243,4 +211,4 @@ def prompt_text(start: str | None, tokenizer: Tokenizer) -> str:
             raise DataError(f"cannot read the prompt {path}: {error}") from None
     if not start:
         raise UsageError("the prompt is empty", "Give at least one character to go on from")
-    return start
+    return model.as_prompt(start)

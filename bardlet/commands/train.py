@@ -61,8 +61,8 @@ def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -
 
     say(f"a sample {when}:")
     write(
-        run=run, checkpoint="best", start=None, num_samples=1, max_new_tokens=100, temperature=0.8,
-        top_k=200, seed=config.seed % 2**32, device_name=config.device, dtype=config.dtype,
+        run=run, checkpoint="best", start=None, num_samples=1, max_new_tokens=100,
+        options={"seed": config.seed % 2**32}, device_name=config.device, dtype=config.dtype,
         as_json=False, say=say,
     )  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
+from ctypes import c_float, c_int, c_int32, c_void_p
 
 import torch
 from torch import Tensor
@@ -12,11 +14,23 @@ from bardlet import native
 from bardlet.model import GPT
 
 
-class Decoder:
-    """Token steps of `streams` texts at once; matrices are read in `dtype`, float32 or bfloat16.
+class Texts(ctypes.Structure):
+    """The struct of that name in native/src/decode.h."""
 
-    They are copied when this is made; the model must not change or move while it decodes. Calls
-    from several threads take turns; texts at once need a decoder each.
+    _fields_ = (
+        ("n", c_int),
+        *((name, c_void_p) for name in (
+            "stream", "past", "known", "tokens", "temperature", "top_k", "logits",
+        )),
+    )  # fmt: skip
+
+
+class Decoder:
+    """Token steps of up to `streams` texts at once, each at its own place in its own context.
+
+    Matrices are read in `dtype`, float32 or bfloat16. They are copied when this is made; the model
+    must not change or move while it decodes. A text's logits do not depend on the others beside
+    it. Calls from several threads take turns.
     """
 
     def __init__(self, model: GPT, streams: int, dtype: torch.dtype) -> None:
@@ -26,7 +40,7 @@ class Decoder:
         self.params = native.table(dict(model.named_parameters()), model.config)
         self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.packed, self.memory = native.Memory(), native.Memory()
-        self.past = 0  # positions whose keys and values are cached
+        self.past = [0] * streams  # positions whose keys and values are cached
         self.lock = threading.Lock()
         sizes = (ctypes.c_long * 2)()
         self.call(None, None, sizes)  # tells them
@@ -37,41 +51,59 @@ class Decoder:
         native.core().bardlet_decode(
             ctypes.byref(self.shape), self.params, native.rotary(self.model), self.streams,
             self.threads, self.bf16, packed, memory, sizes,
-            *(step or (None, 0, 0, 0, 0, 0.0, 0, None)),
+            *(step or (None, 0, None)),
         )  # fmt: skip
 
-    def forget(self) -> None:
-        """Empty the cache: the next step's context begins anew."""
+    def forget(self, stream: int | None = None) -> None:
+        """Empty the cache of one stream, or of all: the next step's context begins anew."""
         with self.lock:
-            self.past = 0
+            self.past = [0 if stream in (None, i) else past for i, past in enumerate(self.past)]
 
     def step(
-        self, tokens: Tensor, known: int, uniform: Tensor, temperature: float, top_k: int
-    ) -> None:
-        """Choose as many tokens of each stream as `uniform` (N, streams) has rows.
+        self, contexts: Sequence[Tensor], known: Sequence[int], streams: Sequence[int],
+        uniform: Tensor, temperature: Sequence[float | None], top_k: Sequence[int],
+    ) -> Tensor:  # fmt: skip
+        """Choose as many tokens of n different streams as `uniform` (N, n) has rows.
 
-        tokens (streams, S) int64 with stride (any, 1): the first `known` of each row are read,
-        the next N are written; the context begins at column 0 and S must fit block_size + 1.
+        contexts: of each a contiguous (S,) int64; its first known[i] tokens are read, those behind
+        the cached ones at least, and the next N are written; known[i] + N fits block_size + 1.
+        Where temperature[i] is None, a single step's logits are handed out in place of a choice:
+        the result, (m, V) float32 of the m such.
         """
-        steps, size, V = len(uniform), self.model.config.block_size, self.model.config.vocab_size
-        if tokens.dtype != torch.int64 or tokens.device.type != "cpu" or tokens.stride(1) != 1:
-            raise ValueError(f"{tokens.dtype} on {tokens.device} are not rows of int64 on a CPU")
-        if tokens.shape != (self.streams, known + steps) or uniform.shape[1:] != tokens.shape[:1]:
-            raise ValueError(
-                f"tokens {tuple(tokens.shape)} and uniform {tuple(uniform.shape)} do not fit "
-                f"{self.streams} streams of {known} tokens"
-            )
+        n, size, vocab = len(streams), self.model.config.block_size, self.model.config.vocab_size
+        steps, numbers = len(uniform), native.pointer(uniform)
+        handed = [i for i, degree in enumerate(temperature) if degree is None]
+        lengths = {n, len(contexts), len(known), len(temperature), len(top_k), *uniform.shape[1:]}
+        if uniform.ndim != 2 or lengths != {n} or not n or not steps or (handed and steps != 1):
+            raise ValueError(f"uniform {tuple(uniform.shape)} and {lengths} for {n} streams")
+        if len(set(streams)) != n or not all(0 <= stream < self.streams for stream in streams):
+            raise ValueError(f"{list(streams)} are not different streams of {self.streams}")
+        addresses = [native.pointer(context, torch.int64) for context in contexts]
+        logits = torch.empty(len(handed), vocab)
+        into: list[int | None] = [None] * n
+        for row, i in enumerate(handed):
+            into[i] = logits[row].data_ptr()
         with self.lock:
-            if not 0 <= self.past < known or not 0 < steps <= size + 1 - known:
-                raise ValueError(
-                    f"{known} tokens and {steps} new ones do not fit a context of {size} that has "
-                    f"{self.past} cached"
-                )
-            new = tokens[:, self.past : known]
-            if new.min() < 0 or new.max() >= V:
-                raise IndexError(f"token ids must be in [0, {V})")
-            self.call(
-                *self.blocks, None, tokens.data_ptr(), tokens.stride(0), self.past, known, steps,
-                temperature, min(top_k, V), native.pointer(uniform),
-            )  # fmt: skip
-            self.past = known + steps - 1
+            past = [self.past[stream] for stream in streams]
+            for i, (context, begin, end) in enumerate(zip(contexts, past, known, strict=True)):
+                last = end + (0 if into[i] else steps)
+                if not 0 <= begin < end <= size + 1 - steps or last > len(context):
+                    raise ValueError(
+                        f"{end} tokens and {steps} new ones do not fit a context of {size} with "
+                        f"{begin} cached, or {len(context)} places"
+                    )
+                new = context[begin:end]
+                if new.min() < 0 or new.max() >= vocab:
+                    raise IndexError(f"token ids must be in [0, {vocab})")
+            arrays = (
+                *((c_int32 * n)(*values) for values in (streams, past, known)),
+                (c_void_p * n)(*addresses),
+                (c_float * n)(*(degree or 0.0 for degree in temperature)),
+                (c_int32 * n)(*(min(k, vocab) for k in top_k)),
+                (c_void_p * n)(*into),
+            )
+            texts = Texts(n, *map(ctypes.addressof, arrays))
+            self.call(*self.blocks, None, ctypes.byref(texts), steps, numbers)
+            for stream, end in zip(streams, known, strict=True):
+                self.past[stream] = end + steps - 1
+        return logits

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from support import Refused
 from bardlet import cli
 from bardlet.commands.sample import SEPARATOR
 from bardlet.data.tokenizers.base import load
+from bardlet.sample import Text, Writer
 
 TEXT = "".join(f"line {i}: to be, or not to be?\n" for i in range(80))
 # Li Bai, "Quiet Night Thought"; Wang Zhihuan, "On the Stork Tower"; Meng Haoran, "Spring Dawn"
@@ -143,11 +145,13 @@ def test_a_sample_that_ends_within_a_character_does_not_show_it(
     ids = kept.encode(POEMS)
     assert len(ids) > 1.4 * len(POEMS)  # most tokens are parts of characters
 
-    def poem(*given: Any, num_samples: int = 1, max_new_tokens: int, **options: Any) -> Any:
-        for i in ids[:max_new_tokens].tolist():
-            yield torch.full((num_samples,), i)
+    def poem(self: Writer, texts: Sequence[Text], logits: object = ()) -> tuple[Any, Any]:
+        for text in texts:
+            text.tokens[text.length] = int(ids[text.length - text.prompt])
+            text.length += 1
+        return torch.stack([text.tokens[text.length - 1] for text in texts])[None], None
 
-    monkeypatch.setattr("bardlet.sample.generate", poem)
+    monkeypatch.setattr(Writer, "step", poem)
     for count in range(1, 10):
         draw = ["sample", run, "--start=A", f"--max_new_tokens={count}"]
         streamed = printed(*draw, "--num_samples=1").removesuffix(f"\n{SEPARATOR}\n")

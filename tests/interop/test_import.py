@@ -240,9 +240,12 @@ def test_nanogpts_own_sample_reads_our_export(tmp_path: Path) -> None:
     )  # fmt: skip
     model, tokenizer, _ = checkpoint.load(run_folder.find(run))
     from bardlet.sample import generate
+    from bardlet.sampling.filters import Sampling
 
     ids = torch.from_numpy(tokenizer.encode(prompt).astype(np.int64))
-    chosen = torch.stack(list(generate(model, ids, max_new_tokens=50, temperature=0)))
+    chosen = torch.stack(
+        list(generate(model, ids, max_new_tokens=50, sampling=Sampling(temperature=0)))
+    )
     expected = prompt + tokenizer.decode(chosen[:, 0].numpy())
     assert done.stdout.endswith(f"{expected}\n---------------\n")
 

@@ -19,6 +19,7 @@ from bardlet.interop.gguf import export as gguf
 from bardlet.interop.gguf import llamacpp
 from bardlet.interop.verify import Comparison, Trained
 from bardlet.sample import generate
+from bardlet.sampling.filters import Sampling
 
 SMOLLM2 = Path(os.environ.get("BARDLET_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf"))
 pytestmark = [
@@ -34,7 +35,9 @@ def smollm2() -> Trained:
 
 def test_smollm2_knows_the_capital_of_france(smollm2: Trained) -> None:
     prompt = smollm2.tokenizer.encode("The capital of France is").astype(np.int64)
-    (first,) = generate(smollm2.model, torch.from_numpy(prompt), max_new_tokens=1, temperature=0)
+    (first,) = generate(
+        smollm2.model, torch.from_numpy(prompt), max_new_tokens=1, sampling=Sampling(temperature=0)
+    )
     assert smollm2.tokenizer.decode(first.numpy()) == " Paris"
 
 

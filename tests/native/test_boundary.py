@@ -70,12 +70,13 @@ limit_memory(13 << 20)  # a thread's stack takes 8 MiB
 assert abs(loss(8) - expected) < 1e-5 * expected
 assert len(tasks() - before) <= 1
 decoder = Decoder(core.model, 3, torch.float32)
-decoder.step(torch.zeros(3, 9, dtype=torch.int64), 1, torch.rand(8, 3), 1.0, 5)
+tokens, three = torch.zeros(3, 9, dtype=torch.int64), [1] * 3
+decoder.step(tokens, three, range(3), torch.rand(8, 3), three, three)
 
 shape = native.Shape.of(LLAMA)
 shape.layers = 1 << 30  # of tables that C++ takes memory for
 arguments = [ctypes.byref(shape), None, None, 1, 1, False, None, None,
-             (ctypes.c_long * 2)(), None, 0, 0, 0, 0, 0.0, 0, None]
+             (ctypes.c_long * 2)(), None, 0, None]
 try:
     native.core().bardlet_decode(*arguments)
 except MemoryError as error:
@@ -124,15 +125,26 @@ for trio in [(p, g, p), (p, p, g), (p, p.double(), p), (p[0], p[0], p[0])]:
 model = random_model(LLAMA)
 decoder = Decoder(model, 2, torch.float32)
 tokens, uniform = torch.zeros(2, 9, dtype=torch.int64), torch.zeros(8, 2)
-for arguments in [(tokens.int(), 1, uniform), (tokens, 2, uniform), (tokens, 0, torch.zeros(9, 2)),
-                  (tokens[:1], 1, uniform), (tokens, 1, uniform.double()),
-                  (tokens, 1, torch.zeros(8, 1)), (tokens, 9, uniform[:0]),
-                  (torch.zeros(2, 66, dtype=torch.int64), 1, torch.zeros(65, 2)),
-                  (torch.zeros(9, 2, dtype=torch.int64).T, 1, uniform)]:
-    refused(ValueError, decoder.step, *arguments, 1.0, 5)
-refused(IndexError, decoder.step, tokens + 65, 1, uniform, 1.0, 5)
-decoder.step(tokens, 1, uniform, 1.0, 5)
-refused(ValueError, decoder.step, tokens[:, :8], 7, uniform[:1], 1.0, 5)  # cached already
+both, ones = (0, 1), (1, 1)
+for arguments in [(tokens.int(), ones, both, uniform), (tokens, (2, 1), both, uniform),
+                  (tokens, (1, 0), both, uniform), (tokens[:1], ones, both, uniform),
+                  (tokens, (1,), both, uniform), (tokens, ones, (0, 0), uniform),
+                  (tokens, ones, (0, 2), uniform), (tokens, ones, (-1, 0), uniform),
+                  (tokens, ones, both, uniform.double()), ([], [], [], torch.zeros(8, 0)),
+                  (tokens, ones, both, torch.zeros(8, 1)), (tokens, ones, both, uniform[:0]),
+                  (torch.zeros(2, 66, dtype=torch.int64), ones, both, torch.zeros(65, 2)),
+                  (torch.zeros(9, 2, dtype=torch.int64).T, ones, both, uniform)]:
+    how = [1.0] * len(arguments[2]), [5] * len(arguments[2])
+    refused(ValueError, decoder.step, *arguments, *how)
+how = (1.0, 1.0), (5, 5)
+refused(ValueError, decoder.step, tokens, ones, both, uniform, (1.0,), (5, 5))
+refused(ValueError, decoder.step, tokens, ones, both, uniform, (1.0, 1.0), (5,))
+refused(ValueError, decoder.step, tokens, ones, both, uniform, (1.0, None), (5, 5))  # 8 steps
+refused(ValueError, decoder.step, tokens, (1, 10), both, uniform[:1], (None, None), (0, 0))
+refused(IndexError, decoder.step, tokens + 65, ones, both, uniform, *how)
+refused(IndexError, decoder.step, tokens - 1, ones, both, uniform[:1], (None, None), (0, 0))
+decoder.step(tokens, ones, both, uniform, *how)
+refused(ValueError, decoder.step, tokens[:, :8], (7, 7), both, uniform[:1], *how)  # cached
 refused(ctypes.ArgumentError, native.core().bardlet_peak, 2.5, 0, None)
 refused(RuntimeError, native.core().bardlet_peak, 65, 0, None)
 native.library = lambda: None
@@ -161,9 +173,13 @@ def text(decoder: Decoder, seed: int) -> torch.Tensor:
     decoder.forget()
     tokens = torch.zeros(decoder.streams, 61, dtype=torch.int64)
     tokens[:, 0] = seed
-    uniform = sample.uniform_numbers(decoder.streams, 60, seed)
+    streams = range(decoder.streams)
+    uniform = torch.stack([sample.uniform_numbers(60, seed, i) for i in streams], dim=1)
     for known in range(1, 61, 5):
-        decoder.step(tokens[:, : known + 5], known, uniform[known - 1 : known + 4], 1.0, 20)
+        some = uniform[known - 1 : known + 4]
+        decoder.step(
+            tokens, [known] * len(streams), streams, some, [1.0] * len(streams), [20] * len(streams)
+        )
     return tokens
 
 
@@ -211,10 +227,10 @@ def test_calls_on_one_decoder_take_turns() -> None:
     decoder = Decoder(random_model(LLAMA), 1, torch.float32)
     tokens, uniform = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 1)
     decoder.lock.acquire()
-    thread = threading.Thread(target=lambda: decoder.step(tokens, 1, uniform, 0.0, 0))
+    thread = threading.Thread(target=lambda: decoder.step(tokens, [1], [0], uniform, [0.0], [0]))
     thread.start()
     thread.join(0.2)
-    assert thread.is_alive() and decoder.past == 0
+    assert thread.is_alive() and decoder.past == [0]
     decoder.lock.release()
     thread.join()
-    assert decoder.past == 1
+    assert decoder.past == [1]

@@ -19,6 +19,7 @@ from bardlet.model import GPT, GPTConfig
 from bardlet.native.decoding import Decoder
 from bardlet.native.training import NativeGPT, fits
 from bardlet.optim import Muon
+from bardlet.sampling.filters import Sampling
 
 each_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 
@@ -259,7 +260,8 @@ def test_tokens_are_the_models(
     """Beyond the context, so that it slides, and from a prompt longer than one block of rows."""
     model = random_model(config)
     prompt = torch.arange(min(25, config.block_size)) % config.vocab_size
-    settings = {"num_samples": streams, "max_new_tokens": config.block_size + 20, **options}
+    settings = {"num_samples": streams, "max_new_tokens": config.block_size + 20}
+    settings["sampling"] = Sampling(**options)
     got = torch.stack(list(sample.generate(model, prompt, **settings)))
     without_core(monkeypatch)
     expected = torch.stack(list(sample.generate(model, prompt, **settings)))
@@ -276,8 +278,9 @@ def test_the_coldest_text_is_the_likeliest(
     model, prompt = random_model(LLAMA), torch.arange(9)
 
     def text(temperature: float) -> list[list[int]]:
-        settings = {"num_samples": 2, "max_new_tokens": 20, "top_k": top_k}
-        steps = sample.generate(model, prompt, temperature=temperature, **settings)
+        settings = {"num_samples": 2, "max_new_tokens": 20}
+        sampling = Sampling(temperature=temperature, top_k=top_k)
+        steps = sample.generate(model, prompt, sampling=sampling, **settings)
         return torch.stack(list(steps)).tolist()
 
     likeliest = text(0.0)
@@ -294,8 +297,9 @@ def test_the_hottest_text_is_drawn_alike(
     """From all tokens alike, for logits this near each other tie at the edge of top_k."""
     model, texts = random_model(LLAMA), []
     for _ in range(2):
-        settings = {"num_samples": 8, "max_new_tokens": 40, "top_k": 3}
-        steps = sample.generate(model, torch.arange(9), temperature=temperature, **settings)
+        settings = {"num_samples": 8, "max_new_tokens": 40}
+        sampling = Sampling(temperature=temperature, top_k=3)
+        steps = sample.generate(model, torch.arange(9), sampling=sampling, **settings)
         texts.append(torch.stack(list(steps)))
         without_core(monkeypatch)
     assert (texts[0] == texts[1]).float().mean() > 0.97  # by rounding, as above
@@ -313,7 +317,7 @@ def test_steps_in_the_builds_narrowest_format_stay_near(build: str) -> None:
     decoder = Decoder(model, 1, dtype)
     for i in range(2000):
         decoder.forget()
-        decoder.step(tokens, 30, torch.tensor([[(i + 0.5) / 2000]]), 1.0, 0)
+        decoder.step(tokens, [30], [0], torch.tensor([[(i + 0.5) / 2000]]), [1.0], [0])
         counts[tokens[0, 30]] += 1
     assert (counts / 2000 - likely).abs().max() < 0.005
 
@@ -328,7 +332,7 @@ def test_the_last_token_can_be_drawn_and_excluded_ones_cannot(build: str) -> Non
     decoder = Decoder(model, 1, torch.float32)
     for u in (0.0, 0.2, 0.4, 0.6, 0.8, 1 - 2**-24):
         decoder.forget()
-        decoder.step(tokens, 1, torch.tensor([[u]]), 1.0, 3)
+        decoder.step(tokens, [1], [0], torch.tensor([[u]]), [1.0], [3])
         drawn.add(int(tokens[0, 1]))
     assert drawn <= best and len(drawn) >= 2
 

@@ -22,6 +22,7 @@ from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained, greedy_eq
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
 from bardlet.sample import generate
+from bardlet.sampling.filters import Sampling
 from bardlet.system.optional_deps import has
 
 DTYPES = WRITABLE
@@ -111,7 +112,8 @@ def compare(trained: Trained, model: GPT, path: Path, tolerance: float) -> Compa
     """
     tokenizer, size = trained.tokenizer, model.config.block_size
     first = torch.zeros(1, dtype=torch.int64)
-    drawn = generate(trained.model, first, max_new_tokens=min(16, size // 2), temperature=1.0)
+    plainly = Sampling(temperature=1.0)
+    drawn = generate(trained.model, first, max_new_tokens=min(16, size // 2), sampling=plainly)
     prompt = torch.cat((first, *drawn))  # (P,)
     count = min(GREEDY_TOKENS, size - len(prompt))
     metadata = gguf_file.read(path).metadata

@@ -116,16 +116,15 @@ int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int thread
 // Token steps; see Decoder. `packed` holds the weights and `memory` the caches between calls; with
 // steps 0 the weights are packed. Without `packed`, tells in `sizes` how many bytes each must have.
 int bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
-                   int bf16_products, char* packed, char* memory, long* sizes, int64_t* tokens,
-                   long stride, int past, int known, int steps, float temperature, int top_k,
-                   const float* uniform) {
+                   int bf16_products, char* packed, char* memory, long* sizes, const Texts* texts,
+                   int steps, const float* uniform) {
     return guarded(threads, [&] {
         Arena weight_arena{packed}, arena{memory};
         in_format(bf16_products, [&](auto e) {
             Decoder<decltype(e)> decoder(*s, {params}, rotary, B, threads, weight_arena, arena);
             if (!packed) sizes[0] = (long)weight_arena.used, sizes[1] = (long)arena.used;
             else if (!steps) decoder.pack();
-            else decoder.run(tokens, stride, past, known, steps, {temperature, top_k, uniform});
+            else decoder.run(*texts, steps, uniform);
         });
     });
 }

@@ -6,10 +6,14 @@
 #include <functional>
 #include "weights.h"
 
-struct SamplingParams {  // how a token is chosen from its logits
-    float temperature;
-    int32_t top_k;
-    const float* uniform;  // (steps, B), each in [0, 1)
+struct Texts {  // n of the streams, and what each reads and writes
+    int n;
+    const int32_t* stream;  // which of the decoder's B each is
+    const int32_t *past, *known;  // tokens in its cache, and all that it has
+    int64_t* const* tokens;  // its context
+    const float* temperature;
+    const int32_t* top_k;
+    float* const* logits;  // null, or where those of its next token go, in place of a choice
 };
 
 constexpr int ROWS_AT_ONCE = 64;  // rows of a prompt taken through the model together
@@ -28,7 +32,8 @@ class Decoder {
         const long cached = (long)s.layers * B * s.kv_heads * s.context * s.head;
         keys = arena.take<E>(cached), values = arena.take<E>(cached);
         const int M = std::max(ROWS_AT_ONCE, B);
-        x = arena.take<float>((long)M * s.width);
+        rows = arena.take<Row>(M);
+        x = arena.take<float>((long)M * s.width), newest = arena.take<float>((long)B * s.width);
         o = arena.take<E>((long)M * s.heads * s.head), h = arena.take<E>((long)M * s.hidden);
         logits = arena.take<float>((long)B * s.padded_vocab());
         for (int t = 0; t < threads; t++) {
@@ -48,32 +53,47 @@ class Decoder {
         });
     }
 
-    // Take tokens[past, known) of each stream in and choose `steps` more, written behind them.
-    // tokens (B, stride): a stream's context begins at its row.
-    void run(int64_t* tokens, long stride, int past, int known, int steps,
-             const SamplingParams& sampling) {
+    // Take tokens[past, known) of each text in and choose `steps` more, written behind them, by
+    // uniform (steps, n), each in [0, 1).
+    void run(const Texts& texts, int steps, const float* uniform) {
+        const int n = texts.n, V = s.padded_vocab();
         Team team(threads);
         threads = team.size();
         barrier.reset(threads);
         team.run([&](int t) {
-            int from = past, to = known;
+            long prompts = 0;
+            for (int i = 0; i < n; i++) prompts += texts.known[i] - texts.past[i];
+            const long at_once = std::max(ROWS_AT_ONCE, n);
             for (int step = 0; step < steps; step++) {
-                const int at_once = std::max(1, ROWS_AT_ONCE / B);
-                for (; from < to; from = std::min(from + at_once, to))
-                    advance(tokens, stride, from, std::min(from + at_once, to), t);
-                head(t);
-                const Slice streams(B, t, threads);
-                for (long b = streams.first; b < streams.last; b++)
-                    tokens[b * stride + to] = choose(logits + b * s.padded_vocab(), sampling,
-                                                     sampling.uniform[(long)step * B + b],
-                                                     scratch[t].best);
+                const long count = step ? n : prompts;
+                for (long first = 0; first < count; first += at_once) {
+                    const int M = (int)std::min(at_once, count - first);
+                    if (t == 0) gather(texts, step, first, M);
+                    barrier.wait();
+                    advance(M, t);
+                    if (t == 0) keep_newest(M);
+                    barrier.wait();
+                }
+                head(n, t);
+                const Slice mine(n, t, threads);
+                for (long i = mine.first; i < mine.last; i++) {
+                    float* its = logits + i * V;
+                    if (texts.logits[i]) memcpy(texts.logits[i], its, s.vocab * sizeof(float));
+                    else
+                        texts.tokens[i][texts.known[i] + step] =
+                            choose(its, texts.temperature[i], texts.top_k[i],
+                                   uniform[(long)step * n + i], scratch[t].best);
+                }
                 barrier.wait();
-                to++;
             }
         });
     }
 
   private:
+    struct Row {  // of x: a position of a stream
+        int32_t stream, position;
+        int32_t newest_of;  // the text whose newest it is, or -1
+    };
     struct ThreadScratch {
         E *normed, *wide;
         float *scores, *best;  // of one head; the top_k largest logits
@@ -87,8 +107,8 @@ class Decoder {
     Barrier barrier{1};
     ThreadScratch scratch[MAX_THREADS];
     E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
-    float *x, *logits;
-    int rows_each = 1;  // rows of x that each stream has, its newest last
+    Row* rows;
+    float *x, *newest, *logits;  // newest: each text's newest row, out of the last layer
 
     E* cache(E* of, int layer, long b, int kv) const {
         return of + (((long)layer * B + b) * s.kv_heads + kv) * s.context * s.head;
@@ -102,7 +122,7 @@ class Decoder {
                  [&](int m, int n, vec v) { out(m, first + n, v); });
     }
 
-    const E* normed(int M, const float* weight, const float* bias, int t) {
+    const E* normed(const float* x, int M, const float* weight, const float* bias, int t) {
         float mean;
         for (int m = 0; m < M; m++)
             norm_row(s, x + (long)m * s.width, weight, bias, scratch[t].normed + (long)m * s.width,
@@ -110,26 +130,39 @@ class Decoder {
         return scratch[t].normed;
     }
 
-    // Positions [from, to) of all streams through all layers; rows are (stream, position).
-    void advance(const int64_t* tokens, long stride, int from, int to, int t) {
-        const int T = to - from, M = B * T, C = s.width, D = s.head, HD = s.heads * D,
-                  group = s.heads / s.kv_heads;
-        E* wide = scratch[t].wide;
-        if (t == 0) {
-            rows_each = T;
-            for (int m = 0; m < M; m++) {
-                const int position = from + m % T;
-                const int64_t token = tokens[m / T * stride + position];
-                for (int i = 0; i < C; i += W) {
-                    vec v = load(p[WTE] + token * C + i);
-                    if (p[WPE]) v += load(p[WPE] + (long)position * C + i);
-                    store(x + (long)m * C + i, v);
-                }
+    // Rows [first, first + M) of a step, embedded: a text's new tokens, one text after the other.
+    void gather(const Texts& texts, int step, long first, int M) {
+        int i = 0;
+        long before = first;  // rows of this step from the beginning of text i
+        auto length = [&] { return step ? 1 : texts.known[i] - texts.past[i]; };
+        for (; before >= length(); i++) before -= length();
+        for (int m = 0; m < M; m++) {
+            const int begin = step ? texts.known[i] + step - 1 : texts.past[i];
+            const int position = begin + (int)before;
+            const bool last = ++before == length();
+            rows[m] = {texts.stream[i], position, last ? i : -1};
+            const int64_t token = texts.tokens[i][position];
+            for (int c = 0; c < s.width; c += W) {
+                vec v = load(p[WTE] + token * s.width + c);
+                if (p[WPE]) v += load(p[WPE] + (long)position * s.width + c);
+                store(x + (long)m * s.width + c, v);
             }
+            if (last) i++, before = 0;
         }
-        barrier.wait();
+    }
+
+    void keep_newest(int M) {
+        for (int m = 0; m < M; m++)
+            if (const int i = rows[m].newest_of; i >= 0)
+                memcpy(newest + (long)i * s.width, x + (long)m * s.width, s.width * sizeof(float));
+    }
+
+    // M rows through all layers.
+    void advance(int M, int t) {
+        const int C = s.width, D = s.head, HD = s.heads * D, group = s.heads / s.kv_heads;
+        E* wide = scratch[t].wide;
         for (int l = 0; l < s.layers; l++) {
-            const E* a = normed(M, p.at(l, LN1), p.at(l, LN1_B), t);
+            const E* a = normed(x, M, p.at(l, LN1), p.at(l, LN1_B), t);
             const float* bias = p.at(l, QKV_B);
             auto keep = [&](int m, int n, vec v) {
                 store(wide + (long)m * s.qkv() + n, bias ? v + load(bias + n) : v);
@@ -141,15 +174,17 @@ class Decoder {
             part(a, weights.qkv[l], M, C, HD + s.kv_heads * D + kv, own, keep);
             for (long head = mine.first; head < mine.last; head++)
                 for (int m = 0; m < M; m++)
-                    append_kv(l, m / T, (int)head, from + m % T, wide + (long)m * s.qkv());
+                    append_kv(l, rows[m].stream, (int)head, rows[m].position,
+                              wide + (long)m * s.qkv());
             for (long head = mine.first * group; head < mine.last * group; head++)
                 for (int m = 0; m < M; m++)
-                    attend(l, m / T, (int)head, from + m % T, wide + (long)m * s.qkv() + head * D,
-                           o + (long)m * HD + head * D, scratch[t].scores);
+                    attend(l, rows[m].stream, (int)head, rows[m].position,
+                           wide + (long)m * s.qkv() + head * D, o + (long)m * HD + head * D,
+                           scratch[t].scores);
             barrier.wait();
             add(o, weights.proj[l], p.at(l, PROJ_B), M, HD, t);
             barrier.wait();
-            a = normed(M, p.at(l, LN2), p.at(l, LN2_B), t);
+            a = normed(x, M, p.at(l, LN2), p.at(l, LN2_B), t);
             bias = p.at(l, FC_B);
             auto keep_fc = [&](int m, int n, vec v) {
                 store(wide + (long)m * s.gated() + n, bias ? v + load(bias + n) : v);
@@ -229,34 +264,30 @@ class Decoder {
         for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
     }
 
-    // Logits of each stream's newest row, this thread's share of the vocabulary, into `logits`.
-    void head(int t) {
+    // Logits of each text's newest row, this thread's share of the vocabulary, into `logits`.
+    void head(int n, int t) {
         const int C = s.width, V = s.padded_vocab();
-        float mean;
-        for (int b = 0; b < B; b++)
-            norm_row(s, x + ((long)(b + 1) * rows_each - 1) * C, p[LNF], p[LNF_B],
-                     scratch[t].normed + (long)b * C, mean);
+        const E* a = normed(newest, n, p[LNF], p[LNF_B], t);
         const Slice panels(V / NR, t, threads);
-        part(scratch[t].normed, weights.head, B, C, (int)panels.first * NR,
+        part(a, weights.head, n, C, (int)panels.first * NR,
              (int)(panels.last - panels.first) * NR,
              [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
         barrier.wait();
     }
 
     // bardlet/sample.py's choose(): the likeliest, or a draw from the top_k.
-    int64_t choose(float* logits, const SamplingParams& sampling, float uniform,
-                   float* best) const {
+    int64_t choose(float* logits, float temperature, int top_k, float uniform, float* best) const {
         const int V = s.vocab;
-        if (sampling.temperature == 0) return std::max_element(logits, logits + V) - logits;
+        if (temperature == 0) return std::max_element(logits, logits + V) - logits;
         for (int i = V; i < s.padded_vocab(); i++) logits[i] = -INFINITY;
         float cutoff = -INFINITY, highest = -INFINITY;
-        for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= sampling.temperature);
-        if (0 < sampling.top_k && sampling.top_k < V) {
-            float* end = best + sampling.top_k;  // a heap whose top is the smallest
+        for (int i = 0; i < V; i++) highest = std::max(highest, logits[i] /= temperature);
+        if (0 < top_k && top_k < V) {
+            float* end = best + top_k;  // a heap whose top is the smallest
             const std::greater<float> above;
-            std::copy(logits, logits + sampling.top_k, best);
+            std::copy(logits, logits + top_k, best);
             std::make_heap(best, end, above);
-            for (int i = sampling.top_k; i < V; i++) {
+            for (int i = top_k; i < V; i++) {
                 if (!(logits[i] > best[0])) continue;
                 std::pop_heap(best, end, above);
                 end[-1] = logits[i];

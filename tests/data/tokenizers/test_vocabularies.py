@@ -530,7 +530,8 @@ def test_a_model_of_any_tokens_is_trained_evaluated_and_streams(
     for as_json in (True, False):
         capsys.readouterr()
         write(run=tmp_path / "out", checkpoint="best", start="\u4e16 \U0001f600", num_samples=1,
-              max_new_tokens=40, temperature=1.0, top_k=0, seed=1, device_name="cpu",
+              max_new_tokens=40,
+              options={"temperature": 1.0, "top_k": 0, "seed": 1}, device_name="cpu",
               dtype="float32", as_json=as_json, say=lambda line: None)  # fmt: skip
         written.append(capsys.readouterr().out)
     assert written[1] == json.loads(written[0])["samples"][0] + "\n---------------\n"

@@ -1,0 +1,84 @@
+"""Token steps through the model as it is, on any device: native.decoding.Decoder's twin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from bardlet.model import GPT, KVCache
+
+
+class TorchDecoder:
+    """Logits of up to `streams` texts, those at the same place in their contexts together."""
+
+    def __init__(self, model: GPT, use_cache: bool) -> None:
+        self.model, self.use_cache = model, use_cache
+        # streams that step together, and their cache with a row for each
+        self.groups: list[tuple[list[int], KVCache]] = []
+
+    def forget(self, stream: int | None = None) -> None:
+        """Empty the cache of one stream, or of all: the next step's context begins anew."""
+        if stream is None:
+            self.groups = []
+        else:
+            self.take({stream})
+
+    def logits(
+        self, contexts: Sequence[Tensor], known: Sequence[int], streams: Sequence[int]
+    ) -> Tensor:
+        """Logits (n, V) float32 of the token after the first known[i] of each context (S,) int64.
+
+        They are on the model's device.
+        """
+        device, rows = self.model.lm_head.weight.device, {}
+        places = {stream: i for i, stream in enumerate(streams)}
+        for group, cache in self.grouped(places, known):
+            past = cache.length if cache else 0
+            new = [contexts[places[stream]][past : known[places[stream]]] for stream in group]
+            logits, _ = self.model(torch.stack(new).to(device), cache=cache)  # (b, 1, V)
+            for stream, row in zip(group, logits[:, -1].float(), strict=True):
+                rows[places[stream]] = row
+        return torch.stack([rows[i] for i in range(len(streams))])
+
+    def grouped(
+        self, places: dict[int, int], known: Sequence[int]
+    ) -> Iterator[tuple[list[int], KVCache | None]]:
+        """The streams of a step that the model takes together, with what is cached of them."""
+        begun = self.take(set(places)) if self.use_cache else []
+        cached = {stream for group, _ in begun for stream in group}
+        lengths: dict[int, list[int]] = {}
+        for stream, i in places.items():
+            if stream not in cached:
+                lengths.setdefault(known[i], []).append(stream)
+        weight = self.model.lm_head.weight
+        for group in lengths.values():
+            if self.use_cache:
+                cache = KVCache(self.model.config, len(group), weight.device, weight.dtype)
+                begun.append((group, cache))
+            else:
+                yield group, None
+        self.groups += begun
+        yield from begun
+
+    def take(self, streams: set[int]) -> list[tuple[list[int], KVCache]]:
+        """Remove some streams from the groups: themselves, grouped as they were."""
+        kept, taken = [], []
+        for group, cache in self.groups:
+            for part, of in ((kept, set(group) - streams), (taken, set(group) & streams)):
+                rows = [row for row, stream in enumerate(group) if stream in of]
+                if rows:
+                    part.append(([group[row] for row in rows], subset(cache, rows)))
+        self.groups = kept
+        return taken
+
+
+def subset(cache: KVCache, rows: list[int]) -> KVCache:
+    """Some rows of a cache; the cache itself where they are all of it."""
+    if len(rows) == cache.k.size(1):
+        return cache
+    part = copy.copy(cache)
+    part.k, part.v = cache.k[:, rows], cache.v[:, rows]
+    return part

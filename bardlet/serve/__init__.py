@@ -1,0 +1,1 @@
+"""What answers from a model: completions of text, whoever asks for them."""

@@ -1,0 +1,153 @@
+"""A trained model with its tokenizer, ready to be asked: what `bardlet.load` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bardlet import native
+from bardlet.errors import UsageError
+from bardlet.interop.chat_template import of_pairs
+from bardlet.interop.load import load_model
+from bardlet.interop.verify import Trained
+from bardlet.model import GPT
+from bardlet.sampling.filters import Sampling
+from bardlet.serve.completion import (
+    Completer,
+    Completion,
+    Request,
+    TokenLogprob,
+    complete,
+    prompt_logprobs,
+)  # fmt: skip
+from bardlet.system.device import Machine, choose
+from bardlet.system.memory import MicroBatcher
+
+CHOICE = {field.name for field in dataclasses.fields(Sampling)}
+
+
+def load(
+    source: str | Path, *, checkpoint: str = "best", device: str = "auto", dtype: str = "auto"
+) -> Model:
+    """The model of a run, or of any other source that `bardlet import` reads.
+
+    `checkpoint` is that of a run: best, last or iter-... Raises a BardletError where there is no
+    such source, or where its files are damaged.
+    """
+    return Model(load_model(str(source), checkpoint), choose(device, dtype))
+
+
+class Model:
+    """A model, its tokenizer, and the machine that it runs on.
+
+    Options of a text, by the commands' names: `max_new_tokens`, `seed`, `stop` (a string or
+    several), `logprobs` (how many alternatives of each token) and the fields of Sampling, such as
+    `temperature` or `top_p`.
+    """
+
+    def __init__(self, trained: Trained, machine: Machine) -> None:
+        self.trained, self.machine = trained, machine
+        self.gpt, self.tokenizer = trained.model.eval(), trained.tokenizer
+        without_padding(self.gpt, self.tokenizer.vocab_size)
+        self.gpt.to(machine.device)
+        if not native.runs(self.gpt):  # which converts weights itself
+            self.gpt.to(machine.dtype)  # half the bytes to read for every token
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model sees at once."""
+        return self.gpt.config.block_size
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """The tokens that a prompt becomes: behind an end of text where texts are trained on so.
+
+        Raises DataError for a character without an id.
+        """
+        text = self.as_prompt(text) or self.beginning
+        return (*self.behind, *self.tokenizer.encode(text).tolist())
+
+    def as_prompt(self, text: str) -> str:
+        """A prompt with the line end behind it that prompts have in a dataset of pairs."""
+        ends = not text or text != text.rstrip() or not of_pairs(self.trained.state.dataset)
+        return text if ends else text + "\n"
+
+    @property
+    def behind(self) -> tuple[int, ...]:
+        """The token that stands before a prompt: the end of the text before it, if any."""
+        end = self.trained.state.dataset.end_of_text
+        return () if end is None or end >= self.tokenizer.vocab_size else (end,)
+
+    @property
+    def beginning(self) -> str:
+        """How a text without a prompt begins: with nothing, or on a new line where none ends."""
+        if self.behind:
+            return ""
+        return "\n" if b"\n" in self.tokenizer.tokens() else self.tokenizer.decode([0])
+
+    def generate(self, prompt: str = "", **options: Any) -> Completion:
+        """The text that goes on from a prompt; `print` shows it, `.tokens` are its ids."""
+        return self.generate_many([prompt], **options)[0]
+
+    def generate_many(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
+        """A text for each prompt, side by side; the i-th is sample i of the seed."""
+        asked = [self.request(prompt, number=i, **options) for i, prompt in enumerate(prompts)]
+        return self.complete(asked)
+
+    def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
+        """The text that goes on from a prompt, as it is written."""
+        completer = Completer(self.gpt, self.tokenizer, 1, self.machine.dtype)
+        completer.add(self.request(prompt, **options))
+        while step := completer.step():
+            if piece := step[0][1]:
+                yield piece
+
+    def logprobs(self, text: str, top: int = 0) -> list[TokenLogprob]:
+        """The natural log-probability of each token of a text; minus their mean is the loss.
+
+        The first token has none, but where texts are trained on behind the end of another.
+        """
+        ids = [*self.behind, *self.tokenizer.encode(text).tolist()]
+        return prompt_logprobs(self.gpt, ids, top)
+
+    def request(self, prompt: str | Sequence[int], **options: Any) -> Request:
+        """A prompt with options; UsageError for one that there is not, or that cannot be."""
+        known = CHOICE | {"max_new_tokens", "seed", "number", "stop", "logprobs"}
+        if unknown := options.keys() - known:
+            raise UsageError(f"no option {min(unknown)}", f"Options are {', '.join(sorted(known))}")
+        choice = {name: options.pop(name) for name in CHOICE & options.keys()}
+        if isinstance(stop := options.get("stop", ()), str):
+            options["stop"] = (stop,)
+        else:
+            options["stop"] = tuple(stop or ())
+        ids = self.prompt(prompt) if isinstance(prompt, str) else tuple(prompt)
+        return Request(prompt=ids, sampling=Sampling(**choice), **options)
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """The completion of each request, all side by side, or fewer where memory runs out."""
+        if not requests:
+            return []
+
+        def some_at_once(size: int) -> list[Completion]:
+            return complete(
+                self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype
+            )
+
+        return MicroBatcher(len(requests)).run(some_at_once)
+
+
+def without_padding(model: GPT, vocab_size: int) -> None:
+    """Take from a model the tokens at the end of its vocabulary that stand for no text.
+
+    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
+    """
+    if vocab_size == model.config.vocab_size:
+        return
+    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
+    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
+    model.lm_head.weight = head
+    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)

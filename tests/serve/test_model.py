@@ -1,0 +1,145 @@
+"""A model that is asked: completions with their own ends, log-probabilities, from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_config
+
+import bardlet
+from bardlet.cli import main
+from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text.corpus import Corpus
+from bardlet.errors import DataError, UsageError
+from bardlet.serve.completion import Completer, mean_loss
+from bardlet.serve.model import Model
+from bardlet.train import train
+
+TEXT = (
+    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 40
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few iterations on a play."""
+    path = tmp_path_factory.mktemp("served")
+    prepare(Corpus(name="play", text=TEXT, sources=()), path / "data")
+    config = tiny_config(path / "data", path / "run", block_size=32, max_iters=60, eval_interval=60)
+    train(config)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return bardlet.load(folder / "run", dtype="float32")
+
+
+def test_the_same_text_from_python_a_stream_and_the_command(
+    folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"max_new_tokens": 70, "seed": 7, "top_p": 0.9}
+    whole = model.generate("All:", **options)
+    assert len(whole.tokens) == 70 and whole.finish_reason == "length"
+    assert str(whole) == whole.text == model.tokenizer.decode(whole.tokens)
+    assert "".join(model.stream("All:", **options)) == whole.text
+    beside = model.generate_many(["All:", "First"], **options)
+    assert beside[0].tokens == whole.tokens
+    words = ["--start=All:", "--max_new_tokens=70", "--seed=7", "--top_p=0.9", "--json"]
+    capsys.readouterr()
+    assert main(["sample", str(folder / "run"), "--num_samples=2", "--dtype=float32", *words]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["samples"][0] == "All:" + whole.text
+    assert printed["tokens"][0] == whole.tokens and printed["finish_reasons"] == ["length"] * 2
+
+
+def test_a_completion_ends_before_a_stop_string(model: Model) -> None:
+    text = model.generate("All:", max_new_tokens=60, temperature=0).text
+    for stop in (text[5:8], text[20:21], text[30:45]):
+        ended = model.generate("All:", max_new_tokens=60, temperature=0, stop=["@", stop])
+        assert ended.text == text[: text.index(stop)] and ended.finish_reason == "stop"
+        decoded = model.tokenizer.decode(ended.tokens)
+        assert decoded.endswith(stop) and decoded.startswith(ended.text)
+        pieces = list(model.stream("All:", max_new_tokens=60, temperature=0, stop=stop))
+        assert "".join(pieces) == ended.text
+
+
+def test_text_that_only_began_a_stop_string_is_shown_in_the_end(model: Model) -> None:
+    text = model.generate("All:", max_new_tokens=20, temperature=0).text
+    stop = text[-3:] + "never"
+    assert model.generate("All:", max_new_tokens=20, temperature=0, stop=stop).text == text
+
+
+def test_log_probabilities_are_the_models(model: Model) -> None:
+    """Before any filter, of the tokens chosen and of the likeliest: those of float64 to 1e-5."""
+    whole = model.generate("All:", max_new_tokens=20, logprobs=3, top_k=2, temperature=1.3)
+    ids = torch.tensor([*model.prompt("All:"), *whole.tokens])
+    with torch.no_grad():
+        logits = model.gpt(ids[None, :-1], ids[None, 1:])[0][0].double().log_softmax(-1)
+    start = len(model.prompt("All:")) - 1
+    for row, each, token in zip(logits[start:], whole.logprobs, whole.tokens, strict=True):
+        assert each.token == token
+        assert each.logprob == pytest.approx(row[token].item(), abs=1e-5)
+        values, best = row.topk(3)
+        assert [id for id, _ in each.top] == best.tolist()
+        assert [value for _, value in each.top] == pytest.approx(values.tolist(), abs=1e-5)
+    alone = model.generate("All:", max_new_tokens=20, top_k=2, temperature=1.3)
+    assert alone.tokens == whole.tokens and alone.logprobs == []
+
+
+def test_the_mean_log_probability_is_the_loss_that_eval_measures(
+    folder: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = TEXT[-len(TEXT) // 10 :]
+    capsys.readouterr()
+    assert main(["eval", str(folder / "run"), "--dtype=float32", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    logprobs = model.logprobs(val[-scores["tokens"] - 1 :])
+    assert len(logprobs) == scores["tokens"]
+    assert mean_loss(logprobs) == pytest.approx(scores["loss"], abs=1e-5)
+
+
+def test_neighbours_that_come_and_go_change_nothing(model: Model) -> None:
+    def request(i: int) -> Any:
+        options: dict[str, Any] = {"max_new_tokens": 5 + 7 * i % 40, "seed": i}
+        options |= [{}, {"logprobs": 2}, {"top_p": 0.8}, {"stop": ["ea", "\n\n"]}][i % 4]
+        return model.request(TEXT[i : 2 * i + 1], **options)
+
+    alone = [model.complete([request(i)])[0] for i in range(24)]
+    completer = Completer(model.gpt, model.tokenizer, 5)
+    together = [completer.add(request(i)) for i in range(24)]
+    gone = completer.add(model.request("All", max_new_tokens=1000))
+    for turn in range(1000):
+        if not completer.step():
+            break
+        if turn == 9:
+            completer.remove(gone)
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    assert [c.text for c in together] == [c.text for c in alone]
+    assert {c.finish_reason for c in together} == {"stop", "length"}
+    assert gone.finish_reason is None and len(completer.writer.free) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temprature": 1}, "no option temprature"), ({"seed": -1}, "seed=-1"),
+     ({"top_p": 0}, "top_p=0 must be above 0"),
+     ({"logprobs": 21}, "logprobs=21 must be from 0 to 20"), ({"max_new_tokens": -1}, "at least 0"),
+     ({"logit_bias": ((99999, 1.0),)}, "logit_bias of token 99999")],
+)  # fmt: skip
+def test_what_cannot_be_asked_for(model: Model, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.generate("All:", **options)
+
+
+def test_edges(model: Model) -> None:
+    assert model.generate("All:", max_new_tokens=0).finish_reason == "length"
+    assert model.generate_many([]) == []
+    assert len(model.generate("", max_new_tokens=3).tokens) == 3  # as a line begins
+    assert len(model.generate("All:" * 40, max_new_tokens=3).tokens) == 3  # beyond the context
+    with pytest.raises(DataError, match="not in the model's alphabet"):
+        model.generate("\u4e16")
