@@ -41,7 +41,7 @@ from bardlet.run.state import Imported
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("bardlet", "python", "torchrun", "pip", "pytest", "make")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-OTHER_BLOCKS = {"text"}  # what programs print, and `--help`
+OTHER_BLOCKS = {"text", "python"}  # what programs print, and `--help`; Python has its own test
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 # --- how each is run
@@ -282,6 +282,15 @@ def test_the_commands_of_a_section_run(page: str, heading: str, folder: Path) ->
     for one in SHOWN:
         if (one.page, one.heading) == (page, heading) and way(one) == "here":
             run(one.command)
+
+
+def test_the_readmes_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = dict(BLOCK.findall(PAGES[0].read_text(encoding="utf-8")))
+    for command in ("bardlet prepare tinyshakespeare", "bardlet train demo"):
+        run(command)
+    capsys.readouterr()
+    exec(blocks["python"], {})
+    assert len(capsys.readouterr().out) > 100
 
 
 @pytest.mark.parametrize("one", SLOW_ONES, ids=lambda one: one.command)
