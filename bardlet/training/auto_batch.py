@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bardlet.config import Auto, TrainConfig
 from bardlet.errors import TrainingError
+from bardlet.io import schema
+from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say
 from bardlet.run import run_folder
 from bardlet.system.distributed import Group
@@ -19,6 +23,10 @@ SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger
 MARGIN = 0.9  # of the memory that is free: a run's grows by some after its first iterations
 EQUAL = 1.03  # times: trials of the same differ by as much
+SLOWER = 1.5  # times the fastest so far: a size that is tried again, and speaks for larger ones
+MAX_SLOWER = 3  # consecutive sizes
+MAX_STEPS = 8  # micro-batches of an iteration that the time of one more is told by
+MIN_MORE = 0.1  # of an iteration of one micro-batch: the rest, Muon's step above all, is less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,8 @@ def resolve_auto_batch_size(
 def choose_batch_size(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
     """The size that the run had where it goes on with as many sequences, else one by trials."""
     sequences = config.batch_size * config.gradient_accumulation_steps
-    before = run_folder.saved_options(Path(config.out_dir)) if start >= 0 else None
+    run = Path(config.out_dir)
+    before = run_folder.saved_options(run) if start >= 0 else options_of_killed(config)
     if before is not None:
         size = before.get("batch_size", 0)
         if size * before.get("gradient_accumulation_steps", 0) == sequences:
@@ -77,6 +86,24 @@ def choose_batch_size(config: TrainConfig, group: Group, start: int, vocab_size:
     return best
 
 
+def options_of_killed(config: TrainConfig) -> Mapping[str, Any] | None:
+    """The options of a run that was killed before its first checkpoint, which config.toml has.
+
+    None where there is no such run, or where one of its options was another.
+    """
+    if config.fresh:
+        return None
+    try:
+        text = read_text(Path(config.out_dir) / "config.toml", max_bytes=schema.LONGEST << 4)
+        options = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    sizes = ("batch_size", "gradient_accumulation_steps")
+    now = {k: v for k, v in dataclasses.asdict(config).items() if k not in (*sizes, "init_from")}
+    same = now == {k: v for k, v in options.items() if k in now}
+    return options if same and all(type(options.get(k)) is int for k in sizes) else None
+
+
 def sizes(sequences: int, largest: int, asked: int) -> list[int]:
     """Sizes to try, the smallest first: divisors of `sequences` up to `largest`, each at least
     twice the one before, and the one that was asked for.
@@ -89,27 +116,48 @@ def sizes(sequences: int, largest: int, asked: int) -> list[int]:
 
 
 def measure_sizes(trials: TrialProcess, sizes: Sequence[int], share: int) -> Iterator[Measurement]:
-    """Try sizes in this order, until one does not fit, takes too long, or is slower by far."""
-    best = math.inf
+    """Try sizes in this order, until one does not fit, takes too long, or several one after another
+    are slower by far.
+
+    On a busy machine any trial may be: one that is slower is made again.
+    """
+    best, slower = math.inf, 0
     for size in sizes:
-        # not compiled: that takes longer than it could tell
-        once = trials.iterations(size, 1, SECONDS, compile=False)
-        if "failed" in once or once["peak_bytes"] > MARGIN * once["available_bytes"]:
+        tries = [measure(trials, size, share)]
+        if tries[0] is not None and tries[0].iteration_s(share) > SLOWER * best:
+            tries.append(measure(trials, size, share))
+        known = [measurement for measurement in tries if measurement is not None]
+        if len(known) < len(tries):
             return
-        more = once["iter_s"]
-        if size < share:
-            twice = trials.iterations(size, 2, SECONDS, compile=False)
-            if "failed" in twice:
-                return
-            more = max(0.0, twice["iter_s"] - once["iter_s"])
-        measurement = Measurement(
-            size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"]
-        )
-        yield measurement
-        taken = measurement.iteration_s(share)
-        if taken > 1.5 * best or once["iter_s"] > LONGEST:
+        fastest = min(known, key=lambda measurement: measurement.iteration_s(share))
+        yield fastest
+        slower = slower + 1 if fastest.iteration_s(share) > SLOWER * best else 0
+        if slower == MAX_SLOWER or fastest.first_s > LONGEST:
             return
-        best = min(best, taken)
+        best = min(best, fastest.iteration_s(share))
+
+
+def measure(trials: TrialProcess, size: int, share: int) -> Measurement | None:
+    """The times of micro-batches of a size, of which an iteration has `share` sequences; None where
+    one does not fit.
+    """
+    # not compiled: that takes longer than it could tell
+    once = trials.iterations(size, 1, SECONDS, compile=False)
+    if "failed" in once or once["peak_bytes"] > MARGIN * once["available_bytes"]:
+        return None
+    more = once["iter_s"]
+    # as many at once as take little time: a difference of two, divided, errs by less than of one
+    steps = min(math.ceil(share / size), max(2, min(MAX_STEPS, int(SECONDS / more))))
+    if steps > 1:
+        several = trials.iterations(size, steps, SECONDS, compile=False)
+        if "failed" in several:
+            return None
+        more = max(0.0, several["iter_s"] - once["iter_s"]) / (steps - 1)
+        # what is below is chance: a micro-batch more is a large part of the first
+        more = max(more, MIN_MORE * once["iter_s"])
+    return Measurement(
+        size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"]
+    )
 
 
 def fastest(tried: Sequence[Measurement], share: int) -> int:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from support import as_ranks, tiny_config
 from bardlet.commands import settings
 from bardlet.config import Auto, TrainConfig, resolve, to_toml
 from bardlet.errors import TrainingError, UsageError
+from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.train import train
 from bardlet.training import auto_batch, trial_process
@@ -95,17 +96,24 @@ def test_the_fastest_is_chosen() -> None:
 
 
 class Answers:
-    """A TrialProcess with made-up results: bytes and seconds of so many sequences at once."""
+    """A TrialProcess with made-up results: bytes and seconds of so many sequences at once.
 
-    def __init__(self, seconds: Callable[[int], float], available: int) -> None:
-        self.seconds, self.available, self.asked = seconds, available, list[int]()
+    Trials whose number is in `busy` take ten times as long.
+    """
+
+    def __init__(
+        self, seconds: Callable[[int], float], available: int, busy: Container[int] = ()
+    ) -> None:
+        self.seconds, self.available, self.busy = seconds, available, busy
+        self.asked = list[int]()
 
     def iterations(self, size: int, steps: int, seconds: float, **changes: Any) -> dict[str, Any]:
         self.asked.append(size)
         if 100 * size > self.available:
             return {"failed": "memory", "hint": ""}
+        slow = 10 if len(self.asked) - 1 in self.busy else 1
         return {
-            "iter_s": 0.1 + steps * self.seconds(size), "peak_bytes": 100 * size,
+            "iter_s": slow * (0.1 + steps * self.seconds(size)), "peak_bytes": 100 * size,
             "available_bytes": self.available,
         }  # fmt: skip
 
@@ -120,9 +128,29 @@ def test_what_is_tried() -> None:
     assert tried(Answers(lambda n: 0.01 * n**0.5, 1000)) == [1, 2, 4, 8], "16 fails"
     assert tried(Answers(lambda n: 0.01 * n**0.5, 850)) == [1, 2, 4], "8 leaves no margin"
     slower = Answers(lambda n: 0.01 * n**1.5, 10**6)
-    assert tried(slower) == [1, 2, 4], "what is far slower ends it"
+    assert tried(slower) == [1, 2, 4, 8, 16], "three that are far slower end it"
     long = Answers(lambda n: 3.0 * n, 10**6)
     assert tried(long) == [1, 2, 4], "and what takes longer than ten seconds"
+
+
+def quick(n: int) -> float:
+    return 0.004 + 0.0001 * n  # larger is faster, up to the largest
+
+
+@pytest.mark.parametrize("busy", [{2}, {3}, {2, 3}, {4, 5}, {0}, {1}, {6, 7, 8}], ids=str)
+def test_a_slower_trial_does_not_end_the_search(busy: set[int]) -> None:
+    """Once in a while a trial of a busy machine takes many times as long."""
+    answers = Answers(quick, 10**6, busy)
+    sizes = [1, 2, 4, 8, 16, 32, 64, 128]
+    measured = list(auto_batch.measure_sizes(answers, sizes, 128))
+    assert [m.size for m in measured] == sizes
+    assert fastest(measured, 128) == 128
+
+
+def test_a_second_micro_batch_that_seems_free_is_no_bargain() -> None:
+    """The first trial was slow, by chance: then one of two takes no longer than one of one."""
+    measured = list(auto_batch.measure_sizes(Answers(quick, 10**6, {0}), [1, 128], 128))
+    assert measured[0].iteration_s(128) > measured[1].iteration_s(128)
 
 
 # --- in a run
@@ -165,6 +193,40 @@ def test_a_run_gets_numbers_and_keeps_them(
     plain = tiny_config(dataset_folder, tmp_path / "plain", **options, lr_decay_iters=4)
     train(plain)
     assert losses(tmp_path / "plain") == losses(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "trials"), [({}, 0), ({"n_layer": 1}, 1), ({"fresh": True}, 1)], ids=str
+)
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_size(
+    change: dict[str, Any], trials: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.toml has it, for a run with the same options."""
+    choices = []
+
+    def chosen(*how: object) -> Iterator[Measurement]:
+        choices.append(how)
+        yield Measurement(size=9, first_s=1.0, more_s=0.0, peak_bytes=0)
+
+    monkeypatch.setattr(auto_batch, "TrialProcess", lambda *how: contextlib.nullcontext())
+    monkeypatch.setattr(auto_batch, "measure_sizes", chosen)
+    train(config)
+    out = Path(config.out_dir)
+    assert len(choices) == 1 and written(out)["batch_size"] == 9
+    for folder in run_folder.checkpoints(out):
+        run_folder.remove(folder)
+    train(dataclasses.replace(config, **change))
+    assert len(choices) == 1 + trials
+    assert written(out)["batch_size"] == 9
+
+
+@pytest.mark.parametrize(
+    "text", ["", "batch_size = [", "batch_size = 'x'", "[a]\nb = 1", "\0"], ids=repr
+)
+def test_a_damaged_file_of_options_is_as_none(text: str, config: TrainConfig) -> None:
+    Path(config.out_dir).mkdir()
+    (Path(config.out_dir) / "config.toml").write_text(text, encoding="utf-8")
+    assert auto_batch.options_of_killed(config) is None
 
 
 def test_evaluating_only_tries_nothing(
