@@ -17,20 +17,24 @@ All figures were set on those presets and on slices of tiny Shakespeare's train 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from bardlet.config import resolve
 from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
-from bardlet.native.training import NativeGPT, fits
+from bardlet.planning import recipe as recipes
+from bardlet.planning.recipe import Recipe
+from bardlet.planning.speed import Speed, measure
 from bardlet.system import device
-from bardlet.system.device import Machine
+from bardlet.training.resume import check_data
 
 # layers, width and context, from the smallest; heads are 32 wide, from 384 on 64
 LADDER = (
@@ -44,50 +48,32 @@ MIN_EPOCHS, MAX_EPOCHS = 2.5, 3.5  # of a million tokens
 PARAMETERS_PER_TOKEN = 10.0
 MIN_ITERS = 200  # fewer steps hardly leave the start, however small the text
 TRAINING = 0.9  # the part of the budget that is training; evaluation and starting take the rest
-STEP_S = 0.003  # of an iteration, whatever its size
-REACHED = 0.35  # of a GPU's peak, by a well fed model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """How fast a machine trains."""
+def shape_of(
+    n_layer: int, n_embd: int, block_size: int, *, vocab_size: int, family: str = "llama",
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> GPTConfig:  # fmt: skip
+    """The model of a rung of the ladder, with the options in `fixed` as they are.
 
-    flops: float  # a second
-    layer_s: float = 0.0  # an iteration takes this for each layer, however small
-
-    def seconds(self, model: GPT, tokens: float) -> float:
-        """Of an iteration with so many tokens, by the FLOPs that model.py counts."""
-        counted = model.flops_per_token() * tokens / self.flops
-        return max(counted, self.layer_s * model.config.n_layer) + STEP_S
-
-
-def measure(machine: Machine) -> Speed:
-    """The machine's speed: a small model's forward and backward, and of a GPU its peak besides."""
-    config = shape_of(*LADDER[6], vocab_size=256)
-    model = GPT(config).to(machine.device)
-    forward = NativeGPT(model, machine.dtype) if fits(model, training=True) else model
-    idx = torch.zeros(8, config.block_size, dtype=torch.int64, device=machine.device)
-    best = math.inf
-    for _ in range(4):
-        began = time.perf_counter()
-        with machine.autocast():
-            _, loss = forward(idx, idx)
-        loss.backward()
-        sum(p.grad.sum() for p in model.parameters() if p.grad is not None)
-        loss.item()  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    if machine.device.type == "cpu":
-        return Speed(flops=model.flops_per_token() * idx.numel() / best)
-    return Speed(flops=REACHED * machine.peak_flops(), layer_s=best / config.n_layer)
-
-
-def shape_of(n_layer: int, n_embd: int, block_size: int, *, vocab_size: int) -> GPTConfig:
-    """The model of a rung of the ladder."""
-    return GPTConfig(
-        family="llama", n_layer=n_layer, n_head=n_embd // (32 if n_embd < 384 else 64),
-        n_embd=n_embd, block_size=block_size, vocab_size=vocab_size, qk_norm=True,
-        rope_theta=float(max(200, 4 * block_size)),
-    )  # fmt: skip
+    Where heads are fixed, the width is rounded up to one that they divide; where it is fixed, heads
+    divide it.
+    """
+    names = {field.name for field in dataclasses.fields(GPTConfig)} - {"lora_rank"}
+    values = {name: value for name, value in fixed.items() if name in names}
+    width = values.get("n_embd", n_embd)
+    heads = values.get("n_head") or next(
+        h for h in range(max(1, width // (32 if width < 384 else 64)), 0, -1) if width % h == 0
+    )
+    if "n_embd" not in values and "head_dim" not in values:
+        width = math.ceil(width / (2 * heads)) * 2 * heads
+    context = values.get("block_size", block_size)
+    llama = {"qk_norm": True, "rope_theta": float(max(200, 4 * context))}
+    shape = {
+        "family": family, "n_layer": n_layer, "n_embd": width, "n_head": heads,
+        "block_size": context, "vocab_size": vocab_size, **(llama if family == "llama" else {}),
+    }  # fmt: skip
+    return GPTConfig(**{**shape, **values, "vocab_size": values.get("vocab_size") or vocab_size})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,61 +93,91 @@ class Plan:
         return self.model.num_params() - (1 + (not config.tied)) * config.vocab_size * config.n_embd
 
 
-def plan(config: GPTConfig, train_tokens: int, budget_s: float, speed: Speed) -> Plan:
-    """How long and in what batches a model of this shape trains within the budget."""
+def plan(
+    config: GPTConfig, train_tokens: int, budget_s: float, speed: Speed,
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:  # fmt: skip
+    """How long and in what batches a model of this shape trains within the budget.
+
+    Options in `fixed` that say so are kept to.
+    """
     with torch.device("meta"):
         model = GPT(config)
     smaller = max(1.0, 1e6 / train_tokens) ** 0.15  # a small text is worth more repetition
     max_tokens = MAX_EPOCHS * smaller * train_tokens
     seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), max_tokens)
     rows = 4096 * (seen / 3e6) ** 0.6 / config.block_size
-    tokens = 2 ** max(0, round(math.log2(rows))) * config.block_size
+    rows = sequences(2 ** max(0, round(math.log2(rows))), fixed)
+    tokens = rows * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
-    iters = min(fit, max(MIN_ITERS, math.ceil(max_tokens / tokens)))
+    iters = fixed.get("max_iters", min(fit, max(MIN_ITERS, math.ceil(max_tokens / tokens))))
+    fit = max(fit, iters) if iters * step_s <= budget_s else fit
     chosen = Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=True)
     ratio = TOKENS_PER_PARAMETER * (budget_s * speed.flops / 1e20) ** 0.145
     min_tokens = min(ratio * chosen.params, MIN_EPOCHS * smaller * train_tokens)
     learns = chosen.params <= PARAMETERS_PER_TOKEN * train_tokens
-    enough = learns and iters * tokens >= min_tokens and iters >= min(MIN_ITERS, fit)
+    enough = learns and iters * tokens >= min_tokens and min(MIN_ITERS, fit) <= iters <= fit
     return Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=enough)
 
 
-def best_plan(train_tokens: int, vocab_size: int, budget_s: float, speed: Speed) -> Plan:
-    """The largest model of the ladder that sees enough, or else the smallest of them."""
-    plans = []
-    for n_layer, n_embd, block_size in LADDER:
-        # a window for each row of a batch at least
-        context = min(block_size, 2 ** int(math.log2(max(8, train_tokens // 8))))
-        shape = shape_of(n_layer, n_embd, context, vocab_size=vocab_size)
-        plans.append(plan(shape, train_tokens, budget_s, speed))
+def sequences(rows: int, fixed: Mapping[str, Any]) -> int:
+    """The sequences of an iteration, near `rows` and in micro-batches as `fixed` has them."""
+    size, steps = (fixed.get(name) for name in ("batch_size", "gradient_accumulation_steps"))
+    if size and steps:
+        return size * steps
+    part = size or steps or 1
+    return max(1, round(rows / part)) * part
+
+
+def best_plan(
+    train_tokens: int, vocab_size: int, budget_s: float, speed: Speed, *, family: str = "llama",
+    fixed: Mapping[str, Any] = MappingProxyType({}), ladder: Sequence[tuple[int, int, int]] = LADDER
+) -> Plan:  # fmt: skip
+    """The largest model of the ladder that sees enough, or else the smallest of them.
+
+    Options in `fixed` are as they are in each.
+    """
+    # a window for each row of a batch at least
+    longest = 2 ** int(math.log2(max(8, train_tokens // 8)))
+    shapes = [
+        shape_of(
+            layers, width, min(context, longest), vocab_size=vocab_size, family=family, fixed=fixed
+        )
+        for layers, width, context in ladder
+    ]
+    plans = [plan(s, train_tokens, budget_s, speed, fixed) for s in dict.fromkeys(shapes)]
     return ([p for p in plans if p.enough] or plans[:1])[-1]
 
 
-def options(chosen: Plan, train_tokens: int, val_tokens: int, budget_s: float) -> dict[str, Any]:
+def options(
+    chosen: Plan, train_tokens: int, val_tokens: int, budget_s: float,
+    fixed: Mapping[str, Any] = MappingProxyType({}), recipe: Recipe = Recipe(),  # noqa: B008
+) -> dict[str, Any]:  # fmt: skip
     """The plan as options of a training run."""
     config = chosen.model.config
     rows = chosen.tokens // config.block_size
-    batch_size = min(rows, max(1, 16384 // config.block_size))
+    steps = fixed.get("gradient_accumulation_steps")
+    usual = rows // steps if steps else min(rows, max(1, 16384 // config.block_size))
+    batch_size = fixed.get("batch_size") or usual
     evaluations = 3 + min(30, int(budget_s / 600))
     seen = chosen.iters * chosen.tokens
     # a tenth of the time is for evaluations; scoring costs a third of training
     affordable = int(0.1 * seen * 3 / evaluations)
     full = val_tokens <= affordable
     sampled = affordable // (2 * batch_size * config.block_size)  # train is estimated as well
+    shape = ("family", "n_layer", "n_head", "n_embd", "block_size", "qk_norm", "rope_theta")
     return {
-        "family": "llama", "n_layer": config.n_layer, "n_head": config.n_head,
-        "n_embd": config.n_embd, "block_size": config.block_size, "qk_norm": True,
-        "rope_theta": config.rope_theta, "batch_size": batch_size,
+        **{name: getattr(config, name) for name in shape},
+        "batch_size": batch_size,
         "gradient_accumulation_steps": rows // batch_size, "max_iters": chosen.iters,
         "eval_interval": max(1, math.ceil(chosen.iters / evaluations)), "eval_full": full,
         "eval_iters": 10 if full else max(10, sampled),
         "log_interval": 10, "always_save_checkpoint": True,
-        "optimizer": "muon", "muon_lr": 0.02,
-        "learning_rate": 5e-3 * min(1.0, 256 / config.n_embd), "min_lr": 0.0,
-        "weight_decay": 0.4 if chosen.params > PARAMETERS_PER_TOKEN / 2 * train_tokens else 0.2,
-        "grad_clip": 0.0, "schedule": "trapezoid", "cooldown_frac": 0.8,
-        "warmup_iters": min(100, max(5, chosen.iters // 40)),
+        **recipes.rates(
+            recipe, fixed, n_embd=config.n_embd, iters=chosen.iters, tokens=chosen.tokens,
+            overfits=chosen.params > PARAMETERS_PER_TOKEN / 2 * train_tokens,
+        ),
     }  # fmt: skip
 
 
@@ -170,7 +186,8 @@ def sized(
 ) -> dict[str, Any]:
     """The options of a run on the dataset that `flags` name, for `budget_s` seconds here.
 
-    Says what was chosen and why. What else the flags set is theirs, and not counted on.
+    What else the flags set is kept to, and checked before the machine is measured. Says what was
+    chosen and why. Raises UsageError with all problems of the flags, DataError without a dataset.
     """
     dataset = mixture.opened(str(flags["dataset"]))
     train_tokens, val_tokens = (len(dataset.splits[s]) for s in ("train", "val"))
@@ -179,24 +196,41 @@ def sized(
             f"the train split of {dataset.folder} has {train_tokens} tokens, too few to learn from",
             "Prepare more text",
         )
+    fixed = recipes.typed(flags)
+    recipe = recipes.choose(fixed)
+    rule: dict[str, Any] = {"family": recipe.family, "fixed": fixed}
+    smallest = best_plan(
+        train_tokens, dataset.vocab_size, budget_s, Speed(flops=1e9), **rule, ladder=LADDER[:1]
+    )
+    unmeasured = options(smallest, train_tokens, val_tokens, budget_s, fixed, recipe)
+    check_data(resolve([("sized", unmeasured), ("command line", flags)]), dataset)
     device.tune_process()
     machine = device.choose(str(flags.get("device", "auto")), str(flags.get("dtype", "auto")))
     speed = measure(machine)
-    chosen = best_plan(train_tokens, dataset.vocab_size, budget_s, speed)
-    for line in reasons(chosen, train_tokens, budget_s, speed):
+    chosen = best_plan(train_tokens, dataset.vocab_size, budget_s, speed, **rule)
+    result = options(chosen, train_tokens, val_tokens, budget_s, fixed, recipe)
+    for line in reasons(chosen, train_tokens, budget_s, speed, fixed):
         say(line)
-    return options(chosen, train_tokens, val_tokens, budget_s)
+    say(recipes.describe(recipe, {**result, **fixed}))
+    return result
 
 
-def reasons(chosen: Plan, train_tokens: int, budget_s: float, speed: Speed) -> list[str]:
+def reasons(
+    chosen: Plan, train_tokens: int, budget_s: float, speed: Speed, fixed: Mapping[str, Any]
+) -> list[str]:
     """What was chosen, and why, in three lines."""
     config = chosen.model.config
     epochs = chosen.iters * chosen.tokens / train_tokens
-    if not chosen.enough:
+    asked = [name for name in ("n_layer", "n_embd", "block_size") if name in fixed]
+    if len(asked) == 3:
+        why = "as asked"
+    elif not chosen.enough:
         why = "the smallest model there is: for more there is too little text or time"
     else:
         why = "the largest model that sees enough tokens for its size in this time"
-    if chosen.seconds > 0.8 * TRAINING * budget_s:
+    if "max_iters" in fixed:
+        length = "as asked"
+    elif chosen.seconds > 0.8 * TRAINING * budget_s:
         length = "as many as the time allows"
     else:
         length = "more repetition of this text would overfit"

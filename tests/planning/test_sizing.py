@@ -6,6 +6,7 @@ import functools
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,9 +151,9 @@ def test_train_without_preset_says_and_writes_what_it_chose(
     written = tomllib.loads((prepared / "out/words/config.toml").read_text(encoding="utf-8"))
     found = best_plan(2700, 16, 2, Speed(flops=3e8))
     for name, value in options(found, 2700, 300, 2).items():
-        if name != "max_iters":  # a flag's
+        if name not in ("max_iters", "eval_interval", "warmup_iters", "eval_full", "eval_iters"):
             assert written[name] == value, name
-    assert written["max_iters"] == 4
+    assert (written["max_iters"], written["eval_interval"]) == (4, 2)
     state = json.loads(
         (prepared / "out/words/checkpoints/iter-00000004/state.json").read_text(encoding="utf-8")
     )
@@ -189,3 +190,81 @@ def test_what_cannot_be_sized(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["train", "--dataset=words"]) == 2
     assert "is sized by one process" in capsys.readouterr().err
+
+
+SHAPE = ["--n_layer=2", "--n_head=2", "--n_embd=48", "--block_size=24"]
+
+
+def written(out: str = "out/words") -> dict[str, Any]:
+    return tomllib.loads(Path(out, "config.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "said"),
+    [
+        (SHAPE, {"n_layer": 2, "n_head": 2, "n_embd": 48, "block_size": 24},
+         "2 layers, 48 wide, context 24"),
+        (["--n_layer=3"], {"n_layer": 3}, "3 layers"),
+        (["--n_embd=40"], {"n_embd": 40, "n_head": 1}, "40 wide"),
+        (["--n_head=5"], {"n_head": 5, "n_embd": 40}, "40 wide"),
+        (["--batch_size=3"], {"batch_size": 3}, "iterations of "),
+        (["--gradient_accumulation_steps=2"], {"gradient_accumulation_steps": 2}, "iterations of "),
+        (["--n_layer=1", "--bias"], {"family": "gpt2", "optimizer": "adamw", "bias": True},
+         "recipe: nanoGPT's, by --bias: gpt2 family, AdamW at 0.001, cosine"),
+        (["--learning_rate=3e-3"],
+         {"family": "gpt2", "optimizer": "adamw", "learning_rate": 3e-3, "min_lr": 3e-4},
+         "recipe: nanoGPT's, by --learning_rate: gpt2 family, AdamW at 0.003"),
+        (["--learning_rate=3e-3", "--optimizer=muon"],
+         {"family": "llama", "optimizer": "muon", "learning_rate": 3e-3},
+         "recipe: bardlet's, by --optimizer: llama family, Muon at 0.02 and AdamW at 0.003"),
+        (["--family=gpt2"], {"family": "gpt2", "optimizer": "adamw", "qk_norm": False},
+         "recipe: nanoGPT's, by --family"),
+        (["--optimizer=adamw"], {"family": "llama", "optimizer": "adamw", "grad_clip": 1.0},
+         "recipe: mixed, by --optimizer: llama family, AdamW at 0.001"),
+        ([], {"family": "llama", "optimizer": "muon"}, "recipe: bardlet's: llama family"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_is_given_is_kept_and_what_is_printed_is_trained(
+    options: list[str], shape: dict[str, Any], said: str, prepared: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    command = ["train", "--dataset=words", "--device=cpu", "--max_iters=2", "--budget=2s"]
+    assert cli.main([*command, *options]) == 0
+    config = written()
+    assert {name: config[name] for name in shape} == shape
+    printed = capsys.readouterr()
+    assert said in printed.err
+    layers = f"  {config['n_layer']} layers, {config['n_embd']} wide, context "
+    assert f"{layers}{config['block_size']}, " in printed.err
+    tokens = (
+        config["batch_size"] * config["gradient_accumulation_steps"] * config["block_size"]
+    )  # fmt: skip
+    assert f"  2 iterations of {tokens:,} tokens, " in printed.err
+    assert f"tokens per iteration: {tokens:,}; 2 iterations" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--n_layr=2"], 2, "unknown option n_layr, did you mean n_layer?"),
+        (["--n_layer=x", "--max_iters=-1"], 2, "max_iters=-1 is out of range"),
+        (["--n_embd=30", "--n_head=4"], 2, "n_embd=30 is not divisible by n_head=4"),
+        (["--learning_rate=1e-4", "--min_lr=1e-3"], 2, "min_lr=0.001 is above"),
+        (["--block_size=9000"], 1, "block_size=9000 needs at least 9001"),
+        (["--vocab_size=5"], 2, "vocab_size=5 is below the dataset's"),
+        (["--dataset=none"], 1, "no dataset at data/none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_names_and_files_are_checked_before_the_machine_is_measured(
+    options: list[str], code: int, words: str, prepared: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def never(machine: Machine) -> Speed:
+        raise AssertionError("the machine is measured")
+
+    monkeypatch.setattr(sizing, "measure", never)
+    assert cli.main(["train", "--dataset=words", *options]) == code
+    assert words in capsys.readouterr().err
+    assert not Path("out").exists()
