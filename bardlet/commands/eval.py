@@ -55,7 +55,7 @@ def eval_run(
     from bardlet.data.dataset import mixture
     from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
-    from bardlet.interop import load
+    from bardlet.interop import load, origin
     from bardlet.system import device
     from bardlet.system.distributed import Group
 
@@ -63,7 +63,7 @@ def eval_run(
         raise UsageError(f"batch_size={batch_size} must be at least 1")
     trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
-    name = dataset or load.dataset_of(trained)
+    name = dataset or origin.dataset_of(trained)
     if not name:
         raise UsageError(f"{run} was not trained here", "Name the data with --dataset")
     data = mixture.opened(name)

@@ -29,4 +29,6 @@ def run(parser: Parser, args: list[str]) -> int:
     facts = checkpoint_facts(folder)
     print(json.dumps(facts) if options.json else describe_checkpoint(facts))
     say(f"go on with: bardlet sample {options.out}")
+    if trained.state.config:
+        say(f"     or with: bardlet train --resume --out_dir={options.out}")
     return 0

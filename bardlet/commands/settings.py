@@ -122,6 +122,11 @@ def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping
 
 
 def no_run(out: str) -> UsageError:
+    if run_folder.checkpoints(Path(out)):
+        return UsageError(
+            f"{out} has a model that was imported, without the options of a run",
+            f"Train it: bardlet train --init_from={out} --dataset=DATA --out_dir=NEW",
+        )
     return UsageError(f"no run to resume at {out}", "Name it with --out_dir")
 
 

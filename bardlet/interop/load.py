@@ -12,13 +12,12 @@ import re
 from pathlib import Path
 
 from bardlet import lora
-from bardlet.data.dataset import folder as dataset_folder
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
-from bardlet.interop import end_of_text, nanogpt, tensor_names
+from bardlet.interop import end_of_text, nanogpt, nanogpt_state, origin, tensor_names
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.huggingface import files as hf_files
@@ -60,7 +59,13 @@ def load_model(
     )  # fmt: skip
     if config == have:
         return trained
-    return dataclasses.replace(trained, model=reshaped(trained.model, config))
+    shape = {"block_size": config.block_size, "dropout": config.dropout}
+    options = {**trained.state.config, **shape} if trained.state.config else {}
+    return dataclasses.replace(
+        trained, model=reshaped(trained.model, config),
+        moments=nanogpt_state.cropped(trained.moments, config.block_size),
+        state=dataclasses.replace(trained.state, config=options),
+    )  # fmt: skip
 
 
 def read(source: str, checkpoint_name: str) -> Trained:
@@ -148,37 +153,24 @@ def from_nanogpt(path: Path) -> Trained:
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
     tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
     about = Imported(source=str(path), dataset=Path(dataset).name)
-    return imported(about, tensor_names.build(config, weights), tokenizer)
+    trained = imported(about, tensor_names.build(config, weights), tokenizer)
+    progress = nanogpt_state.read(nanogpt.load(path), config)
+    options = {**progress.options, **({"dataset": about.dataset} if progress.options else {})}
+    sizes = [progress.options.get(n, 0) for n in ("batch_size", "gradient_accumulation_steps")]
+    sequences = progress.iter * sizes[0] * sizes[1]
+    state = dataclasses.replace(
+        trained.state, iter=progress.iter, best_val_loss=progress.best_val_loss,
+        tokens=sequences * config.block_size, sequences=sequences or None, config=options,
+    )  # fmt: skip
+    return dataclasses.replace(trained, state=state, moments=progress.moments)
 
 
 def meta_files(path: Path, dataset: str) -> list[Path]:
     """Where the meta.pkl of a ckpt.pt may lie: beside it, or in the data of nanoGPT's folder."""
     folders = [path.parent]
     if dataset and Path(dataset).name == dataset:
-        folders += [nanogpt_folder(path) / "data" / dataset, Path("data") / dataset]
+        folders += [origin.nanogpt_folder(path) / "data" / dataset, Path("data") / dataset]
     return [folder / "meta.pkl" for folder in folders]
-
-
-def nanogpt_folder(path: Path) -> Path:
-    """nanoGPT's own folder, for a ckpt.pt in a run's folder in it."""
-    return path.resolve().parent.parent
-
-
-def dataset_of(trained: Trained) -> str:
-    """The dataset that a model was trained on, by a name that opens here; empty if none is known.
-
-    nanoGPT's checkpoints have its name, which is looked for here and in the folder they came from.
-    """
-    imported = trained.state.imported
-    if trained.state.dataset.name or not imported or not imported.dataset:
-        return trained.state.dataset.name
-    name = Path(imported.dataset).name
-    there = nanogpt_folder(Path(imported.source)) / "data" / name
-    return str(there) if dataset_folder.is_dataset(there) and not is_here(name) else name
-
-
-def is_here(name: str) -> bool:
-    return dataset_folder.is_dataset(dataset_folder.find(name))
 
 
 def assumed(config: GPTConfig, source: Path) -> Tokenizer:
@@ -226,7 +218,11 @@ def save(trained: Trained, out: Path) -> Path:
     """Write an imported model as the run `out`, which must be new; return its checkpoint."""
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
-    folder = checkpoint.save(out, trained.model, [], trained.tokenizer, trained.state)
+    state = origin.with_dataset(trained).state
+    if state.iter and not trained.moments:
+        say(f"{trained.source} has no optimizer state that fits: training begins with a fresh one")
+    optimizers = nanogpt_state.optimizer_of(trained.model, trained.moments)
+    folder = checkpoint.save(out, trained.model, optimizers, trained.tokenizer, state)
     for name in ("last", "best"):
         run_folder.set_pointer(out, name, folder)
     return folder

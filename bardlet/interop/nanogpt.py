@@ -14,10 +14,12 @@ from bardlet.data.dataset import plain_pickle
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import CheckpointError
-from bardlet.interop import tensor_names
+from bardlet.interop import nanogpt_state, tensor_names
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
-from bardlet.interop.verify import Comparison, Trained
+from bardlet.interop.verify import Comparison, Moments, Trained
 from bardlet.model import GPTConfig
+from bardlet.run import checkpoint
+from bardlet.run.state import RunState
 from bardlet.system.optional_deps import reason
 
 DTYPES = ("float32",)
@@ -36,15 +38,40 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
     torch.save(
         {
             "model": weights,
+            "optimizer": nanogpt_state.write(
+                trained.model, moments_of(trained), trained.state.config
+            ),
             "model_args": {name: getattr(config, name) for name in SHAPE},
             "iter_num": trained.state.iter,
-            "best_val_loss": trained.state.scores.val_loss if trained.state.scores else 1e9,
-            "config": {"dataset": dataset_name(trained)},
+            "best_val_loss": best_val_loss(trained.state),
+            "config": {"dataset": dataset_name(trained), **options_of(trained)},
         },
         folder / "ckpt.pt",
     )
     if meta := data.meta(trained.tokenizer):
         (folder / "meta.pkl").write_bytes(plain_pickle.write(meta))
+
+
+def best_val_loss(state: RunState) -> float:
+    """The lowest validation loss so far, as nanoGPT keeps it."""
+    known = [state.best_val_loss, state.scores.val_loss if state.scores else None]
+    return min([loss for loss in known if loss is not None], default=nanogpt_state.UNMEASURED)
+
+
+def options_of(trained: Trained) -> dict[str, Any]:
+    """The options of a run that nanoGPT has, too."""
+    config = trained.state.config
+    return {name: config[name] for name in nanogpt_state.OPTIONS if name in config}
+
+
+def moments_of(trained: Trained) -> Moments:
+    """AdamW's state of a run; empty where another optimizer trained it, or adapters."""
+    if trained.moments or not (Path(trained.source) / checkpoint.OPTIMIZER).is_file():
+        return trained.moments
+    moments = checkpoint.read_moments(Path(trained.source))
+    parameters = dict(trained.model.named_parameters())
+    whole = moments.keys() == parameters.keys()
+    return moments if whole and all("exp_avg" in m for m in moments.values()) else {}
 
 
 def dataset_name(trained: Trained) -> str:
@@ -92,9 +119,19 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     same = all(getattr(config, name) == getattr(trained.model.config, name) for name in SHAPE)
     if not same or any(not torch.equal(weights[name], own[name]) for name in own):
         raise CheckpointError(f"{folder / 'ckpt.pt'} does not read back as it was written")
+    again = nanogpt_state.read(load(folder / "ckpt.pt"), config)
+    moments = moments_of(trained)
+    if again.iter != trained.state.iter or any(
+        not torch.equal(again.moments.get(name, {}).get(what, torch.empty(0)), value)
+        for name, state in moments.items()
+        for what, value in state.items()
+    ):
+        raise CheckpointError(f"{folder / 'ckpt.pt'} has another optimizer state than was written")
     said = "nanoGPT is not a package, but the weights read back are equal bit for bit"
     if not has_tokenizer(trained.tokenizer):
         said += "; its sample.py knows characters and GPT-2's tokens only, not these"
+    if trained.state.iter and not moments:
+        said += "; it has no state of AdamW, so training goes on there with a fresh one"
     return said
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from bardlet.errors import CheckpointError
 from bardlet.model import GPT
 from bardlet.run.state import RunState
 
+Moments = Mapping[str, Mapping[str, Tensor]]  # AdamW's state: parameter -> exp_avg, ... -> tensor
 TOLERANCE = 1e-4  # of logits in float32, largest absolute difference
 GREEDY_TOKENS = 50
 
@@ -27,6 +28,7 @@ class Trained:
     model: GPT  # float32, on the CPU, in evaluation
     tokenizer: Tokenizer
     state: RunState
+    moments: Moments = field(default_factory=dict)  # of an import; a run has its in `source`
 
 
 @dataclass(frozen=True, kw_only=True)

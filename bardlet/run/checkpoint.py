@@ -132,17 +132,23 @@ def optimizer_tensors(
     }
 
 
+def read_moments(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The optimizers' state in a checkpoint, by parameter; empty before the first step."""
+    run_folder.verify(folder, OPTIMIZER)
+    saved: dict[str, dict[str, Tensor]] = {}
+    for key, value in weights.read_tensors(folder / OPTIMIZER).items():
+        name, _, what = key.rpartition("/")
+        saved.setdefault(name, {})[what] = value
+    return saved
+
+
 def load_optimizers(
     folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:  # fmt: skip
     """Put a checkpoint's optimizer state into freshly built optimizers."""
     path = folder / OPTIMIZER
-    run_folder.verify(folder, OPTIMIZER)
     names = {p: n for n, p in model.named_parameters()}
-    saved: dict[str, dict[str, Tensor]] = {}
-    for key, value in weights.read_tensors(path).items():
-        name, _, what = key.rpartition("/")
-        saved.setdefault(name, {})[what] = value
+    saved = read_moments(folder)
     for optimizer in optimizers:
         state = optimizer.state_dict()
         params = [p for group in optimizer.param_groups for p in group["params"]]

@@ -13,6 +13,7 @@ import torch
 
 from bardlet.config import BUILTIN_INIT, FIELDS, TrainConfig
 from bardlet.data.dataset.folder import Dataset
+from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
@@ -82,8 +83,12 @@ def init_or_resume(
     config = auto_batch.resolve_auto_batch_size(config, group, start)
     if start >= 0:
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
-        model, _, state = checkpoint.load(folder)
+        model, tokenizer, state = checkpoint.load(folder)
         config = with_model_shape(config, model.config)
+        if state.imported and not state.dataset.hash:  # of a dataset that is not known
+            check_tokenizer(config, tokenizer, dataset)
+            known = dataclasses.replace(state.dataset, hash=dataset.hash)
+            state = dataclasses.replace(state, dataset=known)
         return model, config, state, check_resume(config, model, state, dataset)
     if config.init_from not in BUILTIN_INIT:
         assert init_model, "init_from names a model"
@@ -184,6 +189,15 @@ def check_resume(config: TrainConfig, model: GPT, state: RunState, dataset: Data
         and name not in MAY_CHANGE | MUST_MATCH
         and getattr(config, name) != before[name]
     ]
+
+
+def check_tokenizer(config: TrainConfig, tokenizer: Tokenizer, dataset: Dataset) -> None:
+    """Raise where a dataset's tokens are not those of an imported model."""
+    if fingerprint(tokenizer) != fingerprint(dataset.tokenizer):
+        raise CheckpointError(
+            f"{dataset.folder} was prepared with another tokenizer than {config.out_dir} has",
+            f"Prepare its text again: bardlet prepare TEXT --tokenizer {config.out_dir}",
+        )
 
 
 def changed_numerics(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
