@@ -14,7 +14,10 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("run", help="run or checkpoint, or what `bardlet import` reads")
     parser.add_argument("out", help="folder to write, which must not be there yet")
     parser.add_argument("--format", default="hf", help="hf (default), gguf, onnx or nanogpt")
-    parser.add_argument("--dtype", help="gguf: F32 (default), F16, BF16, Q8_0, Q4_0")
+    parser.add_argument(
+        "--dtype",
+        help="hf: float32 (default), bfloat16, float16; gguf: F32 (default), F16, BF16, Q8_0, Q4_0",
+    )  # fmt: skip
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--push", metavar="NAME", help="hf: upload as this model of the hub")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")

@@ -30,10 +30,18 @@ def format_of(name: str, dtype: str | None) -> tuple[Any, str]:
     if name not in FORMATS:
         raise UsageError(f"no format {name!r}", f"Formats are {', '.join(FORMATS)}")
     module = importlib.import_module(f"bardlet.interop.{FORMATS[name]}")
-    chosen = dtype or module.DTYPES[0]
+    chosen = next(
+        (own for own in module.DTYPES if dtype and plain(own) == plain(dtype)),
+        dtype or module.DTYPES[0],
+    )
     if chosen not in module.DTYPES:
         raise UsageError(f"{name} has no dtype {chosen!r}", f"Allowed: {', '.join(module.DTYPES)}")
     return module, chosen
+
+
+def plain(dtype: str) -> str:
+    """The name of a dtype as every program would know it: f16 for float16, fp16 and F16."""
+    return dtype.lower().replace("float", "f").replace("fp", "f")
 
 
 def export(

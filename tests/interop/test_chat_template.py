@@ -129,7 +129,10 @@ def test_an_imported_model_keeps_its_own_template(where: str, tmp_path: Path) ->
         own, state=dataclasses.replace(own.state, imported=Imported(source="x", chat_template=OWN))
     )
     (tmp_path / "first").mkdir()
-    (gguf if where == "gguf" else huggingface).write(own, tmp_path / "first", "F32")
+    if where == "gguf":
+        gguf.write(own, tmp_path / "first", "F32")
+    else:
+        huggingface.write(own, tmp_path / "first", "float32")
     source = tmp_path / "first"
     if where == "gguf":
         assert "TEMPLATE" not in (source / "Modelfile").read_text(encoding="utf-8")

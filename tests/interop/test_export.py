@@ -313,3 +313,30 @@ def test_gpt2_124m_in_its_true_shape(tmp_path: Path) -> None:
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=idx).logits, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "fp16", "BF16"])
+def test_half_precision_is_what_transformers_loads(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(tmp_path / "run", tiny_model("llama"), ALPHABET[:50])
+    out = tmp_path / "out"
+    assert cli.main(["export", str(run), str(out), f"--dtype={dtype}", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    kind = {"fp16": "float16", "BF16": "bfloat16"}.get(dtype, dtype)
+    assert done["dtype"] == kind and done["max_difference"] <= 1e-5
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == getattr(torch, kind) == next(iter(model.parameters())).dtype
+    ours = dict(tiny_model("llama").named_parameters())["transformer.h.0.mlp.c_proj.weight"]
+    written = model.state_dict()["model.layers.0.mlp.down_proj.weight"]
+    assert torch.equal(written, ours.to(getattr(torch, kind)))
+    assert cli.main(["import", str(out), str(tmp_path / "back")]) == 0
+    assert cli.main(["sample", str(tmp_path / "back"), "--num_samples=1"]) == 0
+
+
+def test_weights_beyond_float16_are_named(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = 1e5
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has weights beyond torch\.float16"):
+        huggingface.write(trained(model, ALPHABET[:50]), tmp_path, "float16")

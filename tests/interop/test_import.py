@@ -535,7 +535,7 @@ def test_the_run_just_trained_wins_over_an_older_model_beside_it(
         (out / "meta.pkl").write_bytes(pickle.dumps(nanogpt_data.meta(tokenizer)))
     else:
         out.mkdir()
-        huggingface.write(trained(old, tokenizer.chars), out, "F32")
+        huggingface.write(trained(old, tokenizer.chars), out, "float32")
     train(tiny_config(dataset_folder, out, "gpt2", max_iters=2))
     newest = run_folder.newest(out)
     want = load_file(newest / "model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shlex
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from bardlet.errors import CheckpointError
 from bardlet.interop import end_of_text, tensor_names
@@ -19,27 +22,38 @@ from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
 from bardlet.interop.verify import Comparison, Trained, compare
 from bardlet.io.atomic import write_json, write_text
+from bardlet.model import GPT
 from bardlet.system.optional_deps import has, need, reason
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model, its tokenizer and its card into `folder`."""
-    parameters = {name: p.detach() for name, p in trained.model.named_parameters()}
+    kind = getattr(torch, dtype)
+    parameters = rounded(trained.model, kind)
     config, weights = tensor_names.with_zero_biases(trained.model.config, parameters)
     if lacks_end(trained) and trained.tokenizer.vocab_size == config.vocab_size:
         config, weights = end_of_text.add_row(config, weights)
     ends = token_ids(trained)
-    write_json(folder / "config.json", {**to_hf(config), **ends})
+    write_json(folder / "config.json", {**to_hf(config), "dtype": dtype, **ends})
     write_json(folder / "generation_config.json", ends)
-    save_file(
-        tensor_names.split(config, weights, "hf"), folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )  # fmt: skip
+    tensors = {n: t.to(kind) for n, t in tensor_names.split(config, weights, "hf").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_text(folder / "tokenizer.json", tokenizer_json(trained))
     write_json(folder / "tokenizer_config.json", tokenizer_config(trained))
     write_text(folder / "README.md", model_card(trained))
+
+
+def rounded(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The model's weights as they are in `dtype`, in float32. CheckpointError where one does not
+    fit.
+    """
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    largest = torch.finfo(dtype).max
+    if beyond := [n for n, p in weights.items() if p.numel() and p.abs().max() > largest]:
+        raise CheckpointError(f"{beyond[0]} has weights beyond {dtype}", "Export as bfloat16")
+    return {name: p.to(dtype).float() for name, p in weights.items()}
 
 
 def lacks_end(trained: Trained) -> bool:
@@ -93,18 +107,24 @@ def special_tokens(trained: Trained) -> dict[int, str]:
 
 
 def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
-    """Compare with transformers' model and tokenizer of the folder."""
+    """Compare with transformers' model and tokenizer of the folder, both computing in float32."""
     if not has("transformers"):
         return "transformers is not installed (pip install 'bardlet[hf]')"
     with quiet() as transformers:
         try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32
+            ).eval()
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         except Exception as error:
             raise CheckpointError(f"transformers cannot read the export: {reason(error)}") from None
         check_tokenizer(trained, tokenizer)
         program = f"transformers {transformers.__version__} {type(model).__name__}"
         rows = trained.model.config.vocab_size  # the export may have one more
+        if dtype != "float32":  # then with what was written
+            weights = rounded(trained.model, getattr(torch, dtype))
+            model_of = tensor_names.build(trained.model.config, weights)
+            trained = dataclasses.replace(trained, model=model_of)
         return compare(trained, program, lambda idx: model(input_ids=idx).logits[..., :rows])
 
 
