@@ -12,6 +12,11 @@ SOURCE = (
     "named corpus (tinyshakespeare, ...), file, folder, glob, - for standard input, or "
     "hf://DATASET[:CONFIG][:SPLIT]"
 )
+FORMAT = (
+    "text, jsonl, json, csv or parquet, whatever a file is called; default: by its ending, else "
+    "text if it is text, and JSON where a file that is named or standard input begins as JSON"
+)
+EXT = "endings of the files to read of folders and archives, such as .txt,.md; default: all text"
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,6 +95,8 @@ def add_reading(parser: Parser) -> None:
         "--document_separator",
         help="of plain text: a line such as <|endoftext|>, blank (an empty line), line (each one)",
     )
+    parser.add_argument("--format", default="", help=FORMAT)
+    parser.add_argument("--ext", default="", help=EXT)
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
     parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")

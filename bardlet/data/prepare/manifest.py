@@ -159,7 +159,7 @@ def changes(manifest: Manifest, collection: Collection, options: dict[str, Any])
     lines = [
         f"{key} is {shown_value(options.get(key))}, not {shown_value(before.get(key))}"
         for key in options
-        if options.get(key) != before.get(key)
+        if (options.get(key) or None) != (before.get(key) or None)  # later options are off before
     ]
     old = {source.name: source for source in manifest.sources}
     sizes = {entry.name: entry.bytes for entry in collection.inputs if entry.kind != "memory"}

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bardlet.data.prepare.remarks import without_effect
 from bardlet.data.prepare.splits import automatic
 from bardlet.data.text import separators
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.decoding import check_decoding
+from bardlet.data.text.formats import FORMATS, endings
 from bardlet.data.text.records import Reading
-from bardlet.data.text.sources import Collection, find
+from bardlet.data.text.sources import Asked, Collection, find
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import MAX_BYTES
 
@@ -91,22 +93,27 @@ def gathered(
     Standard input is kept for as long as the context lasts. Raises as `find` and `check_decoding`.
     """
     check_decoding(args.encoding, args.errors)
+    if args.format not in ("", *FORMATS):
+        raise UsageError(f"format={args.format} must be one of: {', '.join(FORMATS)}")
     reading = Reading(
         encoding=args.encoding, errors=args.errors, text_key=args.text_key,
         prompt_key=args.prompt_key, response_key=args.response_key,
+        format=args.format, ext=",".join(endings(args.ext)),
         document_separator=separators.parse(args.document_separator)
         if "document_separator" in args else "",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        named = functools.partial(
-            find, sample=size(args.sample), folder=Path(folder), encoding=args.encoding,
-            errors=args.errors, skip=args.skip_unreadable, say=say,
+        asked = Asked(
+            encoding=args.encoding, errors=args.errors, format=reading.format, ext=reading.ext,
+            skip=args.skip_unreadable,
         )  # fmt: skip
+        sample = size(args.sample)
+        named = functools.partial(find, sample=sample, folder=Path(folder), asked=asked, say=say)
         collection = named(sources, file=getattr(args, "file", None))
         if val := getattr(args, "val", []):
             collection = with_val(collection, named(val))
-        if reading.document_separator and not has_plain_text(collection):
-            say("--document_separator has no effect: there is no plain text among the sources")
+        notes = (*collection.notes, *without_effect(collection, reading, args, sources))
+        collection = dataclasses.replace(collection, notes=notes)
         for note in collection.notes:
             say(note)
         yield collection, reading
@@ -135,11 +142,6 @@ def with_val(train: Collection, val: Collection) -> Collection:
             for split, inputs in (("train", train.inputs), ("val", renamed)) for entry in inputs
         ),
     )  # fmt: skip
-
-
-def has_plain_text(collection: Collection) -> bool:
-    """Whether there may be text that is not in records."""
-    return any(i.kind in ("text", "memory", "zip", "tar") for i in collection.inputs)
 
 
 def has_borders(collection: Collection, options: Options) -> bool:

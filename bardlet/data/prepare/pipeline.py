@@ -194,6 +194,13 @@ class Work:
         self.tally.counts.update(Counts(noted.get("counts")).entries)
         self.distinct.restore(noted.get("units", 0))
 
+    def counts(self) -> Counts:
+        """What did not reach the dataset, of the sources and of their texts."""
+        counts = Counts()
+        for part in (self.collection.counts, self.tally.counts):
+            counts.update(part.entries)
+        return counts
+
     def check(self, writers: dict[str, SplitWriter]) -> None:
         """Raise DataError where a split has no text."""
         if self.options.part[1] > 1:  # the whole is looked at when the parts are merged
@@ -202,6 +209,11 @@ class Work:
         if not any(tokens.values()) and self.tally.failed:
             raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
         name = self.collection.inputs[0].name if self.collection.single else ""
+        if not any(tokens.values()) and (why := self.counts().report()):
+            raise DataError(
+                f"{name or self.collection.name} is empty: {'; '.join(why)}",
+                "Give a source with some text in it.",
+            )
         manifest.check_tokens(
             tokens, name or self.collection.name, self.options.split,
             masked=bool(self.options.reading.prompt_key),
@@ -215,9 +227,6 @@ class Work:
         rule = {"by": options.split, "val_fraction": options.val_fraction}
         kind = options.tokenizer if options.tokenizer in factory.OURS else encoder.kind
         notes = list(self.collection.notes) + self.tally.report()
-        counts = Counts()
-        for part in (self.collection.counts, self.tally.counts):
-            counts.update(part.entries)
         if options.part[1] == 1:
             notes += uneven(splits, rule)
         notes += unended(encoder, options.end_of_text, separate=self.borders)
@@ -228,5 +237,5 @@ class Work:
             tokenizer=kind, split=rule,
             end_of_text=encoder.end_of_text if self.borders else None,
             masked=bool(options.reading.prompt_key), options=options.noted(),
-            sources=sources.entries(), counts=counts.to_json(), notes=notes,
+            sources=sources.entries(), counts=self.counts().to_json(), notes=notes,
         )  # fmt: skip

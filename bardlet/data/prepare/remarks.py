@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from bardlet.data.text.records import Reading
+from bardlet.data.text.sources import Collection
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
 
 REPORTED = 20  # inputs that are named
 MUCH = 64_000_000  # bytes of text, which take the slow library half a minute
+
+
+def without_effect(
+    collection: Collection, reading: Reading, args: Any, sources: list[str]
+) -> list[str]:
+    """Remarks on the options of reading that do nothing for these sources."""
+    kinds = {entry.kind for entry in collection.inputs}
+    plain = kinds <= {"text", "memory"}
+    bytes_of_text = kinds - {"hub"} - ({"memory"} if not getattr(args, "file", None) else set())
+    several = any(Path(s).is_dir() or any(c in s for c in "*?[") for s in sources)
+    table = (
+        (args.sample != "0" and "hub" not in kinds, "--sample", "no source is on the hub"),
+        (reading.text_key != "text" and plain, "--text_key", "plain text has no fields"),
+        (reading.prompt_key and plain, "--prompt_key", "plain text has no fields"),
+        (reading.encoding != "utf-8" and not bytes_of_text, "--encoding", "no source is a file"),
+        (reading.errors != "strict" and not bytes_of_text, "--errors", "no source is a file"),
+        (reading.format and not bytes_of_text, "--format", "no source is a file"),
+        (reading.ext and not (several or kinds & {"zip", "tar"}), "--ext",
+         "no source is a folder, glob or archive, and a file that is named is read"),
+        (reading.document_separator and not kinds & {"text", "memory", "zip", "tar"},
+         "--document_separator", "there is no plain text among the sources"),
+        (getattr(args, "distinct", False) and collection.single
+         and not reading.document_separator, "--distinct", "the source is one document"),
+    )  # fmt: skip
+    return [f"{option} has no effect: {why}" for useless, option, why in table if useless]
 
 
 def failures(failed: dict[str, str]) -> list[str]:

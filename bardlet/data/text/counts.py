@@ -12,6 +12,21 @@ from typing import Any, NamedTuple
 EXAMPLES = 8  # that are named of a reason
 # What is said of one, and of several.
 REASONS: dict[str, tuple[str, str]] = {
+    "hidden": ("hidden file was left out", "hidden files were left out"),
+    "own": ("folder of a dataset, run or model was left out",
+            "folders of datasets, runs or models were left out"),
+    "vocabulary": ("file of a vocabulary was left out", "files of vocabularies were left out"),
+    "linked": ("link to what is read already, or above, was not followed",
+               "links to what is read already, or above, were not followed"),
+    "other_endings": ("file with an ending that --ext does not name was left out",
+                      "files with endings that --ext does not name were left out"),
+    "links": ("link in an archive was left out", "links in archives were left out"),
+    "packed": ("archive or Parquet file in an archive was left out: unpack the outer one",
+               "archives and Parquet files in archives were left out: unpack the outer one"),
+    "not_text": ("file that is not text was passed over",
+                 "files that are not text were passed over"),
+    "json_as_text": ("file of JSON was read as text, by its name",
+                     "files of JSON were read as text, by their names"),
     "damaged": ("input could not be read to its end", "inputs could not be read to their end"),
     "unread": ("document that could not be read was left out",
                "documents that could not be read were left out"),
@@ -30,8 +45,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "altered": ("document is not the same when it is decoded",
                 "documents are not the same when they are decoded"),
     "empty": ("empty document was left out", "empty documents were left out"),
-    "uncompared": ("document was too long to be compared with others, and kept",
-                   "documents were too long to be compared with others, and kept"),
+    "uncompared": ("long or damaged document was kept without being compared",
+                   "long or damaged documents were kept without being compared"),
     "duplicates": ("duplicate was left out", "duplicates were left out"),
 }  # fmt: skip
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 from bardlet.data.text import compression, decoding, separators
+from bardlet.data.text.archives import DAMAGE, notice, of_archive, unreadable
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
 from bardlet.data.text.records import (
@@ -18,13 +16,11 @@ from bardlet.data.text.records import (
     of_hub,
     of_json,
     of_jsonl,
-    unread,
 )
-from bardlet.data.text.sources import Input, kind_of
+from bardlet.data.text.sources import Input
 from bardlet.data.text.tables import of_csv, of_parquet
 from bardlet.errors import DataError
 
-DAMAGE = (OSError, EOFError, *compression.FAILURES)
 PIECE = 1 << 22  # characters from which on a document is handed on in pieces
 
 
@@ -78,7 +74,7 @@ def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator
     elif kind == "parquet":
         yield from of_parquet(file, name, reading)
     else:
-        yield from of_archive(file, kind, name, reading)
+        yield from of_archive(file, kind, name, reading, of_file)
 
 
 def of_text(
@@ -93,8 +89,7 @@ def of_text(
         count += 1
         yield from pieces(document, take_replaced)
     if count <= 1:
-        omitted = (Omission("unseparated", 1, 0, name),)
-        yield Piece(text="", omitted=omitted, notice=True)
+        yield notice(Omission("unseparated", 1, 0, name))
 
 
 def pieces(blocks: Iterator[str], take_replaced: Callable[[], int]) -> Iterator[Piece]:
@@ -124,71 +119,3 @@ def until_damage(blocks: Iterator[str], damage: list[Exception]) -> Iterator[str
         yield from blocks
     except (DataError, *DAMAGE) as error:
         damage.append(error)
-
-
-def of_archive(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:
-    """Yields the documents of an archive's files, in its order; nothing of it reaches the disk."""
-    if kind == "zip":
-        with zipfile.ZipFile(file) as archive:
-            size = file.seek(0, io.SEEK_END)
-            if sum(entry.file_size for entry in archive.infolist()) > compression.limit(size):
-                raise compression.bomb(name)
-            for entry in archive.infolist():
-                if (form := member(entry.filename, name)) and not entry.is_dir():
-                    if entry.flag_bits & 1:
-                        raise DataError(f"{name}: {entry.filename} is encrypted", "Unpack it")
-                    inside = compression.open_member(archive, entry)
-                    limit = compression.limit(entry.compress_size)
-                    yield from of_member(inside, limit, form, name, entry.filename, reading)
-    else:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            for entry in archive:
-                form = member(entry.name, name)
-                inside = archive.extractfile(entry) if form and entry.isfile() else None
-                if form and inside:
-                    parts: Any = entry.sparse  # offsets and sizes of what is stored
-                    sparse = parts is not None
-                    limit = compression.limit(sum(n for _, n in parts)) if sparse else entry.size
-                    yield from of_member(inside, limit, form, name, entry.name, reading)
-
-
-def member(path: str, archive: str) -> tuple[str, str] | None:
-    """The kind and compression of an archive's file, None where it is passed over."""
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    if ".." in parts or path[:1] in ("/", "\\") or path[1:2] == ":":
-        raise DataError(
-            f"{archive} has a file called {path!r}, which lies outside of it",
-            "Such an archive is not to be trusted: look at it first",
-        )
-    form = kind_of(parts[-1]) if parts and not parts[-1].startswith(".") else None
-    return form if form and form[0] in ("text", "jsonl", "json", "csv") else None
-
-
-def of_member(
-    inside: IO[bytes], limit: int, form: tuple[str, str], archive: str, path: str,
-    reading: Reading,
-) -> Iterator[Piece]:  # fmt: skip
-    """Yields the documents of a file in an archive, of `limit` bytes at most; where it is damaged,
-    what comes before, and the problem.
-    """
-    kind, method = form
-    name = f"{archive}/{path}"
-    whole = True
-    try:
-        bounded = compression.bounded(inside, limit, name)
-        if method:
-            bounded = compression.decompressed(bounded, method, limit, name)
-        for piece in of_file(bounded, kind, name, reading):
-            whole = piece.last
-            yield piece
-    except (DataError, *DAMAGE) as error:
-        if not whole:  # every document has an end
-            yield Piece(text="\n", first=False)
-        problem = error if isinstance(error, DataError) else unreadable(name, error)
-        yield unread(problem)
-
-
-def unreadable(name: str, error: Exception) -> DataError:
-    """What to say of a file that is damaged."""
-    reason = getattr(error, "strerror", None) or error
-    return DataError(f"cannot read {name}: {reason}", "Check the file, or --skip_unreadable")

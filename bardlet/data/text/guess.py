@@ -84,12 +84,14 @@ def check_text(head: bytes, name: str, encoding: str) -> None:
         )
 
 
-def is_text(head: bytes, encoding: str) -> bool:
-    """Whether a file that begins with `head`, and whose name says nothing, is text."""
+def is_text(head: bytes, encoding: str, *, cut: bool = False) -> bool:
+    """Whether a file that begins with `head`, and whose name says nothing, is text; `cut` where it
+    may go on.
+    """
     try:
         check_text(head, "", encoding)
         decoder = codecs.getincrementaldecoder(with_byte_order(encoding, head))("strict")
-        text = decoder.decode(head, final=len(head) < HEAD)
+        text = decoder.decode(head, final=not cut and len(head) < HEAD)
     except (DataError, UnicodeError):
         return False
     return not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text)

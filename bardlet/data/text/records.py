@@ -31,6 +31,8 @@ class Reading:
     prompt_key: str = ""
     response_key: str = ""
     document_separator: str = ""  # of plain text; empty: it is one document
+    format: str = ""  # of files that are no archives; empty: by their names
+    ext: str = ""  # endings of the files of archives, with commas between; empty: all
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -132,21 +134,24 @@ def joined(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0) -> Piece:
-    """The document that a record is, or its problem."""
+def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0, size: int = -1) -> Piece:
+    """The document that a record is, or its problem; `size` in bytes, -1: of the texts in it."""
     try:
         return replace(of_record(record, place, reading), replaced_bytes=replaced)
     except DataError as error:
-        return unread(error, size_of(record), replaced)
+        return unread(error, size if size >= 0 else size_of(record), replaced)
 
 
-def size_of(record: Any) -> int:
-    """About how many bytes of text a record has, whatever it is."""
-    try:
-        shown = json.dumps(record, default=str, ensure_ascii=False, skipkeys=True)
-    except RecursionError:
-        return 0
-    return len(shown.encode("utf-8", "replace"))
+def size_of(value: Any) -> int:
+    """The bytes of all texts in a value of JSON or a row, in UTF-8."""
+    size, waiting = 0, [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            size += len(value.encode("utf-8", "surrogatepass"))
+        elif isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return size
 
 
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:
@@ -176,7 +181,7 @@ def of_line(line: bytes, place: str, reading: Reading) -> Piece:
     except (ValueError, RecursionError) as error:
         hint = "Mend or remove it, or leave it out with --skip_unreadable"
         return unread(DataError(f"{place} is not JSON: {error}", hint), len(line), replaced)
-    return piece_of(record, place, reading, replaced)
+    return piece_of(record, place, reading, replaced, len(line))
 
 
 def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:

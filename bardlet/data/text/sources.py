@@ -1,33 +1,27 @@
 """What the sources of a command name: files in folders, globs, standard input, the hub.
 
-Nothing is read here; `documents` opens what is found.
+Of a file whose name says nothing the first bytes are read here; `documents` reads the inputs.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
-import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bardlet.data.text import corpus, registry
+from bardlet.data.text import compression, corpus, folders, guess, registry
 from bardlet.data.text.counts import Counts
+from bardlet.data.text.formats import ARCHIVES, TEXTS, ending, kind_by_head, kind_of
 from bardlet.errors import DataError, UsageError, did_you_mean
 from bardlet.io.safe_read import regular
 
-KINDS = {
-    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
-    ".csv": "csv", ".tsv": "csv", ".tab": "csv",
-    ".parquet": "parquet", ".zip": "zip", ".tar": "tar",
-}  # fmt: skip
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-VOCABULARY = "tokenizer.json"  # no text, though of a kind that is read
-ENDINGS = 8  # that are named of what is passed over
-SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
+READ = (
+    f"Read are {', '.join(TEXTS)}, .json, .jsonl, .csv, .tsv, .parquet, .zip, .tar, with .gz, "
+    ".bz2, .xz or .zst after it, and any other file that is text"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +29,7 @@ class Input:
     """A file, a text in memory or a data set on the hub. `bytes` is 0 where it is not known."""
 
     name: str
-    kind: str  # a value of KINDS, "memory" or "hub"
+    kind: str  # a value of formats.KINDS, "memory" or "hub"
     compression: str = ""
     path: str = ""
     bytes: int = 0
@@ -69,57 +63,63 @@ def of_text(text: corpus.Corpus) -> Collection:
     return Collection(name=text.name, inputs=(entry,), notes=text.notes, sources=text.sources)
 
 
-def kind_of(name: str) -> tuple[str, str] | None:
-    """The kind and compression that a file's name stands for, None for an unknown ending."""
-    lower = name.lower()
-    for short, full in SHORT.items():
-        lower = lower.removesuffix(short) + full if lower.endswith(short) else lower
-    compression = next((p for p in COMPRESSIONS if lower.endswith(p)), "")
-    kind = KINDS.get(Path(lower.removesuffix(compression)).suffix)
-    return (kind, compression) if kind else None
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a command wants its sources: see the options of these names."""
+
+    encoding: str = "utf-8"
+    errors: str = "strict"
+    format: str = ""  # of every file that is no archive; "": by its name or first bytes
+    ext: str = ""  # endings of the files of folders, globs and archives; "": all
+    skip: bool = False
 
 
 def find(
     sources: list[str], *, file: Path | None = None, sample: int = 0, folder: Path | None = None,
-    encoding: str = "utf-8", errors: str = "strict", skip: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    asked: Asked | None = None, say: Callable[[str], None] = lambda line: None,
 ) -> Collection:  # fmt: skip
     """The inputs that `sources` name, in their order, each folder's sorted by path.
 
-    A file's name says what it is, and one that says nothing is text. `file` stands in for a named
-    corpus; a data set on the hub ends after `sample` bytes. Standard input is kept in `folder`.
-    A corpus that is fetched wins over a folder of its name ("./NAME" is the folder), a file over
-    both, and any path over a data set on the hub. What is hidden in a folder is left out; its files
-    of no known kind, and with `skip` those that cannot be opened, are passed over with a remark.
-    DataError for what is not there, UsageError for a `file` that stands in for nothing.
+    A file's name says what it is, or else its first bytes. `file` stands in for a named corpus; a
+    data set on the hub ends after `sample` bytes. Standard input is kept in `folder`. A corpus that
+    is fetched wins over a folder of its name ("./NAME" is the folder), a file over both, and any
+    path over a data set on the hub. What is left out of a folder is counted, and so is, with
+    `skip`, what cannot be opened. DataError for what is not there, UsageError for a `file` that
+    stands in for nothing.
     """
     if sources.count("-") > 1:
         raise UsageError("standard input can be read once", "Give - once among the sources")
+    asked = asked or Asked()
     inputs: list[Input] = []
     notes: list[str] = []
     names: list[str] = []
+    counts = Counts()
     for source in sources:
         if (of_hub := registry.hub(source, sample)) and not Path(source).exists():
-            address, max_bytes = of_hub
-            named = [
-                Input(name=address, kind="hub", path=address, bytes=max_bytes, sample=max_bytes)
-            ]
+            address, size = of_hub
+            named = [Input(name=address, kind="hub", path=address, bytes=size, sample=size)]
             names.append(of_hub[0].rpartition("/")[2].partition(":")[0])
         elif file is not None or (source in corpus.NAMED and not Path(source).is_file()):
-            text = corpus.load(source, file=file, encoding=encoding, errors=errors, say=say)
+            text = corpus.load(
+                source, file=file, encoding=asked.encoding, errors=asked.errors, say=say
+            )
             if len(sources) == 1:
                 return of_text(text)
             named = list(of_text(text).inputs)
             notes += text.notes
             names.append(text.name)
         elif source == "-":
-            named = [standard_input(folder)]
+            named = [standard_input(folder, asked, notes)]
             names.append("stdin")
         else:
-            named = of_path(source, notes, several=len(sources) > 1, skip=skip)
+            several = len(sources) > 1
+            named = of_path(source, asked, notes, counts, several=several)
             names.append(stem(source))
         inputs += named
-    return Collection(name="-".join(names)[:80], inputs=tuple(inputs), notes=tuple(notes))
+    return Collection(
+        name="-".join(names)[:80], inputs=tuple(inputs), notes=(*notes, *counts.report()),
+        counts=counts,
+    )  # fmt: skip
 
 
 def stem(source: str) -> str:
@@ -129,81 +129,106 @@ def stem(source: str) -> str:
         return path.resolve().name or "corpus"
     if any(c in path.name for c in "*?["):
         return path.resolve().parent.name or "corpus"
-    kind = kind_of(path.name)
-    plain = path.name.removesuffix(kind[1]) if kind and kind[1] else path.name
-    return Path(plain).stem
+    return Path(path.name.removesuffix(kind_of(path.name)[1])).stem
 
 
-def of_path(source: str, notes: list[str], *, several: bool, skip: bool) -> list[Input]:
+def of_path(
+    source: str, asked: Asked, notes: list[str], counts: Counts, *, several: bool
+) -> list[Input]:
     """The inputs of a file, a folder or a glob; with several sources they keep its path.
 
-    `notes` hears of the files of a folder that are of no known kind, and with `skip` of those of a
-    folder or glob that cannot be opened.
+    `counts` gets what is left out of a folder or glob, and `notes` what is said of its files.
     """
     path = Path(source)
     try:
         if source and path.is_dir():
-            there = files_of(path)
-            there = [f for f in there if f.name != VOCABULARY]
-            files = [(f, f.relative_to(path).as_posix()) for f in there if kind_of(f.name)]
-            if files and len(there) > len(files):
-                notes.append(passed_over([f for f in there if not kind_of(f.name)]))
-            if not files:
-                raise DataError(
-                    f"folder {source} has no .txt or .md files, nor others that can be read",
-                    f"Files end in {', '.join(KINDS)}, or one of these and one of "
-                    f"{', '.join(COMPRESSIONS)}",
-                )
+            files = folders.files_of(path, counts, asked.ext)
+            prefix = f"{path.as_posix()}/" if several else ""
+            named = [(f, prefix + f.relative_to(path).as_posix()) for f in files]
         elif source and path.exists():
-            files = [(path, path.name)]
+            return [of_file(path, path.name, asked, notes)]
         elif any(c in source for c in "*?["):
-            paths = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - also above here
-            files = [(Path(f), Path(f).as_posix()) for f in paths if Path(f).is_file()]
-            if not files:
+            named = [(f, f.as_posix()) for f in folders.like(source, counts, asked.ext)]
+            if not named and not counts.entries:
                 raise DataError(f"no file is like {source}", "Check the pattern")
         else:
             raise nothing_there(source)
-        prefix = f"{path.as_posix()}/" if several and path.is_dir() else ""
-        if not skip or len(files) == 1:
-            return [of_file(file, prefix + name) for file, name in files]
-        entries = []
-        for file, name in files:
-            try:
-                entries.append(of_file(file, prefix + name))
-            except OSError as error:
-                notes.append(f"not read: {prefix + name}: {error.strerror or error}")
+        entries = among(named, asked, notes, counts)
+        if not entries:
+            why = "; ".join([*notes, *counts.report()])
+            raise DataError(
+                f"{source} has no text that can be read{': ' * bool(why)}{why}",
+                f"{READ}; a file that is named is read whatever it is called",
+            )
         return entries
     except OSError as error:
         raise corpus.unreadable(error.filename or source, error) from None
 
 
-def passed_over(files: list[Path]) -> str:
-    """A remark on the files of a folder that are of no known kind."""
-    endings = sorted({f.suffix.lower() for f in files}, key=lambda ending: (not ending, ending))
-    shown = [ending or "no ending" for ending in endings[:ENDINGS]]
-    shown += ["..."] * (len(endings) > ENDINGS)
-    what = "file with another ending was" if len(files) == 1 else "files with other endings were"
-    return f"{len(files):,} {what} passed over: {', '.join(shown)}"
+def among(
+    files: list[tuple[Path, str]], asked: Asked, notes: list[str], counts: Counts
+) -> list[Input]:
+    """The inputs of those of a folder's or glob's files that are text, or made of it."""
+    entries: list[Input] = []
+    for path, name in files:
+        try:
+            kind, packed = kind_of(path.name)
+            if not (kind or asked.format or asked.ext):
+                head = head_of(path, packed)
+                if not guess.is_text(head, asked.encoding):
+                    counts.add("not_text", 1, folders.size_of(path), ending(path.name))
+                    continue
+                if kind_by_head(head, asked.encoding) != "text":
+                    counts.add("json_as_text", 1, 0, path.name)
+            entries.append(of_file(path, name, asked, notes, named=False))
+        except OSError as error:
+            if not asked.skip or len(files) == 1:
+                raise
+            notes.append(f"not read: {name}: {error.strerror or error}")
+            counts.add("damaged")
+    return entries
 
 
-def of_file(path: Path, name: str) -> Input:
-    """The input that a file is."""
-    kind, compression = kind_of(path.name) or ("text", "")
+def head_of(path: Path, packed: str) -> bytes:
+    """The first bytes of a file's text; none of what is damaged, whose reader says so."""
     status = regular(path).stat()
+    with path.open("rb") as file:
+        if not packed:
+            return file.read(guess.HEAD)
+        try:
+            limit = compression.limit(status.st_size)
+            return compression.decompressed(file, packed, limit, path.name).read(guess.HEAD)
+        except (DataError, OSError):
+            return b""
+
+
+def of_file(path: Path, name: str, asked: Asked, notes: list[str], *, named: bool = True) -> Input:
+    """The input that a file is; `named` is one that the user names, and not its folder."""
+    kind, packed = kind_of(path.name)
+    status = regular(path).stat()
+    if kind not in ARCHIVES and asked.format:
+        kind = asked.format
+    if not kind:
+        kind = kind_by_head(head_of(path, packed), asked.encoding) if named else "text"
+        if kind != "text":
+            shown = "stdin" if name == "-" else name
+            notes.append(
+                f"{shown} is read as JSON, by how it begins; --format text takes all of it"
+            )
     return Input(
-        name=name, kind=kind, compression=compression, path=str(path), bytes=status.st_size,
+        name=name, kind=kind, compression=packed, path=str(path), bytes=status.st_size,
         modified=status.st_mtime_ns,
     )  # fmt: skip
 
 
-def standard_input(folder: Path | None) -> Input:
+def standard_input(folder: Path | None, asked: Asked, notes: list[str]) -> Input:
     """Standard input as a file in `folder`, for it is read more than once."""
     assert folder is not None
-    path = folder / "stdin.txt"
+    path = folder / "stdin"
     try:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        return of_file(path, "-")
+        return of_file(path, "-", asked, notes)
     except (AttributeError, OSError, ValueError) as error:  # absent, unreadable or closed
         if getattr(error, "errno", 0) == errno.ENOSPC:
             problem = f"standard input is kept in {folder.parent}, whose disk is full"
@@ -219,16 +244,3 @@ def nothing_there(source: str) -> DataError:
         f"{source!r} is neither a file nor a folder nor a named corpus",
         did_you_mean(source, known).rstrip() or f"Give {allowed}.",
     )
-
-
-def files_of(folder: Path) -> list[Path]:
-    """Returns the files in and below `folder` that are not hidden, sorted by path."""
-
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk by itself passes over an unreadable folder in silence
-
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())

@@ -116,33 +116,31 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
 
 
 def of_row(batch: Any, i: int, place: str, reading: Reading) -> Piece:
-    """The document in a row of a batch of Parquet, or its problem."""
-    record: dict[str, Any] = {}
-    replaced = 0
-    try:
-        for name in batch.schema.names:
-            record[name], places = value_of(batch[name][i], place, reading)
-            replaced += places
-    except DataError as error:
-        return unread(error, size_of(record), replaced)
-    return piece_of(record, place, reading, replaced)
-
-
-def value_of(scalar: Any, place: str, reading: Reading) -> tuple[Any, int]:
-    """The value of a cell, and how many places of it the error handler replaced.
+    """The document in a row of a batch of Parquet, or its problem.
 
     Bytes are text in the encoding asked for. Strings are UTF-8, which nobody has checked.
     """
-    encoding = "utf-8"
+    record: dict[str, Any] = {}
+    replaced = size = 0
     try:
-        value = scalar.as_py()
-        if not isinstance(value, bytes):
-            return value, 0
-        raw, encoding = value, reading.encoding
+        for name in batch.schema.names:
+            value, encoding = value_of(batch[name][i], place, reading.encoding)
+            if isinstance(value, bytes):
+                size += len(value)
+                replaced += decoding.count_replaced(value, encoding, reading.errors)
+                value = decoding.decode(value, place, encoding, reading.errors)
+            record[name] = value
+    except DataError as error:
+        return unread(error, size, replaced)
+    return piece_of(record, place, reading, replaced)
+
+
+def value_of(scalar: Any, place: str, encoding: str) -> tuple[Any, str]:
+    """The value of a cell, and the encoding of one that is bytes."""
+    try:
+        return scalar.as_py(), encoding
     except (ValueError, OverflowError) as error:
         scalar = getattr(scalar, "value", scalar)  # of a dictionary
         if not hasattr(scalar, "as_buffer"):
             raise DataError(f"{place}: {error}", "Mend or remove it") from None
-        raw = scalar.as_buffer().to_pybytes()
-    replaced = decoding.count_replaced(raw, encoding, reading.errors)
-    return decoding.decode(raw, place, encoding, reading.errors), replaced
+        return scalar.as_buffer().to_pybytes(), "utf-8"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from corpora import FORMATS, TEXTS, made, texts_of, words
 
-from bardlet import cli
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import options, survey, units
 from bardlet.data.prepare.pipeline import prepare
@@ -146,40 +144,6 @@ def test_byte_order_marks_are_no_part_of_a_text(name: str, encoding: str, tmp_pa
     found = sources.find([str(tmp_path / name)])
     text = survey.text_of(found, options.Options(reading=reading), 1 << 20, print)
     assert text == "".join(f"{text}\n" for text in texts)
-
-
-def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        entry = tarfile.TarInfo("link.txt")
-        entry.type, entry.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.txt")
-        archive.addfile(entry)
-    with pytest.raises(DataError, match="a is empty"):
-        made(tmp_path / "d", tmp_path / "a.tar")
-
-
-def test_what_is_passed_over_in_a_folder_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.txt", "b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG", "sub/no", ".git/x", ".x"):
-        path = tmp_path / "texts" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("a text", encoding="utf-8")
-    assert cli.main(["prepare", "texts"]) == 0
-    note = "4 files with other endings were passed over: .bak, .png, no ending"
-    assert capsys.readouterr().err == f"{note}\n"
-    assert Dataset(Path("data/texts")).manifest["notes"] == [note]
-    notes = sources.find(["texts/a.txt", "texts/sub/no"]).notes
-    assert notes == ()  # a file that is given is text, whatever it is called
-    for name in ("b.txt.gz.bak", "sub/pic.png", "sub/pic2.PNG"):
-        (tmp_path / "texts" / name).unlink()
-    (note,) = sources.find(["texts"]).notes
-    assert note == "1 file with another ending was passed over: no ending"
-    for i in range(9):
-        (tmp_path / "texts" / f"a.{i}").touch()
-    (note,) = sources.find(["texts"]).notes
-    assert note.endswith("over: .0, .1, .2, .3, .4, .5, .6, .7, ...")
 
 
 def test_many_tiny_files(tmp_path: Path) -> None:

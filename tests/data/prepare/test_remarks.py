@@ -86,7 +86,7 @@ def test_what_is_too_long_to_be_compared_is_said(
         (tmp_path / name).write_text("long text " * 500, encoding="utf-8")
     given = [tmp_path / "a.txt", tmp_path / "b.txt"]
     dataset = made(tmp_path / "d", *given, distinct=True, split="position")
-    note = "2 documents were too long to be compared with others, and kept"
+    note = "2 long or damaged documents were kept without being compared"
     assert dataset.manifest["notes"] == [note]
 
 

@@ -96,6 +96,7 @@ def test_what_cannot_be_opened_in_a_folder_is_reported(
     assert dataset.manifest["notes"] == [
         "not read: broken.txt: No such file or directory",
         "not read: pipe.txt: not a regular file",
+        "2 inputs could not be read to their end",
         "1 empty document was left out",
     ]
     assert all(note in said for note in dataset.manifest["notes"])

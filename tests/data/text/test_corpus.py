@@ -45,6 +45,7 @@ def read(source: str, file: Path | None = None, **reading: str) -> str:
     """The text that a command reads from `source`."""
     options = {"encoding": "utf-8", "errors": "strict", **reading}
     keys = {"text_key": "text", "prompt_key": "", "response_key": "", "sample": "0"}
+    keys |= {"format": "", "ext": ""}
     given = Namespace(file=file, skip_unreadable=False, **options, **keys)
     with gathered([source], given, lambda line: None) as (found, how):
         return survey.text_of(found, Options(reading=how), 1 << 20, lambda line: None)
@@ -105,7 +106,7 @@ def test_a_folder_gives_its_texts_in_order(tmp_path: Path, monkeypatch: MonkeyPa
         "b.txt": b"b without an end", "dir.txt/inner.txt": b"inner\n",
     }  # fmt: skip
     write(tmp_path / ".library", dict(reversed(texts.items())))
-    others = ("notes.rst", "bin", ".hidden.txt", ".git/x.txt", "a/.cache/deep/x.txt")
+    others = ("notes.png", "bin", ".hidden.txt", ".git/x.txt", "a/.cache/deep/x.txt")
     write(tmp_path / ".library", dict.fromkeys(others, b"\xff"))
     text = "# B\nblank < slash\nz\nb without an end\ninner\n"
     for source in (str(tmp_path / ".library"), "."):
@@ -114,7 +115,10 @@ def test_a_folder_gives_its_texts_in_order(tmp_path: Path, monkeypatch: MonkeyPa
         # hidden folders are passed over below the source, not as the source
         assert found.name == ".library"
         assert [(i.name, i.bytes) for i in found.inputs] == [(n, len(r)) for n, r in texts.items()]
-        assert found.notes == ("2 files with other endings were passed over: .rst, no ending",)
+        assert found.notes == (
+            "3 hidden files were left out (3 bytes): .git/, .hidden.txt, .cache/",
+            "2 files that are not text were passed over (2 bytes): no ending, .png",
+        )
         monkeypatch.chdir(tmp_path / ".library")
 
 
@@ -139,7 +143,7 @@ def test_standard_input(monkeypatch: MonkeyPatch) -> None:
 
 FILES = {
     "void": b"", "bom": b"\xef\xbb\xbf", "blank": b"\r\n \n", "voids/a.md": b"", "voids/b.md": b"",
-    "none/a.rst": b"x", "none/.b.txt": b"x", "late": b"ab\ncaf\xe9!", "in/in/a.txt": b"\xff",
+    "none/a.png": b"\xff", "none/.b.txt": b"x", "late": b"ab\ncaf\xe9!", "in/in/a.txt": b"\xff",
     "marked": b"\xef\xbb\xbfab\xff", "utf16": b"\xff\xfea\x00", "half": b"\xff\xfea\x00b",
 }  # fmt: skip
 NAMED = "tinyshakespeare, shakespeare_char, shakespeare-plays."
@@ -175,7 +179,7 @@ ACCESS = "Check the path and its permissions."
             ("no", "cannot read no: No such file", ACCESS), ("void", "void is empty", "Give "),
             ("late", "late is not utf-8", CP1252))],
         *[(s, {}, DataError, f"{s} is empty", "Give ") for s in ("void", "bom", "blank", "voids")],
-        ("none", {}, DataError, "folder none has no .txt or .md files, nor", "Files end "),
+        ("none", {}, DataError, "none has no text that can be read: 1 hidden", "Read are .txt"),
         ("in", {}, DataError, "in/a.txt is not utf-8: byte 0xff at offset 0 (", CP1251),
         ("late", {}, DataError, "late is not utf-8: byte 0xe9 at offset 6 (", CP1252),
         # Counted from the file's start, though these codecs take the byte order mark off first.

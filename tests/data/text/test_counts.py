@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from bardlet.data.text.counts import REASONS, Counts, Omission
 
@@ -28,5 +29,7 @@ def test_counts_add_up_and_are_said() -> None:
     assert len(json.dumps(other.to_json()["empty"])) < 200, "the examples are few"
 
 
-def test_every_reason_has_two_forms() -> None:
+def test_every_reason_has_two_forms_and_is_on_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if f"`{reason}`" not in page] == []
     assert all(len(forms) == 2 and forms[0] != forms[1] for forms in REASONS.values())
