@@ -67,6 +67,11 @@ def run(parser: Parser, args: list[str]) -> int:
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
     from bardlet.commands.inspect import describe_dataset
 
+    if options.merge:
+        useful = ("source", "out", "merge", "fresh", "json")
+        for name, value in vars(options).items():
+            if name not in useful and value != parser.get_default(name):
+                say(f"--{name} has no effect with --merge: the parts have theirs")
     dataset = merged(options, out) if options.merge else prepared(options, out)
     print(json.dumps(dataset.manifest) if options.json else describe_dataset(dataset))
     return 0

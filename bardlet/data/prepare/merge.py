@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -60,7 +61,8 @@ def merge(parts: list[Path], out: Path, replacing: Replacing = replaced_freely) 
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"}, counts=counts(datasets),
-            notes=notes(datasets) + uneven(splits, first["split"], parts=True),
+            notes=notes(datasets) + uneven(splits, first["split"], parts=True)
+            + undropped(first["options"]),
         )  # fmt: skip
         place.publish(described)
     return Dataset(out)
@@ -72,6 +74,12 @@ def counts(parts: list[Dataset]) -> dict[str, Any]:
     for part in parts:
         total.update(part.about.counts if part.about else {})
     return total.to_json()
+
+
+def undropped(options: Mapping[str, Any]) -> list[str]:
+    """A remark where --distinct could not compare the documents of one part with another's."""
+    within = "--distinct has dropped duplicates within each part, not between parts"
+    return [within] * bool(options.get("distinct"))
 
 
 def notes(parts: list[Dataset]) -> list[str]:

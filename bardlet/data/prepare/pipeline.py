@@ -209,7 +209,8 @@ class Work:
         if not any(tokens.values()) and self.tally.failed:
             raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
         name = self.collection.inputs[0].name if self.collection.single else ""
-        if not any(tokens.values()) and (why := self.counts().report()):
+        why = self.counts().report()
+        if not any(tokens.values()) and set(self.counts().entries) - {"empty"}:
             raise DataError(
                 f"{name or self.collection.name} is empty: {'; '.join(why)}",
                 "Give a source with some text in it.",

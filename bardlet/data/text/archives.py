@@ -35,18 +35,22 @@ def of_archive(
     if kind == "zip":
         yield from of_zip(file, name, reading, read)
         return
+    names: set[str] = set()  # of what was read
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for entry in archive:
             omission = left_out(entry.name, entry.size, name, reading)
             if entry.isdir():
                 continue
             if not omission and not entry.isfile():
-                kind = "links" if entry.issym() or entry.islnk() else "not_text"
-                omission = Omission(kind, 1, 0, ending(entry.name) * (kind != "links"))
+                omission = Omission("not_text", 1, 0, ending(entry.name))
+                if entry.issym() or entry.islnk():
+                    linked = entry.islnk() and entry.linkname in names
+                    omission = Omission("linked" if linked else "links", 1, 0, entry.name)
             inside = None if omission else archive.extractfile(entry)
             if omission or not inside:
                 yield notice(omission or Omission("not_text"))
                 continue
+            names.add(entry.name)
             parts: Any = entry.sparse  # offsets and sizes of what is stored
             sparse = parts is not None
             limit = compression.limit(sum(n for _, n in parts)) if sparse else entry.size
@@ -64,7 +68,7 @@ def of_zip(file: IO[bytes], name: str, reading: Reading, read: Read) -> Iterator
             path, size = entry.filename, entry.file_size
             omission = left_out(path, size, name, reading)
             if not omission and stat.S_ISLNK(entry.external_attr >> 16):
-                omission = Omission("links")
+                omission = Omission("links", 1, 0, path)
             if omission:
                 yield notice(omission)
             elif entry.flag_bits & 1:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data.text import fetch, plays, registry
+from bardlet.data.text import fetch, guess, plays, registry
 from bardlet.data.text.decoding import decode
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import regular
@@ -73,6 +73,7 @@ def load(
     if file is not None:
         raw = read_file(file)
         source = Source(name=file.name, bytes=len(raw), sha256=digest(raw))
+        guess.check_text(raw[: guess.HEAD], file.name, encoding)
         text = decode(raw, file.name, encoding, errors)
     else:
         source, raw = fetched_text(name, say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import shlex
 from collections.abc import Iterator
 
 from bardlet.errors import DataError
@@ -13,6 +14,8 @@ SAMPLE = 1 << 14  # bytes around a wrong one that encodings are tried on
 SHOWN = 40  # characters of a line that an encoding gives
 GUESSES = 4  # encodings that are named
 NUL_SHARE = 0.05  # of the bytes, from which on it is not text in an encoding of bytes
+# no text has them, but for those of white space and those that switch between character sets
+CONTROLS = bytes({*range(32), 127} - {*range(7, 16), 26, 27})
 CANDIDATES = ["utf_8", "gb18030", "big5", "cp932", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1252",
               "cp1250", "cp1253", "cp1256"]  # fmt: skip
 WIDE = ["utf_16_le", "utf_16_be"]  # which read anything as Chinese: of a sample that is long enough
@@ -73,7 +76,8 @@ def check_text(head: bytes, name: str, encoding: str) -> None:
     shown = "stdin" if name == "-" else name
     kind = other_kind(head)
     if kind:
-        raise DataError(f"{shown} is {kind[0]}, not text", kind[1])
+        hint = kind[1].replace("FILE", shlex.quote(shown))
+        raise DataError(f"{shown} is {kind[0]}, not text", hint)
     nuls = head.count(0)
     if nuls > NUL_SHARE * len(head) and not wide(encoding):
         shown_lines = readings(head, encoding)
@@ -82,6 +86,10 @@ def check_text(head: bytes, name: str, encoding: str) -> None:
             f"{shown} is not text in {encoding}: {nuls:,} of its first {len(head):,} bytes are NUL",
             hint,
         )
+    controls = len(head) - len(head.translate(None, CONTROLS))
+    if controls > NUL_SHARE * len(head) and not wide(encoding):
+        problem = f"{controls:,} of its first {len(head):,} bytes are control characters"
+        raise DataError(f"{shown} is not text: {problem}", "Give a text")
 
 
 def is_text(head: bytes, encoding: str, *, cut: bool = False) -> bool:

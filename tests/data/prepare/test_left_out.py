@@ -86,7 +86,7 @@ def tarred(path: Path) -> None:
             archive.addfile(entry, io.BytesIO(raw))
         for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE):
             entry = tarfile.TarInfo(f"a/{kind.decode()}.txt")
-            entry.type, entry.linkname = kind, "a/good.txt"
+            entry.type, entry.linkname = kind, "./a/good.txt"
             archive.addfile(entry)
 
 
@@ -102,7 +102,8 @@ READERS: list[tuple[Callable[[Path], None], list[str], dict[str, tuple[int, int]
     (zipped, ["of a.zip"], {
         "hidden": (2, 4), "vocabulary": (1, 2), "packed": (2, 4), "not_text": (1, 256),
         "links": (1, 0), "unread": (1, 0)}),
-    (tarred, ["of a.tar.gz"], {"hidden": (1, 2), "links": (2, 0), "not_text": (2, 300)}),
+    (tarred, ["of a.tar.gz"], {
+        "hidden": (1, 2), "linked": (1, 0), "links": (1, 0), "not_text": (2, 300)}),
 ]  # fmt: skip
 
 
@@ -181,3 +182,22 @@ def test_bytes_that_are_replaced_are_counted_in_every_reader(tmp_path: Path) -> 
     dataset = made(tmp_path / "d", tmp_path, **options)
     assert dataset.manifest["counts"]["replaced"]["number"] == 3
     assert "damaged" not in dataset.manifest["counts"]
+
+
+def test_options_of_a_merge_have_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(json.dumps({"text": f"{i} and more"}) + "\n" for i in range(60))
+    Path("b.jsonl").write_text(lines, encoding="utf-8")
+    common = ["prepare", "b.jsonl", "--tokenizer=byte", "--split=document", "--distinct"]
+    for i in (1, 2):
+        assert cli.main([*common, f"--part={i}/2", f"--out=p{i}"]) == 0
+    capsys.readouterr()
+    command = ["prepare", "--merge", "p1", "p2", "--out=d", "--tokenizer=gpt2", "--val_fraction=.5"]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr()
+    why = "has no effect with --merge: the parts have theirs"
+    assert sorted(shown.err.splitlines()) == [f"--tokenizer {why}", f"--val_fraction {why}"]
+    within = "--distinct has dropped duplicates within each part, not between parts"
+    assert within in Dataset(Path("d")).manifest["notes"]

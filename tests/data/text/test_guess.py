@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_a_file_of_another_kind_is_named(
     with pytest.raises(DataError) as caught:
         made(tmp_path / "d", tmp_path / name, reading=Reading(encoding=encoding))
     assert caught.value.message == f"{name} is {kind}, not text"
-    assert caught.value.hint
+    assert caught.value.hint and "FILE" not in caught.value.hint
 
 
 def test_nuls_are_said(tmp_path: Path) -> None:
@@ -79,6 +80,10 @@ def test_nuls_are_said(tmp_path: Path) -> None:
     dataset = made(tmp_path / "d", tmp_path / "a.txt")
     note = "9 NUL characters are in the text, which binary files have"
     assert dataset.manifest["notes"] == [note]
+    (tmp_path / "c.txt").write_bytes(bytes(random.Random(0).choices(range(1, 256), k=3000)))
+    for reading in (Reading(encoding="latin-1"), Reading(errors="replace")):
+        with pytest.raises(DataError, match=r"of its first 3,000 bytes are control characters"):
+            made(tmp_path / "e", tmp_path / "c.txt", reading=reading)
     (tmp_path / "b.txt").write_bytes(b"\0\1\2\3" * 99)
     with pytest.raises(DataError, match=r"b\.txt is not text in utf-8: 99 of its first 396 bytes"):
         made(tmp_path / "e", tmp_path / "b.txt")
