@@ -101,7 +101,10 @@ def with_dataset(flags: Flags, say: Callable[[str], None]) -> Flags:
             say(f"no dataset named: taking the newest one, {newest}")
             flags = {"dataset": newest.name, **flags}
     if "dataset" in flags:
-        flags = {"out_dir": f"out/{Path(str(flags['dataset'])).name}", **flags}
+        out = f"out/{Path(str(flags['dataset'])).name}"
+        if Path(str(flags.get("init_from", ""))).absolute() == Path(out).absolute():
+            out += "-finetuned"  # the model stays as it is
+        flags = {"out_dir": out, **flags}
     return flags
 
 
@@ -118,7 +121,11 @@ def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping
     else:
         return []
     # the folder may have been moved since, and how the run was started is over
-    return [*own, ("", {"fresh": False, "init_from": "scratch", "out_dir": str(run)})]
+    own.append(("", {"fresh": False, "out_dir": str(run)}))
+    begun = {name: value for _, layer in own for name, value in layer.items()}.get("init_from")
+    if options is not None or begun == "resume":  # else it is to begin from its model again
+        own.append(("", {"init_from": "scratch"}))
+    return own
 
 
 def no_run(out: str) -> UsageError:

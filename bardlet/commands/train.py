@@ -115,6 +115,12 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
             )
         nonlocal unused
         unused = False
+        source = str(flags.get("init_from", "scratch"))
+        if source not in BUILTIN_INIT:
+            from bardlet.interop.pretrained_init import shape_of
+            from bardlet.planning.finetuning import finetuned
+
+            return finetuned(flags, shape_of(source), seconds, say)
         return sized(flags, seconds, say)
 
     rest = {name: flags.pop(name) for name in others & flags.keys()}

@@ -17,7 +17,7 @@ from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.huggingface import files as hf_files
-from bardlet.model import GPT
+from bardlet.model import GPT, GPTConfig
 from bardlet.run import run_folder, weights
 from bardlet.run.state import read_json
 
@@ -48,25 +48,32 @@ def context_of(source: str) -> int:
     """The context of the model that a source names, read from what is small; 0 where that cannot be
     known before the model is read, or cannot be read, which is said then.
     """
-    path = Path(source)
     if source in load.HUB_NAMES:
         return load.HUB_CONTEXT
     try:
-        if path.suffix == ".pt":
-            return nanogpt.read_config(nanogpt.load(path), path).block_size
-        if path.suffix == ".gguf":
-            return gguf_model.read_config(gguf_file.read(path)).block_size
-        if not path.is_dir():
-            return 0
-        other = load.foreign_file(path)
-        if other is None or run_folder.is_run(path):
-            document = read_json(run_folder.find(path) / "config.json")
-            return weights.config_of(document).block_size
-        if other.suffix == ".pt":
-            return context_of(str(other))
-        return hf_config.from_hf(hf_files.read_json(other), other).block_size
+        return shape_of(source).block_size if Path(source).exists() else 0
     except (BardletError, OSError, ValueError):
         return 0
+
+
+def shape_of(source: str) -> GPTConfig:
+    """The shape of the model that a source names, read from what is small.
+
+    Raises what load_model does where there is no such source, or it is damaged.
+    """
+    path = Path(source)
+    if path.suffix == ".pt":
+        return nanogpt.read_config(nanogpt.load(path), path)
+    if path.suffix == ".gguf":
+        return gguf_model.read_config(gguf_file.read(path))
+    if not path.exists() and load.is_hub_name(source):
+        path = load.download(load.HUB_NAMES.get(source, source))
+    other = load.foreign_file(path)
+    if other is None or run_folder.is_run(path):
+        return weights.config_of(read_json(run_folder.find(path) / "config.json"))
+    if other.suffix == ".pt":
+        return shape_of(str(other))
+    return hf_config.from_hf(hf_files.read_json(other), other)
 
 
 def name_of(source: str) -> str:
