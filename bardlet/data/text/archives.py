@@ -54,7 +54,8 @@ def of_archive(
             parts: Any = entry.sparse  # offsets and sizes of what is stored
             sparse = parts is not None
             limit = compression.limit(sum(n for _, n in parts)) if sparse else entry.size
-            yield from of_member(inside, limit, f"{name}/{entry.name}", reading, read)
+            path = f"{name}/{entry.name}"
+            yield from of_member(inside, limit, entry.size, path, reading, read)
 
 
 def of_zip(file: IO[bytes], name: str, reading: Reading, read: Read) -> Iterator[Piece]:
@@ -76,8 +77,8 @@ def of_zip(file: IO[bytes], name: str, reading: Reading, read: Read) -> Iterator
             else:
                 inside = compression.open_member(archive, entry)
                 limit = compression.limit(entry.compress_size)
-                alone = len(entries) == 1
-                yield from of_member(inside, limit, f"{name}/{path}", reading, read, alone=alone)
+                path, alone = f"{name}/{path}", len(entries) == 1
+                yield from of_member(inside, limit, size, path, reading, read, alone=alone)
 
 
 def left_out(path: str, size: int, archive: str, reading: Reading) -> Omission | None:
@@ -100,10 +101,11 @@ def left_out(path: str, size: int, archive: str, reading: Reading) -> Omission |
 
 
 def of_member(
-    inside: IO[bytes], limit: int, name: str, reading: Reading, read: Read, *, alone: bool = False
-) -> Iterator[Piece]:
-    """Yields the documents of a file in an archive, of `limit` bytes at most; where it is damaged,
-    what comes before, and the problem. `alone` is the only one.
+    inside: IO[bytes], limit: int, size: int, name: str, reading: Reading, read: Read, *,
+    alone: bool = False,
+) -> Iterator[Piece]:  # fmt: skip
+    """Yields the documents of a file in an archive, of `size` bytes by its header and of `limit` at
+    most; where it is damaged, what comes before, and the problem. `alone` is the only one.
     """
     kind, packed = kind_of(name)
     whole = True
@@ -115,7 +117,6 @@ def of_member(
         if not kind:
             head = bounded.peek(guess.HEAD)[: guess.HEAD]
             if not (alone or reading.ext or guess.is_text(head, reading.encoding, cut=True)):
-                size = sum(len(part) for part in iter(lambda: bounded.read(1 << 18), b""))
                 yield notice(Omission("not_text", 1, size, ending(name)))
                 return
             kind = kind_by_head(head, reading.encoding)
@@ -124,12 +125,13 @@ def of_member(
                 yield notice(Omission("json_as_text", 1, 0, name))
         for piece in read(bounded, kind, name, reading):
             whole = piece.last
+            size -= len((piece.prompt + piece.text).encode("utf-8", "surrogatepass"))
             yield piece
     except (DataError, *DAMAGE) as error:
         if not whole:  # every document has an end
             yield Piece(text="\n", first=False)
         problem = error if isinstance(error, DataError) else unreadable(name, error)
-        yield unread(problem)
+        yield unread(problem, max(size, 0))
 
 
 def notice(omission: Omission) -> Piece:

@@ -14,6 +14,7 @@ SAMPLE = 1 << 14  # bytes around a wrong one that encodings are tried on
 SHOWN = 40  # characters of a line that an encoding gives
 GUESSES = 4  # encodings that are named
 NUL_SHARE = 0.05  # of the bytes, from which on it is not text in an encoding of bytes
+FEW = 2  # of them, that a short text may have
 # no text has them, but for those of white space and those that switch between character sets
 CONTROLS = bytes({*range(32), 127} - {*range(7, 16), 26, 27})
 CANDIDATES = ["utf_8", "gb18030", "big5", "cp932", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1252",
@@ -79,7 +80,7 @@ def check_text(head: bytes, name: str, encoding: str) -> None:
         hint = kind[1].replace("FILE", shlex.quote(shown))
         raise DataError(f"{shown} is {kind[0]}, not text", hint)
     nuls = head.count(0)
-    if nuls > NUL_SHARE * len(head) and not wide(encoding):
+    if nuls > FEW + NUL_SHARE * len(head) and not wide(encoding):
         shown_lines = readings(head, encoding)
         hint = f"Name its encoding: {shown_lines}" if shown_lines else "Give a text"
         raise DataError(
@@ -87,7 +88,7 @@ def check_text(head: bytes, name: str, encoding: str) -> None:
             hint,
         )
     controls = len(head) - len(head.translate(None, CONTROLS))
-    if controls > NUL_SHARE * len(head) and not wide(encoding):
+    if controls > FEW + NUL_SHARE * len(head) and not wide(encoding):
         problem = f"{controls:,} of its first {len(head):,} bytes are control characters"
         raise DataError(f"{shown} is not text: {problem}", "Give a text")
 

@@ -101,7 +101,7 @@ READERS: list[tuple[Callable[[Path], None], list[str], dict[str, tuple[int, int]
     (compressed, ["of a.txt.gz\n"], {"damaged": (1, 0), "uncompared": (1, 0)}),
     (zipped, ["of a.zip"], {
         "hidden": (2, 4), "vocabulary": (1, 2), "packed": (2, 4), "not_text": (1, 256),
-        "links": (1, 0), "unread": (1, 0)}),
+        "links": (1, 0), "unread": (1, 50)}),
     (tarred, ["of a.tar.gz"], {
         "hidden": (1, 2), "linked": (1, 0), "links": (1, 0), "not_text": (2, 300)}),
 ]  # fmt: skip

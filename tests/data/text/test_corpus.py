@@ -186,7 +186,7 @@ ACCESS = "Check the path and its permissions."
         ("marked", {}, DataError, "marked is not utf-8: byte 0xff at offset 5 (", CP1251),
         ("marked", {"encoding": "utf-8-sig"}, DataError,
          "marked is not utf-8-sig: byte 0xff at offset 5 (", CP1251),
-        ("utf16", {}, DataError, "utf16 is not text in utf-8: 1 of its first 4 bytes are", UTF16),
+        ("utf16", {}, DataError, "utf16 is not utf-8: byte 0xff at offset 0 (", UTF16),
         ("half", {"encoding": "utf-16"}, DataError,
          "half is not utf-16: byte 0x62 at offset 4 (", "Name its encoding with --encoding, or"),
     ],
