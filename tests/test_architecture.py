@@ -44,7 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                  "train"),
     "analysis": (*BELOW, *DATA, "training"),
     "interop": (*BELOW, *DATA, *MODEL, "run", "sampling", "sample"),
-    "serve": (*BELOW, *DATA, *MODEL, "run", "sampling", "sample", "interop"),
+    "serve": (*BELOW, *DATA, *MODEL, "evaluate", "run", "sampling", "sample", "interop"),
     "commands": (*BELOW, *DATA, "data.prepare", *MODEL, "optim", "evaluate", "sampling",
                  "sample", "run", "training", "train", "planning", "analysis", "interop", "serve"),
     "cli": ("errors", "io", "commands"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from bardlet.io.terminal import say
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
     from bardlet.run.state import DatasetRef
-    from bardlet.serve.completion import Completion, Request, TokenLogprob
     from bardlet.serve.model import Model
 
 SEPARATOR = "---------------"
@@ -48,8 +47,21 @@ def run(parser: Parser, args: list[str]) -> int:
         "--stop", action="append", help="text at which a sample ends; may be given several times"
     )
     parser.add_argument(
-        "--logprobs", type=int, metavar="N",
-        help="with --json: the log-probability of each token and of the N likeliest in its place",
+        "--prompts", type=Path, metavar="FILE",
+        help="prompts, a line each, or objects with `prompt` and options of their own in a .jsonl "
+        "file: a text for each, as lines of JSON",
+    )  # fmt: skip
+    parser.add_argument(
+        "--logprobs", type=Path, metavar="FILE",
+        help="write nothing: the loss of this text as `eval` measures it, and what surprises most",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top_logprobs", type=int, metavar="N",
+        help="in JSON: the log-probability of each token, and of the N likeliest in its place",
+    )  # fmt: skip
+    parser.add_argument(
+        "-i", "--interactive", action="store_true", default=False,
+        help="keep the model at hand and ask for prompts",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
     parser.add_argument(
@@ -65,19 +77,58 @@ def run(parser: Parser, args: list[str]) -> int:
         raise UsageError(f"min_run={parsed.min_run} must be at least 0")
     if wants_compile(parsed.compile):
         say("compile=true has no effect on sampling")
-    run = run_named(parsed, say)
-    write(
-        run=run, checkpoint=parsed.checkpoint, start=getattr(parsed, "start", None),
-        num_samples=parsed.num_samples, max_new_tokens=parsed.max_new_tokens,
-        options={
-            "seed": parsed.seed, **{name: getattr(parsed, name) for name in CHOICE},
-            "stop": getattr(parsed, "stop", None) or [],
-            "logprobs": getattr(parsed, "logprobs", None),
-        },
-        device_name=parsed.device, dtype=parsed.dtype, as_json=parsed.json,
-        check_memorization=parsed.check_memorization, min_run=parsed.min_run, say=say,
+    from bardlet.serve.model import load
+
+    model = load(
+        run_named(parsed, say), checkpoint=parsed.checkpoint, device=parsed.device,
+        dtype=parsed.dtype,
     )  # fmt: skip
+    options = {
+        "seed": parsed.seed, **{name: getattr(parsed, name) for name in CHOICE},
+        "stop": getattr(parsed, "stop", None) or [],
+    }  # fmt: skip
+    top, how_long = getattr(parsed, "top_logprobs", None), parsed.max_new_tokens
+    if path := getattr(parsed, "logprobs", None):
+        show_score(model, path, top or 0, parsed.json)
+    elif parsed.interactive:
+        from bardlet.serve.talk import talk
+
+        talk(model, {**options, "max_new_tokens": how_long}, shown)
+    elif path := getattr(parsed, "prompts", None):
+        from bardlet.serve.files import answered, prompts
+
+        every = {**options, "max_new_tokens": how_long, "logprobs": top}
+        for record in answered(model, prompts(path), every):
+            print(json.dumps(record, ensure_ascii=False))
+    else:
+        write(
+            model, start=getattr(parsed, "start", None), num_samples=parsed.num_samples,
+            max_new_tokens=how_long, options={**options, "logprobs": top}, as_json=parsed.json,
+            check_memorization=parsed.check_memorization, min_run=parsed.min_run, say=say,
+        )  # fmt: skip
     return 0
+
+
+def shown(text: str) -> None:
+    """Write a piece of text to stdout at once."""
+    print(text, end="", flush=True)
+
+
+def show_score(model: Model, path: Path, top: int, as_json: bool) -> None:
+    """Print the loss of a text and its tokens, in JSON or the ten that surprise most."""
+    from bardlet.serve.files import score
+
+    result = score(model, path, top)
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(
+        f"loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte, {result['tokens']:,} tokens"
+    )
+    surprising = sorted(enumerate(result["logprobs"], 1), key=lambda pair: pair[1]["logprob"])
+    for place, token in surprising[:10]:
+        print(f"  token {place}, {token['token']!r}: {-token['logprob']:.2f} nats")
 
 
 def wants_compile(value: str) -> bool:
@@ -88,11 +139,11 @@ def wants_compile(value: str) -> bool:
 
 
 def write(
-    *, run: str, checkpoint: str, start: str | None, num_samples: int, max_new_tokens: int,
-    options: Mapping[str, Any], device_name: str, dtype: str, as_json: bool,
+    model: Model, *, start: str | None, num_samples: int, max_new_tokens: int,
+    options: Mapping[str, Any], as_json: bool,
     check_memorization: bool = False, min_run: int = 0, say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Print samples from a run's checkpoint; one sample is streamed as it is written.
+    """Print samples of a model; one sample is streamed as it is written.
 
     A sample ends with its text. `options` are those of serve.model.Model. `start` is the prompt,
     FILE:path the prompt's file, None the way in which a document or a line begins. A prompt of a
@@ -104,10 +155,10 @@ def write(
 
     from bardlet.analysis import memorization
     from bardlet.sample import check
-    from bardlet.serve.model import load
+    from bardlet.serve.completion import Completion
+    from bardlet.serve.files import as_records
 
     check(num_samples, max_new_tokens, options["seed"])
-    model = load(run, checkpoint=checkpoint, device=device_name, dtype=dtype)
     trained, tokenizer = model.trained, model.tokenizer
     dataset = trained.state.dataset
     trained_on = training_text(trained.source, dataset) if check_memorization else None
@@ -123,7 +174,9 @@ def write(
     began = time.perf_counter()
     if streamed:
         print(text, end="", flush=True)
-        completions = [shown_while_written(model, requests[0])]
+        completions = [Completion(requests[0])]
+        for piece in model.pieces(completions[0]):
+            print(piece, end="", flush=True)
     else:
         completions = model.complete(requests)
     took = time.perf_counter() - began
@@ -135,8 +188,7 @@ def write(
     if trained_on is not None:
         memorized = memorization.report(trained_on, tokenizer, rows, min_run)
     if options.get("logprobs") is not None:
-        pieces = tokenizer.tokens()
-        options = {**options, "logprobs": [as_records(c.logprobs, pieces) for c in completions]}
+        options = {**options, "logprobs": [as_records(model, c.logprobs) for c in completions]}
     if as_json:
         result: dict[str, Any] = {
             "checkpoint": trained.source, "prompt": text, "samples": texts, **options,
@@ -160,30 +212,6 @@ def write(
             print(memorization.describe(memorized))
     sys.stdout.flush()
     say(f"{count:,} tokens in {took:.1f} s: {rate:,.0f} tok/s")
-
-
-def shown_while_written(model: Model, request: Request) -> Completion:
-    """The completion of a request, printed as it comes."""
-    from bardlet.serve.completion import Completer
-
-    completer = Completer(model.gpt, model.tokenizer, 1, model.machine.dtype)
-    completion = completer.add(request)
-    while step := completer.step():
-        print(step[0][1], end="", flush=True)
-    return completion
-
-
-def as_records(logprobs: Sequence[TokenLogprob], pieces: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Log-probabilities for a reader in another language: tokens as text, their ids beside."""
-
-    def one(token: int, logprob: float) -> dict[str, Any]:
-        text = pieces[token].decode("utf-8", errors="replace")
-        return {"token": text, "id": token, "logprob": logprob}
-
-    return [
-        {**one(each.token, each.logprob), "top": [one(*other) for other in each.top]}
-        for each in logprobs
-    ]
 
 
 def training_text(source: str, trained_on: DatasetRef) -> Dataset:

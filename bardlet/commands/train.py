@@ -58,12 +58,12 @@ def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
 def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -> None:
     """Print a short sample of a model."""
     from bardlet.commands.sample import write
+    from bardlet.serve.model import load
 
     say(f"a sample {when}:")
     write(
-        run=run, checkpoint="best", start=None, num_samples=1, max_new_tokens=100,
-        options={"seed": config.seed % 2**32}, device_name=config.device, dtype=config.dtype,
-        as_json=False, say=say,
+        load(run, device=config.device, dtype=config.dtype), start=None, num_samples=1,
+        max_new_tokens=100, options={"seed": config.seed % 2**32}, as_json=False, say=say,
     )  # fmt: skip
 
 

@@ -80,14 +80,14 @@ class Completer:
         self.waiting: deque[Completion] = deque()
         self.running: list[Run] = []
 
-    def add(self, request: Request) -> Completion:
-        """A completion that `step` writes from now on."""
+    def add(self, completion: Completion) -> Completion:
+        """A new completion, which `step` writes from now on."""
+        request = completion.request
         vocab = self.writer.model.config.vocab_size
         if not request.prompt or not all(0 <= token < vocab for token in request.prompt):
             raise UsageError(f"a prompt is at least one token, each from 0 to {vocab - 1}")
         if wrong := [token for token, _ in request.sampling.logit_bias if not 0 <= token < vocab]:
             raise UsageError(f"logit_bias of token {wrong[0]}, which is not from 0 to {vocab - 1}")
-        completion = Completion(request)
         if request.max_new_tokens == 0:
             completion.finish_reason = "length"
         else:
@@ -181,7 +181,7 @@ def complete(
 ) -> list[Completion]:  # fmt: skip
     """The completion of each request, `streams` side by side."""
     completer = Completer(model, tokenizer, streams, dtype)
-    completions = [completer.add(request) for request in requests]
+    completions = [completer.add(Completion(request)) for request in requests]
     while completer.step():
         pass
     return completions

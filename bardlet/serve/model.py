@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bardlet.interop.verify import Trained
 from bardlet.model import GPT
 from bardlet.sampling.filters import Sampling
 from bardlet.serve.completion import (
+    DEFAULT,
     Completer,
     Completion,
     Request,
@@ -27,6 +29,7 @@ from bardlet.serve.completion import (
 from bardlet.system.device import Machine, choose
 from bardlet.system.memory import MicroBatcher
 
+MAX_STREAMS = 64  # texts side by side: with more the core is not faster
 CHOICE = {field.name for field in dataclasses.fields(Sampling)}
 
 
@@ -93,17 +96,27 @@ class Model:
         return self.generate_many([prompt], **options)[0]
 
     def generate_many(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
-        """A text for each prompt, side by side; the i-th is sample i of the seed."""
-        asked = [self.request(prompt, number=i, **options) for i, prompt in enumerate(prompts)]
-        return self.complete(asked)
+        """A text for each prompt, side by side: each is as it would be alone.
+
+        A prompt that is there several times gets the samples 0, 1, ... of the seed.
+        """
+        seen: Counter[str] = Counter()
+        requests = []
+        for prompt in prompts:
+            requests.append(self.request(prompt, number=seen[prompt], **options))
+            seen[prompt] += 1
+        return self.complete(requests)
 
     def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
         """The text that goes on from a prompt, as it is written."""
+        return self.pieces(Completion(self.request(prompt, **options)))
+
+    def pieces(self, completion: Completion) -> Iterator[str]:
+        """The text of a completion, as it is written."""
         completer = Completer(self.gpt, self.tokenizer, 1, self.machine.dtype)
-        completer.add(self.request(prompt, **options))
+        completer.add(completion)
         while step := completer.step():
-            if piece := step[0][1]:
-                yield piece
+            yield from (piece for _, piece in step if piece)
 
     def logprobs(self, text: str, top: int = 0) -> list[TokenLogprob]:
         """The natural log-probability of each token of a text; minus their mean is the loss.
@@ -118,11 +131,8 @@ class Model:
         known = CHOICE | {"max_new_tokens", "seed", "number", "stop", "logprobs"}
         if unknown := options.keys() - known:
             raise UsageError(f"no option {min(unknown)}", f"Options are {', '.join(sorted(known))}")
+        options = {name: checked(name, value) for name, value in options.items()}
         choice = {name: options.pop(name) for name in CHOICE & options.keys()}
-        if isinstance(stop := options.get("stop", ()), str):
-            options["stop"] = (stop,)
-        else:
-            options["stop"] = tuple(stop or ())
         ids = self.prompt(prompt) if isinstance(prompt, str) else tuple(prompt)
         return Request(prompt=ids, sampling=Sampling(**choice), **options)
 
@@ -136,7 +146,28 @@ class Model:
                 self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype
             )
 
-        return MicroBatcher(len(requests)).run(some_at_once)
+        return MicroBatcher(min(len(requests), MAX_STREAMS)).run(some_at_once)
+
+
+def checked(name: str, value: Any) -> Any:
+    """An option of a text in the type that it has; UsageError for any other."""
+    if name == "stop":
+        texts = [value] if isinstance(value, str) else value or []
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise UsageError(f"stop={value!r} is not a text or a list of texts")
+        return tuple(texts)
+    if name == "logit_bias":
+        try:
+            pairs = value.items() if isinstance(value, Mapping) else value
+            return tuple((int(token), float(bias)) for token, bias in pairs)
+        except (ValueError, TypeError):
+            raise UsageError(f"logit_bias={value!r} is not a number for each of some ids") from None
+    if name == "logprobs" and value is None:
+        return None
+    fraction = isinstance(getattr(DEFAULT, name, 0), float)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if fraction else int):
+        raise UsageError(f"{name}={value!r} is not a {'' if fraction else 'whole '}number")
+    return value
 
 
 def without_padding(model: GPT, vocab_size: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from bardlet.cli import main
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError, UsageError
-from bardlet.serve.completion import Completer, mean_loss
+from bardlet.serve.completion import Completer, Completion, mean_loss
 from bardlet.serve.model import Model
+from bardlet.serve.talk import written
 from bardlet.train import train
 
 TEXT = (
@@ -47,8 +50,8 @@ def test_the_same_text_from_python_a_stream_and_the_command(
     assert len(whole.tokens) == 70 and whole.finish_reason == "length"
     assert str(whole) == whole.text == model.tokenizer.decode(whole.tokens)
     assert "".join(model.stream("All:", **options)) == whole.text
-    beside = model.generate_many(["All:", "First"], **options)
-    assert beside[0].tokens == whole.tokens
+    beside = model.generate_many(["First", "All:", "All:"], **options)
+    assert beside[1].tokens == whole.tokens != beside[2].tokens
     words = ["--start=All:", "--max_new_tokens=70", "--seed=7", "--top_p=0.9", "--json"]
     capsys.readouterr()
     assert main(["sample", str(folder / "run"), "--num_samples=2", "--dtype=float32", *words]) == 0
@@ -111,8 +114,8 @@ def test_neighbours_that_come_and_go_change_nothing(model: Model) -> None:
 
     alone = [model.complete([request(i)])[0] for i in range(24)]
     completer = Completer(model.gpt, model.tokenizer, 5)
-    together = [completer.add(request(i)) for i in range(24)]
-    gone = completer.add(model.request("All", max_new_tokens=1000))
+    together = [completer.add(Completion(request(i))) for i in range(24)]
+    gone = completer.add(Completion(model.request("All", max_new_tokens=1000)))
     for turn in range(1000):
         if not completer.step():
             break
@@ -143,3 +146,103 @@ def test_edges(model: Model) -> None:
     assert len(model.generate("All:" * 40, max_new_tokens=3).tokens) == 3  # beyond the context
     with pytest.raises(DataError, match="not in the model's alphabet"):
         model.generate("\u4e16")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def test_prompts_out_of_files(
+    folder: Path, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, objects = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    lines.write_text("All:\n\nFirst\n", encoding="utf-8")
+    records = [{"prompt": "All:"}, {"prompt": "First", "max_new_tokens": 4, "logprobs": 1}]
+    objects.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    options = ["--max_new_tokens=9", "--seed=3", "--dtype=float32"]
+    expected = [model.generate(prompt, max_new_tokens=9, seed=3) for prompt in ("All:", "First")]
+    out = printed(capsys, "sample", folder / "run", "--prompts", lines, *options)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["prompt"], row["text"]) for row in rows] == [
+        ("All:", expected[0].text), ("First", expected[1].text),
+    ]  # fmt: skip
+    out = printed(capsys, "sample", folder / "run", "--prompts", objects, *options)
+    own = [json.loads(line) for line in out.splitlines()]
+    assert own[0] == rows[0]
+    assert own[1]["tokens"] == expected[1].tokens[:4]
+    assert [each["id"] for each in own[1]["logprobs"]] == expected[1].tokens[:4]
+    assert all(len(each["top"]) == 1 for each in own[1]["logprobs"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "has no prompt"), ("[1]", ":1 is not an object with a text"), ("{", ":1 is not JSON"),
+     ('{"prompt": 1}', "is not an object"), ('{"prompt": "a", "temp": 1}', "no option temp"),
+     ('{"prompt": "All:"}\n{"prompt": "\u4e16"}', "prompt 2: "),
+     ('{"prompt": "a", "top_k": "many"}', "prompt 1: top_k='many' is not a whole number"),
+     ('{"prompt": "a", "seed": 1.5}', "seed=1.5 is not a whole number"),
+     ('{"prompt": "a", "top_p": true}', "top_p=True is not a number"),
+     ('{"prompt": "a", "stop": 3}', "stop=3 is not a text or a list of texts"),
+     ('{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias"),
+     ('{"prompt": "a", "logit_bias": [1]}', "logit_bias")],
+)  # fmt: skip
+def test_prompts_that_cannot_be_answered(
+    folder: Path, tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.jsonl").write_text(text, encoding="utf-8")
+    code = main(["sample", str(folder / "run"), "--prompts", str(tmp_path / "p.jsonl")])
+    err = capsys.readouterr().err
+    assert code in (1, 2) and message in err and "internal error" not in err
+
+
+def test_a_texts_own_loss(
+    folder: Path, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT[:200], encoding="utf-8")
+    words = ["sample", folder / "run", "--logprobs", path, "--dtype=float32"]
+    scores = json.loads(printed(capsys, *words, "--json", "--top_logprobs=2"))
+    assert scores["tokens"] == len(scores["logprobs"]) == 199
+    assert scores["loss"] == pytest.approx(mean_loss(model.logprobs(TEXT[:200])), abs=1e-9)
+    assert scores["bits_per_byte"] == pytest.approx(scores["loss"] / math.log(2), abs=1e-9)
+    lines = printed(capsys, *words).splitlines()
+    worst = min(each["logprob"] for each in scores["logprobs"])
+    assert len(lines) == 11 and f"{-worst:.2f} nats" in lines[1]
+
+
+def test_talking(
+    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options are set, a text goes on, an error and Ctrl-C end a text and not the program."""
+    lines = iter(["/temperature 0", "/max_new_tokens 12", "All:", "/more", "\u4e16", "/top_k x",
+                  "/stop k\\n", "/frobnicate", "/options", KeyboardInterrupt()])  # fmt: skip
+
+    def line(prompt: str) -> str:
+        try:
+            value = next(lines)
+        except StopIteration:
+            raise EOFError from None
+        if isinstance(value, KeyboardInterrupt):
+            raise value
+        return value
+
+    monkeypatch.setattr("builtins.input", line)
+    out = printed(capsys, "sample", folder / "run", "-i", "--dtype=float32")
+    greedy = model.generate("All:", max_new_tokens=24, temperature=0).text
+    assert f"All:{greedy[:12]}\n" in out and f"All:{greedy[:24]}\n" in out
+    assert "temperature 0.0\n" in out and "not in the model's alphabet" in out
+    assert "/top_k takes a whole number, such as 200, not 'x'" in out
+    assert "stop ['k\\n']" in out and "max_new_tokens 12" in out
+    assert out.count("Ctrl-C stops the text") == 2  # at the beginning, and for what is no option
+
+
+def test_ctrl_c_stops_a_text_that_is_written(model: Model) -> None:
+    def pieces() -> Iterator[str]:
+        yield "a"
+        raise KeyboardInterrupt
+
+    shown: list[str] = []
+    assert written("Q", pieces(), shown.append) == "Qa"
+    assert shown == ["Q", "a", "\n"]

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import any_text, awkward, tiny_config
 
+import bardlet
 from bardlet.commands.eval import eval_run
 from bardlet.commands.inspect import describe_dataset
 from bardlet.commands.sample import write
@@ -529,10 +530,11 @@ def test_a_model_of_any_tokens_is_trained_evaluated_and_streams(
     written = []
     for as_json in (True, False):
         capsys.readouterr()
-        write(run=tmp_path / "out", checkpoint="best", start="\u4e16 \U0001f600", num_samples=1,
+        model = bardlet.load(tmp_path / "out", device="cpu", dtype="float32")
+        write(model, start="\u4e16 \U0001f600", num_samples=1,
               max_new_tokens=40,
-              options={"temperature": 1.0, "top_k": 0, "seed": 1}, device_name="cpu",
-              dtype="float32", as_json=as_json, say=lambda line: None)  # fmt: skip
+              options={"temperature": 1.0, "top_k": 0, "seed": 1}, as_json=as_json,
+              say=lambda line: None)  # fmt: skip
         written.append(capsys.readouterr().out)
     assert written[1] == json.loads(written[0])["samples"][0] + "\n---------------\n"
     assert kind in describe_dataset(dataset)
