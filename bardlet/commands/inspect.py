@@ -166,7 +166,7 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
         lines.append(f"  split by {rule['by']}: {of} for validation")
     end = manifest.get("end_of_text")
     if end is not None:
-        token = dataset.tokenizer.tokens()[end].decode("utf-8", "backslashreplace")
+        token = dataset.tokenizer.decode([end])
         lines.append(f"  documents end with {json.dumps(token, ensure_ascii=False)}, token {end}")
     sources = manifest["sources"]
     if len(sources) > SHOWN:

@@ -97,6 +97,7 @@ def add_reading(parser: Parser) -> None:
     )
     parser.add_argument("--format", default="", help=FORMAT)
     parser.add_argument("--ext", default="", help=EXT)
+    parser.add_argument("--normalize", default="", help="nfc, nfd, nfkc or nfkd: form of Unicode")
     parser.add_argument("--encoding", default="utf-8", help="of the text; default utf-8")
     parser.add_argument("--errors", default="strict", help="replace: go on at bad bytes")
     parser.add_argument("--skip_unreadable", action="store_true", default=False, help="go on")

@@ -139,7 +139,7 @@ def no_run(out: str) -> UsageError:
 
 def newest_folder(root: Path, file: str) -> Path | None:
     """The folder in `root` whose `file` was written last, where there is one."""
-    paths = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    paths = sorted(root.glob(f"[!.]*/{file}"), key=lambda path: path.stat().st_mtime)
     return paths[-1].parents[len(Path(file).parts) - 1] if paths else None
 
 

@@ -7,10 +7,15 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bardlet.commands.parser import SOURCE, Parser, add_reading, parse
+from bardlet.commands.settings import newest_folder
 from bardlet.errors import DataError, UsageError
 from bardlet.io.terminal import say
+
+if TYPE_CHECKING:
+    from bardlet.data.tokenizers.base import Tokenizer
 
 ACTIONS = {
     "train": "make a tokenizer for a text and write its tokenizer.json",
@@ -22,6 +27,8 @@ TOKENIZER = (
     "byte, gpt2, a tokenizer.json, .model, .tiktoken or vocab.json, a folder with one or of a "
     "dataset, run or checkpoint, a tiktoken encoding, or OWNER/NAME on the hub"
 )
+SHOWN = 200  # tokens
+DEFAULT = "that of the newest dataset in data/, else gpt2"
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -44,12 +51,20 @@ def train(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("tokenizer.json"), help="file to write")
     parser.add_argument("--tokenizer", choices=("bpe", "char"), default="bpe", help="default bpe")
     parser.add_argument("--vocab_size", type=int, default=0, help="default: as fits the text")
+    parser.add_argument(
+        "--special_tokens", action="append", default=[],
+        help="of bpe, tokens that no text is encoded to, with commas between: <|user|>,<|bot|>",
+    )  # fmt: skip
     add_reading(parser)
     parsed = parse(parser, args)
     from bardlet.data.prepare.options import Options, gathered
     from bardlet.data.prepare.survey import learnt
+    from bardlet.data.tokenizers import factory
     from bardlet.io.atomic import write_text
 
+    names = [name for text in parsed.special_tokens for name in text.split(",")]
+    if names and parsed.tokenizer != "bpe":
+        raise UsageError("--special_tokens is for --tokenizer bpe", "Characters have their own")
     check_out(parsed.out)
     with gathered(parsed.source, parsed, say) as (collection, reading):
         if any(
@@ -58,10 +73,13 @@ def train(parser: Parser, args: list[str]) -> int:
         ):
             raise UsageError(f"{parsed.out} is the text itself", "Name another file with --out")
         options = Options(
-            tokenizer=parsed.tokenizer, vocab_size=parsed.vocab_size, reading=reading,
+            tokenizer=parsed.tokenizer, reading=reading,
+            vocab_size=parsed.vocab_size and parsed.vocab_size - len(names),
             skip_unreadable=parsed.skip_unreadable,
         )  # fmt: skip
         tokenizer = learnt(collection, options, say)
+    if names:
+        tokenizer = factory.with_special(tokenizer, names)
     try:
         write_text(parsed.out.resolve(), tokenizer.to_json())
     except OSError as error:
@@ -90,12 +108,12 @@ def check_out(out: Path) -> None:
 
 
 def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespace:
-    """The arguments of an action on `what`, and which tokenizer does it.
+    """The arguments of an action on `what`.
 
     A remark where a word is a file: it is neither read nor taken for the tokenizer.
     """
     parser.add_argument(what, nargs="*", default=[], help="default: standard input")
-    parser.add_argument("--tokenizer", default="gpt2", help=f"{TOKENIZER}; default gpt2")
+    parser.add_argument("--tokenizer", default=None, help=f"{TOKENIZER}; default {DEFAULT}")
     parsed = parse(parser, args)
     # os.path takes a text of any length for no file, where pathlib raises
     file = next((word for word in getattr(parsed, what) if os.path.isfile(word)), None)  # noqa: PTH113
@@ -107,27 +125,54 @@ def parse_with_tokenizer(parser: Parser, args: list[str], what: str) -> Namespac
     return parsed
 
 
-def encode(parser: Parser, args: list[str]) -> int:
-    parsed = parse_with_tokenizer(parser, args, "text")
+def opened(name: str | None) -> Tokenizer:
+    """The tokenizer of this name; without one that of the newest dataset, else GPT-2's."""
+    from bardlet.data.dataset.folder import Dataset
     from bardlet.data.tokenizers import factory
 
-    tokenizer = factory.existing(parsed.tokenizer, say)
-    ids = tokenizer.encode(" ".join(parsed.text) if parsed.text else standard_input()).tolist()
+    if name is not None:
+        return factory.existing(name, say)
+    newest = newest_folder(Path("data"), "manifest.json")
+    if newest is None:
+        say("no --tokenizer, and no dataset in data/: taking gpt2")
+        return factory.existing("gpt2", say)
+    say(f"no --tokenizer: taking that of the newest dataset, {newest}")
+    return Dataset(newest).tokenizer
+
+
+def encode(parser: Parser, args: list[str]) -> int:
+    parser.add_argument(
+        "--allow_special", action="store_true", default=False,
+        help="a special token's name in the text is the token; else it is text",
+    )  # fmt: skip
+    parsed = parse_with_tokenizer(parser, args, "text")
+    from bardlet.data.text.counts import Counts
+    from bardlet.data.tokenizers.base import encode_with_special
+    from bardlet.data.tokenizers.coverage import Coverage
+
+    tokenizer = opened(parsed.tokenizer)
+    text = " ".join(parsed.text) if parsed.text else standard_input()
+    allowed = parsed.allow_special
+    encoded = encode_with_special(tokenizer, text) if allowed else tokenizer.encode(text)
+    ids = encoded.tolist()
+    tokens = [tokenizer.tokens()[i].decode("utf-8", "backslashreplace") for i in ids]
+    counts = Counts()
+    counts.add_all(Coverage(tokenizer).omissions(text, encoded, begins=False))
+    for line in counts.report():
+        say(line)
     if parsed.json:
-        pieces = tokenizer.tokens()
-        tokens = [pieces[i].decode("utf-8", "backslashreplace") for i in ids]
         print(json.dumps({"ids": ids, "tokens": tokens}))
     else:
+        shown = [json.dumps(token, ensure_ascii=False)[1:-1] for token in tokens[:SHOWN]]
+        say("|".join(shown) + "|..." * (len(tokens) > SHOWN))
         print(*ids)
     return 0
 
 
 def decode(parser: Parser, args: list[str]) -> int:
     parsed = parse_with_tokenizer(parser, args, "ids")
-    from bardlet.data.tokenizers import factory
-
-    tokenizer = factory.existing(parsed.tokenizer, say)
-    words = parsed.ids or standard_input().replace(",", " ").split()
+    tokenizer = opened(parsed.tokenizer)
+    words = words_of(" ".join(parsed.ids) if parsed.ids else standard_input())
     known = range(tokenizer.vocab_size)
     if wrong := [w for w in words if not w.isdecimal() or len(w) > 20 or int(w) not in known]:
         raise UsageError(
@@ -136,6 +181,20 @@ def decode(parser: Parser, args: list[str]) -> int:
     text = tokenizer.decode([int(word) for word in words])
     print(json.dumps({"text": text}) if parsed.json else text)
     return 0
+
+
+def words_of(text: str) -> list[str]:
+    """The ids in what `encode` prints, as words: a line of numbers, or JSON with or without a list
+    of its own.
+    """
+    try:
+        document = json.loads(text)
+        ids = document["ids"] if isinstance(document, dict) else document
+        if isinstance(ids, list):
+            return [str(i) for i in ids]
+    except (ValueError, KeyError, RecursionError):
+        pass
+    return text.replace(",", " ").split()
 
 
 def compare(parser: Parser, args: list[str]) -> int:

@@ -377,12 +377,12 @@ def test_a_file_among_the_words_hears_of_the_option(capfd: CaptureFixture[str]) 
     assert out.split() == [str(byte) for byte in b"plays.txt a"]
     assert err == (
         "plays.txt is a file, and its name is taken as text: --tokenizer plays.txt takes it for "
-        "the tokenizer, < plays.txt reads the text from it\n"
+        "the tokenizer, < plays.txt reads the text from it\np|l|a|y|s|.|t|x|t| |a\n"
     )
     assert cli.main(["tokenizer", "decode", "plays.txt", "9", "--tokenizer=byte"]) == 2
     assert "--tokenizer plays.txt" in capfd.readouterr().err
     assert cli.main(["tokenizer", "encode", "a" * 5000, "no.txt", "--tokenizer=byte"]) == 0
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "a|" * 200 + "...\n"
 
 
 def test_standard_input_that_cannot_be(refused: Refused, monkeypatch: MonkeyPatch) -> None:
@@ -402,3 +402,65 @@ def test_help_tells_what_there_is(action: str, capsys: CaptureFixture[str]) -> N
     assert left.value.code == 0
     assert f"bardlet tokenizer {action}".rstrip() in out
     assert ("--json" if action else "measure tokenizers") in out
+
+
+def test_special_tokens_are_trained_and_encoded_only_where_it_is_allowed(
+    printed: Any, refused: Refused
+) -> None:
+    names = "<|user|>,<|assistant|>"
+    out = ["--out=own.json", "--vocab_size=300"]
+    printed("tokenizer", "train", "plays.txt", f"--special_tokens={names}", *out)
+    own = load(Path("own.json"))
+    assert own.special() == {"<|endoftext|>": 297, "<|user|>": 298, "<|assistant|>": 299}
+    assert (own.vocab_size, own.end_of_text) == (300, 297)
+    encode = ["tokenizer", "encode", "--tokenizer=own.json", "--json"]
+    text = "<|user|>to be?<|assistant|>"
+    plain = json.loads(printed(*encode, text))["ids"]
+    allowed = json.loads(printed(*encode, text, "--allow_special"))
+    assert max(plain) < 297
+    assert [allowed["ids"][0], allowed["ids"][-1]] == [298, 299]
+    assert allowed["ids"][1:-1] == own.encode("to be?").tolist()
+    assert allowed["tokens"][0] == "<|user|>"
+    assert own.decode(allowed["ids"]) == own.decode(plain) == text
+    for wrong in ("e", "<|a|>,<|a|>", "<|a|>,", "<|endoftext|>"):
+        command = ["tokenizer", "train", "plays.txt", f"--special_tokens={wrong}", *out]
+        assert "is a token already or has no text" in refused(*command, code=2)
+    command = ["tokenizer", "train", "plays.txt", "--tokenizer=char", "--special_tokens=<|a|>"]
+    assert "--special_tokens is for --tokenizer bpe" in refused(*command, code=2)
+
+
+def test_without_a_tokenizer_the_newest_datasets_is_taken(
+    printed: Any, capfd: CaptureFixture[str]
+) -> None:
+    for name in ("plays", "poems"):
+        printed("prepare", f"{name}.txt")
+    os.utime("data/plays/manifest.json", (2e9, 2e9))
+    Path("data/.hidden.partial.tmp").mkdir()
+    Path("data/.hidden.partial.tmp/manifest.json").write_text("{", encoding="utf-8")
+    assert cli.main(["tokenizer", "encode", "to\nbe"]) == 0
+    out, err = capfd.readouterr()
+    assert "no --tokenizer: taking that of the newest dataset, data/plays" in err
+    assert r"t|o|\n|b|e" in err
+    assert [int(word) for word in out.split()] == load(Path("data/plays/tokenizer.json")).encode(
+        "to\nbe"
+    ).tolist()
+    assert printed("tokenizer", "decode", *out.split()) == "to\nbe\n"
+
+
+@pytest.mark.parametrize(
+    "given", ["116 111", "116,111", "[116, 111]", '{"ids": [116, 111], "tokens": ["t", "o"]}',
+              "116\n111\n"],
+)  # fmt: skip
+def test_decode_takes_what_encode_prints(
+    given: str, printed: Any, monkeypatch: MonkeyPatch
+) -> None:
+    assert printed("tokenizer", "decode", "--tokenizer=byte", given) == "to\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+    assert printed("tokenizer", "decode", "--tokenizer=byte") == "to\n"
+
+
+def test_text_that_is_lost_is_said(printed: Any, capfd: CaptureFixture[str]) -> None:
+    printed("tokenizer", "train", "plays.txt", "--tokenizer=char", "--vocab_size=9", "--out=t.json")
+    assert cli.main(["tokenizer", "encode", "--tokenizer=t.json", "ox xo"]) == 0
+    lost = "2 characters that the vocabulary lacks became its token for unknown ones (2 bytes): 'x'"
+    assert lost in capfd.readouterr().err

@@ -96,8 +96,11 @@ class Manifest:
 class Dataset:
     """An opened dataset folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the manifest and check the shards' headers; DataError where something is wrong."""
+    def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> None:
+        """Read the manifest and check the shards' headers; DataError where something is wrong.
+
+        `tokenizer` is that of the folder, where it is open already.
+        """
         self.folder = folder
         path = folder / "manifest.json"
         if not path.is_file() and nanogpt.is_folder(folder):
@@ -130,7 +133,7 @@ class Dataset:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
         self.end_of_text, self.hash = about.end_of_text, about.hash
-        self.tokenizer = tokenizers.load(folder / "tokenizer.json")
+        self.tokenizer = tokenizer or tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != about.tokenizer_hash:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
         self.splits = {split: self.open(split) for split in SPLITS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.prepare.splits import sides
 from bardlet.data.prepare.units import Range, Unit, read
 from bardlet.data.text.counts import Counts
-from bardlet.data.text.records import Piece, Reading
+from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.separators import MARKS, count_marks
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
@@ -38,6 +39,10 @@ class EncodeSpec:
     def encoder(self) -> tokenizers.Tokenizer:
         encoder = tokenizers.from_json(self.tokenizer, "the tokenizer")
         return tokenizers.with_end_of_text(encoder, self.end_of_text)
+
+    def use(self, encoder: tokenizers.Tokenizer) -> None:
+        """Take for `encoder` what is open already, in a spec that stays in this process."""
+        vars(self)["encoder"] = encoder
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -102,6 +107,7 @@ def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -
             if piece.problem:
                 result.failed.setdefault(name, piece.problem.message)
             elif not piece.notice:
+                piece = normalized(piece, spec.reading.normalize)
                 result.counts.add("nul", piece.prompt.count("\0") + piece.text.count("\0"))
                 yield piece
     except DataError as error:
@@ -140,6 +146,8 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
         if whole and (not piece.text or piece.text.isspace()):
             result.counts.add("empty", 1, size(piece.prompt + piece.text))
             continue
+        if piece.first and not unicodedata.is_normalized("NFC", piece.text):
+            result.counts.add("decomposed", not spec.reading.normalize)
         for mark in MARKS:
             if number := count_marks(piece.text, mark):
                 result.counts.add("marks", number, 0, mark)

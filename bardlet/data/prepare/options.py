@@ -29,6 +29,7 @@ OURS = re.compile(  # what may be replaced
     r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
 )
 RULES = ("auto", "position", "document", "blocks")
+FORMS = ("", "nfc", "nfd", "nfkc", "nfkd")  # of Unicode
 CUTTING = ("position", "blocks")  # rules by which a document may be in both splits
 ENTRY = 130  # bytes that the manifest has of an input, besides its name
 JOURNAL = 2  # the format of what an interrupted preparation leaves
@@ -99,6 +100,7 @@ def gathered(
         encoding=args.encoding, errors=args.errors, text_key=args.text_key,
         prompt_key=args.prompt_key, response_key=args.response_key,
         format=args.format, ext=",".join(endings(args.ext)),
+        normalize=normal_form(args.normalize),
         document_separator=separators.parse(args.document_separator)
         if "document_separator" in args else "",
     )  # fmt: skip
@@ -117,6 +119,14 @@ def gathered(
         for note in collection.notes:
             say(note)
         yield collection, reading
+
+
+def normal_form(text: str) -> str:
+    """A normal form of Unicode; UsageError for what is none."""
+    form = text.lower()
+    if form not in FORMS:
+        raise UsageError(f"normalize={text} is not one of {', '.join(FORMS[1:])}")
+    return form
 
 
 def with_val(train: Collection, val: Collection) -> Collection:

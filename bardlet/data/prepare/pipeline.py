@@ -66,8 +66,9 @@ def prepare(
         return there
     check_room(collection, options, out)
     with place.held() as noted:
-        place.publish(Work(collection, options, place, say, again=there).run(noted))
-    return Dataset(out)
+        described, encoder = Work(collection, options, place, say, again=there).run(noted)
+        place.publish(described)
+    return Dataset(out, encoder)  # opening a large vocabulary again takes seconds
 
 
 class Work:
@@ -87,8 +88,8 @@ class Work:
         worth = workers.default_count(self.size + unknown * (1 << 40), quick)
         self.workers = options.workers or worth
 
-    def run(self, noted: dict[str, Any]) -> dict[str, Any]:
-        """Survey, tokenize, and return the manifest."""
+    def run(self, noted: dict[str, Any]) -> tuple[dict[str, Any], tokenizers.Tokenizer]:
+        """Survey, tokenize, and return the manifest and the tokenizer."""
         options, folder = self.options, self.place.folder
         spec = encoding.EncodeSpec(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
@@ -116,9 +117,11 @@ class Work:
         spec = dataclasses.replace(
             spec, tokenizer=encoder.to_json(), end_of_text=encoder.end_of_text
         )
+        if self.workers <= 1:
+            spec.use(encoder)
         with manifest.Sources(self.collection) as sources:
             splits = self.write(spec, encoder, seen, noted, sources)
-            return self.describe(encoder, splits, sources)
+            return self.describe(encoder, splits, sources), encoder
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 
 from bardlet.data.text.documents import documents
-from bardlet.data.text.records import Piece, Reading
+from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.sources import Collection
 from bardlet.errors import DataError
 
@@ -57,6 +57,7 @@ def hashes(collection: Collection, reading: Reading) -> Iterator[int]:
         with contextlib.suppress(DataError):  # reading all of it says so
             for piece in documents(entry, reading):
                 if piece.first and piece.text and not piece.text.isspace():
+                    piece = normalized(piece, reading.normalize)
                     yield hash_of(piece.prompt + piece.text)
 
 

@@ -35,6 +35,8 @@ REASONS: dict[str, tuple[str, str]] = {
                  "places that are not of the encoding were mended"),
     "nul": ("NUL character is in the text, which binary files have",
             "NUL characters are in the text, which binary files have"),
+    "decomposed": ("document is not in the normal form NFC, as most text is (--normalize nfc)",
+                   "documents are not in the normal form NFC, as most text is (--normalize nfc)"),
     "unseparated": ("text does not have the document separator and is one document",
                     "texts do not have the document separator and are one document each"),
     "marks": ("line that looks like a --document_separator was kept as text",

@@ -6,6 +6,7 @@ One that cannot be read is a piece with a `problem`, for the reader to raise or 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
@@ -33,6 +34,7 @@ class Reading:
     document_separator: str = ""  # of plain text; empty: it is one document
     format: str = ""  # of files that are no archives; empty: by their names
     ext: str = ""  # endings of the files of archives, with commas between; empty: all
+    normalize: str = ""  # a normal form of Unicode in lower case; empty: the text as it is
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -62,6 +64,15 @@ class Piece:
     replaced_bytes: int = 0
     omitted: tuple[Omission, ...] = ()
     notice: bool = False
+
+
+def normalized(piece: Piece, form: str) -> Piece:
+    """The piece in a normal form of Unicode: nfc, nfd, nfkc, nfkd, or empty for as it is."""
+    if not form or (piece.text.isascii() and piece.prompt.isascii()):
+        return piece
+    name: Any = form.upper()
+    text, prompt = (unicodedata.normalize(name, text) for text in (piece.text, piece.prompt))
+    return replace(piece, text=text, prompt=prompt)
 
 
 def unread(problem: DataError, bytes: int = 0, replaced: int = 0) -> Piece:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +23,8 @@ from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import DataError
 from bardlet.io.safe_read import read_text
 
-__all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "fingerprint", "from_json",
-           "load", "with_end_of_text"]  # fmt: skip
+__all__ = ["ByteTokenizer", "CharTokenizer", "Stream", "Tokenizer", "encode_with_special",
+           "fingerprint", "from_json", "load", "with_end_of_text"]  # fmt: skip
 
 
 class Stream(Protocol):
@@ -136,6 +137,21 @@ def with_end_of_text(tokenizer: Tokenizer, token: int | None) -> Tokenizer:
     return changed
 
 
+def encode_with_special(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The ids of `text`, (T,), in which the names of special tokens stand for these."""
+    ids = tokenizer.special()
+    if not ids:
+        return tokenizer.encode(text)
+    names = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
+    parts = [part for part in re.split(f"({names})", text) if part]
+    encoded = [np.array([ids[p]]) if p in ids else tokenizer.encode(p) for p in parts]
+    return np.concatenate(encoded) if encoded else tokenizer.encode("")
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """A hash of what the tokenizer does, equal for equal tokenizers."""
-    return hashlib.sha256(tokenizer.identity().encode("utf-8", "surrogatepass")).hexdigest()
+    """A hash of what the tokenizer does, equal for equal tokenizers; computed once."""
+    known = vars(tokenizer)
+    if "fingerprint" not in known:  # a second for the largest vocabularies
+        identity = tokenizer.identity().encode("utf-8", "surrogatepass")
+        known["fingerprint"] = hashlib.sha256(identity).hexdigest()
+    return known["fingerprint"]

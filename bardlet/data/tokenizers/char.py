@@ -32,6 +32,7 @@ class CharTokenizer(ByteTokens):
         assert len(set(chars)) == len(chars)
         self.chars = chars
         self.unknown = unknown
+        self.ends = ends
         self.end_of_text = len(chars) + unknown if ends else None
         self.points = code_points(chars).astype("<u4")  # (V,)
         self.vocab = [char.encode("utf-8", "surrogatepass") for char in chars]
@@ -125,7 +126,7 @@ class CharTokenizer(ByteTokens):
         """`tokenizer.json` in the format of Hugging Face's tokenizers library."""
         vocab = {char: i for i, char in enumerate(self.chars)}
         vocab |= {UNKNOWN: len(vocab)} if self.unknown else {}
-        ends = {END_OF_TEXT: self.end_of_text} if self.end_of_text is not None else {}
+        ends = {END_OF_TEXT: len(vocab)} if self.ends else {}
         document = {
             "version": "1.0",
             "truncation": None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bardlet.data.tokenizers import bpe_training, forms, pretrained, special
@@ -14,6 +15,7 @@ from bardlet.data.tokenizers.base import (
     load,
     with_end_of_text,
 )
+from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import UsageError, did_you_mean
 
 OURS = ("char", "byte", "gpt2", "bpe")
@@ -97,6 +99,21 @@ def of_file(path: Path) -> Tokenizer:
     if text is None:
         return load(path)
     return from_json(text, str(path), special.stated(path.parent, "eos_token"))
+
+
+def with_special(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """A byte-level tokenizer with more special tokens, after those that it has."""
+    document = json.loads(tokenizer.to_json())
+    ids: dict[str, int] = {}
+    for name in names:
+        if not name.strip() or name in ids or tokenizer.id_of(name) is not None:
+            raise UsageError(
+                f"special_tokens: {name!r} is a token already or has no text",
+                "Give names such as <|user|>, each once",
+            )
+        ids[name] = tokenizer.vocab_size + len(ids)
+    document["added_tokens"] += added(ids)
+    return from_json(json.dumps(document, ensure_ascii=False) + "\n", "the trained vocabulary")
 
 
 def ended_by(tokenizer: Tokenizer, name: str) -> Tokenizer:

@@ -62,6 +62,10 @@ class ForeignTokenizer(LibraryTokenizer):
 
     @property
     def vocab_size(self) -> int:
+        return self.size
+
+    @cached_property
+    def size(self) -> int:
         ids = self.library.get_vocab(with_added_tokens=True).values()
         return max(ids, default=-1) + 1
 

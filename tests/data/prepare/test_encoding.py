@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from corpora import FORMATS, TEXTS, decoded, jsonl, lines, made, table, texts_of, words
 
-from bardlet.data.dataset.folder import SPLITS
+from bardlet import cli
+from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.dataset.stream import HEADER
 from bardlet.data.prepare import units
 from bardlet.data.text.records import Reading
+from bardlet.data.tokenizers import bpe, bpe_training, json_file
 
 
 def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
@@ -93,3 +95,42 @@ def test_a_text_whose_end_cannot_be_read_moves_no_other_border(tmp_path: Path) -
     only = wanted.tokenizer.decode(wanted.splits["val"].read(0, 10**6))
     rest = text.removesuffix(only + "<|endoftext|>")
     assert rest in whole and 0 < len(rest) < 0.11 * len(whole)
+
+
+def test_a_normal_form_is_made_of_every_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two spellings of an accented letter are one character, or stay two and that is said."""
+    texts = [f"caf\u00e9 {i}" for i in range(30)] + [f"cafe\u0301 {i}" for i in range(30, 60)]
+    path = jsonl(tmp_path / "a.jsonl", texts)
+    whole = made(tmp_path / "d", path, tokenizer="char")
+    assert whole.manifest["counts"]["decomposed"]["number"] == 30
+    assert "30 documents are not in the normal form NFC, as most" in whole.manifest["notes"][0]
+    for form, count in (("nfc", 6), ("NFD", 7)):
+        command = ["prepare", str(path), "--out", str(tmp_path / form), f"--normalize={form}"]
+        assert cli.main(command) == 0
+        dataset = Dataset(tmp_path / form)
+        assert "decomposed" not in dataset.manifest["counts"]
+        sizes = dataset.manifest["splits"].values()
+        assert sum(split["characters"] for split in sizes) == count * 60 + 50
+        known = dataset.tokenizer.chars
+        assert ("\u00e9" in known, "\u0301" in known) == (form == "nfc", form == "NFD")
+    capsys.readouterr()
+    assert cli.main(["prepare", str(path), "--normalize=utf-8"]) == 2
+    assert "normalize=utf-8 is not one of nfc, nfd, nfkc, nfkd" in capsys.readouterr().err
+
+
+def test_a_large_vocabulary_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = tmp_path / "tokenizer.json"
+    vocabulary.write_text(bpe_training.train("to be or not " * 90, 300), encoding="utf-8")
+    opened: list[str] = []
+
+    def counted(text: str, name: str) -> Any:
+        opened.append(name)
+        return json_file.open_with_library(text, name)
+
+    monkeypatch.setattr(bpe, "open_with_library", counted)
+    path = jsonl(tmp_path / "a.jsonl", TEXTS)
+    command = ["prepare", str(path), f"--tokenizer={vocabulary}", "--out", str(tmp_path / "d")]
+    assert cli.main(command) == 0
+    assert len(opened) == 1

@@ -133,3 +133,13 @@ def test_a_name_that_is_no_token_is_refused() -> None:
     assert factory.ended_by(base.ByteTokenizer(), "\n").end_of_text == 10
     with pytest.raises(UsageError, match=r"<\|endoftext\|>"):
         factory.ended_by(base.ByteTokenizer(), "<eos>")
+
+
+def test_characters_may_end_their_texts_with_one_of_themselves(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", TEXTS)
+    out = tmp_path / "d"
+    assert cli.main(["prepare", str(source), "--end_of_text=\n", "--out", str(out)]) == 0
+    dataset = Dataset(out)
+    assert dataset.end_of_text == dataset.tokenizer.encode("\n")[0] == 0
+    assert dataset.tokenizer.special() == {"\n": 0}
+    assert dataset.tokenizer.id_of("<|endoftext|>") == dataset.vocab_size - 1
