@@ -85,7 +85,7 @@ def check_decoding(encoding: str, errors: str) -> None:
         )
     try:
         # also refuses codecs that do not give text, or replace nothing
-        bytes(range(256)).decode(encoding, "replace")
+        b"ab\xff".decode(encoding, "replace")
     except (LookupError, ValueError):
         hint = "Common ones are utf-8, utf-16, latin-1 and cp1252."
         raise UsageError(f"unknown encoding {encoding!r}", hint) from None
