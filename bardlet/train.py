@@ -58,13 +58,15 @@ class Result:
 def train(
     config: TrainConfig, init_model: resume.InitModel | None = None,
     make_log: Callable[..., Log] = Log, should_stop: Callable[[], bool] = lambda: False,
+    checkpoint_name: str = "",
 ) -> Result:  # fmt: skip
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
     `init_model` gives the model that `init_from` names. `make_log` and `should_stop` are for those
     who watch the run (planning/trial.py): asked after each iteration, it ends the run where it is,
-    unsaved. Raises BardletError children where the configuration, the data, a checkpoint or the
-    numbers do not allow it.
+    unsaved. `checkpoint_name` is that of the checkpoint that a resumed run goes back to. Raises
+    BardletError children where the configuration, the data, a checkpoint or the numbers do not
+    allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
@@ -74,7 +76,8 @@ def train(
         distributed.joined(group, config.backend, machine.device),
         lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
-        return loop(setup(config, group, machine, init_model, make_log), should_stop)
+        t = setup(config, group, machine, init_model, make_log, checkpoint_name)
+        return loop(t, should_stop)
 
 
 def loop(t: Training, should_stop: Callable[[], bool]) -> Result:

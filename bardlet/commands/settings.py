@@ -28,7 +28,7 @@ Flags = Mapping[str, object]
 
 def resolve_settings(
     bases: Sequence[str], flags: Flags, say: Callable[[str], None],
-    size: Callable[[Flags], Flags] | None = None,
+    size: Callable[[Flags], Flags] | None = None, checkpoint: str = "",
 ) -> TrainConfig:  # fmt: skip
     """The configuration that `bardlet train BASES... --flags` asks for.
 
@@ -44,7 +44,7 @@ def resolve_settings(
         flags = with_dataset(flags, say)
     if not bases and (resume or "out_dir" in flags):
         out = str(flags.get("out_dir") or newest_run(say))
-        own = options_of(Path(out), machine)
+        own = options_of(Path(out), machine, checkpoint)
         if own and not anew:
             return resolve([*own, ("command line", flags)])
         if resume:
@@ -60,7 +60,7 @@ def resolve_settings(
         return with_context(config, flags, layers, say)
     if config.init_from != "resume":
         return config
-    own = options_of(Path(config.out_dir), machine)
+    own = options_of(Path(config.out_dir), machine, checkpoint)
     if not own:
         raise no_run(config.out_dir)
     return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
@@ -108,12 +108,15 @@ def with_dataset(flags: Flags, say: Callable[[str], None]) -> Flags:
     return flags
 
 
-def options_of(run: Path, machine: Callable[[], str]) -> list[tuple[str, Mapping[str, object]]]:
-    """The option layers of a run that is there: its newest checkpoint's, which has a checksum, or
-    config.toml's while there is none. Empty where there is no run.
+def options_of(
+    run: Path, machine: Callable[[], str], checkpoint: str = ""
+) -> list[tuple[str, Mapping[str, object]]]:
+    """The option layers of a run that is there: those of the checkpoint that is named or else the
+    newest one's, which has a checksum, or config.toml's while there is none. Empty where there is
+    no run.
     """
     saved = run / "config.toml"
-    options = run_folder.saved_options(run)
+    options = run_folder.saved_options(run, checkpoint)
     if options is not None:
         own: list[tuple[str, Mapping[str, object]]] = [(str(run), options)]
     elif saved.is_file():

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    config, _ = parse_settings(parser, args)
-    result = train_and_show(config, log)
+    parser.add_argument(
+        "--checkpoint", default="",
+        help="with --resume: go back to this one, best or iter-...; what came after it is kept as "
+        "a run of its own (default: the newest)",
+    )  # fmt: skip
+    config, rest = parse_settings(parser, args)
+    result = train_and_show(config, log, rest["checkpoint"])
     from bardlet.system.distributed import here
 
     if result.stopped:
@@ -35,7 +40,9 @@ def run(parser: Parser, args: list[str]) -> int:
     return 0
 
 
-def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
+def train_and_show(
+    config: TrainConfig, say: Callable[[str], None], checkpoint_name: str = ""
+) -> Result:
     """Train as `config` says; where it names a model, with a sample of it before and after."""
     from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.system.distributed import here
@@ -49,7 +56,7 @@ def train_and_show(config: TrainConfig, say: Callable[[str], None]) -> Result:
             show("before training", config.init_from, config, say)
         return model
 
-    result = train(config, shown)
+    result = train(config, shown, checkpoint_name=checkpoint_name)
     if shows and not result.stopped:
         show("after training", config.out_dir, config, say)
     return result
@@ -124,7 +131,9 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         return sized(flags, seconds, say)
 
     rest = {name: flags.pop(name) for name in others & flags.keys()}
-    config = settings.resolve_settings(bases, {**flags, **unknown}, say, size)
+    config = settings.resolve_settings(
+        bases, {**flags, **unknown}, say, size, rest.get("checkpoint", "")
+    )
     if unused:
         say(
             f"budget={budget} has no effect on the run in {config.out_dir}, which has its size "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,17 @@ def read_pointer(run: Path, name: str) -> Path | None:
 def find(path: Path, name: str = "best") -> Path:
     """The checkpoint folder of a run's folder or of a checkpoint's own.
 
-    `name` is "best" (the last one where validation never improved), "last" or a folder's name.
+    `name` is "best" (the last one where validation never improved), "last" or a folder's name,
+    whose number may be without zeros.
     """
     if (path / "model.safetensors").is_file() and not is_run(path):
         return path
     if not path.is_dir():
         raise CheckpointError(f"no run at {path}", f"Train one: bardlet train --out_dir {path}")
     kept = checkpoints(path)
-    named = path / "checkpoints" / name
-    folder = named if named in kept else read_pointer(path, name)
+    number = re.fullmatch(r"iter-(\d{1,18})", name)
+    names = (name, name_of(int(number[1]))) if number else (name,)
+    folder = next((p for p in kept if p.name in names), None) or read_pointer(path, name)
     if folder is None and name in ("best", "last") and kept:
         folder = read_pointer(path, "last") or kept[-1]
     if folder is None:
@@ -211,9 +214,11 @@ def finished(folder: Path) -> bool:
     )
 
 
-def saved_options(run: Path) -> Mapping[str, Any] | None:
-    """The options of a run as its newest checkpoint that can be read has them."""
-    for folder in reversed(checkpoints(run)):
+def saved_options(run: Path, name: str = "") -> Mapping[str, Any] | None:
+    """The options of a run as its newest checkpoint that can be read has them, or the one that
+    `name` means.
+    """
+    for folder in [find(run, name)] if name else reversed(checkpoints(run)):
         with contextlib.suppress(CheckpointError):
             verify(folder, STATE)
             options = read_as(RunState, folder / STATE).config

@@ -72,14 +72,18 @@ def check_data(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def init_or_resume(
-    config: TrainConfig, group: Group, dataset: Dataset, init_model: InitModel | None
+    config: TrainConfig,
+    group: Group,
+    dataset: Dataset,
+    init_model: InitModel | None,
+    checkpoint_name: str = "",
 ) -> tuple[GPT, TrainConfig, RunState | None, list[str]]:
     """The model, new, from elsewhere, or as the last checkpoint left it.
 
     With it the options as they then are, the state of the checkpoint it goes on from, None for a
     new run, and what has changed since.
     """
-    start = group.agree(resume_iteration(config) if group.main else 0)
+    start = group.agree(resume_iteration(config, checkpoint_name) if group.main else 0)
     config = auto_batch.resolve_auto_batch_size(config, group, start)
     if start >= 0:
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
@@ -109,14 +113,23 @@ def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(**{**shared, "vocab_size": config.vocab_size or vocab_size})
 
 
-def resume_iteration(config: TrainConfig) -> int:
+def resume_iteration(config: TrainConfig, checkpoint_name: str = "") -> int:
     """The iterations of the checkpoint that a run goes on from, or -1 where it begins.
 
     An unfinished run in out_dir is continued, unless `fresh` starts over. The newest checkpoint
-    counts that is as it was written. CheckpointError where a finished run would be overwritten.
+    counts that is as it was written, or the one that is named. CheckpointError where a finished
+    run would be overwritten.
     """
     run = Path(config.out_dir)
     wanted = config.init_from == "resume"
+    if checkpoint_name:
+        if not wanted:
+            raise UsageError(
+                f"checkpoint={checkpoint_name} is where a run goes on from", "Add --resume"
+            )
+        folder = run_folder.find(run, checkpoint_name)
+        run_folder.verify(folder)
+        return run_folder.iter_of(folder)
     if config.fresh or (config.eval_only and not wanted):
         return -1
     if not run_folder.checkpoints(run):

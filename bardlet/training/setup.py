@@ -17,9 +17,11 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import Prefetcher, batches_of
 from bardlet.errors import UsageError
 from bardlet.io.atomic import write_text
+from bardlet.io.terminal import say
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
+from bardlet.run.branch import set_aside
 from bardlet.run.state import DatasetRef, RunState
 from bardlet.system import device, distributed
 from bardlet.system.device import Machine
@@ -88,9 +90,11 @@ class Training:
 
 def setup(
     config: TrainConfig, group: Group, machine: Machine, init_model: resume.InitModel | None,
-    make_log: Callable[..., Log],
+    make_log: Callable[..., Log], checkpoint_name: str = "",
 ) -> Training:  # fmt: skip
-    """All that a run needs before its first step, new or as its last checkpoint left it."""
+    """All that a run needs before its first step, new or as its last checkpoint left it, or the one
+    that is named.
+    """
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
     resume.check_data(config, dataset)
@@ -98,7 +102,9 @@ def setup(
 
     # --- the model, and how far it has come
     out = Path(config.out_dir)
-    model, config, saved, changed = resume.init_or_resume(config, group, dataset, init_model)
+    model, config, saved, changed = resume.init_or_resume(
+        config, group, dataset, init_model, checkpoint_name
+    )
     saved, notes = extend(config, saved) if saved and not config.eval_only else (saved, [])
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
@@ -135,7 +141,7 @@ def setup(
     # --- what is written of it
     writes = group.main and not config.eval_only
     size = checkpoint.size_bytes(model, optimizers)
-    tracked = open_folder(config, size, saved) if writes else None
+    tracked = open_folder(config, size, saved, checkpoint_name) if writes else None
     log = make_log(
         config, main=group.main, start=start.iter, evaluated=start.scores is not None,
         tracker=tracked,
@@ -168,7 +174,9 @@ def setup(
     )  # fmt: skip
 
 
-def open_folder(config: TrainConfig, size: int, saved: RunState | None) -> Any:
+def open_folder(
+    config: TrainConfig, size: int, saved: RunState | None, checkpoint_name: str
+) -> Any:  # fmt: skip
     """Make a run's folder ready for checkpoints of `size` bytes; return the tracker's run.
 
     What can be refused is before what is written.
@@ -178,6 +186,8 @@ def open_folder(config: TrainConfig, size: int, saved: RunState | None) -> Any:
     tracked = tracker.start(config, saved.wandb_id if saved else None)
     if not saved:
         resume.create_run_folder(out)
+    elif checkpoint_name and (branch := set_aside(out, saved.iter)):
+        say(f"what came after iteration {saved.iter} is kept as the run {branch}")
     write_text(out / "config.toml", to_toml(config))
     return tracked
 
