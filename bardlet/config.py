@@ -85,6 +85,7 @@ class TrainConfig:
     head_dim: int = option(0, "llama: size of a head; 0: n_embd / n_head", low=0)
     mlp_dim: int = option(0, "width of the MLP; 0: 4 n_embd for gpt2, 8/3 n_embd for llama", low=0)
     qk_norm: bool = option(False, "llama: normalise queries and keys, as Qwen3")
+    qkv_bias: bool = option(False, "llama: biases of queries, keys and values, as Qwen2")
     rope_theta: float = option(10000.0, "llama: base of the rotary wavelengths", low=1)
     tie_embeddings: bool = option(False, "llama: the head is the embedding (gpt2: always)")
     norm_eps: float = option(1e-5, "epsilon of the norms", low=0, high=1)
@@ -230,20 +231,20 @@ def contradictions(c: TrainConfig) -> list[str]:
             problems.append(f"rotary positions need an even head size, this one is {size}")
         if c.n_kv_head and c.n_head % c.n_kv_head:
             problems.append(f"n_head={c.n_head} is not divisible by n_kv_head={c.n_kv_head}")
+        if c.qk_norm and c.qkv_bias:
+            problems.append("qk_norm is Qwen3's and qkv_bias Qwen2's: give one of them")
         if c.bias:
             problems.append("bias=True belongs to family gpt2, llama has none")
     else:
-        llama_only = ("n_kv_head", "head_dim", "qk_norm", "tie_embeddings")
-        values = {name: getattr(c, name) for name in llama_only}
-        problems += [f"{k}={v} belongs to family llama" for k, v in values.items() if v]
+        for name in ("n_kv_head", "head_dim", "qk_norm", "qkv_bias", "tie_embeddings"):
+            if value := getattr(c, name):
+                problems.append(f"{name}={value} belongs to family llama")
     return problems
 
 
 def to_toml(config: TrainConfig) -> str:
     """The resolved configuration as TOML, which `resolve` reads back to an equal one."""
     lines = ["# every option of this run, resolved"]
-    for name, value in dataclasses.asdict(config).items():
-        # JSON's strings, numbers and booleans are TOML's
-        text = json.dumps(value, ensure_ascii=False)
-        lines.append(f"{name} = {text}".replace("\x7f", "\\u007f"))
+    for name, value in dataclasses.asdict(config).items():  # JSON's values are TOML's
+        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"

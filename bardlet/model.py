@@ -4,7 +4,7 @@ gpt2   LayerNorm, learned positions, GELU, optional biases, tied head: the maths
        (Radford et al. 2019) and of nanoGPT, so their weights and recipes carry over.
 llama  RMSNorm (arXiv:1910.07467), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202),
        optional grouped-query attention (arXiv:2305.13245) and query-key norm (arXiv:2010.04245):
-       Llama's and, with `qk_norm`, Qwen3's maths, so their runtimes can run what is trained here.
+       Llama's, with `qk_norm` Qwen3's and with `qkv_bias` Qwen2's, whose runtimes can run it.
 
 The module knows torch and nothing else of the package: token ids go in, logits come out.
 
@@ -45,6 +45,7 @@ class GPTConfig:
     head_dim: int = 0
     mlp_dim: int = 0
     qk_norm: bool = False
+    qkv_bias: bool = False
     rope_theta: float = 10000.0
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
@@ -84,8 +85,7 @@ class KVCache:
         self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.n_layer, batch_size, config.kv_heads, config.block_size, config.head_size)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, block_size, D)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, block_size, D)
+        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in "kv")
         self.length = 0  # positions filled so far; GPT.forward moves it on
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,8 +163,8 @@ class CausalSelfAttention(nn.Module):
         C, D = config.n_embd, config.head_size
         self.sizes = [config.n_head * D, config.kv_heads * D, config.kv_heads * D]  # of q, k, v
         bias = config.bias and not config.llama
-        # queries, keys and values of all heads come out of one matrix product
-        self.c_attn = nn.Linear(C, sum(self.sizes), bias=bias)
+        qkv_bias = config.qkv_bias if config.llama else bias
+        self.c_attn = nn.Linear(C, sum(self.sizes), bias=qkv_bias)  # of all heads in one product
         self.c_proj = nn.Linear(config.n_head * D, C, bias=bias)
         if config.llama and config.qk_norm:
             self.q_norm = RMSNorm(D, config.norm_eps)

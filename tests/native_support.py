@@ -19,6 +19,9 @@ SHAPES = {
     "llama, grouped heads": dataclasses.replace(
         LLAMA, n_head=4, n_kv_head=2, head_dim=32, n_embd=96, qk_norm=False, block_size=96
     ),
+    "llama, biases of queries, keys and values": dataclasses.replace(
+        LLAMA, qk_norm=False, qkv_bias=True
+    ),
     "llama, tied": dataclasses.replace(LLAMA, tie_embeddings=True, mlp_dim=96, vocab_size=130),
     "gpt2": GPTConfig(block_size=32, vocab_size=65, n_layer=2, n_head=2, n_embd=64),
     "gpt2, biases": GPTConfig(

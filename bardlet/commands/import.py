@@ -13,8 +13,8 @@ from bardlet.io.terminal import say
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument(
         "source",
-        help="folder of a gpt2, llama or qwen3 model with safetensors, a GGUF file, nanoGPT's "
-        "ckpt.pt, or a model's name on the hub, such as gpt2 or OWNER/NAME",
+        help="folder of a gpt2, llama, mistral, qwen2 or qwen3 model with safetensors, a GGUF "
+        "file, nanoGPT's ckpt.pt, or a model's name on the hub, such as gpt2 or OWNER/NAME",
     )
     parser.add_argument("out", help="run folder to write, which must not be there yet")
     parser.add_argument("--block_size", type=int, help="keep this much of the context")

@@ -30,7 +30,7 @@ transformer.h.{}.mlp.c_proj     =  blk.{}.ffn_down
 transformer.ln_f                =  output_norm
 lm_head                         =  output
 """
-# and of qwen3, which has the norms of queries and keys
+# and of qwen3, which has the norms of queries and keys, and qwen2, which has biases of c_attn
 LLAMA = """
 transformer.wte               model.embed_tokens                        token_embd
 transformer.h.{}.ln_1         model.layers.{}.input_layernorm           blk.{}.attn_norm
@@ -58,10 +58,12 @@ MAX_SIZE, MAX_LAYERS = 1 << 24, 1000  # beyond any model, and small enough to be
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-def architecture(config: GPTConfig) -> Literal["gpt2", "llama", "qwen3"]:
+def architecture(config: GPTConfig) -> Literal["gpt2", "llama", "qwen2", "qwen3"]:
     """The name that other programs have for this kind of model."""
     if not config.llama:
         return "gpt2"
+    if config.qkv_bias:
+        return "qwen2"
     return "qwen3" if config.qk_norm else "llama"
 
 
@@ -83,6 +85,8 @@ def contradictions(config: GPTConfig) -> list[str]:
         problems.append(f"n_embd={config.n_embd} is not divisible by n_head={config.n_head}")
     if config.n_head % config.kv_heads:
         problems.append(f"n_head={config.n_head} is not divisible by n_kv_head={config.kv_heads}")
+    if config.qk_norm and config.qkv_bias:
+        problems.append("norms and biases of queries and keys are not supported together")
     if config.llama and config.head_size % 2:
         problems.append(f"rotary positions need an even head size, not {config.head_size}")
     return problems

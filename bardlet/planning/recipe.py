@@ -12,7 +12,7 @@ from bardlet.errors import UsageError
 # options whose values are of nanoGPT's optimizer or model: under Muon they would mean another thing
 NANOGPT = ("learning_rate", "min_lr", "beta1", "beta2", "lr_decay_iters", "bias",
            "gelu_approximate")  # fmt: skip
-LLAMA = ("n_kv_head", "head_dim", "qk_norm", "tie_embeddings", "rope_theta")
+LLAMA = ("n_kv_head", "head_dim", "qk_norm", "qkv_bias", "tie_embeddings", "rope_theta")
 MUON = ("muon_lr", "muon_momentum")
 LARGE_BATCH = 100_000  # tokens; nanoGPT raises beta2 for batches of fewer
 

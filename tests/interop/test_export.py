@@ -33,6 +33,7 @@ SHAPES = [
     ("llama", {}),
     ("llama", {"qk_norm": False, "n_kv_head": 4, "block_size": 1}),
     ("llama", {"n_kv_head": 1, "head_dim": 6, "rope_theta": 500.0, "mlp_dim": 40}),
+    ("llama", {"qk_norm": False, "qkv_bias": True}),
     ("llama", {"n_head": 3, "n_kv_head": 3, "n_embd": 30, "tie_embeddings": True}),
     ("llama", {"n_head": 7, "n_kv_head": 1, "n_embd": 42, "qk_norm": False, "norm_eps": 1e-3}),
 ]

@@ -41,6 +41,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2 of tanh": ("gpt2", {"gelu_approximate": "tanh", "mlp_dim": 64}),
     "llama, grouped queries": ("llama", {"qk_norm": False}),
     "llama, tied": ("llama", {"qk_norm": False, "tie_embeddings": True, "n_kv_head": 4}),
+    "qwen2": ("llama", {"qk_norm": False, "qkv_bias": True}),
     "llama, odd": ("llama", {"qk_norm": False, "n_head": 3, "n_kv_head": 1, "head_dim": 6}),
     "qwen3": ("llama", {"rope_theta": 500.0, "norm_eps": 1e-6}),
     "qwen3, tied": ("llama", {"tie_embeddings": True, "head_dim": 16}),

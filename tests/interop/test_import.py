@@ -646,3 +646,56 @@ def test_a_checkpoint_of_nanogpt_is_evaluated_on_the_dataset_that_it_names(
     shutil.move(data, here / "data" / "shakespeare_char")
     assert cli.main(["eval", "run", "--json", "--dtype=float32"]) == 0
     assert json.loads(capsys.readouterr().out)["dataset"] == "shakespeare_char"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [("mistral", {"sliding_window": None}, 16), ("mistral", {"sliding_window": 8}, 8),
+     ("mistral", {"sliding_window": 4096, "head_dim": 6}, 16), ("qwen2", {}, 16)],
+)  # fmt: skip
+def test_models_of_mistral_and_qwen2_compute_the_same(
+    kind: str, changes: dict[str, Any], context: int, tmp_path: Path
+) -> None:
+    """As transformers saves them, with weights that are all random."""
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=16, **changes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(CharTokenizer(CHARS).to_json(), encoding="utf-8")
+    model = load.load_model(str(tmp_path)).model
+    assert model.config.block_size == context
+    idx = torch.randint(50, (2, context), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(input_ids=idx).logits
+        torch.testing.assert_close(model(idx, idx)[0], expected, rtol=0, atol=1e-5)
+    sources = {"qwen2": "qwen2", "mistral": "llama"}
+    assert tensor_names.architecture(model.config) == sources[kind]
+
+
+@pytest.mark.parametrize("size", [0, "8", True])
+def test_a_window_that_lies_is_refused(size: object, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "hf", qk_norm=False)
+    change = {"model_type": "mistral", "sliding_window": size}
+    rewrite(folder / "config.json", lambda document: document.update(change))
+    with pytest.raises(CheckpointError, match="invalid value sliding_window"):
+        load.load_model(str(folder))
+
+
+def test_a_model_with_biases_of_queries_and_keys_is_trained_and_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = a_data_folder(tmp_path / "data", some_text(3000))
+    run = a_run(tmp_path / "run", tiny_model("llama", qk_norm=False, qkv_bias=True), CHARS)
+    out = tmp_path / "out"
+    options = [f"--dataset={data}", f"--out_dir={out}", "--device=cpu", "--batch_size=2"]
+    args = [*options, f"--init_from={run}", "--learning_rate=1e-3", "--decay_lr=false"]
+    assert cli.main(["train", "finetune-shakespeare", *args, "--max_iters=2"]) == 0
+    assert cli.main(["train", "--resume", *options, "--max_iters=3"]) == 0
+    assert checkpoint.load(run_folder.find(out, "last"))[0].config.qkv_bias
+    assert cli.main(["sample", str(out), "--num_samples=1", "--max_new_tokens=3"]) == 0

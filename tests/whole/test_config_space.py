@@ -101,12 +101,14 @@ def valid(draw: st.DrawFn) -> dict[str, Any]:
               "eval_iters"}  # fmt: skip
     options = {name: draw(values(name), label=name) for name in sorted(names)}
     if options["family"] == "gpt2":
-        for name in ("n_kv_head", "head_dim", "qk_norm", "tie_embeddings"):
+        for name in ("n_kv_head", "head_dim", "qk_norm", "qkv_bias", "tie_embeddings"):
             options.pop(name, None)
         options["n_embd"] = options["n_embd"] * options["n_head"] if options["n_embd"] < 32 else 64
         options["n_head"] = options["n_head"] if options["n_embd"] % options["n_head"] == 0 else 2
     else:
         options.pop("bias", None)
+        if options.get("qk_norm"):
+            options.pop("qkv_bias", None)
         if options.get("n_kv_head"):
             options["n_head"] *= options["n_kv_head"]
         if not options.get("head_dim"):
@@ -239,6 +241,8 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("bias", {"family": "llama", "bias": True}),
     ("head_dim", {"family": "gpt2", "head_dim": 8}),
     ("qk_norm", {"family": "gpt2", "qk_norm": True}),
+    ("qkv_bias", {"family": "gpt2", "qkv_bias": True}),
+    ("qkv_bias", {"family": "llama", "qk_norm": True, "qkv_bias": True}),
     ("n_kv_head", {"family": "gpt2", "n_kv_head": 1}),
     ("tie_embeddings", {"family": "gpt2", "tie_embeddings": True}),
     ("device", {"device": "tpu"}),

@@ -29,7 +29,7 @@ from bardlet.interop.gguf.quant import QUANT_TYPES
 from bardlet.interop.tensor_names import EMBEDDING, HEAD, architecture
 from bardlet.model import GPT, GPTConfig
 
-ARCHITECTURES = ("gpt2", "llama", "qwen3")
+ARCHITECTURES = ("gpt2", "llama", "qwen3", "qwen2")
 ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
 CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_SIZE = 1 << 20  # of any dimension: rotary tables are made for every position
@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[GPT, Tokenizer]:
     biases = [name for name in weights if name.endswith(".bias")]
     if not any(weights[name].any() for name in biases):  # the same as none
         weights = {name: w for name, w in weights.items() if name not in biases}
-        config = dataclasses.replace(config, bias=False)
+        config = dataclasses.replace(config, bias=False, qkv_bias=False)
     config = dataclasses.replace(config, vocab_size=rows)
     tokenizer = tokenizers.from_json(gguf_vocab.from_metadata(file.metadata, str(path)), str(path))
     if tokenizer.vocab_size > rows:
@@ -127,7 +127,8 @@ def read_config(file: GGUF) -> GPTConfig:
             if size(key, head) != head:
                 problems.append(f"{arch}.{key}={keys[key]} is not supported, only {head}")
         values |= {
-            "family": "llama", "qk_norm": arch == "qwen3", "head_dim": head,
+            "family": "llama", "qk_norm": arch == "qwen3", "qkv_bias": arch == "qwen2",
+            "head_dim": head,
             "n_kv_head": size("attention.head_count_kv", n_head),
             "rope_theta": number("rope.freq_base", 10000.0),
             "norm_eps": number("attention.layer_norm_rms_epsilon"),

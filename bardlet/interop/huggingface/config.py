@@ -9,7 +9,8 @@ from bardlet.errors import CheckpointError
 from bardlet.interop.tensor_names import MAX_SIZE, architecture, contradictions
 from bardlet.model import GPTConfig
 
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
+           "qwen3": "Qwen3ForCausalLM"}  # fmt: skip
 # their key, our field, and their value where the key is left out; None: it is required
 GPT2 = (
     ("vocab_size", "vocab_size", 50257),
@@ -36,7 +37,15 @@ QWEN3 = tuple(
     (key, field, {"num_key_value_heads": 32, "head_dim": 128}.get(key, default))
     for key, field, default in LLAMA
 )
-TABLES = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
+QWEN2 = tuple(
+    (key, field, {"num_key_value_heads": 32}.get(key, default)) for key, field, default in LLAMA
+)
+# read as llama, which it is up to its sliding window
+MISTRAL = tuple(
+    (key, field, {"num_key_value_heads": 8}.get(key, default)) for key, field, default in LLAMA
+)
+MISTRAL_WINDOW = 4096  # where a config.json does not say
+TABLES = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3, "qwen2": QWEN2, "mistral": MISTRAL}
 # what their models can do and ours cannot: the one value that is supported, their default
 FIXED: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -45,6 +54,8 @@ FIXED: dict[str, dict[str, Any]] = {
     },
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
               "pretraining_tp": 1},
+    "mistral": {"hidden_act": "silu"},
+    "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
     "qwen3": {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
 }  # fmt: skip
 GELU = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -99,10 +110,11 @@ def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
     if document.get("quantization_config"):
         problems.append("quantization_config is not supported: take the model it was made of")
     layers = document.get("layer_types") or []
+    known = ("full_attention", "sliding_attention") if kind == "mistral" else ("full_attention",)
     if not isinstance(layers, list):
         problems.append(f"invalid value layer_types={layers!r}")
         layers = []
-    problems += [f"layer_types={t!r} is not supported" for t in layers if t != "full_attention"][:1]
+    problems += [f"layer_types={t!r} is not supported" for t in layers if t not in known][:1]
     if kind == "gpt2":
         values["bias"] = True
         activation = document.get("activation_function", "gelu_new")
@@ -111,13 +123,27 @@ def from_hf(document: Mapping[str, Any], source: object) -> GPTConfig:
         else:
             problems.append(f"activation_function={activation!r} is not one of {', '.join(GELU)}")
     else:
-        values.update(family="llama", qk_norm=kind == "qwen3")
+        values.update(family="llama", qk_norm=kind == "qwen3", qkv_bias=kind == "qwen2")
         problems += rope(document, values)
+        if kind == "mistral":
+            problems += window(document, values)
     if not problems:
         problems += contradictions(GPTConfig(**values))
     if problems:
         raise CheckpointError(f"{source} cannot be read as a {kind} model: {'; '.join(problems)}")
     return GPTConfig(**values)
+
+
+def window(document: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
+    """Shorten the context in `values` to a sliding window, up to which it changes nothing."""
+    size = document.get("sliding_window", MISTRAL_WINDOW)
+    if size is None:
+        return []
+    if type(size) is not int or size < 1:
+        return [f"invalid value sliding_window={size!r}"]
+    if type(values["block_size"]) is int:
+        values["block_size"] = min(values["block_size"], size)
+    return []
 
 
 def rope(document: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
