@@ -222,6 +222,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = CORPUS.read_text(encoding="utf-8") if CORPUS.is_file() else made_text()
     for name in ("plays.txt", "my-texts/a.txt"):
         Path(name).write_text(text[:30_000], encoding="utf-8")
+    stories = "<|endoftext|>\n".join(f"Story {i}.\nThe end.\n" for i in range(40))
+    for name in ("stories.txt", "valid.txt"):
+        Path(name).write_text(stories, encoding="utf-8")
     Path("prompts.txt").write_text("ROMEO:\nJULIET:\n", encoding="utf-8")
     pairs = [
         {"question": f"What is a sonnet? {i}", "answer": f"Fourteen lines. {i}"} for i in range(99)
