@@ -26,6 +26,8 @@ def without_effect(
     table = (
         (args.sample != "0" and "hub" not in kinds, "--sample", "no source is on the hub"),
         (reading.text_key != "text" and plain, "--text_key", "plain text has no fields"),
+        (reading.text_key != "text" and reading.prompt_key, "--text_key",
+         "--prompt_key and --response_key say what is read"),
         (reading.prompt_key and plain, "--prompt_key", "plain text has no fields"),
         (reading.encoding != "utf-8" and not bytes_of_text, "--encoding", "no source is a file"),
         (reading.errors != "strict" and not bytes_of_text, "--errors", "no source is a file"),

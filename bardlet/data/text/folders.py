@@ -32,7 +32,7 @@ def files_of(
         parent = folders.pop() if folders else links.pop(0)
         name = parent.relative_to(folder).as_posix()
         place = identity(parent)
-        if place in visited or place in above:
+        if place is not None and (place in visited or place in above):
             counts.add("linked", 1, 0, f"{name}/")
             continue
         visited.add(place)

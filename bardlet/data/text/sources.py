@@ -142,6 +142,10 @@ def of_path(
     path = Path(source)
     try:
         if source and path.is_dir():
+            if (path / "manifest.json").is_file() and (path / "tokenizer.json").is_file():
+                raise DataError(
+                    f"{source} is a dataset, and no text", f"bardlet train --dataset={source}"
+                )
             files = folders.files_of(path, counts, asked.ext)
             prefix = f"{path.as_posix()}/" if several else ""
             named = [(f, prefix + f.relative_to(path).as_posix()) for f in files]

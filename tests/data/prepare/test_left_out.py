@@ -155,6 +155,7 @@ def test_all_of_it_in_several_processes(tmp_path: Path) -> None:
         (["a.txt", "--distinct"], "--distinct has no effect: the source is one document"),
         (["a.txt", "--ext", ".md"], "--ext has no effect: no source is a folder"),
         (["a.csv", "--document_separator", "blank"], "--document_separator has no effect"),
+        (["a.txt", "--text_key=b", "--prompt_key=a", "--response_key=b"], "--text_key has no eff"),
         (["a.txt", "--prompt_key=a", "--response_key=b"], "--prompt_key has no effect"),
     ],
 )

@@ -83,6 +83,8 @@ def test_datasets_and_runs_are_left_out(
     assert cli.main(command) == 0
     assert "data/mine is up to date" in capsys.readouterr().err
     assert Dataset(Path("data/mine")).hash == first["hash"]
+    assert cli.main(["prepare", "data/mine"]) == 1
+    assert "data/mine is a dataset, and no text. bardlet train --data" in capsys.readouterr().err
     write(tmp_path, "data/old/input.txt")
     assert found("data/old", ext="txt")[0] == ["input.txt"], "a folder that is named is read"
 
