@@ -56,6 +56,7 @@ TEXT = "--file=plays.txt"
 # by the beginning of a command, the longest that fits: what makes it small
 SMALLER = {
     "bardlet prepare": "", "bardlet prepare tinyshakespeare": TEXT, "bardlet inspect": "",
+    "bardlet ls": "",
     "bardlet train": TINY, "bardlet train finetune-shakespeare": FEW,
     "bardlet train eval-gpt2": "--eval_iters=1 --device=cpu",
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",

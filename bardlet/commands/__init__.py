@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "say what a run will take, and whether it fits",
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",
+    "ls": "list the runs and datasets here",
     "inspect": "describe a dataset, a run or a checkpoint",
     "doctor": "say what is wrong with a run",
     "import": "take over a model of transformers', llama.cpp's or nanoGPT's",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bardlet.commands.parser import Parser, parse
-from bardlet.errors import DataError
+from bardlet.errors import DataError, UsageError
 from bardlet.io import schema
 from bardlet.run.state import Scores
 
@@ -21,10 +21,41 @@ CONTEXTS = (64, 256, 1024)  # sizes of windows, of which it is said how many cou
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("path", type=Path, help="folder of a dataset, a run or a checkpoint")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
+    parser.add_argument(
+        "--vocab", action="store_true", default=False,
+        help="of a dataset: each token with how often it is there, the most frequent first",
+    )  # fmt: skip
     parsed = parse(parser, args)
+    if parsed.vocab:
+        show_vocabulary(parsed.path, as_json=parsed.json)
+        return 0
     info = facts(parsed.path)
     print(json.dumps(info) if parsed.json else describe(info))
     return 0
+
+
+def show_vocabulary(path: Path, *, as_json: bool) -> None:
+    """Print the tokens of a dataset with their counts and shares, the most frequent first."""
+    from bardlet.data.dataset import samples
+    from bardlet.data.dataset.folder import Dataset, is_dataset
+
+    if not is_dataset(path):
+        raise UsageError(f"{path} is not a dataset, whose tokens --vocab counts")
+    dataset = Dataset(path)
+    counts, tokens = samples.token_counts(dataset), dataset.tokenizer.tokens()
+    total = max(int(counts.sum()), 1)
+    rows = [
+        {"id": i, "token": tokens[i].decode("utf-8", "backslashreplace"), "count": int(counts[i]),
+         "share": counts[i] / total}
+        for i in sorted(range(len(counts)), key=lambda i: (-counts[i], i))
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps({"path": str(path), "tokens": total, "vocab": rows}))
+        return
+    print(f"{'id':>7}  {'count':>13}  {'share':>7}  token")
+    for row in rows:
+        token = json.dumps(row["token"], ensure_ascii=False)
+        print(f"{row['id']:>7}  {row['count']:>13,}  {row['share']:>7.2%}  {token}")
 
 
 def facts(path: Path) -> dict[str, Any]:

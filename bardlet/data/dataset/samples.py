@@ -73,6 +73,15 @@ def beginnings(dataset: Dataset, split: str) -> list[np.ndarray]:
     return by_shard if sum(map(len, by_shard)) else []
 
 
+def token_counts(dataset: Dataset) -> np.ndarray:
+    """How often each token is in all splits of a dataset, (V,) int64."""
+    counts = np.zeros(dataset.vocab_size, dtype=np.int64)
+    for stream in dataset.splits.values():
+        for at in range(0, len(stream), BLOCK):
+            counts += np.bincount(stream.read(at, BLOCK), minlength=len(counts))
+    return counts
+
+
 def counted(stream: TokenStream) -> int:
     """How many of a split's tokens count in the loss."""
     return sum(int(stream.counts(at, BLOCK).sum()) for at in range(0, len(stream), BLOCK))
