@@ -104,12 +104,18 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     if flags.pop("resume", False):
         flags["init_from"] = "resume"
     budget = flags.pop("budget", None)
-    if bases and budget:
+    rest = {name: flags.pop(name) for name in others & flags.keys()}
+    checkpoint = rest.get("checkpoint", "")
+    resumes = flags.get("init_from") == "resume"
+    if bases and budget and not resumes:
         raise UsageError(f"budget={budget} sizes a run without preset or file", "Leave one out")
     seconds = seconds_of(budget or "5m")
     unused = budget is not None
-    if budget and flags.get("init_from") == "resume":
-        flags, unused = with_more_time(flags, seconds, say), False
+    if budget and resumes:
+        if bases:  # which say where the run is, and all else is in it
+            config = settings.resolve_settings(bases, {**flags, **unknown}, say)
+            flags, bases = {**flags, "out_dir": config.out_dir}, []
+        flags, unused = with_more_time(flags, seconds, say, checkpoint), False
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
         from bardlet.planning.sizing import sized
@@ -130,10 +136,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
             return finetuned(flags, shape_of(source), seconds, say)
         return sized(flags, seconds, say)
 
-    rest = {name: flags.pop(name) for name in others & flags.keys()}
-    config = settings.resolve_settings(
-        bases, {**flags, **unknown}, say, size, rest.get("checkpoint", "")
-    )
+    config = settings.resolve_settings(bases, {**flags, **unknown}, say, size, checkpoint)
     if unused:
         say(
             f"budget={budget} has no effect on the run in {config.out_dir}, which has its size "
@@ -143,10 +146,12 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
 
 
 def with_more_time(
-    flags: Mapping[str, Any], seconds: float, say: Callable[[str], None]
+    flags: Mapping[str, Any], seconds: float, say: Callable[[str], None], checkpoint: str
 ) -> dict[str, Any]:
     """The flags of a resumed run with max_iters so that it trains for `seconds` from where it is,
-    by the time that its last iterations took. UsageError where that is not known.
+    or from a checkpoint, by the time that its last iterations took.
+
+    UsageError where that is not known.
     """
     from statistics import median
 
@@ -162,7 +167,8 @@ def with_more_time(
     out = str(flags.get("out_dir") or settings.newest_run(say))
     if not run_folder.is_run(Path(out)):
         raise settings.no_run(out)
-    done = run_folder.iter_of(run_folder.newest(Path(out)))
+    newest = run_folder.newest(Path(out))
+    done = run_folder.iter_of(run_folder.find(Path(out), checkpoint) if checkpoint else newest)
     lines = history.read(Path(out)).iters[-100:]
     times = [line["time_ms"] / 1000 for line in lines if line.get("time_ms")]
     if not times:

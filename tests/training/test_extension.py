@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from support import judged, metrics, stop_after, tiny_config
 
 from bardlet import cli
+from bardlet.analysis import history
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.optim import learning_rate
@@ -118,15 +118,30 @@ def test_after_early_stopping_more_iterations_train_on(
     assert len(metrics(config)) == 16
 
 
+def slow(read: Callable[[Path], history.History]) -> Callable[[Path], history.History]:
+    """What a run has left, as if each of its iterations had taken 300 ms."""
+
+    def reading(path: Path) -> history.History:
+        past = read(path)
+        return dataclasses.replace(past, iters=[{**line, "time_ms": 300.0} for line in past.iters])
+
+    return reading
+
+
 def test_ten_minutes_more(run: TrainConfig, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the time that its iterations took, a tenth left for evaluation and the like."""
     path = Path(run.out_dir) / "metrics.jsonl"
-    lines = [{**json.loads(line), "time_ms": 300.0} for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(history, "read", slow(history.read))
     err = said("--resume", f"--out_dir={run.out_dir}", "--budget=2s")
     assert "6 iterations more, to 14: about 2 s at 300.0 ms each" in err
     assert "8 iterations become 14: the learning rate restarts at" in err
     assert len(metrics(run)) == 14
+    options = Path(run.out_dir) / "config.toml"
+    err = said(str(options), "--resume", "--budget=2s", "--max_minutes=1", code=2)
+    assert "unknown option max_minutes" in err
+    assert "6 iterations more, to 20" in said(str(options), "--resume", "--budget=2s")
+    err = said("--resume", "--budget=2s", f"--out_dir={run.out_dir}", "--checkpoint=iter-14")
+    assert "6 iterations more, to 20" in err and len(metrics(run)) == 20
     monkeypatch.chdir(Path(run.out_dir).parents[0])
     args = ["--resume", f"--out_dir={run.out_dir}", "--budget=2s"]
     assert "Give one of them" in said(*args, "--max_iters=20", code=2)
