@@ -92,9 +92,7 @@ def setup(
     config: TrainConfig, group: Group, machine: Machine, init_model: resume.InitModel | None,
     make_log: Callable[..., Log], checkpoint_name: str = "",
 ) -> Training:  # fmt: skip
-    """All that a run needs before its first step, new or as its last checkpoint left it, or the one
-    that is named.
-    """
+    """All that a run needs before its first step, new or as a checkpoint left it."""
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
     resume.check_data(config, dataset)
@@ -156,11 +154,8 @@ def setup(
     )  # fmt: skip
     if saved:
         saver.resume_at(saved.iter)
-        log.say(f"resuming {out} at iteration {saved.iter}")
-    if changed:
-        notes = [f"changed since the checkpoint, and so the results: {'; '.join(changed)}", *notes]
-    for note in notes:
-        log.say(note)
+        for line in (f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes):
+            log.say(line)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
@@ -172,6 +167,12 @@ def setup(
         flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
+
+
+def said_of(changed: Sequence[str]) -> list[str]:
+    """What to say of options and settings that have changed since the checkpoint."""
+    what = "; ".join(changed)
+    return [f"changed since the checkpoint, and so the results: {what}"] if changed else []
 
 
 def open_folder(
