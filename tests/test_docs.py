@@ -17,7 +17,31 @@ SOURCES = ("bardlet", "bench", "docs", "recipes", "tests")
 FILES = [str(path.relative_to(ROOT)) for name in SOURCES for path in (ROOT / name).rglob("*.*")]
 FILES += [path.name for path in ROOT.glob("*.*")]
 DATA = {"data/NAME/", "checkpoints/iter-00002000/"}  # folders that bardlet writes or others have
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = ROOT / "README.zh.md"
+PAGES = [ROOT / "README.md", CHINESE, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_chinese_readme_has_the_same_commands_and_figures() -> None:
+    """In its order: every block without its comments, every row's numbers, every heading's level.
+
+    So the tests that run the commands of README.md run this page's.
+    """
+
+    def skeleton(text: str) -> dict[str, list]:
+        blocks = re.findall(r"(?ms)^ *```(\w+)\n(.*?)^ *```", text)
+        rows = re.findall(r"(?m)^\|.*\|$", text)
+        return {
+            "blocks": [(kind, re.sub(r"(?m) *#.*$", "", block)) for kind, block in blocks],
+            "figures": [sorted(re.findall(r"\d[\d,.]*\d|\d", row)) for row in rows],
+            "options": [sorted(re.findall(r"`[^`]+`", row)) for row in rows],
+            "headings": re.findall(r"(?m)^(#+) ", re.sub(r"(?ms)^ *```.*?^ *```", "", text)),
+        }
+
+    english, chinese = skeleton(README), skeleton(CHINESE.read_text(encoding="utf-8"))
+    for part in english:
+        assert chinese[part] == english[part], part
+    numbers = re.findall(r"\d+\.\d{2,}", CHINESE.read_text(encoding="utf-8"))
+    assert sorted(numbers) == sorted(re.findall(r"\d+\.\d{2,}", README))
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
