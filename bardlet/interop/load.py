@@ -14,7 +14,7 @@ from pathlib import Path
 from bardlet import lora
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.tokenizers import base as tokenizers
-from bardlet.data.tokenizers import factory
+from bardlet.data.tokenizers import factory, forms
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
 from bardlet.interop import end_of_text, nanogpt, nanogpt_state, origin, tensor_names
@@ -33,6 +33,7 @@ HUB_NAMES = {name: f"openai-community/{name}"
 HUB_CONTEXT = 1024  # of these
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+             "tokenizer.model", "vocab.json", "merges.txt",
              "*.safetensors", "model.safetensors.index.json"]  # fmt: skip
 
 
@@ -132,11 +133,13 @@ def from_folder(folder: Path, name: str) -> Trained:
     if not config.llama and "wte.weight" in theirs:  # OpenAI's own names
         theirs = {n if n == tensor_names.HEAD else f"transformer.{n}": t for n, t in theirs.items()}
     weights = tensor_names.join(config, theirs, "hf", folder)
-    path = folder / "tokenizer.json"
-    # the hub's cache is of links to files elsewhere
-    tokenizer = (
-        tokenizers.load(path.resolve(), folder) if path.is_file() else assumed(config, folder)
-    )
+    path = forms.find(folder)
+    if path.name != forms.TOKENIZER:
+        tokenizer = factory.of_file(path)
+    elif path.is_file():  # in the hub's cache a link to a file elsewhere
+        tokenizer = tokenizers.load(path.resolve(), folder)
+    else:
+        tokenizer = assumed(config, folder)
     tokenizer = end_of_text.without_tokens(tokenizer, config.vocab_size)
     config, weights = end_of_text.without_row(config, weights, tokenizer.vocab_size)
     ends = {k: v for k, v in document.items() if k in ("bos_token_id", "eos_token_id")}

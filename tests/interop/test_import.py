@@ -35,6 +35,7 @@ from bardlet import cli
 from bardlet.data.dataset import nanogpt as nanogpt_data
 from bardlet.data.dataset import plain_pickle
 from bardlet.data.dataset.folder import Dataset
+from bardlet.data.tokenizers.byte_tokens import ALPHABET
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import BardletError, CheckpointError, DataError, UsageError
 from bardlet.interop import load, nanogpt, tensor_names
@@ -381,6 +382,17 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="has 51 tokens, its model's vocabulary 50"):
         load.load_model(str(folder))
+
+
+def test_a_folder_may_have_its_vocabulary_in_gpt2s_files(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "hf", vocab_size=300)
+    (folder / "tokenizer.json").unlink()
+    vocab = {token: i for i, token in enumerate([*ALPHABET, "ab", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n", encoding="utf-8")
+    tokenizer = load.load_model(str(folder)).tokenizer
+    assert tokenizer.encode("abba").tolist() == [256, vocab["b"], vocab["a"]]
+    assert tokenizer.end_of_text == 257
 
 
 class Evil:

@@ -88,7 +88,7 @@ def of_text(
     for document in separators.documents_of(blocks, separator):
         count += 1
         yield from pieces(document, take_replaced)
-    if count <= 1:
+    if count == 1:
         yield notice(Omission("unseparated", 1, 0, name))
 
 
