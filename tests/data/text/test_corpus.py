@@ -45,7 +45,7 @@ def read(source: str, file: Path | None = None, **reading: str) -> str:
     """The text that a command reads from `source`."""
     options = {"encoding": "utf-8", "errors": "strict", **reading}
     keys = {"text_key": "text", "prompt_key": "", "response_key": "", "sample": "0"}
-    keys |= {"format": "", "ext": ""}
+    keys |= {"format": "", "ext": "", "normalize": ""}
     given = Namespace(file=file, skip_unreadable=False, **options, **keys)
     with gathered([source], given, lambda line: None) as (found, how):
         return survey.text_of(found, Options(reading=how), 1 << 20, lambda line: None)
