@@ -32,6 +32,9 @@ from bardlet.training.log import Log
 from bardlet.training.scoring import both_losses, first_look
 from bardlet.training.setup import Training, setup
 
+# (options, iterations done, seconds of them) -> the options with other numbers of iterations
+Replan = Callable[[TrainConfig, int, float], TrainConfig | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
@@ -58,13 +61,14 @@ class Result:
 def train(
     config: TrainConfig, init_model: resume.InitModel | None = None,
     make_log: Callable[..., Log] = Log, should_stop: Callable[[], bool] = lambda: False,
-    checkpoint_name: str = "",
+    checkpoint_name: str = "", replan: Replan = lambda *_: None,
 ) -> Result:  # fmt: skip
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
     `init_model` gives the model that `init_from` names. `make_log` and `should_stop` are for those
     who watch the run (planning/trial.py): asked after each iteration, it ends the run where it is,
-    unsaved. `checkpoint_name` is that of the checkpoint that a resumed run goes back to. Raises
+    unsaved. `checkpoint_name` is that of the checkpoint that a resumed run goes back to. `replan`,
+    asked as `should_stop`, may give the run other numbers of iterations. Raises
     BardletError children where the configuration, the data, a checkpoint or the numbers do not
     allow it.
     """
@@ -77,10 +81,10 @@ def train(
         lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
         t = setup(config, group, machine, init_model, make_log, checkpoint_name)
-        return loop(t, should_stop)
+        return loop(t, should_stop, replan)
 
 
-def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
+def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result:
     """Train to the end of the run, evaluating and saving on the way."""
     config, log, saver, guards = t.config, t.log, t.saver, t.guards
     it, scores = t.start.iter, t.start.scores
@@ -90,6 +94,7 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
     train_s, interval, waits = 0.0, [], []  # seconds per iteration since the last log line
     stopped = False
     t.model.train()
+    t.say_expected_time()
     log.start_progress(it)
     with contextlib.closing(log), saver, stop_signals(log.stopping) as interrupted:
         if config.eval_on_start and it == 0 and not (pretrained or config.eval_only):
@@ -140,6 +145,8 @@ def loop(t: Training, should_stop: Callable[[], bool]) -> Result:
                 break
             if should_stop():
                 break
+            if changed := replan(config, it, train_s):
+                t, config = t.replanned(changed, it), changed
         if stopped:
             log.stopped(it, t.group.world_size)
     t.group.wait()

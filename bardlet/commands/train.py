@@ -17,7 +17,7 @@ from bardlet.io.terminal import log, say
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
     from bardlet.model import GPT
-    from bardlet.train import Result
+    from bardlet.train import Replan, Result
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -27,7 +27,7 @@ def run(parser: Parser, args: list[str]) -> int:
         "a run of its own (default: the newest)",
     )  # fmt: skip
     config, rest = parse_settings(parser, args)
-    result = train_and_show(config, log, rest["checkpoint"])
+    result = train_and_show(config, log, rest["checkpoint"], rest.get("pace"))
     from bardlet.system.distributed import here
 
     if result.stopped:
@@ -41,9 +41,13 @@ def run(parser: Parser, args: list[str]) -> int:
 
 
 def train_and_show(
-    config: TrainConfig, say: Callable[[str], None], checkpoint_name: str = ""
-) -> Result:
-    """Train as `config` says; where it names a model, with a sample of it before and after."""
+    config: TrainConfig, say: Callable[[str], None], checkpoint_name: str = "",
+    pace: Replan | None = None,
+) -> Result:  # fmt: skip
+    """Train as `config` says; where it names a model, with a sample of it before and after.
+
+    `pace` keeps a sized run to its time.
+    """
     from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.system.distributed import here
     from bardlet.train import train
@@ -56,7 +60,7 @@ def train_and_show(
             show("before training", config.init_from, config, say)
         return model
 
-    result = train(config, shown, checkpoint_name=checkpoint_name)
+    result = train(config, shown, checkpoint_name=checkpoint_name, replan=pace or (lambda *_: None))
     if shows and not result.stopped:
         show("after training", config.out_dir, config, say)
     return result
@@ -77,7 +81,7 @@ def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -
 def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[str, Any]]:
     """The run that presets, files and flags ask for; every option of a run is a flag.
 
-    What else the parser has comes back beside it.
+    What else the parser has comes back beside it, and the `pace` of a run that was sized.
     """
     others = {action.dest for action in parser._actions}
     parser.usage = f"{parser.prog} [PRESET | FILE.toml | FILE.py ...] [--option=value ...]"
@@ -118,6 +122,7 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         flags, unused = with_more_time(flags, seconds, say, checkpoint), False
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
+        from bardlet.planning.pace import Pace
         from bardlet.planning.sizing import sized
         from bardlet.system.distributed import here
 
@@ -134,7 +139,10 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
             from bardlet.planning.finetuning import finetuned
 
             return finetuned(flags, shape_of(source), seconds, say)
-        return sized(flags, seconds, say)
+        options, most = sized(flags, seconds, say)
+        if "max_iters" not in flags:
+            rest["pace"] = Pace(budget_s=seconds, max_iters=most, say=log)
+        return options
 
     config = settings.resolve_settings(bases, {**flags, **unknown}, say, size, checkpoint)
     if unused:

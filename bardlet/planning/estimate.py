@@ -5,6 +5,7 @@ Sizes are computed; times and the peak of memory come from trials of the run on 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import DataError
+from bardlet.io.terminal import say
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
 from bardlet.training import auto_batch, saver, trial_process
+from bardlet.training.expected import duration
 from bardlet.training.resume import model_config
-from bardlet.training.trial_process import TrialProcess
+from bardlet.training.trial_process import CompileLateError, TrialProcess
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
 STEPS = 3  # micro-batches in a trial: what each adds is the same from the second on
+COMPILE_S = 90.0  # that a plan waits for torch.compile
 MEGABYTE = 1e6
 
 
@@ -47,8 +51,7 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     with torch.device("meta"):
         model = GPT(model_config(config, vocab_size))
     optimizers = build_optimizers(model, config, "meta", torch.float32)
-    with TrialProcess(config, 0 if dataset else vocab_size) as trials:
-        measured = measure(trials, config, seconds)
+    measured = measured_within(config, 0 if dataset else vocab_size, seconds, unknown)
     if "failed" in measured:
         unknown.append("times and the peak of memory: the run does not fit into memory")
     tokens_per_iter = config.batch_size * config.gradient_accumulation_steps * config.block_size
@@ -68,6 +71,23 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
         "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), measured),
         "unknown": unknown,
     }  # fmt: skip
+
+
+def measured_within(
+    config: TrainConfig, vocab_size: int, seconds: float, unknown: list[str]
+) -> dict[str, Any]:
+    """What `measure` finds, without torch.compile where that takes longer than COMPILE_S."""
+    try:
+        with TrialProcess(config, vocab_size) as trials:
+            trials.compile_s = COMPILE_S
+            return measure(trials, config, seconds)
+    except CompileLateError:
+        pass
+    say("that takes longer: measuring without torch.compile")
+    unknown.append("what torch.compile gains: times are without it, compiling took too long")
+    plain = dataclasses.replace(config, compile=False)
+    with TrialProcess(plain, vocab_size) as trials:
+        return measure(trials, plain, seconds)
 
 
 def measure(trials: TrialProcess, config: TrainConfig, seconds: float) -> dict[str, Any]:
@@ -206,14 +226,6 @@ def total(part: dict[str, Any], room: str) -> str:
     )
     there = "unknown" if part[room] is None else f"{part[room] / MEGABYTE:,.0f}"
     return f"{needed} of {there} MB, {'fits' if part['fits'] else 'DOES NOT FIT'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.1f} s"
 
 
 def fits(planned: dict[str, Any]) -> bool:

@@ -85,6 +85,7 @@ class Plan:
     iters: int
     seconds: float  # of training
     enough: bool  # whether it sees as many tokens as its size asks for
+    max_iters: int  # as many as the text is worth, however much time there is
 
     @property
     def params(self) -> int:
@@ -111,14 +112,18 @@ def plan(
     tokens = rows * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
-    iters = fixed.get("max_iters", min(fit, max(MIN_ITERS, math.ceil(max_tokens / tokens))))
+    worth = max(MIN_ITERS, math.ceil(max_tokens / tokens))
+    iters = fixed.get("max_iters", min(fit, worth))
     fit = max(fit, iters) if iters * step_s <= budget_s else fit
-    chosen = Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=True)
+    chosen = Plan(
+        model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=True,
+        max_iters=worth,
+    )  # fmt: skip
     ratio = TOKENS_PER_PARAMETER * (budget_s * speed.flops / 1e20) ** 0.145
     min_tokens = min(ratio * chosen.params, MIN_EPOCHS * smaller * train_tokens)
     learns = chosen.params <= PARAMETERS_PER_TOKEN * train_tokens
     enough = learns and iters * tokens >= min_tokens and min(MIN_ITERS, fit) <= iters <= fit
-    return Plan(model=model, tokens=tokens, iters=iters, seconds=iters * step_s, enough=enough)
+    return dataclasses.replace(chosen, enough=enough)
 
 
 def sequences(rows: int, fixed: Mapping[str, Any]) -> int:
@@ -183,11 +188,12 @@ def options(
 
 def sized(
     flags: Mapping[str, object], budget_s: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], int]:
     """The options of a run on the dataset that `flags` name, for `budget_s` seconds here.
 
-    What else the flags set is kept to, and checked before the machine is measured. Says what was
-    chosen and why. Raises UsageError with all problems of the flags, DataError without a dataset.
+    With them the most iterations that its text is worth. What else the flags set is kept to, and
+    checked before the machine is measured. Says what was chosen and why. Raises UsageError with all
+    problems of the flags, DataError without a dataset.
     """
     dataset = mixture.opened(str(flags["dataset"]))
     train_tokens, val_tokens = (len(dataset.splits[s]) for s in ("train", "val"))
@@ -212,7 +218,7 @@ def sized(
     for line in reasons(chosen, train_tokens, budget_s, speed, fixed):
         say(line)
     say(recipes.describe(recipe, {**result, **fixed}))
-    return result
+    return result, chosen.max_iters
 
 
 def reasons(

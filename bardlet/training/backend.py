@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from bardlet.config import TrainConfig
+from bardlet.io import terminal
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
-from bardlet.system import device
+from bardlet.system import device, distributed
 from bardlet.system.device import Machine
+
+COMPILING = "compiling the model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ def select(
     if wants_compile(config, model, machine, flops, before):
         idx = torch.zeros(sequences, config.block_size, dtype=torch.int64, device=machine.device)
         first = torch.zeros_like(idx) if config.doc_mask else None  # another graph
+        if distributed.here().main:
+            terminal.say(f"{COMPILING}, which takes up to some minutes")
         forward = device.try_compile(model, idx, machine, first)
     if forward is model and fits(model, training=True):
         forward = NativeGPT(model, machine.dtype)

@@ -13,6 +13,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from bardlet.io import terminal
 from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
 from bardlet.run.state import Scores
+from bardlet.training import expected
+
+PARAMETERS = "number of parameters"
 
 
 class Log:
@@ -98,7 +102,7 @@ class Log:
         max_iters = self.config.max_iters
         in_all = tokens + max(0, max_iters - iter) * tokens_per_iter
         self.say(machine + (f", {backend}" if backend else ""))
-        self.say(f"number of parameters: {params / 1e6:.2f}M")
+        self.say(f"{PARAMETERS}: {params / 1e6:.2f}M")
         self.say(
             f"tokens per iteration: {tokens_per_iter:,}; {max_iters:,} iterations: "
             f"{in_all / train_tokens:.2f} epochs"
@@ -114,10 +118,24 @@ class Log:
             block_size=self.config.block_size, **facts,
         )  # fmt: skip
 
+    def expected(self, measure: Callable[[], float], device: str) -> None:
+        """Say how many seconds the run will take, which `measure` finds out."""
+        if not self.config.eval_only:
+            for line in expected.describe(self.config, measure(), device):
+                self.say(line)
+
+    def replanned(self, config: TrainConfig, it: int) -> None:
+        """Take over another number of iterations."""
+        self.config = config
+        if self.progress is not None:
+            self.progress.update(self.task, total=config.max_iters)
+        self.record(type="event", event="replanned", iter=it, max_iters=config.max_iters)
+
     def width(self) -> float:
         """The columns that a line has."""
-        at_terminal = self.progress is not None and sys.stdout is not None and sys.stdout.isatty()
-        return self.progress.console.width if at_terminal else math.inf
+        if self.progress is None or sys.stdout is None or not sys.stdout.isatty():
+            return math.inf
+        return self.progress.console.width
 
     def advance(self, it: int, loss: float) -> None:
         """Move the bar to iteration `it`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from bardlet.system import device, distributed
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
-from bardlet.training import resume, tracker
+from bardlet.training import expected, resume, tracker
 from bardlet.training.backend import Backend, select
 from bardlet.training.extension import extend
 from bardlet.training.guards import Guards
@@ -71,6 +72,27 @@ class Training:
     def tokens(self, it: int) -> int:
         """The tokens trained on after `it` iterations, in all sessions."""
         return self.start.tokens + (it - self.start.iter) * self.tokens_per_iter
+
+    def say_expected_time(self) -> None:
+        """Say how long the run will take, where that is more than a minute or two."""
+        left = self.config.max_iters - self.start.iter
+        if not self.group.main or self.flops_per_iter * left < expected.LARGE:
+            return
+        # a compiled model would be compiled again for these shapes
+        forward = self.model if self.backend.numerics["compiled"] else self.backend.forward
+        sequences = math.ceil(self.sequences_per_iter / self.group.world_size)
+        measure = functools.partial(
+            expected.iteration_s, forward, self.machine,
+            block_size=self.config.block_size, sequences=sequences,
+        )  # fmt: skip
+        self.log.expected(lambda: left * measure(), self.machine.device.type)
+
+    def replanned(self, config: TrainConfig, it: int) -> Training:
+        """The same run with other numbers of iterations, from iteration `it` on."""
+        if self.group.main:
+            write_text(Path(config.out_dir) / "config.toml", to_toml(config))
+        self.log.replanned(config, it)
+        return dataclasses.replace(self, config=config)
 
     def state(self, it: int, best: float) -> RunState:
         """What else than tensors makes the run after `it` iterations."""

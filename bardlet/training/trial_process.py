@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,10 +21,17 @@ from typing import Any
 from bardlet.config import BUILTIN_INIT, TRIAL, TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
+from bardlet.io.terminal import say
 from bardlet.system import memory
+from bardlet.training import backend, log
 
+POLL_S = 0.2
 ANSWER_S = 1800.0  # seconds that a trial may take beside those it is to run: compiling, slow disks
 OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of torchrun
+
+
+class CompileLateError(TrainingError):
+    """A trial compiled for too long; its process is killed."""
 
 
 class TrialProcess:
@@ -37,6 +45,7 @@ class TrialProcess:
                 "Give --batch_size a number; plan one from scratch in its shape",
             )
         self.config, self.vocab_size = config, vocab_size
+        self.compile_s = math.inf  # that torch.compile may take
 
     def __enter__(self) -> TrialProcess:
         # on the disk of the run; a leftover's name is one that the run sweeps away
@@ -75,23 +84,26 @@ class TrialProcess:
         """The answer to a request; {"failed": "memory"} as well where the process was killed.
 
         TrainingError where it ends otherwise, or does not answer within ANSWER_S seconds and those
-        that the request names.
+        that the request names, CompileLateError where it compiles for more than `compile_s`.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         limit = ANSWER_S + request.get("seconds", 0.0)
-        late = threading.Event()
-        timer = threading.Timer(limit, lambda: (late.set(), self.process.kill()))
-        timer.start()
+        done, late = threading.Event(), threading.Event()
+        watcher = threading.Thread(target=self.watch, args=[limit, done, late], daemon=True)
+        watcher.start()
         try:
             with contextlib.suppress(BrokenPipeError):
                 line = json.dumps({**request, "memory": memory.available()})
                 self.process.stdin.write(line + "\n")
             answer = self.process.stdout.readline()
         finally:
-            timer.cancel()
+            done.set()
+            watcher.join()
         if answer:
             return {"launched": self.launched, **json.loads(answer)}
         code = self.process.wait()
+        if late.is_set() and self.compiles():
+            raise CompileLateError(f"compiling took longer than {self.compile_s:g} s")
         if late.is_set():
             raise TrainingError(
                 f"a trial of the run did not answer within {limit:g} s",
@@ -103,6 +115,28 @@ class TrialProcess:
         text = self.said.read().decode(errors="replace")
         last = (text.strip().splitlines() or ["it said nothing"])[-1]
         raise TrainingError(f"a trial of the run ended with {code}: {last}")
+
+    def watch(self, limit: float, done: threading.Event, late: threading.Event) -> None:
+        """End the process where it does not answer within `limit` seconds, or compiles too long."""
+        began, compiles_since = time.monotonic(), math.inf
+        while not done.wait(POLL_S):
+            now = time.monotonic()
+            if not self.compiles():
+                compiles_since = math.inf
+            elif compiles_since == math.inf:
+                compiles_since = now
+                if self.compile_s < math.inf:
+                    say(f"compiling the model, for at most {self.compile_s:g} s")
+            if now - began > limit or now - compiles_since > self.compile_s:
+                late.set()
+                self.process.kill()
+                return
+
+    def compiles(self) -> bool:
+        """Whether the process compiles, by what it has said."""
+        # through a handle of its own: the process writes where the shared one stands
+        text = (self.folder / "said").read_text(encoding="utf-8", errors="replace")
+        return text.rfind(backend.COMPILING) > text.rfind(log.PARAMETERS)
 
     def of(self, batch_size: int, steps: int, **changes: Any) -> dict[str, Any]:
         """The run's options, changed for a trial of `steps` micro-batches of a size."""

@@ -46,7 +46,7 @@ def stubbed(monkeypatch: MonkeyPatch) -> None:
     done = SimpleNamespace(stopped=False, best_val_loss=1.0, train_s=0.1)
     monkeypatch.setattr("bardlet.train.train", lambda *args, **options: done)
     monkeypatch.setattr("bardlet.planning.estimate.plan", unreachable)
-    monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: {})
+    monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: ({}, 1))
     monkeypatch.setattr("bardlet.commands.verify_resume.verify_resume", unreachable)
 
 

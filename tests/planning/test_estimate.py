@@ -21,10 +21,12 @@ from bardlet.config import TrainConfig, to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError, UsageError
+from bardlet.planning import estimate
 from bardlet.planning.estimate import measure, plan, time_of
 from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.train import train
+from bardlet.training import trial_process
 
 # the peak of a process that trains, as Linux counts it from its start
 PEAK = """
@@ -124,7 +126,7 @@ def test_memory_is_that_of_the_run(
     command = [sys.executable, "-c", PEAK, "train", str(tmp_path / "run.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    peak = 1024 * int(done.stdout)
+    peak = 1024 * int(done.stdout.splitlines()[-1])
     assert sizes["total"] == pytest.approx(peak, rel=0.2)
     if core == "0":
         assert sizes["logits"] == 64 * 128 * 2048 * 4
@@ -211,3 +213,28 @@ def test_a_run_from_another_model_is_refused(dataset_folder: Path, tmp_path: Pat
     config = tiny_config(dataset_folder, tmp_path / "run", init_from="gpt2")
     with pytest.raises(UsageError, match="init_from=gpt2: a run that begins from a model"):
         plan(config, 0.1)
+
+
+def test_compiling_is_said_and_bounded(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A process that says that it compiles, and then nothing, ends with the time for it."""
+    monkeypatch.setattr(estimate, "COMPILE_S", 0.5)
+    launch, commands = subprocess.Popen, []
+
+    def popen(command: list[str], **options: Any) -> Any:
+        commands.append(command)
+        if len(commands) == 1:
+            code = "import sys, time; print('compiling the model', file=sys.stderr, flush=True)"
+            command = [sys.executable, "-c", f"{code}; time.sleep(60)"]
+        return launch(command, **options)
+
+    monkeypatch.setattr(trial_process.subprocess, "Popen", popen)
+    config = tiny_config(dataset_folder, tmp_path / "run", compile=True)
+    planned = estimate.plan(config, 0.1)
+    err = capsys.readouterr().err
+    assert "compiling the model, for at most 0.5 s" in err
+    assert "that takes longer: measuring without torch.compile" in err
+    assert planned["time"]["total_s"] > 0 and planned["compiled"] is False
+    assert any("torch.compile" in text for text in planned["unknown"])

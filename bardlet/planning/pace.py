@@ -1,0 +1,56 @@
+"""A sized run kept to its time: the iterations are adjusted once, early, to the measured speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bardlet.config import TrainConfig
+from bardlet.planning.sizing import TRAINING
+
+MIN_ITERS = 5  # the first of which warms up and does not count
+EARLY = 0.06  # of the budget: before the cooldown of any run begins
+DIFFERS = 0.15  # of the iterations, below which nothing is changed
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """The time that a run was sized for, asked after each iteration until it has decided."""
+
+    budget_s: float
+    max_iters: int  # as many as the text is worth, however fast the machine
+    say: Callable[[str], None]
+    warm: tuple[int, float] | None = field(default=None, init=False)
+    decided: bool = field(default=False, init=False)
+
+    def __call__(self, config: TrainConfig, it: int, train_s: float) -> TrainConfig | None:
+        """The run with other numbers of iterations, or None where it stays as it is.
+
+        `it` iterations took `train_s` seconds of optimisation in this session.
+        """
+        if self.decided:
+            return None
+        if self.warm is None:
+            self.warm = it, train_s
+            return None
+        count, seconds = it - self.warm[0], train_s - self.warm[1]
+        if count < MIN_ITERS - 1 or train_s < EARLY * self.budget_s:
+            return None
+        self.decided = True
+        each = seconds / count
+        # a slower machine evaluates more slowly too, and a tenth of the time was for that
+        slower = each * config.max_iters / (TRAINING * self.budget_s)
+        share = max(0.5, 1 - (1 - TRAINING) * max(1.0, slower))
+        iters = max(it, min(self.max_iters, int(share * self.budget_s / each)))
+        if abs(iters / config.max_iters - 1) < DIFFERS:
+            return None
+        self.say(
+            f"an iteration takes {1000 * each:,.1f} ms here: {iters:,} iterations in place of "
+            f"{config.max_iters:,}, for {self.budget_s:,.0f} s"
+        )
+        evaluations = math.ceil(config.max_iters / config.eval_interval)
+        return dataclasses.replace(
+            config, max_iters=iters, eval_interval=max(1, math.ceil(iters / evaluations))
+        )
