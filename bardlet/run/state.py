@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +110,10 @@ class RunState:
         """
         if self.sequences is not None:
             return self.sequences
-        sizes = [self.option(n, 0) for n in ("batch_size", "gradient_accumulation_steps")]
-        return self.iter * (int(math.prod(sizes)) or per_iter)
+        size, steps = map(self.config.get, ("batch_size", "gradient_accumulation_steps"))
+        if isinstance(size, int) and isinstance(steps, int):
+            return self.iter * size * steps
+        return self.iter * per_iter
 
     def option(self, name: str, default: float) -> float:
         """A number among the run's options, or `default` where it is not known."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import as_ranks, losses, metrics, tiny_config
+from support import a_state, as_ranks, losses, metrics, tiny_config
 
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.loader import Prefetcher
@@ -77,6 +77,20 @@ def test_a_state_without_sequences_opens_as_it_did(
     assert taken == list(range(96))
 
 
+@pytest.mark.parametrize(
+    ("options", "consumed"),
+    [
+        ({"batch_size": 3, "gradient_accumulation_steps": 2}, 30),
+        ({}, 35),
+        ({"batch_size": 1e300, "gradient_accumulation_steps": 1e300}, 35),
+        ({"batch_size": "3", "gradient_accumulation_steps": True}, 35),
+    ],
+)
+def test_what_an_old_state_says_of_its_batches(options: dict[str, Any], consumed: int) -> None:
+    assert a_state(5, config=options).consumed(per_iter=7) == consumed
+    assert a_state(5, config=options, sequences=11).consumed(per_iter=7) == 11
+
+
 def test_epochs_are_told_by_what_was_trained_on(
     dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,4 +129,4 @@ def test_another_number_of_processes_is_said(
     config = tiny_config(dataset_folder, tmp_path / "run", save_interval=4)
     as_ranks(2, lambda: train(dataclasses.replace(config, max_iters=4)))
     train(dataclasses.replace(config, init_from="resume"))
-    assert "and so the results: max_iters=8, was 4; processes=1, was 2\n" in capsys.readouterr().err
+    assert "and so the results: max_iters=8, was 4; processes=1, was 2\n" in capsys.readouterr().out

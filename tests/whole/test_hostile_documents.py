@@ -106,6 +106,8 @@ def test_a_json_bomb_in_the_metrics_is_a_lost_line(bomb: str) -> None:
 LIES: list[tuple[str, list[Any], Any]] = [
     ("state.json", ["iter"], -1), ("state.json", ["iter"], "2"), ("state.json", ["iter"], True),
     ("state.json", ["iter"], 1.5), ("state.json", ["iter"], 9**99), ("state.json", ["tokens"], []),
+    ("state.json", ["sequences"], -1), ("state.json", ["sequences"], 0.5),
+    ("state.json", ["wandb_id"], 7),
     ("state.json", ["dataset"], "words"), ("state.json", ["dataset", "name"], 7),
     ("state.json", ["dataset", "name"], "x" * 10_000), ("state.json", ["dataset", "hash"], None),
     ("state.json", ["scaler"], None), ("state.json", ["config"], []),

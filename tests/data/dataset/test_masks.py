@@ -215,7 +215,7 @@ def test_a_batch_in_which_nothing_counts_is_neither_judged_nor_stepped(
     newest = run_folder.newest(tmp_path / "run")
     judged = run_folder.read_state(newest).guards.losses
     assert list(judged) == [loss for loss in logged if loss is not None]
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "spike" not in said, "a loss of 0 is nothing to compare with"
     assert f"iter {empty[0]}: no token of this batch counts in the loss, no step" in said
     share = re.search(r"([\d.]+)% of the windows of 4 tokens have a token that counts", said)
