@@ -81,8 +81,11 @@ def scripts(folder: Path) -> dict[str, set[str]]:
 
 
 def cycle(imports: Mapping[str, set[str]]) -> list[str]:
-    """Files that import each other, directly or through others; empty where there are none."""
-    done: set[str] = set()
+    """Files that import each other, directly or through others; empty where there are none.
+
+    The package's own module, "", is left out: it names what it loads when asked, far above it.
+    """
+    done: set[str] = {""}
 
     def search(name: str, path: list[str]) -> list[str]:
         if name in path:

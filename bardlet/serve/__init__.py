@@ -1,1 +1,1 @@
-"""What answers from a model: completions of text, whoever asks for them."""
+"""What answers from a model: completions of text, for the command, Python and a server."""

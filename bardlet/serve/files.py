@@ -27,13 +27,13 @@ def prompts(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".jsonl":
         records = [{"prompt": line} for line in lines if line]
     else:
-        records = [record(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+        records = [parsed(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not records:
         raise DataError(f"{path} has no prompt", "Write one a line, or objects in a .jsonl file")
     return records
 
 
-def record(line: str, place: str) -> dict[str, Any]:
+def parsed(line: str, place: str) -> dict[str, Any]:
     """A line's object with a prompt."""
     try:
         value = parse_json(line)
@@ -49,14 +49,14 @@ def answered(
 ) -> Iterator[dict[str, Any]]:
     """The records with their texts; a record's own options stand above `options`."""
     requests = []
-    for i, given in enumerate(records, 1):
-        own = {name: value for name, value in given.items() if name != "prompt"}
+    for i, record in enumerate(records, 1):
+        own = {name: value for name, value in record.items() if name != "prompt"}
         try:
-            requests.append(model.request(given["prompt"], **{**options, **own}))
+            requests.append(model.request(record["prompt"], **{**options, **own}))
         except (UsageError, DataError, TypeError) as error:
             raise DataError(f"prompt {i}: {error}") from None
-    for given, completion in zip(records, model.complete(requests), strict=True):
-        yield {"prompt": given["prompt"], **as_record(model, completion)}
+    for record, completion in zip(records, model.complete(requests), strict=True):
+        yield {"prompt": record["prompt"], **as_record(model, completion)}
 
 
 def as_record(model: Model, completion: Completion) -> dict[str, Any]:
