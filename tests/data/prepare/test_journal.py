@@ -47,7 +47,7 @@ def test_what_a_kill_while_noting_leaves_is_not_published(tmp_path: Path) -> Non
     for name in (".journal.json.77.tmp", "seen-3.bin", "val-00000.mask.raw", "val-00000.bin"):
         (place.folder / name).touch()
     place.note({"units": 1})
-    place.publish({})
+    place.publish({"hash": ""})
     assert sorted(contents(tmp_path / "d")) == ["manifest.json", "val-00000.bin"]
 
 

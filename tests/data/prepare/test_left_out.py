@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,6 +185,16 @@ def test_bytes_that_are_replaced_are_counted_in_every_reader(tmp_path: Path) -> 
     dataset = made(tmp_path / "d", tmp_path, **options)
     assert dataset.manifest["counts"]["replaced"]["number"] == 3
     assert "damaged" not in dataset.manifest["counts"]
+
+
+def test_rows_of_the_hub_that_have_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "of the hub"}, {"text": None, "url": "abc"}, {"text": " "}, {"body": "xy"}]
+    hub = SimpleNamespace(load_dataset=lambda *names, **options: iter(rows * 2))
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    options = {"skip_unreadable": True, "distinct": True, "split": "position"}
+    manifest = made(tmp_path / "d", "hf://me/texts", **options).manifest
+    counts = {"unread": (4, 10), "empty": (2, 2), "duplicates": (1, 10)}
+    assert {r: (c["number"], c["bytes"]) for r, c in manifest["counts"].items()} == counts
 
 
 def test_options_of_a_merge_have_no_effect(
