@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from bardlet.commands.parser import Parser, parse
 from bardlet.errors import UsageError
@@ -11,7 +12,7 @@ from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    parser.add_argument("run", help="run or checkpoint, or what `bardlet import` reads")
+    parser.add_argument("run", help="run or checkpoint, what `bardlet import` reads, or a dataset")
     parser.add_argument("out", help="folder to write, which must not be there yet")
     parser.add_argument("--format", default="hf", help="hf (default), gguf, onnx or nanogpt")
     parser.add_argument(
@@ -25,8 +26,15 @@ def run(parser: Parser, args: list[str]) -> int:
     name = getattr(options, "push", None)
     if name and options.format != "hf":
         raise UsageError(f"--push uploads the format hf, not {options.format}")
+    from bardlet.data.dataset import folder
     from bardlet.interop.export import export
+    from bardlet.interop.nanogpt_dataset import export_dataset, is_dataset
 
+    if folder.is_dataset(Path(options.run)) and options.format != "nanogpt":
+        raise UsageError(f"{options.run} is a dataset", "Only --format=nanogpt writes one")
+    if options.format == "nanogpt" and is_dataset(options.run):
+        done = export_dataset(options.run, Path(options.out), say)
+        return show(done, options.json)
     done = export(
         options.run, Path(options.out), form=options.format, dtype=getattr(options, "dtype", None),
         checkpoint=options.checkpoint, say=say,
@@ -35,7 +43,12 @@ def run(parser: Parser, args: list[str]) -> int:
         from bardlet.interop.huggingface.export import push
 
         done["pushed"] = push(Path(options.out), name)
-    if options.json:
+    return show(done, options.json)
+
+
+def show(done: dict[str, Any], as_json: bool) -> int:
+    """Print what was written, and say what may be done with it."""
+    if as_json:
         print(json.dumps(done))
     else:
         for file, size in done["files"].items():

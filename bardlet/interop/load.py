@@ -17,7 +17,14 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory, forms
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import DataError, UsageError
-from bardlet.interop import end_of_text, nanogpt, nanogpt_state, origin, tensor_names
+from bardlet.interop import (
+    end_of_text,
+    nanogpt,
+    nanogpt_dataset,
+    nanogpt_state,
+    origin,
+    tensor_names,
+)
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.huggingface import config as hf_config
 from bardlet.interop.huggingface import files as hf_files
@@ -154,7 +161,11 @@ def from_nanogpt(path: Path) -> Trained:
         raise UsageError(f"no file at {path}")
     config, weights, dataset = nanogpt.read(path)
     meta = next((p for p in meta_files(path, dataset) if p.is_file()), None)
-    tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
+    own = path.parent / "tokenizer.json"
+    if own.is_file():
+        tokenizer = tokenizers.load(own)
+    else:
+        tokenizer = nanogpt_data.of_meta(meta) if meta else assumed(config, path)
     about = Imported(source=str(path), dataset=Path(dataset).name)
     trained = imported(about, tensor_names.build(config, weights), tokenizer)
     progress = nanogpt_state.read(nanogpt.load(path), config)
@@ -178,7 +189,7 @@ def meta_files(path: Path, dataset: str) -> list[Path]:
 
 def assumed(config: GPTConfig, source: Path) -> Tokenizer:
     """GPT-2's tokenizer, for a model with its vocabulary and without a tokenizer."""
-    if config.llama or config.vocab_size not in nanogpt.GPT2_VOCABULARY:
+    if config.llama or config.vocab_size not in nanogpt_dataset.GPT2_VOCABULARY:
         raise DataError(
             f"{source} comes without a tokenizer, and its vocabulary of {config.vocab_size} is not "
             "GPT-2's",

@@ -9,12 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bardlet.data.dataset import nanogpt as data
-from bardlet.data.dataset import plain_pickle
-from bardlet.data.tokenizers import factory
-from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import CheckpointError
-from bardlet.interop import nanogpt_state, tensor_names
+from bardlet.interop import nanogpt_dataset, nanogpt_state, tensor_names
 from bardlet.interop.tensor_names import EMBEDDING, HEAD
 from bardlet.interop.verify import Comparison, Moments, Trained
 from bardlet.model import GPTConfig
@@ -24,7 +20,6 @@ from bardlet.system.optional_deps import reason
 
 DTYPES = ("float32",)
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
-GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 COMPILED = "_orig_mod."  # torch.compile's prefix of names
 MASKS = ".attn.bias"  # a buffer of nanoGPT without flash attention, and of early versions
 
@@ -48,8 +43,7 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         },
         folder / "ckpt.pt",
     )
-    if meta := data.meta(trained.tokenizer):
-        (folder / "meta.pkl").write_bytes(plain_pickle.write(meta))
+    nanogpt_dataset.write_vocabulary(trained.tokenizer, folder)
 
 
 def best_val_loss(state: RunState) -> float:
@@ -86,16 +80,8 @@ def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
     data, out = f"data/{dataset_name(trained)}", shlex.quote(str(folder.resolve()))
     place = shlex.quote(data)
     copy = [f"mkdir -p {place} && cp {out}/meta.pkl {place}/meta.pkl"]
-    sample = [f"python sample.py --out_dir={out} --device=cpu"]
-    return copy * (folder / "meta.pkl").is_file() + sample * has_tokenizer(trained.tokenizer)
-
-
-def has_tokenizer(tokenizer: Tokenizer) -> bool:
-    """Whether nanoGPT's sample.py has this tokenizer: what a meta.pkl names, or GPT-2's."""
-    if data.meta(tokenizer):
-        return True
-    gpt2 = tokenizer.kind == "bpe" and tokenizer.vocab_size in GPT2_VOCABULARY
-    return gpt2 and fingerprint(tokenizer) == fingerprint(factory.existing("gpt2"))
+    sample = f"python sample.py --out_dir={out} --device=cpu"
+    return [*copy * (folder / "meta.pkl").is_file(), sample]
 
 
 def check_supported(config: GPTConfig) -> None:
@@ -128,8 +114,9 @@ def verify(trained: Trained, folder: Path, dtype: str) -> Comparison | str:
     ):
         raise CheckpointError(f"{folder / 'ckpt.pt'} has another optimizer state than was written")
     said = "nanoGPT is not a package, but the weights read back are equal bit for bit"
-    if not has_tokenizer(trained.tokenizer):
-        said += "; its sample.py knows characters and GPT-2's tokens only, not these"
+    tokenizer = trained.tokenizer
+    if not (nanogpt_dataset.is_gpt2(tokenizer) or nanogpt_dataset.is_list_of_names(tokenizer)):
+        said += "; its sample.py encodes a prompt character by character"
     if trained.state.iter and not moments:
         said += "; it has no state of AdamW, so training goes on there with a fresh one"
     return said

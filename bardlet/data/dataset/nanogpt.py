@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.dataset import plain_pickle
-from bardlet.data.tokenizers import factory, words
+from bardlet.data.tokenizers import base, factory, words
 from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import DataError
 from bardlet.io.atomic import sha256
@@ -57,7 +57,12 @@ def read(folder: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, np.ndarray]
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """The tokenizer of a data folder: meta.pkl's characters, else GPT-2's, as nanoGPT assumes."""
+    """The tokenizer of a data folder: meta.pkl's characters, else GPT-2's, as nanoGPT assumes.
+
+    A tokenizer.json, which exports of ours have where a meta.pkl does not say all, comes first.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return base.load(folder / "tokenizer.json")
     path = folder / "meta.pkl"
     return of_meta(path) if path.is_file() else factory.existing("gpt2")
 
@@ -83,9 +88,9 @@ def of_meta(path: Path) -> Tokenizer:
     return words.from_ids(ids, str(path))
 
 
-def meta(tokenizer: Tokenizer) -> dict[str, Any] | None:
+def meta(tokenizer: Tokenizer) -> dict[str, Any]:
     """What nanoGPT's meta.pkl says of this tokenizer: names for all ids, ids for characters, or for
-    words. None for a tokenizer that is no list of names.
+    words; of tokens of several characters, ids for those of one.
     """
     if isinstance(tokenizer, CharTokenizer):
         names = [piece.decode("utf-8", "surrogatepass") for piece in tokenizer.tokens()]
@@ -94,7 +99,8 @@ def meta(tokenizer: Tokenizer) -> dict[str, Any] | None:
         ids = json.loads(tokenizer.to_json())["model"]["vocab"]
         names = sorted(ids, key=lambda name: ids[name])
     else:
-        return None
+        names = [token.decode("utf-8", "replace") for token in tokenizer.tokens()]
+        ids = {name: i for i, name in reversed([*enumerate(names)]) if len(name) == 1}
     return {"vocab_size": len(names), "itos": dict(enumerate(names)), "stoi": ids}
 
 
