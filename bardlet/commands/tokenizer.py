@@ -163,8 +163,8 @@ def encode(parser: Parser, args: list[str]) -> int:
     if parsed.json:
         print(json.dumps({"ids": ids, "tokens": tokens}))
     else:
-        shown = [json.dumps(token, ensure_ascii=False)[1:-1] for token in tokens[:SHOWN]]
-        say("|".join(shown) + "|..." * (len(tokens) > SHOWN))
+        shown = [json.dumps(token, ensure_ascii=False) for token in tokens[:SHOWN]]
+        say(" ".join(shown) + " ..." * (len(tokens) > SHOWN))
         print(*ids)
     return 0
 

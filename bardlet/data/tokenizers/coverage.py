@@ -32,8 +32,8 @@ class Coverage:
     def omissions(self, text: str, ids: np.ndarray, *, begins: bool = True) -> list[Omission]:
         """What of `text` its tokens `ids`, (T,), do not hold; spaces are not counted.
 
-        The beginning of a document, where this is one, is decoded again: a decoder may take away a
-        space before any other part of it.
+        The beginning of a document of which nothing is lost is decoded again, to see what else is
+        not the same: not of other parts, before which a decoder may take away a space.
         """
         if self.exact:
             return []
@@ -42,10 +42,12 @@ class Coverage:
             lost["unknown"] = self.unknown_characters(text, ids)
         counted = []
         for reason, characters in lost.items():
+            if not characters:
+                continue
             size = len(characters.encode("utf-8", "surrogatepass"))
             counted.append(Omission(reason, len(characters), size))
             counted += [Omission(reason, 0, 0, repr(c)) for c in few(characters)]
-        if begins and (change := self.change(text)):
+        if begins and not counted and (change := self.change(text)):
             counted.append(Omission("altered", 1, 0, change))
         return counted
 
