@@ -19,6 +19,8 @@ def extend(config: TrainConfig, saved: RunState) -> tuple[RunState, list[str]]:
     """
     planned = int(saved.option("max_iters", config.max_iters))
     patience, since_best = config.patience, saved.guards.since_best
+    if saved.iter >= config.max_iters and saved.scores is None:
+        return saved, []  # it was stopped before its last evaluation, which is made now
     if saved.iter >= config.max_iters:
         return saved, [
             f"{config.out_dir} has done {saved.iter:,} iterations, max_iters={config.max_iters}: "

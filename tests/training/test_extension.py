@@ -80,6 +80,14 @@ def test_a_finished_run_says_why_nothing_is_trained(
     assert len(metrics(run)) == 8
 
 
+def test_a_last_evaluation_that_is_missing_is_made(run: TrainConfig, said: Said) -> None:
+    newest = run_folder.newest(Path(run.out_dir))
+    (newest / run_folder.EVAL).unlink()
+    err = said("--resume", f"--out_dir={run.out_dir}")
+    assert "nothing is left to train" not in err
+    assert run_folder.finished(newest)
+
+
 def test_a_rate_of_zero_is_refused_with_the_command(
     dataset_folder: Path, tmp_path: Path, said: Said
 ) -> None:
