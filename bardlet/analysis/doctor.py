@@ -13,9 +13,11 @@ from functools import partial
 from statistics import fmean, median
 from typing import Any
 
+from bardlet.analysis import splits
 from bardlet.analysis.finding import Finding
 from bardlet.analysis.history import History
 from bardlet.analysis.texts import data_repeated, little_counts, vocabulary_too_large
+from bardlet.data.dataset.folder import Dataset
 from bardlet.training.collapse import reread
 
 MIN_LINES = 20  # lines of iterations, before a curve is judged
@@ -31,9 +33,17 @@ WAITING = 0.3  # of an iteration's time
 IDLE = 0.4  # MFU below which a device is said to idle; kept busy, small models reach it
 
 
-def diagnose(history: History) -> list[Finding]:
-    """All findings, the gravest first; empty for a healthy run."""
-    return [finding for illness in ILLNESSES if (finding := illness(history)) is not None]
+def diagnose(history: History, dataset: Dataset | None = None) -> list[Finding]:
+    """All findings, the gravest first; empty for a healthy run.
+
+    `dataset` is what the run was trained on, where it is still there.
+    """
+    findings = [finding for illness in ILLNESSES if (finding := illness(history)) is not None]
+    between = splits.gap(history, dataset)
+    overfits = any(finding.illness == "overfitting" for finding in findings)
+    if between and not (overfits and between.iter is not None):  # which explains the gap
+        findings.append(between)
+    return findings
 
 
 def long(history: History) -> bool:

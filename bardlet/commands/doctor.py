@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bardlet.commands.dependents import dataset_of
 from bardlet.commands.parser import Parser, parse
 from bardlet.commands.settings import newest_run
+from bardlet.errors import BardletError
 from bardlet.io.terminal import say
+
+if TYPE_CHECKING:
+    from bardlet.data.dataset.folder import Dataset
 
 
 def run(parser: Parser, args: list[str]) -> int:
@@ -19,7 +26,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
     path = Path(parsed.run or newest_run(say))
     past = history.read(path)
-    findings = doctor.diagnose(past)
+    findings = doctor.diagnose(past, trained_on(path))
     lines = len(past.iters)
     if parsed.json:
         print(json.dumps({
@@ -39,3 +46,14 @@ def run(parser: Parser, args: list[str]) -> int:
         )
         print(f"{path} is healthy: nothing found in {lines:,} lines of iterations{few}")
     return 1 if findings else 0
+
+
+def trained_on(run: Path) -> Dataset | None:
+    """The dataset of a run, where it lies as it was."""
+    from bardlet.data.dataset import mixture
+
+    for ref in dataset_of(run):
+        with contextlib.suppress(BardletError):
+            dataset = mixture.opened(ref.name)
+            return dataset if dataset.hash == ref.hash else None
+    return None
