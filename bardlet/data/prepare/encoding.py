@@ -116,6 +116,19 @@ def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -
         left = part.end - part.start if isinstance(part, Range) else 0
         result.counts.add("damaged", 1, left)
         result.failed.setdefault(name, error.message)
+        if isinstance(part, Range) and (edge := edge_of(part)):
+            yield edge
+
+
+def edge_of(part: Range) -> Piece | None:
+    """What stands for a part of a text that cannot be read, where the text begins or ends there."""
+    first, last = part.start == 0, part.end == part.input.bytes
+    if part.input.kind != "text" or first == last:
+        return None
+    return Piece(
+        text="\n", first=first, last=last, char_offset=part.char_offset,
+        split_point=part.split_point,
+    )  # fmt: skip
 
 
 def scan(unit: Unit, spec: EncodeSpec) -> Scanned:

@@ -131,6 +131,31 @@ def test_what_can_be_read_of_a_damaged_file_is_a_document(
     assert damaged[-1] == "\n" and whole.startswith(damaged[:-1])
 
 
+@pytest.mark.parametrize("place", [100, 17_000, -5])
+@pytest.mark.parametrize("split", ["position", "document"])
+@pytest.mark.usefixtures("small_units")
+def test_a_text_of_which_a_part_cannot_be_read_begins_and_ends(
+    split: str, place: int, tmp_path: Path
+) -> None:
+    text = words(6000)
+    raw = text.encode()
+    (tmp_path / "a.txt").write_bytes(raw[:place] + b"\xff" + raw[place:])
+    jsonl(tmp_path / "b.jsonl", TEXTS)
+    given = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    dataset = made(tmp_path / "d", *given, split=split, skip_unreadable=True)
+    train, val = (texts_of(dataset, split) for split in SPLITS)
+    if split == "position":
+        found = [first + second for first, second in zip(train, val, strict=True)]
+    else:
+        found = train + val
+    assert len(found) == 61 and set(TEXTS) <= set(found)
+    [damaged] = [document for document in found if document not in TEXTS]
+    left = dataset.manifest["counts"]["damaged"]
+    assert left["number"] == 1 and 3000 < left["bytes"] < 10_000
+    added = 0 if place == 17_000 else 1  # a line end for the part
+    assert len(damaged.encode()) == len(raw) + 1 - left["bytes"] + added
+
+
 def test_nothing_that_can_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:10])
     with pytest.raises(DataError, match=r"nothing could be read: cannot read a\.jsonl\.gz: it is"):
