@@ -23,10 +23,10 @@ SECONDS = 0.5  # of a trial of one micro-batch
 LONGEST = 10.0  # seconds; what takes as long has nothing left to gain from being larger
 MARGIN = 0.9  # of the memory that is free: a run's grows by some after its first iterations
 EQUAL = 1.03  # times: trials of the same differ by as much
-SLOWER = 1.5  # times the fastest so far: a size that is tried again, and speaks for larger ones
-MAX_SLOWER = 3  # consecutive sizes
-MAX_STEPS = 8  # micro-batches of an iteration that the time of one more is told by
-MIN_MORE = 0.1  # of an iteration of one micro-batch: the rest, Muon's step above all, is less
+SLOWER = 1.5  # times the fastest so far: such a size is tried again
+MAX_SLOWER = 3  # consecutive sizes, which end the search
+MAX_STEPS = 8  # micro-batches of the trial that measures the time of one more
+MIN_MORE = 0.1  # part of an iteration of one micro-batch that a further one takes, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +146,14 @@ def measure(trials: TrialProcess, size: int, share: int) -> Measurement | None:
     if "failed" in once or once["peak_bytes"] > MARGIN * once["available_bytes"]:
         return None
     more = once["iter_s"]
-    # as many at once as take little time: a difference of two, divided, errs by less than of one
+    # several where that takes little time: chance in the difference is divided by their number
     steps = min(math.ceil(share / size), max(2, min(MAX_STEPS, int(SECONDS / more))))
     if steps > 1:
         several = trials.iterations(size, steps, SECONDS, compile=False)
         if "failed" in several:
             return None
         more = max(0.0, several["iter_s"] - once["iter_s"]) / (steps - 1)
-        # what is below is chance: a micro-batch more is a large part of the first
+        # where the first trial was slow by chance, a further micro-batch would seem to be free
         more = max(more, MIN_MORE * once["iter_s"])
     return Measurement(
         size=size, first_s=once["iter_s"], more_s=more, peak_bytes=once["peak_bytes"]
