@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from bardlet.data.prepare.options import Options
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.sources import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import factory, forms
 from bardlet.errors import DataError
 
 
@@ -144,10 +146,24 @@ def unchanged(
     if there.about is None:
         return f"{out} is prepared again: nanoGPT made it"
     differ = changes(there.about, collection, options)
+    if not differ and other_vocabulary(there, options["tokenizer"]):
+        differ = [f"{options['tokenizer']} is another vocabulary"]
     if differ:
         return f"{out} is prepared again: {'; '.join(differ)}"
     say(f"{out} is up to date: the same sources and options")
     return there
+
+
+def other_vocabulary(there: Dataset, name: str) -> bool:
+    """Whether a file or folder that names a tokenizer holds another than the dataset's."""
+    if name in factory.OURS or not Path(name).exists():
+        return False
+    file = forms.find(Path(name)) if Path(name).is_dir() else Path(name)
+    with contextlib.suppress(OSError):  # the usual case, without opening it
+        if file.read_bytes() == (there.folder / "tokenizer.json").read_bytes():
+            return False
+    hash_of = tokenizers.fingerprint(factory.existing(name))
+    return hash_of != tokenizers.fingerprint(there.tokenizer)
 
 
 def changes(manifest: Manifest, collection: Collection, options: dict[str, Any]) -> list[str]:

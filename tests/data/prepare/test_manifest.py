@@ -9,6 +9,7 @@ from corpora import TEXTS, contents, jsonl, made, texts_of
 
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.text.records import Reading
+from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.errors import DataError, UsageError
 
 
@@ -58,3 +59,18 @@ def test_why_a_dataset_is_prepared_again_is_said_when_it_is(tmp_path: Path) -> N
     made(tmp_path / "d", path, say=said.append, reading=reading)
     changed = "prompt_key is id, not none; response_key is text, not none"
     assert said[0] == f"{tmp_path / 'd'} is prepared again: {changed}"
+
+
+def test_a_vocabulary_that_was_made_anew_is_not_up_to_date(tmp_path: Path) -> None:
+    """A file of the same name with other tokens in it."""
+    vocabulary, said = tmp_path / "tokenizer.json", list[str]()
+    path = tmp_path / "a.txt"
+    path.write_text("abc abd " * 30, encoding="utf-8")
+    for chars, again in (("abcd ", False), ("abcd ", True), ("dcab ", False)):
+        vocabulary.write_text(CharTokenizer(chars).to_json(), encoding="utf-8")
+        said.clear()
+        dataset = made(tmp_path / "d", path, tokenizer=str(vocabulary), say=said.append)
+        assert any("is up to date" in line for line in said) == again
+        assert isinstance(dataset.tokenizer, CharTokenizer)
+        assert dataset.tokenizer.chars == chars
+    assert any(f"{vocabulary} is another vocabulary" in line for line in said)
