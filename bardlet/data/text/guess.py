@@ -21,6 +21,7 @@ CANDIDATES = ["utf_8", "gb18030", "big5", "cp932", "euc_jp", "euc_kr", "cp1251",
               "cp1250", "cp1253", "cp1256"]  # fmt: skip
 WIDE = ["utf_16_le", "utf_16_be"]  # which read anything as Chinese: of a sample that is long enough
 LONG = 200  # bytes
+MESS = 0.5  # how odd a text may look that is still named: that of short lines among numbers is 0.3
 PANDOC = "Make it text first, for example: pandoc FILE -t plain -o FILE.txt"
 COMPRESSED = "Give it the ending {0}, or unpack it first"
 CONVERT = "Convert it to Parquet or to lines of JSON first"
@@ -160,7 +161,7 @@ def likely(raw: bytes) -> list[str]:
 
     names: list[str] = []
     candidates = CANDIDATES + WIDE * (len(raw) >= LONG)
-    for match in from_bytes(raw, cp_isolation=candidates):
+    for match in from_bytes(raw, cp_isolation=candidates, threshold=MESS):
         same = sorted(set(match.could_be_from_charset) & set(candidates), key=candidates.index)
         names += [name for name in same[:1] if name not in names]
     return names

@@ -45,6 +45,13 @@ def test_the_encoding_is_named_with_a_line_that_it_gives(encoding: str, tmp_path
     assert dataset.tokenizer.decode(dataset.splits["train"].read(0, 30)).startswith("A line b")
 
 
+def test_a_table_of_short_texts_is_enough(tmp_path: Path) -> None:
+    rows = "".join(f'{i},"{TEXTS["cp932"]}{i}"\n' for i in range(30))
+    (tmp_path / "a.csv").write_bytes(f"id,text\n{rows}".encode("cp932"))
+    with pytest.raises(DataError, match=r"Name its encoding: --encoding cp932 reads '0,"):
+        made(tmp_path / "d", tmp_path / "a.csv")
+
+
 def zipped(*names: str) -> bytes:
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:
