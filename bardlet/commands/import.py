@@ -17,7 +17,7 @@ def run(parser: Parser, args: list[str]) -> int:
         "file, nanoGPT's ckpt.pt, or a model's name on the hub, such as gpt2 or OWNER/NAME",
     )
     parser.add_argument("out", help="run folder to write, which must not be there yet")
-    parser.add_argument("--block_size", type=int, help="keep this much of the context")
+    parser.add_argument("--block_size", type=int, help="context to keep; default: all")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     options = parse(parser, args)
     from bardlet.interop import load

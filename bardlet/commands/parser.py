@@ -19,6 +19,20 @@ FORMAT = (
 EXT = "endings of the files to read of folders and archives, such as .txt,.md; default: all text"
 
 
+class Formatter(argparse.HelpFormatter):
+    """Help in which every option has its default, unless its text says what happens without it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if not action.option_strings or "default" in text or action.dest == "help":
+            return text
+        if isinstance(action, argparse._StoreTrueAction):
+            return f"{text} (default off)"
+        if action.default in (argparse.SUPPRESS, None, "") or action.default == []:
+            return f"{text} (default: none)"
+        return f"{text} (default {str(action.default).replace('%', '%%')})"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UsageErrors, and which leaves out what was not given."""
 
@@ -28,6 +42,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
+            formatter_class=Formatter,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -72,7 +87,7 @@ def split_unknown(parser: Parser, args: list[str]) -> tuple[list[str], dict[str,
 def add_run(parser: Parser) -> None:
     """The options that choose a trained model and the machine for it."""
     parser.add_argument("run", nargs="?", default=None, help="run or checkpoint; else the newest")
-    parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it")
+    parser.add_argument("--out_dir", default=None, help="nanoGPT's name for it; default: none")
     parser.add_argument(
         "--init_from", default=None,
         help="nanoGPT's choice: resume (default) is the run in out_dir; else a model such as gpt2",
@@ -88,7 +103,7 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--text_key", default="text", help="JSON key or column of the text, or of its lines"
     )
-    parser.add_argument("--text_column", dest="text_key", help="the same, of a table")
+    parser.add_argument("--text_column", dest="text_key", help="the same; default: its value")
     parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
     parser.add_argument("--response_key", default="", help="key of the response to it")
     parser.add_argument(
