@@ -154,6 +154,7 @@ def write(
     import numpy as np
 
     from bardlet.analysis import memorization
+    from bardlet.data.tokenizers.coverage import losses
     from bardlet.sample import check
     from bardlet.serve.completion import Completion
     from bardlet.serve.files import as_records
@@ -164,6 +165,8 @@ def write(
     trained_on = training_text(trained.source, dataset) if check_memorization else None
     text = prompt_text(start, model)
     prompt = model.prompt(text)
+    for line in losses(tokenizer, text):
+        say(f"of the prompt, {line}")
     if len(prompt) > model.context:
         say(f"the prompt is longer than the context of {model.context}: its end counts")
     requests = [

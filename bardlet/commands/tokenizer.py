@@ -146,9 +146,8 @@ def encode(parser: Parser, args: list[str]) -> int:
         help="a special token's name in the text is the token; else it is text",
     )  # fmt: skip
     parsed = parse_with_tokenizer(parser, args, "text")
-    from bardlet.data.text.counts import Counts
     from bardlet.data.tokenizers.base import encode_with_special
-    from bardlet.data.tokenizers.coverage import Coverage
+    from bardlet.data.tokenizers.coverage import losses
 
     tokenizer = opened(parsed.tokenizer)
     text = " ".join(parsed.text) if parsed.text else standard_input()
@@ -156,9 +155,7 @@ def encode(parser: Parser, args: list[str]) -> int:
     encoded = encode_with_special(tokenizer, text) if allowed else tokenizer.encode(text)
     ids = encoded.tolist()
     tokens = [tokenizer.tokens()[i].decode("utf-8", "backslashreplace") for i in ids]
-    counts = Counts()
-    counts.add_all(Coverage(tokenizer).omissions(text, encoded, begins=False))
-    for line in counts.report():
+    for line in losses(tokenizer, text):
         say(line)
     if parsed.json:
         print(json.dumps({"ids": ids, "tokens": tokens}))

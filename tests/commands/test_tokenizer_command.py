@@ -466,3 +466,7 @@ def test_text_that_is_lost_is_said(printed: Any, capfd: CaptureFixture[str]) -> 
     assert cli.main(["tokenizer", "encode", "--tokenizer=t.json", "ox xo"]) == 0
     lost = "2 characters that the vocabulary lacks became its token for unknown ones (2 bytes): 'x'"
     assert lost in capfd.readouterr().err
+    printed("prepare", "plays.txt", "--tokenizer=t.json", "--out=d")
+    printed("train", "--dataset=d", "--out_dir=out/r", *SHAPE, "--max_iters=1")
+    assert cli.main(["sample", "out/r", "--start=ox xo", "--max_new_tokens=1"]) == 0
+    assert f"of the prompt, {lost}" in capfd.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.text.counts import EXAMPLES, Omission
+from bardlet.data.text.counts import EXAMPLES, Counts, Omission
 from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer, LibraryTokenizer
 from bardlet.data.tokenizers.byte_tokens import ALPHABET
@@ -88,6 +88,13 @@ class Coverage:
         at = next(differ, min(len(text), len(decoded)))
         around = slice(max(at - WIDTH, 0), at + WIDTH)
         return f"{text[around]!r} is {decoded[around]!r}"
+
+
+def losses(tokenizer: Tokenizer, text: str) -> list[str]:
+    """A line for each reason for which a vocabulary does not hold all of `text`."""
+    counts = Counts()
+    counts.add_all(Coverage(tokenizer).omissions(text, tokenizer.encode(text), begins=False))
+    return counts.report()
 
 
 def few(characters: str) -> list[str]:
