@@ -11,7 +11,7 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import fingerprint
-from bardlet.errors import BardletError, DataError
+from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop import load, nanogpt
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import model as gguf_model
@@ -62,6 +62,8 @@ def shape_of(source: str) -> GPTConfig:
     Raises what load_model does where there is no such source, or it is damaged.
     """
     path = Path(source)
+    if path.suffix in (".pt", ".gguf") and not path.is_file():
+        raise UsageError(f"no file at {path}")
     if path.suffix == ".pt":
         return nanogpt.read_config(nanogpt.load(path), path)
     if path.suffix == ".gguf":

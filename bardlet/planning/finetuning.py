@@ -17,6 +17,7 @@ import torch
 
 from bardlet.config import resolve
 from bardlet.data.dataset import mixture
+from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import recipe
 from bardlet.planning.sizing import TRAINING, sequences
@@ -48,6 +49,11 @@ def finetuned(
     longest = 2 ** int(math.log2(max(8, train_tokens // 8)))
     rank = fixed.get("lora_rank", 0)
     context = fixed.get("block_size", min(shape.block_size, longest))
+    if context > shape.block_size:
+        raise UsageError(
+            f"block_size={context} is above the {shape.block_size} of {flags['init_from']}",
+            f"Give at most --block_size={shape.block_size}",
+        )
     kept = ("vocab_size", "dropout", "lora_rank")  # the run's own
     of_model = {k: v for k, v in dataclasses.asdict(shape).items() if k not in kept}
     of_model["block_size"] = context

@@ -72,6 +72,16 @@ def test_what_contradicts_the_model_is_said(
     assert cli.main(["train", "--dataset=other", "--init_from=out/none", "--out_dir=out/x"]) == 1
     assert "no run at out/none" in capsys.readouterr().err
     assert not Path("out/x").exists()
+    for wrong, words in [
+        (["--init_from=none.gguf"], "no file at none.gguf"),
+        (["--init_from=none/ckpt.pt"], "no file at none/ckpt.pt"),
+        (["--init_from=out/base", "--block_size=32"], "block_size=32 is above the 16 of out/base"),
+        (["--init_from=out/base", "--lora_rank=x"], "lora_rank=x is not an integer"),
+    ]:
+        assert cli.main(["train", "--dataset=other", "--out_dir=out/x", *wrong]) == 2
+        err = capsys.readouterr().err
+        assert words in err and "finetuning" not in err, "nothing was measured"
+        assert not Path("out/x").exists()
 
 
 def test_a_model_is_not_trained_over(base: TrainConfig, tmp_path: Path) -> None:
