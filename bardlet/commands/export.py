@@ -17,7 +17,8 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--format", default="hf", help="hf (default), gguf, onnx or nanogpt")
     parser.add_argument(
         "--dtype",
-        help="hf: float32 (default), bfloat16, float16; gguf: F32 (default), F16, BF16, Q8_0, Q4_0",
+        help="hf: float32 (default), bfloat16, float16; gguf: F32 (default), F16, BF16, Q8_0, "
+        "Q6_K, Q4_K_M, Q4_0",
     )  # fmt: skip
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--push", metavar="NAME", help="hf: upload as this model of the hub")

@@ -77,7 +77,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
 # dtypes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", gguf_quant.QUANT_TYPES)
+PLAIN = [name for name in gguf_quant.QUANT_TYPES if not name.endswith("_K")]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
     rows = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32) * np.float32(scale)
@@ -85,7 +88,7 @@ def test_numbers_are_those_of_the_gguf_package(name: str, scale: float) -> None:
     kind = oracle.GGMLQuantizationType[name]
     theirs = oracle.quants.quantize(rows, kind)
     raw = np.frombuffer(theirs.tobytes(), dtype=np.uint8)
-    if name in gguf.DTYPES:
+    if name in gguf_quant.WRITABLE:
         assert np.array_equal(gguf_quant.encode(rows, name), raw)
     decoded = gguf_quant.decode(raw, name)
     assert np.array_equal(decoded, oracle.quants.dequantize(theirs, kind).reshape(-1))
@@ -105,6 +108,46 @@ def test_the_gguf_package_reads_what_we_write(tmp_path: Path) -> None:
         values = oracle.quants.dequantize(tensor.data, tensor.tensor_type)
         assert np.array_equal(values, file.tensor(tensor.name))
         assert tensor.data_offset % gguf_file.ALIGNMENT == 0
+
+
+K_QUANTS = [name for name in gguf_quant.QUANT_TYPES if name.endswith("_K")]
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+def test_k_quants_of_any_bytes_are_those_of_the_gguf_package(name: str) -> None:
+    """Which writes none, so that every byte is drawn but for the scales, which are numbers."""
+    generator = np.random.default_rng(0)
+    size = gguf_quant.QUANT_TYPES[name].block_bytes
+    raw = generator.integers(0, 256, size=(20, size), dtype=np.uint8)
+    for at in [208] if name == "Q6_K" else [0, 2]:
+        raw[:, at : at + 2] = generator.normal(size=(20, 1)).astype("<f2").view(np.uint8)
+    theirs = oracle.quants.dequantize(raw, oracle.GGMLQuantizationType[name])
+    assert np.array_equal(gguf_quant.decode(raw.reshape(-1), name), theirs.reshape(-1))
+
+
+@pytest.mark.parametrize(("name", "error"), [("Q4_K", 0.1), ("Q6_K", 0.025)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_k_quants_round_each_block_by_little(name: str, error: float, scale: float) -> None:
+    rows = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32) * np.float32(scale)
+    rows[1], rows[2], rows[3, 5], rows[4, :32] = 0, scale, -4 * scale, 0
+    rows[5] += 3 * scale
+    raw = gguf_quant.encode(rows, name)
+    assert len(raw) == 8 * gguf_quant.QUANT_TYPES[name].block_bytes
+    back = gguf_quant.decode(raw, name).reshape(rows.shape)
+    off = np.linalg.norm(back - rows, axis=1) / np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
+    assert off.max() < error and not back[1].any()
+
+
+@needs_llamacpp
+@pytest.mark.parametrize("dtype", ["Q4_K_M", "Q6_K"])
+def test_llamacpp_runs_k_quants(dtype: str, tmp_path: Path) -> None:
+    wide = {"n_embd": 256, "n_head": 4, "mlp_dim": 256, "block_size": 40}
+    check(trained("llama, tied", **wide), tmp_path, dtype)
+    file = gguf_file.read(next(tmp_path.glob("*.gguf")))
+    kinds = {name: info.dtype for name, info in file.tensors.items() if len(info.shape) == 2}
+    assert kinds["token_embd.weight"] == kinds["blk.1.ffn_down.weight"] == "Q6_K"
+    assert kinds["blk.0.ffn_up.weight"] == dtype.removesuffix("_M")
+    assert set(kinds.values()) <= {"Q4_K", "Q6_K"}
 
 
 def test_we_read_what_the_gguf_package_writes(tmp_path: Path) -> None:

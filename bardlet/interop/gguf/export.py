@@ -17,7 +17,7 @@ from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import llamacpp
 from bardlet.interop.gguf import model as gguf_model
 from bardlet.interop.gguf import vocab as gguf_vocab
-from bardlet.interop.gguf.quant import WRITABLE
+from bardlet.interop.gguf.model import FILE_TYPE
 from bardlet.interop.verify import GREEDY_TOKENS, Comparison, Trained, greedy_equal
 from bardlet.model import GPT
 from bardlet.run.checkpoint import write_text
@@ -25,14 +25,16 @@ from bardlet.sample import generate
 from bardlet.sampling.filters import Sampling
 from bardlet.system.optional_deps import has
 
-DTYPES = WRITABLE
+DTYPES = tuple(FILE_TYPE)
 # bound of what rounding to the nearest changes a matrix by, relative to its norm: half of the last
 # bit, or in each block all weights but the largest by half a step of 1/127 or 1/8 of that one
-ROUNDING = {"F32": 0.0, "F16": 5e-4, "BF16": 2e-3, "Q8_0": 0.022, "Q4_0": 0.35}
+ROUNDING = {"F32": 0.0, "F16": 5e-4, "BF16": 2e-3, "Q8_0": 0.022, "Q6_K": 0.1, "Q4_K_M": 0.25,
+            "Q4_0": 0.35}  # fmt: skip
 # of logits, in their standard deviations. llama.cpp rounds activations to the dtype of the matrix
-# that they are multiplied by, with Q4_0 to eight bits; the largest measured, in SmolLM2 and in
-# random models: 1.2e-5, 0.006, 0.06, 0.23, 0.21.
-TOLERANCE = {"F32": 1e-4, "F16": 0.02, "BF16": 0.15, "Q8_0": 0.5, "Q4_0": 0.5}
+# that they are multiplied by, with Q4_0 and K-quants to eight bits; the largest measured, in
+# SmolLM2 and in random models: 1.2e-5, 0.006, 0.06, 0.23, 0.22, 0.36, 0.21.
+TOLERANCE = {"F32": 1e-4, "F16": 0.02, "BF16": 0.15, "Q8_0": 0.5, "Q6_K": 0.8, "Q4_K_M": 0.8,
+             "Q4_0": 0.5}  # fmt: skip
 # the lowest of gpt2: llama.cpp looks GELU, approximated by tanh, up in a table of float16
 GELU_TOLERANCE = 0.02
 # Ollama's own defaults draw from other tokens: these are those of `bardlet sample`

@@ -9,6 +9,7 @@ model without one gets a row for it (end_of_text.py).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ ARCHITECTURES = ("gpt2", "llama", "qwen3", "qwen2")
 ROWS = "bardlet.vocab_size"  # our key: the model's own rows, where the file has one more
 CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_SIZE = 1 << 20  # of any dimension: rotary tables are made for every position
-FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # general.file_type
+FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18, "BF16": 32}
 # keys that change what a model computes, with the values that do not
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,),
@@ -174,7 +175,7 @@ def write(
     for name, piece in tensor_names.split(config, weights, "gguf").items():
         if architecture(config) == "llama" and is_interleaved(name):
             piece = interleave(piece, config.head_size)
-        tensors[name] = dtype_of(name, piece, dtype), piece.numpy()
+        tensors[name] = dtype_of(name, piece, dtype, config.n_layer), piece.numpy()
     gguf_file.write(path, metadata, tensors)
 
 
@@ -208,11 +209,13 @@ def write_config(config: GPTConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def dtype_of(name: str, weights: Tensor, dtype: str) -> str:
+def dtype_of(name: str, weights: Tensor, dtype: str, layers: int) -> str:
     """The dtype of one tensor: vectors and learned positions stay float32.
 
-    The vocabulary's matrices lose most by few bits and keep eight; rows that are not whole blocks
-    keep sixteen. CheckpointError for weights that are not finite or do not fit float16.
+    The vocabulary's matrices lose most by few bits and keep eight, in K-quants six, as there some
+    of the values and of the MLP's last matrices do. Rows that are not whole blocks of 256 keep
+    eight bits, not of 32 sixteen. CheckpointError for weights that are not finite or do not fit
+    float16.
     """
     if not weights.isfinite().all():
         raise CheckpointError(f"{name} has weights that are not finite")
@@ -220,8 +223,23 @@ def dtype_of(name: str, weights: Tensor, dtype: str) -> str:
         return "F32"
     if dtype == "Q4_0" and name in ("token_embd.weight", "output.weight"):
         dtype = "Q8_0"
+    if dtype == "Q4_K_M":
+        dtype = "Q6_K" if keeps_six_bits(name, layers) else "Q4_K"
+    if dtype.endswith("_K") and weights.size(-1) % QUANT_TYPES[dtype].block:
+        dtype = "Q8_0"
     if weights.size(-1) % QUANT_TYPES[dtype].block:
         dtype = "F16"
     if dtype == "F16" and weights.abs().max() > torch.finfo(torch.float16).max:
         raise CheckpointError(f"{name} has weights beyond float16", "Export as BF16")
     return dtype
+
+
+def keeps_six_bits(name: str, layers: int) -> bool:
+    """Whether a matrix has six bits in Q4_K_M, as llama.cpp chooses them."""
+    if name in ("token_embd.weight", "output.weight"):
+        return True
+    block = re.fullmatch(r"blk\.(\d+)\.(attn_v|attn_qkv|ffn_down)\.weight", name)
+    if not block:
+        return False
+    i, eighth = int(block[1]), layers // 8
+    return i < eighth or i >= 7 * layers // 8 or (i - eighth) % 3 == 2

@@ -1,12 +1,15 @@
 """Weights in GGUF's dtypes: blocks of a scale and small integers, to float32 and back.
 
-A quantised row is a sequence of blocks of 32 weights, so its length must be a multiple of 32.
+A quantised row is a sequence of blocks of 32 weights, of K-quants 256, so its length must be a
+multiple of that.
 Layouts are those of ggml, little-endian; d is a block's scale and m its minimum, float16.
 
 F32, F16, BF16   plain numbers
 Q8_0             d, then 32 signed bytes q: weight = d q
 Q4_0             d, then 16 bytes of two nibbles q: weight = d (q - 8)
 Q4_1             d, m, then 16 bytes of two nibbles q: weight = d q + m
+
+Q4_K, Q5_K, Q6_K  see k_quants.py
 
 Byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half.
 """
@@ -16,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from bardlet.interop.gguf import k_quants
 
 BLOCK = 32  # weights in a block of the quantised formats
 
@@ -35,10 +40,13 @@ QUANT_TYPES = {
     "Q4_0": QuantType(id=2, block=BLOCK, block_bytes=18),
     "Q4_1": QuantType(id=3, block=BLOCK, block_bytes=20),
     "Q8_0": QuantType(id=8, block=BLOCK, block_bytes=34),
+    "Q4_K": QuantType(id=12, block=k_quants.BLOCK, block_bytes=144),
+    "Q5_K": QuantType(id=13, block=k_quants.BLOCK, block_bytes=176),
+    "Q6_K": QuantType(id=14, block=k_quants.BLOCK, block_bytes=210),
     "BF16": QuantType(id=30, block=1, block_bytes=2),
 }
 DTYPE_BY_ID = {dtype.id: name for name, dtype in QUANT_TYPES.items()}
-WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
+WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
 
 
 def encode(weights: np.ndarray, name: str) -> np.ndarray:
@@ -55,6 +63,8 @@ def encode(weights: np.ndarray, name: str) -> np.ndarray:
         bits = flat.view("<u4").astype(np.uint64)
         nearest_even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return nearest_even.astype("<u2").view(np.uint8)
+    if name in ("Q4_K", "Q6_K"):
+        return k_quants.encode(flat.reshape(-1, k_quants.BLOCK), name)
     blocks = flat.reshape(-1, BLOCK)  # (N, 32)
     if name == "Q8_0":
         scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)  # (N, 1)
@@ -78,6 +88,8 @@ def decode(raw: np.ndarray, name: str) -> np.ndarray:
         return raw.view("<f2").astype(np.float32)
     if name == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if name.endswith("_K"):
+        return k_quants.decode(raw, name, QUANT_TYPES[name].block_bytes)
     blocks = raw.reshape(-1, QUANT_TYPES[name].block_bytes)  # (N, bytes)
     scale = halves(blocks[:, :2])  # (N, 1)
     if name == "Q8_0":
