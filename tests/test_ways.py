@@ -148,7 +148,7 @@ def test_options_learn_the_same(
                 "eval_interval": 60, "eval_full": False, "eval_iters": 1, **options},
             )  # fmt: skip
             found[f"{way} {dtype}"] = learnt(config)
-            assert (", compiled core" in capfd.readouterr().err) == (way == "core")
+            assert (", compiled core" in capfd.readouterr().out) == (way == "core")
     if options.get("dropout"):
         assert_same(found, OTHER_MASKS)
         return
