@@ -140,7 +140,7 @@ def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
             split_point = -1
             if entry.kind == "text" and entry.bytes > UNIT:
                 shown = decoding.decode(
-                    whole_characters(head), entry.name, reading.encoding, "replace"
+                    whole_characters(head), entry.shown, reading.encoding, "replace"
                 )
                 split_point = NEVER * goes_to_train(shown, entry, val_fraction)
             start = 0
@@ -195,12 +195,12 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
     except OSError as error:
         raise unreadable(entry.path, error) from None
     if entry.kind == "jsonl":
-        for piece in of_jsonl(io.BytesIO(raw), entry.name, reading, part.start):
+        for piece in of_jsonl(io.BytesIO(raw), entry.shown, reading, part.start):
             yield replace(piece, split_point=whole_point(entry))
         return
     if not part.start:
-        guess.check_text(raw[: guess.HEAD], entry.name, reading.encoding)
-    shown = decoding.decode(raw, entry.name, reading.encoding, reading.errors, part.start)
+        guess.check_text(raw[: guess.HEAD], entry.shown, reading.encoding)
+    shown = decoding.decode(raw, entry.shown, reading.encoding, reading.errors, part.start)
     first, last = part.start == 0, part.end == entry.bytes
     split_point = whole_point(entry) if first and last else part.split_point
     replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)

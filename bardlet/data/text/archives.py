@@ -116,8 +116,9 @@ def of_member(
         kind = reading.format or kind
         if not kind:
             head = bounded.peek(guess.HEAD)[: guess.HEAD]
-            if not (alone or reading.ext or guess.is_text(head, reading.encoding, cut=True)):
-                yield notice(Omission("not_text", 1, size, ending(name)))
+            why = guess.why_no_text(head, reading.encoding, cut=True)
+            if why and not (alone or reading.ext):
+                yield notice(Omission(why, 1, size, ending(name)))
                 return
             kind = kind_by_head(head, reading.encoding)
             if kind != "text" and not alone:

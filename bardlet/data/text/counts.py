@@ -26,6 +26,9 @@ REASONS: dict[str, tuple[str, str]] = {
                "archives and Parquet files in archives were left out: unpack the outer one"),
     "not_text": ("file that is not text was passed over",
                  "files that are not text were passed over"),
+    "other_encoding": ("file that is not in the encoding, which --encoding names, was passed over",
+                       "files that are not in the encoding, which --encoding names, were passed "
+                       "over"),
     "json_as_text": ("file that begins as JSON was read as text (--format jsonl: as records)",
                      "files that begin as JSON were read as text (--format jsonl: as records)"),
     "damaged": ("input could not be read to its end", "inputs could not be read to their end"),

@@ -146,7 +146,7 @@ def undecodable(
     )
     shown = guess.readings(raw, encoding)
     return DataError(
-        f"{'stdin' if name == '-' else name} is not {encoding}: "
+        f"{name} is not {encoding}: "
         f"byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason})",
         f"Name its encoding{': ' * bool(shown)}{shown or ' with --encoding'}, "
         "or go on with --errors replace.",
@@ -156,7 +156,7 @@ def undecodable(
 def malformed(name: str, encoding: str, error: UnicodeError) -> DataError:
     """What to say of text that is not of its encoding, where its codec names no byte."""
     return DataError(
-        f"{'stdin' if name == '-' else name} is not {encoding}: {' '.join(str(error).split())}",
+        f"{name} is not {encoding}: {' '.join(str(error).split())}",
         "Name the encoding it is really in, such as --encoding utf-8 or utf-16-le.",
     )
 
@@ -172,6 +172,6 @@ def check_surrogates(text: str, name: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        problem = f"{'stdin' if name == '-' else name} has a lone surrogate, not a character"
+        problem = f"{name} has a lone surrogate, not a character"
         hint = "Name the encoding it is really in with --encoding."
         raise DataError(problem, hint) from None

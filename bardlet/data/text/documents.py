@@ -41,7 +41,7 @@ def documents(entry: Input, reading: Reading, place: Place | None = None) -> Ite
         loose = of_hub(entry, reading)
         if in_memory:
             blocks = iter([entry.text])
-            loose = of_text(blocks, lambda: 0, entry.name, reading.document_separator)
+            loose = of_text(blocks, lambda: 0, entry.shown, reading.document_separator)
         for piece in loose:
             place.bytes += len(piece.prompt) + len(piece.text)
             yield piece
@@ -51,12 +51,12 @@ def documents(entry: Input, reading: Reading, place: Place | None = None) -> Ite
                 whole: IO[bytes] = file
                 if entry.compression:
                     limit = compression.limit(entry.bytes)
-                    whole = compression.decompressed(file, entry.compression, limit, entry.name)
-                for piece in of_file(whole, entry.kind, entry.name, reading):
+                    whole = compression.decompressed(file, entry.compression, limit, entry.shown)
+                for piece in of_file(whole, entry.kind, entry.shown, reading):
                     place.bytes = max(place.bytes, file.tell())
                     yield piece
         except DAMAGE as error:
-            raise unreadable(entry.name, error) from None
+            raise unreadable(entry.shown, error) from None
 
 
 def of_file(file: IO[bytes], kind: str, name: str, reading: Reading) -> Iterator[Piece]:

@@ -75,36 +75,37 @@ def other_kind(head: bytes) -> tuple[str, str] | None:
 
 def check_text(head: bytes, name: str, encoding: str) -> None:
     """Raise DataError where a file that begins with `head` is not text in `encoding`."""
-    shown = "stdin" if name == "-" else name
     kind = other_kind(head)
     if kind:
-        hint = kind[1].replace("FILE", shlex.quote(shown))
-        raise DataError(f"{shown} is {kind[0]}, not text", hint)
+        hint = kind[1].replace("FILE", shlex.quote(name))
+        raise DataError(f"{name} is {kind[0]}, not text", hint)
     nuls = head.count(0)
     if nuls > FEW + NUL_SHARE * len(head) and not wide(encoding):
         shown_lines = readings(head, encoding)
         hint = f"Name its encoding: {shown_lines}" if shown_lines else "Give a text"
         raise DataError(
-            f"{shown} is not text in {encoding}: {nuls:,} of its first {len(head):,} bytes are NUL",
+            f"{name} is not text in {encoding}: {nuls:,} of its first {len(head):,} bytes are NUL",
             hint,
         )
     controls = len(head) - len(head.translate(None, CONTROLS))
     if controls > FEW + NUL_SHARE * len(head) and not wide(encoding):
         problem = f"{controls:,} of its first {len(head):,} bytes are control characters"
-        raise DataError(f"{shown} is not text: {problem}", "Give a text")
+        raise DataError(f"{name} is not text: {problem}", "Give a text")
 
 
-def is_text(head: bytes, encoding: str, *, cut: bool = False) -> bool:
-    """Whether a file that begins with `head`, and whose name says nothing, is text; `cut` where it
-    may go on.
+def why_no_text(head: bytes, encoding: str, *, cut: bool = False) -> str:
+    """The reason why a file that begins with `head`, and whose name says nothing, is not read as
+    text: not_text, other_encoding; empty where it is text. `cut` where it may go on.
     """
     try:
         check_text(head, "", encoding)
         decoder = codecs.getincrementaldecoder(with_byte_order(encoding, head))("strict")
         text = decoder.decode(head, final=not cut and len(head) < HEAD)
-    except (DataError, UnicodeError):
-        return False
-    return not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text)
+    except UnicodeError:
+        return "not_text" if set(CONTROLS) & set(head) else "other_encoding"
+    except DataError:
+        return "not_text"
+    return "not_text" if re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text) else ""
 
 
 def wide(encoding: str) -> int:

@@ -38,6 +38,11 @@ class Input:
     sample: int = 0  # bytes after which a data set on the hub ends; 0: never
     split: str = ""  # what the user gave it for, train or val; empty: as the rule of splitting says
 
+    @property
+    def shown(self) -> str:
+        """The name in messages."""
+        return "stdin" if self.name == "-" else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
@@ -179,8 +184,8 @@ def among(
             kind, packed = kind_of(path.name)
             if not (kind or asked.format or asked.ext):
                 head = head_of(path, packed)
-                if not guess.is_text(head, asked.encoding):
-                    counts.add("not_text", 1, folders.size_of(path), ending(path.name))
+                if why := guess.why_no_text(head, asked.encoding):
+                    counts.add(why, 1, folders.size_of(path), ending(path.name))
                     continue
                 if kind_by_head(head, asked.encoding) != "text":
                     counts.add("json_as_text", 1, 0, path.name)

@@ -117,7 +117,8 @@ def test_a_folder_gives_its_texts_in_order(tmp_path: Path, monkeypatch: MonkeyPa
         assert [(i.name, i.bytes) for i in found.inputs] == [(n, len(r)) for n, r in texts.items()]
         assert found.notes == (
             "3 hidden files were left out (3 bytes): .git/, .hidden.txt, .cache/",
-            "2 files that are not text were passed over (2 bytes): no ending, .png",
+            "2 files that are not in the encoding, which --encoding names, were passed over "
+            "(2 bytes): no ending, .png",
         )
         monkeypatch.chdir(tmp_path / ".library")
 

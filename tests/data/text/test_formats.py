@@ -65,6 +65,14 @@ def test_the_format_is_what_the_user_says(name: str) -> None:
         assert documents(prepared("odd.name", f"--format={kind}")) == sorted(TEXTS)
 
 
+def test_standard_input_has_its_name_in_messages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"body": 1}\n')))
+    assert cli.main(["prepare", "-"]) == 1
+    assert "bardlet: stdin, line 1: 'text' is not there" in capsys.readouterr().err
+
+
 def test_what_is_asked_for_must_be_a_format(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a").write_bytes(LINES)
     assert cli.main(["prepare", "a", "--format=xml"]) == 2

@@ -97,11 +97,12 @@ def test_nuls_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "encoding", "text"),
-    [(b"", "utf-8", True), (b"plain\n\tcaf\xc3\xa9\x0c\x1b[0m", "utf-8", True),
-     (b"caf\xe9", "utf-8", False), (b"caf\xe9", "latin-1", True), (b"a\x01b", "latin-1", False),
-     (b"a" * (guess.HEAD - 1) + b"\xc3", "utf-8", True), (b"a\xc3", "utf-8", False),
-     ("ab".encode("utf-16"), "utf-16", True), ("ab".encode("utf-16"), "utf-8", False)],
+    ("raw", "encoding", "why"),
+    [(b"", "utf-8", ""), (b"plain\n\tcaf\xc3\xa9\x0c\x1b[0m", "utf-8", ""),
+     (b"caf\xe9", "utf-8", "other_encoding"), (b"caf\xe9", "latin-1", ""),
+     (b"a\x01b", "latin-1", "not_text"),
+     (b"a" * (guess.HEAD - 1) + b"\xc3", "utf-8", ""), (b"a\xc3", "utf-8", "other_encoding"),
+     ("ab".encode("utf-16"), "utf-16", ""), ("ab".encode("utf-16"), "utf-8", "not_text")],
 )  # fmt: skip
-def test_what_looks_like_text(raw: bytes, encoding: str, text: bool) -> None:
-    assert guess.is_text(raw, encoding) is text
+def test_what_looks_like_text(raw: bytes, encoding: str, why: str) -> None:
+    assert guess.why_no_text(raw, encoding) == why
