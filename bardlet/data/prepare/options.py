@@ -122,7 +122,7 @@ def gathered(
 
 
 def normal_form(text: str) -> str:
-    """A normal form of Unicode; UsageError for what is none."""
+    """A normal form of Unicode in lower case; UsageError for any other text."""
     form = text.lower()
     if form not in FORMS:
         raise UsageError(f"normalize={text} is not one of {', '.join(FORMS[1:])}")

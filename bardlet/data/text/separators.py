@@ -31,7 +31,7 @@ def parse(text: str) -> str:
 
 def documents_of(blocks: Iterator[str], separator: str) -> Iterator[Iterator[str]]:
     """Yields the documents of a text, each in parts, without separators and the line ends around
-    them; what is between two of these and empty is none.
+    them. Two separators with nothing between them are as one.
     """
     parts = split(blocks, separator)
     for part, ends in parts:

@@ -54,7 +54,7 @@ def find(folder: Path) -> Path:
 
 
 def read(path: Path) -> str | None:
-    """The `tokenizer.json` of a file of another form; None for a tokenizer.json, or what is none.
+    """The `tokenizer.json` of a file of another form; None for a file that is of no such form.
 
     DataError where the file is damaged, or does not say all that its vocabulary does.
     """
@@ -127,7 +127,7 @@ def of_pair(vocab_path: Path, merges_path: Path) -> str:
     known = len(made & vocab.keys())
     if known < len(made) / 2 or "a</w>" in vocab:
         raise DataError(f"{vocab_path} is not a byte-level vocabulary as GPT-2's is", CONVERT)
-    # what no merge makes is no part of a text
+    # a text is never encoded to a token that no merge makes
     special = {name: i for name, i in vocab.items() if name not in made}
     kept = [(left, right) for left, right in pairs if {left, right, left + right} <= vocab.keys()]
     pattern = PATTERNS.get(stated(vocab_path.parent, "tokenizer_class"), GPT2)
