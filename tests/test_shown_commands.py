@@ -261,7 +261,7 @@ def made_text() -> str:
 def from_meta(folder: Path) -> int:
     """The number of characters of a data folder of nanoGPT's that is made in `folder`."""
     made = a_data_folder(folder / "data" / "shakespeare_char")
-    return len(nanogpt_data.of_meta(made / "meta.pkl").chars)
+    return nanogpt_data.of_meta(made / "meta.pkl").vocab_size
 
 
 def run(command: str) -> None:

@@ -141,7 +141,7 @@ def test_k_quants_round_each_block_by_little(name: str, error: float, scale: flo
 @needs_llamacpp
 @pytest.mark.parametrize("dtype", ["Q4_K_M", "Q6_K"])
 def test_llamacpp_runs_k_quants(dtype: str, tmp_path: Path) -> None:
-    wide = {"n_embd": 256, "n_head": 4, "mlp_dim": 256, "block_size": 40}
+    wide: dict[str, Any] = {"n_embd": 256, "n_head": 4, "mlp_dim": 256, "block_size": 40}
     check(trained("llama, tied", **wide), tmp_path, dtype)
     file = gguf_file.read(next(tmp_path.glob("*.gguf")))
     kinds = {name: info.dtype for name, info in file.tensors.items() if len(info.shape) == 2}
