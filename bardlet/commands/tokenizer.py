@@ -30,6 +30,8 @@ TOKENIZER = (
 SHOWN = 200  # tokens
 DEFAULT = "that of the newest dataset in data/, else gpt2"
 
+HOLDERS = ("manifest.json", "model.safetensors", "config.json")  # beside a file of what is theirs
+
 
 def run(parser: Parser, args: list[str]) -> int:
     rows = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
@@ -103,6 +105,8 @@ def check_out(out: Path) -> None:
         problem = "it is not a regular file"
     elif not out.parent.is_dir():
         problem = "there is no such folder"
+    elif any((out.resolve().parent / name).is_file() for name in HOLDERS):
+        problem = "a dataset or a model is there, whose tokens the file explains"
     if problem:
         raise DataError(f"cannot write {out}: {problem}", "Name a file with --out")
 

@@ -101,3 +101,13 @@ def test_a_damaged_run_depends_on_nothing(sent: Path) -> None:
     for path in Path("out/a/checkpoints").glob("*/state.json"):
         path.write_text("{", encoding="utf-8")
     assert trained_on(DATA, "0" * 64) == []
+
+
+@pytest.mark.parametrize("place", [DATA, Path("out/a/checkpoints/iter-00000002")])
+def test_no_tokenizer_takes_the_place_of_one_that_explains_tokens(
+    place: Path, other: str, refused: Refused
+) -> None:
+    before = sums(place)
+    command = ["tokenizer", "train", other, "--tokenizer=char", f"--out={place}/tokenizer.json"]
+    assert "a dataset or a model is there" in refused(*command, code=1)
+    assert sums(place) == before
