@@ -17,7 +17,7 @@ from bardlet.data.dataset.stream import FORMAT_VERSION
 from bardlet.data.prepare.checksum import checksum
 from bardlet.data.prepare.options import Options
 from bardlet.data.text.corpus import Source
-from bardlet.data.text.sources import Collection, Input
+from bardlet.data.text.inputs import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory, forms
 from bardlet.errors import DataError

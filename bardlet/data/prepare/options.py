@@ -20,8 +20,9 @@ from bardlet.data.text import separators
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.decoding import check_decoding
 from bardlet.data.text.formats import FORMATS, endings
+from bardlet.data.text.inputs import Collection
 from bardlet.data.text.records import Reading
-from bardlet.data.text.sources import Asked, Collection, find
+from bardlet.data.text.sources import Asked, find
 from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import MAX_BYTES
 

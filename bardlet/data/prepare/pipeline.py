@@ -31,8 +31,8 @@ from bardlet.data.prepare.survey import Survey, Tally, survey
 from bardlet.data.prepare.units import Unit, units
 from bardlet.data.text.corpus import Corpus
 from bardlet.data.text.counts import Counts
+from bardlet.data.text.inputs import Collection, of_text
 from bardlet.data.text.records import Piece
-from bardlet.data.text.sources import Collection, of_text
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers import factory
 from bardlet.errors import DataError

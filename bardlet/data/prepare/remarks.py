@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bardlet.data.text.inputs import Collection
 from bardlet.data.text.records import Reading
-from bardlet.data.text.sources import Collection
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator
 
 from bardlet.data.text.documents import documents
+from bardlet.data.text.inputs import Collection
 from bardlet.data.text.records import Piece, Reading, normalized
-from bardlet.data.text.sources import Collection
 from bardlet.errors import DataError
 
 FEW = 20  # documents, below which each is split by position: a hash might leave a side without any

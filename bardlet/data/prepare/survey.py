@@ -19,7 +19,7 @@ from bardlet.data.prepare.remarks import failures
 from bardlet.data.prepare.splits import sides, train_size
 from bardlet.data.prepare.units import Range, Unit, units
 from bardlet.data.text.counts import Counts
-from bardlet.data.text.sources import Collection
+from bardlet.data.text.inputs import Collection
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer

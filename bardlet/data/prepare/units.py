@@ -18,8 +18,8 @@ from bardlet.data.text.corpus import unreadable
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
 from bardlet.data.text.documents import Place, documents
+from bardlet.data.text.inputs import Input
 from bardlet.data.text.records import Piece, Reading, of_jsonl
-from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
 
 UNIT = 1 << 23  # bytes of text in a unit

@@ -10,6 +10,7 @@ from bardlet.data.text import compression, decoding, separators
 from bardlet.data.text.archives import DAMAGE, notice, of_archive, unreadable
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
+from bardlet.data.text.inputs import Input
 from bardlet.data.text.records import (
     Piece,
     Reading,
@@ -17,7 +18,6 @@ from bardlet.data.text.records import (
     of_json,
     of_jsonl,
 )
-from bardlet.data.text.sources import Input
 from bardlet.data.text.tables import of_csv, of_parquet
 from bardlet.errors import DataError
 

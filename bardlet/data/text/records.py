@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from bardlet.data.text import decoding, guess
 from bardlet.data.text.counts import Omission
+from bardlet.data.text.inputs import Input
 from bardlet.data.text.json_stream import values
-from bardlet.data.text.sources import Input
 from bardlet.errors import DataError
 from bardlet.system.optional_deps import need
 
