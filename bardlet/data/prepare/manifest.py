@@ -55,6 +55,8 @@ def check_tokens(
     empty = [split for split, count in tokens.items() if not count]
     if len(empty) == len(tokens):
         raise DataError(f"{name} is empty", "Give a source with some text in it.")
+    if empty == ["val"] and by == "given":
+        raise DataError("what --val names has no text", "Give a source with some text in it.")
     if empty and by != "document":
         raise DataError(f"{name} has no text for {empty[0]}", "Give more text")
     if empty:

@@ -131,7 +131,10 @@ def normal_form(text: str) -> str:
 
 
 def with_val(train: Collection, val: Collection) -> Collection:
-    """Both as one collection; UsageError for a file of both."""
+    """Both as one collection; UsageError for a file of both.
+
+    The validation text comes first, so that of duplicates the one for training is dropped.
+    """
     paths = {Path(entry.path).resolve() for entry in val.inputs if entry.path}
     for entry in train.inputs:
         if entry.path and Path(entry.path).resolve() in paths:
@@ -150,7 +153,7 @@ def with_val(train: Collection, val: Collection) -> Collection:
         name=train.name, notes=train.notes + val.notes, counts=counts,
         inputs=tuple(
             dataclasses.replace(entry, split=split)
-            for split, inputs in (("train", train.inputs), ("val", renamed)) for entry in inputs
+            for split, inputs in (("val", renamed), ("train", train.inputs)) for entry in inputs
         ),
     )  # fmt: skip
 

@@ -211,7 +211,7 @@ class Work:
         tokens = {split: writer.sums["tokens"] for split, writer in writers.items()}
         if not any(tokens.values()) and self.tally.failed:
             raise DataError(f"nothing could be read: {next(iter(self.tally.failed.values()))}")
-        name = self.collection.inputs[0].name if self.collection.single else ""
+        name = self.collection.inputs[-1].name if self.collection.single else ""
         why = self.counts().report()
         if not any(tokens.values()) and set(self.counts().entries) - {"empty"}:
             raise DataError(

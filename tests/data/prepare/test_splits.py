@@ -143,7 +143,7 @@ def test_the_validation_text_can_be_given(
     dataset = Dataset(tmp_path / "d")
     assert split_texts(dataset) == {"train": "to train on\n", "val": "to judge by\n"}
     assert dataset.end_of_text is None
-    assert [source["name"] for source in dataset.manifest["sources"]] == ["train.txt", "val.txt"]
+    assert [source["name"] for source in dataset.manifest["sources"]] == ["val.txt", "train.txt"]
     assert "split by given: other sources for validation" in capsys.readouterr().out
     assert run("train.txt", "--val=val.txt", "--out=d") == 0
     assert "up to date" in capsys.readouterr().err
@@ -167,6 +167,20 @@ def test_the_validation_text_can_be_given(
         capsys.readouterr()
         assert run(*wrong, "--out=f") != 0
         assert problem in capsys.readouterr().err
+
+
+def test_of_duplicates_the_one_for_validation_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = jsonl(tmp_path / "train.jsonl", [*IN_TRAIN[:9], IN_TRAIN[0]])
+    val = jsonl(tmp_path / "val.jsonl", IN_TRAIN[5:9])
+    assert run(train, "--val", val, "--distinct", "--out", tmp_path / "d") == 0
+    texts = split_texts(Dataset(tmp_path / "d"))
+    assert texts["train"] == "".join(f"{text}<|endoftext|>" for text in IN_TRAIN[:5])
+    assert texts["val"] == "".join(f"{text}<|endoftext|>" for text in IN_TRAIN[5:9])
+    val.write_text("", encoding="utf-8")
+    assert run(train, "--val", val, "--out", tmp_path / "e") == 1
+    assert "what --val names has no text" in capsys.readouterr().err
 
 
 def test_a_large_validation_text_is_whole_in_its_split(
