@@ -82,16 +82,22 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """A dataset's manifest, some of its documents, and how many tokens count in the loss."""
     from bardlet.data.dataset import samples
 
-    splits = dataset.splits.items()
     return {
         **dataset.manifest,
-        "counted": {name: samples.counted(stream) for name, stream in splits},
-        "counted_windows": {
-            name: {str(size): stream.counted_windows(size) for size in CONTEXTS}
-            for name, stream in splits
-        },
-        "samples": {name: samples.samples(dataset, name) for name, _ in splits},
+        "counted": {name: samples.counted(stream) for name, stream in dataset.splits.items()},
+        **counted_facts(dataset),
+        "samples": {name: samples.samples(dataset, name) for name in dataset.splits},
     }
+
+
+def counted_facts(dataset: Dataset) -> dict[str, Any]:
+    """Where prompts are masked, the share of windows of several sizes in which something counts."""
+    masked = {name: stream for name, stream in dataset.splits.items() if stream.masked}
+    shares = {
+        name: {str(size): stream.counted_windows(size) for size in CONTEXTS}
+        for name, stream in masked.items()
+    }
+    return {"counted_windows": shares} if shares else {}
 
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:

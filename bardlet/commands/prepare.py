@@ -65,7 +65,7 @@ def run(parser: Parser, args: list[str]) -> int:
     out: Path | None = getattr(options, "out", None)
     if bool(options.source) == bool(options.merge):
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
-    from bardlet.commands.inspect import describe_dataset
+    from bardlet.commands.inspect import counted_facts, describe_dataset
 
     if options.merge:
         useful = ("source", "out", "merge", "fresh", "json")
@@ -73,7 +73,8 @@ def run(parser: Parser, args: list[str]) -> int:
             if name not in useful and value != parser.get_default(name):
                 say(f"--{name} has no effect with --merge: the parts have theirs")
     dataset = merged(options, out) if options.merge else prepared(options, out)
-    print(json.dumps(dataset.manifest) if options.json else describe_dataset(dataset))
+    facts = {**dataset.manifest, **counted_facts(dataset)}
+    print(json.dumps(facts) if options.json else describe_dataset(dataset))
     return 0
 
 

@@ -236,6 +236,13 @@ def test_how_few_windows_count_is_said(
     assert cli.main(["inspect", str(pairs.folder)]) == 0
     share = stream.counted_windows(64)
     assert f"windows in which one does: {share:.1%} at block_size=64" in capsys.readouterr().out
+    assert cli.main(["inspect", str(pairs.folder), "--json"]) == 0
+    shares = json.loads(capsys.readouterr().out)["counted_windows"]["train"]
+    assert shares["64"] == share and list(shares) == ["64", "256", "1024"]
+    source = str(pairs.folder.parent / "pairs.jsonl")
+    keys = ["--prompt_key=ask", "--response_key=say", "--tokenizer=byte", "--json"]
+    assert cli.main(["prepare", source, f"--out={tmp_path / 'again'}", *keys]) == 0
+    assert json.loads(capsys.readouterr().out)["counted_windows"]["train"]["64"] == share
     config = tiny_config(pairs.folder, tmp_path / "run", block_size=4, max_iters=2, batch_size=1)
     train(config)
     found = doctor.diagnose(history.read(tmp_path / "run"))
