@@ -62,7 +62,8 @@ def of_zip(file: IO[bytes], name: str, reading: Reading, read: Read) -> Iterator
     """`of_archive`, of a zip archive, whose one file is text whatever it is called."""
     with zipfile.ZipFile(file) as archive:
         size = file.seek(0, io.SEEK_END)
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        # is_dir of an entry without a name is an IndexError
+        entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
         if sum(entry.file_size for entry in entries) > compression.limit(size):
             raise compression.bomb(name)
         for entry in entries:

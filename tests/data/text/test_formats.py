@@ -107,6 +107,17 @@ def test_one_packed_file_that_is_no_text_is_said(capsys: pytest.CaptureFixture[s
     assert "a is empty: 2 files that are not text were passed over" in capsys.readouterr().err
 
 
+def test_a_packed_file_without_a_name_is_left_out() -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        with archive.open(zipfile.ZipInfo(""), "w") as file:
+            file.write(b"nameless")
+        archive.writestr("good.txt", "words of a text\n" * 9)
+    assert cli.main(["prepare", "a.zip", "--out=d"]) == 0
+    assert Dataset(Path("d")).manifest["counts"] == {
+        "hidden": {"number": 1, "bytes": 8, "examples": []}
+    }
+
+
 def test_ext_narrows_an_archive() -> None:
     with zipfile.ZipFile("a.zip", "w") as archive:
         for i, text in enumerate(TEXTS):
