@@ -119,7 +119,8 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
         if bases:  # which say where the run is, and all else is in it
             config = settings.resolve_settings(bases, {**flags, **unknown}, say)
             flags, bases = {**flags, "out_dir": config.out_dir}, []
-        flags, unused = with_more_time(flags, seconds, say, checkpoint), False
+        flags, rest["pace"] = with_more_time(flags, seconds, say, checkpoint)
+        unused = False
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
         from bardlet.planning.pace import Pace
@@ -138,8 +139,9 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
             from bardlet.interop.pretrained_init import shape_of
             from bardlet.planning.finetuning import finetuned
 
-            return finetuned(flags, shape_of(source), seconds, say)
-        options, most = sized(flags, seconds, say)
+            options, most = finetuned(flags, shape_of(source), seconds, say)
+        else:
+            options, most = sized(flags, seconds, say)
         if "max_iters" not in flags:
             rest["pace"] = Pace(budget_s=seconds, max_iters=most, say=log)
         return options
@@ -155,17 +157,19 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
 
 def with_more_time(
     flags: Mapping[str, Any], seconds: float, say: Callable[[str], None], checkpoint: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Replan | None]:
     """The flags of a resumed run with max_iters so that it trains for `seconds` from where it is,
-    or from a checkpoint, by the time that its last iterations took.
+    or from a checkpoint, by the time that its last iterations took, and what keeps it to the time.
 
     UsageError where that is not known.
     """
     from statistics import median
 
     from bardlet.analysis import history
+    from bardlet.planning.pace import Pace
     from bardlet.planning.sizing import TRAINING
     from bardlet.run import run_folder
+    from bardlet.system.distributed import here
 
     if "max_iters" in flags:
         raise UsageError(
@@ -188,7 +192,10 @@ def with_more_time(
         f"{more:,} iterations more, to {done + more:,}: about {seconds:,.0f} s at "
         f"{1000 * median(times):,.1f} ms each"
     )
-    return {**flags, "out_dir": out, "max_iters": done + more}
+    # processes that each measured would part
+    pace = Pace(budget_s=seconds, max_iters=1 << 62, say=log, start=done)
+    alone = here().world_size == 1
+    return {**flags, "out_dir": out, "max_iters": done + more}, pace if alone else None
 
 
 def parse_timed(

@@ -39,9 +39,11 @@ LOGITS = 1 << 28  # of a micro-batch, a gigabyte in float32
 
 def finetuned(
     flags: Mapping[str, object], shape: GPTConfig, budget_s: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], int]:
     """The options of a run from a model of this shape, on the dataset that `flags` name, for
-    `budget_s` seconds here. What else the flags set is kept to. Says what was chosen.
+    `budget_s` seconds here, and the iterations that the text is worth, however long they take.
+
+    What else the flags set is kept to. Says what was chosen.
     """
     fixed = recipe.typed(flags)
     dataset = mixture.opened(str(flags["dataset"]))
@@ -79,7 +81,8 @@ def finetuned(
     result = chosen(speed)
     for line in reasons({**result, **fixed}, model, train_tokens, budget_s, speed, rank=rank):
         say(line)
-    return result
+    tokens = result["batch_size"] * result["gradient_accumulation_steps"] * context
+    return result, math.ceil(EPOCHS * train_tokens / tokens)
 
 
 SIZES = ("batch_size", "gradient_accumulation_steps", "max_iters")

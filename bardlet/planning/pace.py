@@ -22,6 +22,7 @@ class Pace:
     budget_s: float
     max_iters: int  # as many as the text is worth, however fast the machine
     say: Callable[[str], None]
+    start: int = 0  # iterations that were done before, of a run that has so much time more
     warm: tuple[int, float] | None = field(default=None, init=False)
     decided: bool = field(default=False, init=False)
 
@@ -41,15 +42,19 @@ class Pace:
         self.decided = True
         each = seconds / count
         # a slower machine evaluates more slowly too, and a tenth of the time was for that
-        slower = each * config.max_iters / (TRAINING * self.budget_s)
+        planned = config.max_iters - self.start
+        slower = each * planned / (TRAINING * self.budget_s)
         share = max(0.5, 1 - (1 - TRAINING) * max(1.0, slower))
-        iters = max(it, min(self.max_iters, int(share * self.budget_s / each)))
-        if abs(iters / config.max_iters - 1) < DIFFERS:
+        more = min(self.max_iters, int(share * self.budget_s / each))
+        iters = max(it, self.start + more)
+        if abs(more / planned - 1) < DIFFERS:
             return None
         self.say(
             f"an iteration takes {1000 * each:,.1f} ms here: {iters:,} iterations in place of "
             f"{config.max_iters:,}, for {self.budget_s:,.0f} s"
         )
+        if self.start:
+            return dataclasses.replace(config, max_iters=iters)
         evaluations = math.ceil(config.max_iters / config.eval_interval)
         return dataclasses.replace(
             config, max_iters=iters, eval_interval=max(1, math.ceil(iters / evaluations))

@@ -49,6 +49,16 @@ def test_a_text_that_is_not_worth_more_is_not_repeated() -> None:
     assert asked(0.01, worth=1500)[0].max_iters == 1500
 
 
+def test_a_resumed_run_has_so_much_time_more() -> None:
+    """From iteration 500 on: 200 of 0.4 s were planned for 100 s, and take 0.2 s each."""
+    pace = Pace(budget_s=100, max_iters=10**6, say=silent, start=500)
+    config = tiny_config(Path("d"), Path("o"), max_iters=700, eval_interval=50)
+    changes = [pace(config, 500 + n, 5.0 + 0.2 * (n - 1)) for n in range(1, 60)]
+    (changed,) = [change for change in changes if change is not None]
+    assert changed.max_iters == pytest.approx(500 + 450, abs=1)
+    assert changed.eval_interval == 50
+
+
 def test_it_decides_once() -> None:
     pace = Pace(budget_s=1.0, max_iters=10**6, say=silent)
     config = tiny_config(Path("d"), Path("o"), max_iters=100)
