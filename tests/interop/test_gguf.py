@@ -391,6 +391,7 @@ def test_what_ends_llamacpp_is_said_and_not_where_a_debugger_stood(tmp_path: Pat
         ("", -9, "it was ended by SIGKILL"),
         ("", 3, "it ended with exit code 3"),
         ("a\nterminate called\n  what():  no room\n58\t../x.h: No such file\n", -6, "no room"),
+        ("x/common.cpp:22: add: no token 0\n58\t../x.h: No such file\n", -6, "add: no token 0"),
         ("0.0 E llama: cannot open\nTraceback\nRuntimeError: x\n", 1, "cannot open"),
         ("Traceback\n  File x\nurllib.error.URLError: refused\n", 1, "URLError: refused"),
         ("360\t../csu/libc-start.c: No such file or directory.\n", -6, "it was ended by SIGABRT"),

@@ -69,7 +69,7 @@ def cause(stderr: str, code: int) -> str:
     """Why llama.cpp ended, in its own words: what it printed first of these, not what followed."""
     for pattern in (
         r"error loading model: (.*)",
-        r"(GGML_ASSERT\(.*failed.*)",
+        r"\.(?:cpp|c|h|cu|m):\d+: (.+)",
         r"what\(\): +(.*)",
         r"\bE +(?:\w+: )?(.+)",  # a line of its log that is an error
         r"^(?:\w+\.)*(\w*(?:Error|Exception): .*)",
@@ -86,7 +86,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     xllamacpp = need(PACKAGE, "gguf", "running GGUF files")
     params = xllamacpp.CommonParams()
     params.model.path = question["path"]
-    params.n_ctx = len(question["prompt"]) + question["count"]
+    params.n_ctx = max(2, len(question["prompt"]) + question["count"])  # with 1 it ends the process
     params.n_parallel = 1
     # llama.cpp's threads wait by spinning, which takes seconds where a core is busy
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1

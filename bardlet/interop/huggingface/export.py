@@ -146,7 +146,8 @@ def next_steps(trained: Trained, folder: Path, dtype: str) -> list[str]:
         "from transformers import pipeline; "
         f"print(pipeline('text-generation', {str(folder)!r})('PROMPT')[0]['generated_text'])"
     )
-    return [f"python -c {shlex.quote(code)}"]
+    plain = not set(code) & set('"\\$`!')
+    return [f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"]
 
 
 @contextlib.contextmanager
