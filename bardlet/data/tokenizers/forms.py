@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bardlet.data.tokenizers import sentencepiece_file
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, END_OF_TEXT
-from bardlet.data.tokenizers.json_file import MAX_FILE_BYTES, MAX_ID, byte_level
+from bardlet.data.tokenizers.json_file import MAX_FILE_BYTES, MAX_ID, MAX_SQUARES, byte_level
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, QWEN
 from bardlet.data.tokenizers.pretrained import of_ranks
 from bardlet.data.tokenizers.special import stated
@@ -58,24 +58,36 @@ def read(path: Path) -> str | None:
 
     DataError where the file is damaged, or does not say all that its vocabulary does.
     """
-    try:
-        with regular(path).open("rb") as file:
-            head = file.read(HEAD)
-            raw = head if VOCABULARY.match(head) else head + file.read(MAX_FILE_BYTES)
-    except OSError as error:
-        raise DataError(f"cannot read the tokenizer {path}: {error}") from None
+    head = beginning(path, HEAD)
     if RANK.match(head):
-        return of_tiktoken(raw, path)
+        return of_tiktoken(whole(path), path)
     if VOCABULARY.match(head):
         return of_pair(path, path.with_name(MERGES.get(path.name, "merges.txt")))
     if path.name in MERGES.values() or head.startswith(b"#version"):
         others = {merges: vocab for vocab, merges in MERGES.items()}
         return of_pair(path.with_name(others.get(path.name, "vocab.json")), path)
     if path.suffix == ".model" and not head.lstrip().startswith(b"{"):
-        return sentencepiece_file.to_json(raw, str(path))
+        return sentencepiece_file.to_json(whole(path), str(path))
     if path.suffix == ".txt":
         raise DataError(f"{path} is not a tokenizer.json", CONVERT)
     return None
+
+
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file, `size` at most."""
+    try:
+        with regular(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise DataError(f"cannot read the tokenizer {path}: {error}") from None
+
+
+def whole(path: Path) -> bytes:
+    """The bytes of a file; DataError where they are more than a vocabulary has."""
+    raw = beginning(path, MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise DataError(f"{path} has more than {MAX_FILE_BYTES:,} bytes")
+    return raw
 
 
 def of_tiktoken(raw: bytes, path: Path) -> str:
@@ -94,6 +106,8 @@ def of_tiktoken(raw: bytes, path: Path) -> str:
         if token in ranks or rank >= MAX_ID or not token:
             raise DataError(f"{path} is damaged: line {number} has a token again, or none")
         ranks[token] = rank
+    if sum(len(token) ** 2 for token in ranks) > MAX_SQUARES:
+        raise DataError(f"{path} is damaged: its tokens are too long")
     if len(ranks) not in RANKS:
         raise DataError(
             f"{path} has {len(ranks):,} tokens of tiktoken's, and does not say how a text is split "

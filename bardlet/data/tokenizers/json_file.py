@@ -25,6 +25,7 @@ MAX_GROWTH = 64  # of a text by the steps of a normalizer, pre-tokenizer or deco
 MAX_STEPS = 64  # of each of these, some of which make a text longer by a constant
 MAX_PATTERN = 4096
 MAX_WORD = 1024  # characters of a word that WordPiece takes apart, in time cubic in them
+MAX_SQUARES = 10**8  # of the lengths of tokens, summed: what the time to find merges grows with
 MAX_ENDLESS = 6  # repetitions without end in one alternative; possessive ones count twice
 MODELS = ("BPE", "WordLevel", "WordPiece", "Unigram")
 

@@ -10,7 +10,7 @@ import importlib
 import json
 from typing import Any
 
-from bardlet.data.tokenizers.json_file import added, open_with_library
+from bardlet.data.tokenizers.json_file import MAX_SQUARES, added, open_with_library
 from bardlet.errors import DataError
 from bardlet.system.optional_deps import need, reason
 
@@ -59,6 +59,8 @@ def converted(proto: Any) -> dict[str, Any]:
     if kind not in (UNIGRAM, BPE):
         raise ValueError("it is neither a Unigram model nor a BPE")
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if sum(len(piece) ** 2 for piece, _ in pieces) > MAX_SQUARES:
+        raise ValueError("its pieces are too long")
     types = [piece.type for piece in proto.pieces]
     unknown = types.index(UNKNOWN)
     fallback = BYTE in types

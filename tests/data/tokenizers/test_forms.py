@@ -179,3 +179,20 @@ def test_a_model_that_is_none_is_one_error(
         file.write_bytes(raw)
         assert cli.main(command) == 1
         assert "is not a model of SentencePiece: " in capsys.readouterr().err
+
+
+def test_a_file_too_large_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "o.tiktoken"
+    file.write_text(f"YQ== 0\n{base64.b64encode(b'a' * 20_000).decode()} 1\n", encoding="ascii")
+    with pytest.raises(DataError, match="its tokens are too long"):
+        factory.existing(str(file))
+    file.write_bytes(b"YQ== 0\n")
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(DataError, match="more than 268,435,456 bytes"):
+        factory.existing(str(file))
+    for folder in (tmp_path / "vocab.json", tmp_path / "a.model"):
+        folder.mkdir()  # which is no file of a vocabulary
+    file.unlink()
+    with pytest.raises(DataError, match=r"cannot read the tokenizer .*tokenizer\.json"):
+        factory.existing(str(tmp_path))
