@@ -20,7 +20,8 @@ from bardlet.data.dataset import mixture
 from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import recipe
-from bardlet.planning.sizing import TRAINING, sequences
+from bardlet.planning.recipe import sequences
+from bardlet.planning.sizing import TRAINING
 from bardlet.planning.speed import Speed, measure
 from bardlet.system import device
 from bardlet.training.resume import check_data

@@ -49,6 +49,7 @@ def choose(values: Mapping[str, Any]) -> Recipe:
     if values.get("family") == "gpt2":
         theirs = theirs or "family"
     plain = values.get("optimizer", "adamw" if theirs and not mine else "muon") == "adamw"
+    plain = plain or bool(values.get("lora_rank"))  # which has no whole matrices
     family = values.get("family", "gpt2" if theirs and plain and not mine else "llama")
     optimizer = values.get("optimizer", "adamw" if plain or family == "gpt2" else "muon")
     decided = next((n for n in ("optimizer", "family", theirs) if n in values), "")
@@ -73,6 +74,15 @@ def rates(recipe: Recipe, values: Mapping[str, Any], *, n_embd: int, iters: int,
         "min_lr": 0.0, "weight_decay": 0.4 if overfits else 0.2, "grad_clip": 0.0,
         "schedule": "trapezoid", "cooldown_frac": 0.8, "warmup_iters": warmup,
     }  # fmt: skip
+
+
+def sequences(rows: int, fixed: Mapping[str, Any]) -> int:
+    """The sequences of an iteration, near `rows` and in micro-batches as `fixed` has them."""
+    size, steps = (fixed.get(name) for name in ("batch_size", "gradient_accumulation_steps"))
+    if size and steps:
+        return size * steps
+    part = size or steps or 1
+    return max(1, round(rows / part)) * part
 
 
 def describe(recipe: Recipe, used: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from bardlet.planning import recipe as recipes
 from bardlet.planning.recipe import Recipe
 from bardlet.planning.speed import Speed, measure
 from bardlet.system import device
-from bardlet.training.resume import check_data
+from bardlet.training.resume import check_data, model_config
 
 # layers, width and context, from the smallest; heads are 32 wide, from 384 on 64
 LADDER = (
@@ -62,9 +62,11 @@ def shape_of(
     names = {field.name for field in dataclasses.fields(GPTConfig)} - {"lora_rank"}
     values = {name: value for name, value in fixed.items() if name in names}
     width = values.get("n_embd", n_embd)
+    groups = values.get("n_kv_head") or 1
     heads = values.get("n_head") or next(
-        h for h in range(max(1, width // (32 if width < 384 else 64)), 0, -1) if width % h == 0
-    )
+        (h for h in range(max(1, width // (32 if width < 384 else 64)), 0, -1)
+         if width % h == 0 and h % groups == 0), groups
+    )  # fmt: skip
     if "n_embd" not in values and "head_dim" not in values:
         width = math.ceil(width / (2 * heads)) * 2 * heads
     context = values.get("block_size", block_size)
@@ -108,7 +110,7 @@ def plan(
     max_tokens = MAX_EPOCHS * smaller * train_tokens
     seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), max_tokens)
     rows = 4096 * (seen / 3e6) ** 0.6 / config.block_size
-    rows = sequences(2 ** max(0, round(math.log2(rows))), fixed)
+    rows = recipes.sequences(2 ** max(0, round(math.log2(rows))), fixed)
     tokens = rows * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
@@ -124,15 +126,6 @@ def plan(
     learns = chosen.params <= PARAMETERS_PER_TOKEN * train_tokens
     enough = learns and iters * tokens >= min_tokens and min(MIN_ITERS, fit) <= iters <= fit
     return dataclasses.replace(chosen, enough=enough)
-
-
-def sequences(rows: int, fixed: Mapping[str, Any]) -> int:
-    """The sequences of an iteration, near `rows` and in micro-batches as `fixed` has them."""
-    size, steps = (fixed.get(name) for name in ("batch_size", "gradient_accumulation_steps"))
-    if size and steps:
-        return size * steps
-    part = size or steps or 1
-    return max(1, round(rows / part)) * part
 
 
 def best_plan(
@@ -209,7 +202,9 @@ def sized(
         train_tokens, dataset.vocab_size, budget_s, Speed(flops=1e9), **rule, ladder=LADDER[:1]
     )
     unmeasured = options(smallest, train_tokens, val_tokens, budget_s, fixed, recipe)
-    check_data(resolve([("sized", unmeasured), ("command line", flags)]), dataset)
+    config = resolve([("sized", unmeasured), ("command line", flags)])
+    check_data(config, dataset)
+    model_config(config, dataset.vocab_size)
     device.tune_process()
     machine = device.choose(str(flags.get("device", "auto")), str(flags.get("dtype", "auto")))
     speed = measure(machine)
