@@ -17,7 +17,7 @@ from bardlet.config import TrainConfig, resolve
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.model import GPT, GPTConfig
-from bardlet.planning import finetuning
+from bardlet.planning import finetuning, pace
 from bardlet.planning.speed import Speed
 from bardlet.run import run_folder
 from bardlet.train import train
@@ -33,6 +33,7 @@ def base(
     """A run on the words, and another text of the same characters, in the working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetuning, "measure", lambda machine: Speed(flops=1e9))
+    monkeypatch.setattr(pace, "EARLY", 100.0)  # no adjustment to what it takes here
     other = Corpus(name="other", text=some_text(9000, seed=5), sources=())
     prepare(other, Path("data/other"), tokenizer=str(dataset_folder))
     config = tiny_config(dataset_folder, Path("out/base"), family, max_iters=30)
