@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +67,38 @@ def test_transformers_passes_the_content_on(
             assert text == expected[pairs]
 
 
+# in a process of its own, since llama.cpp's threads would be in every fork of this one
+SERVED = """
+import json, sys, xllamacpp
+from bardlet.interop.gguf.llamacpp import post
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 64, 1, 1
+params.warmup = params.fit_params = False
+params.verbosity = 1
+server = xllamacpp.Server(params)
+address = server.listening_address
+chats = json.loads(sys.argv[2])
+prompts = [post(address, "/apply-template", {"messages": chat})["prompt"] for chat in chats]
+request = {"messages": chats[0], "max_tokens": 1}
+used = post(address, "/v1/chat/completions", request)["usage"]["prompt_tokens"]
+print(json.dumps([prompts, used]))
+"""
+
+
 @pytest.mark.skipif(not has(llamacpp.PACKAGE), reason="llama.cpp is not installed")
 @pytest.mark.parametrize("pairs", [False, True])
 def test_llamacpp_passes_the_content_on(
     pairs: bool, runs: dict[bool, Path], tmp_path: Path
 ) -> None:
-    xllamacpp: Any = importlib.import_module(llamacpp.PACKAGE)
     assert cli.main(["export", str(runs[pairs]), str(tmp_path / "o"), "--format=gguf"]) == 0
-    params = xllamacpp.CommonParams()
-    params.model.path = str(next((tmp_path / "o").glob("*.gguf")))
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 64, 1, 1
-    params.warmup = params.fit_params = False
-    params.verbosity = 1
-    server = xllamacpp.Server(params)
-    address = server.listening_address
-    for messages, *expected in CHATS:
-        asked = llamacpp.post(address, "/apply-template", {"messages": messages})
-        assert asked["prompt"] == expected[pairs]
-    request = {"messages": CHATS[0][0], "max_tokens": 1}
-    used = llamacpp.post(address, "/v1/chat/completions", request)["usage"]["prompt_tokens"]
+    chats = [messages for messages, *_ in CHATS]
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED, str(next((tmp_path / "o").glob("*.gguf"))),
+         json.dumps(chats)], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    prompts, used = json.loads(done.stdout)
+    assert prompts == [expected[pairs] for _, *expected in CHATS]
     assert used == len(CHATS[0][1 + pairs])
     modelfile = (tmp_path / "o" / "Modelfile").read_text(encoding="utf-8")
     template = (
