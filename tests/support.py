@@ -285,3 +285,8 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         return forward(self, idx, targets, first=first)
 
     monkeypatch.setattr(GPT, "forward", wrong)
+
+
+PLAY = (
+    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 40
+)

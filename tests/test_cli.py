@@ -222,8 +222,9 @@ def test_json_has_the_documented_keys(run: Run) -> None:
     options = ["--start=to", "--max_new_tokens=3", "--num_samples=2", "--seed=5"]
     written = json.loads(run("sample", "out/a", "--json", *options).out)
     assert written.keys() == {
-        "checkpoint", "prompt", "samples", "seed", "temperature", "top_k", "new_tokens",
-        "tokens_per_s",
+        "checkpoint", "prompt", "samples", "seed", "temperature", "top_k", "top_p", "min_p",
+        "repetition_penalty", "presence_penalty", "frequency_penalty", "stop", "logprobs",
+        "finish_reasons", "tokens", "new_tokens", "tokens_per_s",
     }  # fmt: skip
     assert (written["prompt"], written["seed"], written["new_tokens"]) == ("to", 5, 3)
     assert [len(text) for text in written["samples"]] == [5, 5]

@@ -85,7 +85,8 @@ BEFORE = {
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
-OTHERS = ("make docs", "python tests/rooms.py")  # each has a test of its own
+# each has a test of its own
+OTHERS = ("make docs", "python tests/rooms.py", "bardlet serve out/demo")
 BY_HAND = {
     "pytest -m slow": "hundreds of kills and runs take too long for every change",
     "pytest -n 0": "the same tests in one process",

@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "turn text into a dataset folder",
     "train": "train a model, or go on training one",
     "sample": "write text with a trained model",
+    "serve": "answer OpenAI's clients with trained models",
     "eval": "measure a model's loss on a whole split",
     "plan": "say what a run will take, and whether it fits",
     "verify-resume": "prove here that a killed run ends as if it had not been",

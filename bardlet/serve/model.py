@@ -75,8 +75,13 @@ class Model:
 
     def as_prompt(self, text: str) -> str:
         """A prompt with the line end behind it that prompts have in a dataset of pairs."""
-        ends = not text or text != text.rstrip() or not of_pairs(self.trained.state.dataset)
+        ends = not text or text != text.rstrip() or not self.of_pairs
         return text if ends else text + "\n"
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it was trained on prompts with responses."""
+        return of_pairs(self.trained.state.dataset)
 
     @property
     def behind(self) -> tuple[int, ...]:

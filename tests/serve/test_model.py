@@ -10,36 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_config
+from support import PLAY as TEXT
 
-import bardlet
 from bardlet.cli import main
-from bardlet.data.prepare.pipeline import prepare
-from bardlet.data.text.corpus import Corpus
 from bardlet.errors import DataError, UsageError
 from bardlet.serve.completion import Completer, Completion, mean_loss
 from bardlet.serve.model import Model
 from bardlet.serve.talk import written
-from bardlet.train import train
-
-TEXT = (
-    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 40
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few iterations on a play."""
-    path = tmp_path_factory.mktemp("served")
-    prepare(Corpus(name="play", text=TEXT, sources=()), path / "data")
-    config = tiny_config(path / "data", path / "run", block_size=32, max_iters=60, eval_interval=60)
-    train(config)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return bardlet.load(folder / "run", dtype="float32")
 
 
 def test_the_same_text_from_python_a_stream_and_the_command(

@@ -1,0 +1,166 @@
+"""One thread that owns a model and writes the texts of all requests, as they come and go.
+
+Between two token steps waiting requests join and those that nobody waits for leave. Events reach a
+request through a callback, from the engine's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bardlet.serve.completion import Completer, Completion, Request, TokenLogprob
+from bardlet.serve.model import Model
+
+
+class Busy(Exception):  # noqa: N818
+    """The queue is full."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step has written for one of a job's requests."""
+
+    index: int  # which
+    text: str
+    tokens: list[int]
+    logprobs: list[TokenLogprob]
+    finish_reason: str | None
+
+
+class Job:
+    """Requests that belong together; `tell` gets their events, or the exception that ended them."""
+
+    def __init__(
+        self, requests: Sequence[Request], tell: Callable[[Event | BaseException], None]
+    ) -> None:
+        self.completions = [Completion(request) for request in requests]
+        self.tell = tell
+
+
+class Engine:
+    """The thread and what waits for it: at most `queue` texts beside the `streams` written."""
+
+    def __init__(self, model: Model, streams: int, queue: int) -> None:
+        self.model, self.streams, self.queue = model, streams, queue
+        self.completer = self.fresh()
+        self.jobs: dict[int, tuple[Job, int]] = {}  # by id of the completion
+        self.orders: deque[Callable[[], None]] = deque()
+        self.wake = threading.Condition()
+        self.closed = False
+        self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
+        self.thread.start()
+
+    def fresh(self) -> Completer:
+        model = self.model
+        return Completer(model.gpt, model.tokenizer, self.streams, model.machine.dtype)
+
+    def submit(self, job: Job) -> None:
+        """Write a job's texts; Busy where more wait than may."""
+        with self.wake:
+            if self.closed:
+                raise RuntimeError("the server is shutting down")
+            if len(self.jobs) + len(job.completions) > self.streams + self.queue:
+                raise Busy
+            # counted at once, so that many who come together do not all find room
+            for i, completion in enumerate(job.completions):
+                self.jobs[id(completion)] = (job, i)
+            self.orders.append(lambda: self.begin(job))
+            self.wake.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Stop writing a job's texts: their places are for others."""
+        self.order(lambda: self.drop(job))
+
+    def call(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Do something else with the model, between two steps; `done` gets result or exception."""
+
+        def carry_out() -> None:
+            try:
+                result = work()
+            except Exception as error:
+                result = error
+            done(result)
+
+        self.order(carry_out)
+
+    def close(self) -> None:
+        """End the thread, and every job with an exception."""
+        with self.wake:
+            self.closed = True
+            self.wake.notify()
+        self.thread.join()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many texts are written, and how many wait."""
+        running = len(self.completer.running)
+        return running, max(0, len(self.jobs) - running)
+
+    # --- the engine's thread
+
+    def order(self, work: Callable[[], None]) -> None:
+        with self.wake:
+            self.orders.append(work)
+            self.wake.notify()
+
+    def run(self) -> None:
+        while True:
+            with self.wake:
+                idle = not self.completer.running and not self.completer.waiting
+                while idle and not self.orders and not self.closed:
+                    self.wake.wait()
+                if self.closed:
+                    break
+                orders, self.orders = self.orders, deque()
+            for work in orders:
+                work()
+            try:
+                self.step()
+            except Exception as error:  # of memory, say: the others that come must not suffer
+                self.fail(error)
+                self.completer = self.fresh()
+        self.fail(RuntimeError("the server is shutting down"))
+
+    def begin(self, job: Job) -> None:
+        for i, completion in enumerate(job.completions):
+            if id(completion) not in self.jobs:
+                continue
+            try:
+                self.completer.add(completion)
+            except Exception as error:
+                job.tell(error)
+                self.drop(job)
+                return
+            if completion.finish_reason:
+                del self.jobs[id(completion)]
+                job.tell(Event(i, "", [], [], completion.finish_reason))
+
+    def drop(self, job: Job) -> None:
+        for completion in job.completions:
+            if self.jobs.pop(id(completion), None):
+                self.completer.remove(completion)
+
+    def step(self) -> None:
+        counts = {id(run.completion): (len(run.completion.tokens), len(run.completion.logprobs))
+                  for run in self.completer.running}  # fmt: skip
+        for completion, text in self.completer.step():
+            tokens, logprobs = counts.get(id(completion), (0, 0))
+            job, i = self.jobs[id(completion)]
+            if completion.finish_reason:
+                del self.jobs[id(completion)]
+            job.tell(
+                Event(i, text, completion.tokens[tokens:], completion.logprobs[logprobs:],
+                      completion.finish_reason)
+            )  # fmt: skip
+
+    def fail(self, error: Exception) -> None:
+        """End every job with an exception."""
+        with self.wake:
+            jobs = {id(job): job for job, _ in self.jobs.values()}
+            self.jobs = {}
+        for job in jobs.values():
+            job.tell(error)
