@@ -108,7 +108,7 @@ def gathered(
     with tempfile.TemporaryDirectory() as folder:
         asked = Asked(
             encoding=args.encoding, errors=args.errors, format=reading.format, ext=reading.ext,
-            skip=args.skip_unreadable,
+            skip=args.skip_unreadable, keys=reading.keys,
         )  # fmt: skip
         sample = size(args.sample)
         named = functools.partial(find, sample=sample, folder=Path(folder), asked=asked, say=say)

@@ -29,6 +29,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "other_encoding": ("file that is not in the encoding, which --encoding names, was passed over",
                        "files that are not in the encoding, which --encoding names, were passed "
                        "over"),
+    "other_json": ("JSON file without what --text_key names was left out",
+                   "JSON files without what --text_key names were left out"),
     "json_as_text": ("file that begins as JSON was read as text (--format jsonl: as records)",
                      "files that begin as JSON were read as text (--format jsonl: as records)"),
     "damaged": ("input could not be read to its end", "inputs could not be read to their end"),

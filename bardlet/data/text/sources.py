@@ -16,9 +16,11 @@ from bardlet.data.text import compression, corpus, folders, guess, registry
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.formats import ARCHIVES, TEXTS, ending, kind_by_head, kind_of
 from bardlet.data.text.inputs import Collection, Input, of_text
+from bardlet.data.text.records import ABSENT, field_of
 from bardlet.errors import DataError, UsageError, did_you_mean
-from bardlet.io.safe_read import regular
+from bardlet.io.safe_read import parse_json, regular
 
+MAX_SETTINGS = 1 << 20  # bytes of a JSON file of a folder that may be of another kind than texts
 READ = (
     f"Read are {', '.join(TEXTS)}, .json, .jsonl, .csv, .tsv, .parquet, .zip, .tar, with .gz, "
     ".bz2, .xz or .zst after it, and any other file that is text"
@@ -34,6 +36,7 @@ class Asked:
     format: str = ""  # of every file that is no archive; "": by its name or first bytes
     ext: str = ""  # endings of the files of folders, globs and archives; "": all
     skip: bool = False
+    keys: tuple[str, ...] = ("text",)  # the fields that records must have
 
 
 def find(
@@ -139,6 +142,9 @@ def among(
     for path, name in files:
         try:
             kind, packed = kind_of(path.name)
+            if kind == "json" and not (packed or asked.format) and lacks(path, asked.keys):
+                counts.add("other_json", 1, folders.size_of(path), path.name)
+                continue
             if not (kind or asked.format or asked.ext):
                 head = head_of(path, packed)
                 if why := guess.why_no_text(head, asked.encoding):
@@ -153,6 +159,23 @@ def among(
             notes.append(f"not read: {name}: {error.strerror or error}")
             counts.add("damaged")
     return entries
+
+
+def lacks(path: Path, keys: tuple[str, ...]) -> bool:
+    """Whether a small JSON file is not of records with these fields: a package.json, say.
+
+    What is long or damaged is left to its reader, which says so.
+    """
+    if path.stat().st_size > MAX_SETTINGS:
+        return False
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        return False
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str) or not value:
+        return False
+    return any(field_of(first, key) is ABSENT for key in keys)
 
 
 def head_of(path: Path, packed: str) -> bytes:

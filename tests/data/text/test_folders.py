@@ -122,3 +122,23 @@ def test_a_folder_without_text_says_what_it_has(tmp_path: Path) -> None:
     write(tmp_path, "empty/a.txt")
     with pytest.raises(DataError, match=r"1 file with an ending that --ext does not name"):
         found(tmp_path / "empty", ext=".md")
+
+
+def test_json_of_another_kind_is_left_out_of_a_folder_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"name": "a"}', encoding="utf-8")
+    (tmp_path / "other.json").write_text('[{"body": "b"}]', encoding="utf-8")
+    (tmp_path / "stories.json").write_text('[{"text": "c"}]', encoding="utf-8")
+    (tmp_path / "lines.json").write_text('["d", "e"]', encoding="utf-8")
+    (tmp_path / "empty.json").write_text("[]", encoding="utf-8")
+    collection = sources.find([str(tmp_path)])
+    names = [entry.name for entry in collection.inputs]
+    assert names == ["empty.json", "lines.json", "stories.json"]
+    assert collection.counts.entries["other_json"].number == 2
+    by_body = sources.find([str(tmp_path)], asked=sources.Asked(keys=("body",)))
+    assert "other.json" in [entry.name for entry in by_body.inputs]
+    named = sources.find([str(tmp_path / "package.json")])  # whose reader says what is missing
+    assert len(named.inputs) == 1
+    for name in ("stories.json", "lines.json", "empty.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="2 JSON files without what --text_key names"):
+        sources.find([str(tmp_path)])
