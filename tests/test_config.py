@@ -36,7 +36,7 @@ def through_cli(monkeypatch: MonkeyPatch, *args: str) -> TrainConfig:
     """The configuration that `bardlet train ARGS` would train with."""
     given: list[TrainConfig] = []
 
-    def record(config: TrainConfig, begin: object) -> train.Result:
+    def record(config: TrainConfig, *args: object, **options: object) -> train.Result:
         given.append(config)
         return train.Result(
             out_dir="", iter=0, val_loss=1.0, best_val_loss=1.0, train_s=0.0, stopped=False

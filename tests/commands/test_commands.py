@@ -35,8 +35,11 @@ def arguments(call: list[str], capsys: CaptureFixture[str]) -> list[str]:
 
 
 @pytest.fixture
-def stubbed(monkeypatch: MonkeyPatch) -> None:
-    """Nothing is fetched, measured or trained: what is tried is what comes before."""
+def stubbed(original: Path, monkeypatch: MonkeyPatch) -> None:
+    """Nothing is fetched, measured or trained: what is tried is what comes before.
+
+    `original` is of the session, and made before training does nothing.
+    """
 
     def unreachable(*args: Any, **options: Any) -> Any:
         raise DataError("there is no network")

@@ -79,6 +79,7 @@ def test_a_log_line_under_the_progress_bar(
 
     err = Screen()
     monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(sys, "stdout", Screen())  # of a terminal too: the log goes to stderr
     monkeypatch.setenv("TERM", "xterm")
     with terminal.guarded():
         log = Log(tiny_config(DATA, RUN), main=True)
@@ -153,7 +154,7 @@ def test_commands_on_a_terminal(sent: Path, capfd: pytest.CaptureFixture[str]) -
         (["inspect", name], "x\\x1b]0;owned\\x07\\u202e is not a dataset"),
         ([ORDER], "no command"),
         (["train", f"--{ORDER}=1"], "unknown option \\x1b]0;owned\\x07"),
-        (["prepare", f"{ORDER}.txt"], "folder \\x1b]0;owned\\x07.txt has no"),
+        (["prepare", f"{ORDER}.txt"], "\\x1b]0;owned\\x07.txt has no text"),
         (["inspect", name, "--debug"], "Traceback"),
     ):
         written = on_a_terminal(*command)

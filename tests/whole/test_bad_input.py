@@ -244,7 +244,7 @@ def test_tokens_beyond_the_vocabulary_are_named(fails: Refused) -> None:
 
 def test_a_run_on_other_tokens_is_not_resumed_or_measured(fails: Refused) -> None:
     Path("words.txt").write_text(TEXT.replace("t", "z"), encoding="utf-8")
-    assert cli.main(["prepare", "words.txt"]) == 0
+    assert cli.main(["prepare", "words.txt", "--fresh"]) == 0
     assert "was trained on other tokens than data/words has now" in fails(*RESUME)
     assert "was prepared with another tokenizer" in fails("eval", "out/a")
 

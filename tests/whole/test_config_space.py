@@ -174,9 +174,9 @@ def goes_all_the_way(options: dict[str, Any], dataset: Path) -> None:
         assert run_folder.newest(run).name == "iter-00000002"
         entries = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         assert any(json.loads(entry)["type"] == "eval" for entry in entries)
-        code, _, err = command("train", "--resume", f"--out_dir={run}", "--max_iters=3")
+        code, out, err = command("train", "--resume", f"--out_dir={run}", "--max_iters=3")
         assert code == 0, err
-        assert f"resuming {run} at iteration 2" in err
+        assert f"resuming {run} at iteration 2" in out
         assert run_folder.newest(run).name == "iter-00000003"
         code, out, err = command(
             "sample", str(run), "--max_new_tokens=40", "--num_samples=2", "--json"
