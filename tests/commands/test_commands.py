@@ -36,7 +36,7 @@ def arguments(call: list[str], capsys: CaptureFixture[str]) -> list[str]:
 
 @pytest.fixture
 def stubbed(original: Path, monkeypatch: MonkeyPatch) -> None:
-    """Nothing is fetched, measured or trained: what is tried is what comes before.
+    """Nothing is fetched, measured, trained or served: what is tried is what comes before.
 
     `original` is of the session, and made before training does nothing.
     """
@@ -51,6 +51,7 @@ def stubbed(original: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("bardlet.planning.estimate.plan", unreachable)
     monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: ({}, 1))
     monkeypatch.setattr("bardlet.commands.verify_resume.verify_resume", unreachable)
+    monkeypatch.setattr("bardlet.commands.serve.serve", lambda *args: None)
 
 
 @pytest.mark.parametrize("place", ["empty", "sent"])
