@@ -97,7 +97,7 @@ def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
         reading=Reading(), by="document", val_fraction=0.0, separate=False, tokenizer=text
     )
     collection = sources.find([str(path)], folder=path.parent, say=lambda line: None)
-    todo = list(units.units(collection.inputs, spec.reading, 0.0, lambda source, error: None))
+    todo = list(units.units(collection.inputs, spec.reading, 0.0))
     ids = Ids()
     if processes == 1:
         begin(spec, plain)
