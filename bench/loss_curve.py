@@ -19,7 +19,7 @@ import common
 from common import PEER, PEER_CPU, SEED, Column, Process
 
 PRESETS = ("shakespeare-char-quick", "demo")
-EVALUATION = re.compile(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)")
+EVALUATION = re.compile(r"step (\d+): train loss [\d.]+, val loss ~?([\d.]+)")
 
 
 def main() -> None:
