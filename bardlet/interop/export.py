@@ -10,7 +10,6 @@ when all is verified.
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from bardlet.errors import CheckpointError, UsageError
 from bardlet.interop import load
 from bardlet.interop.verify import Comparison
-from bardlet.io.atomic import flush, temporary
+from bardlet.io.atomic import new_folder
 
 FORMATS = {
     "hf": "huggingface.export", "nanogpt": "nanogpt", "gguf": "gguf.export", "onnx": "onnx",
@@ -58,22 +57,14 @@ def export(
     if out.exists():
         raise UsageError(f"{out} already exists", "Name a new folder, or remove that one")
     trained = load.load_model(source, checkpoint)
-    building = temporary(out)
-    shutil.rmtree(building, ignore_errors=True)
     try:
-        building.mkdir(parents=True)
-        module.write(trained, building, dtype)
-        checked = module.verify(trained, building, dtype)
-        if isinstance(checked, Comparison):
-            checked.check()
-        for file in sorted(building.rglob("*")):
-            flush(file)
-        building.rename(out)
-        flush(out.parent)
+        with new_folder(out) as building:
+            module.write(trained, building, dtype)
+            checked = module.verify(trained, building, dtype)
+            if isinstance(checked, Comparison):
+                checked.check()
     except OSError as error:
         raise CheckpointError(f"cannot write {out}: {error}") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     compared = isinstance(checked, Comparison)
     say(str(checked) if compared else f"not compared: {checked}")
     proof = vars(checked) if compared else {"not_compared": checked}

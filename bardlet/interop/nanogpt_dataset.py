@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import CharTokenizer, Tokenizer, fingerprint
 from bardlet.errors import CheckpointError, DataError, UsageError
-from bardlet.io.atomic import flush, temporary, write_text
+from bardlet.io.atomic import new_folder, write_text
 
 GPT2_VOCABULARY = range(50257, 50305)  # GPT-2's tokens, and padded as nanoGPT does
 MAX_VOCABULARY = 1 << 16  # of two bytes
@@ -67,21 +66,13 @@ def export_dataset(name: str, out: Path, say: Callable[[str], None]) -> dict[str
             "Prepare it with a vocabulary of at most 65,536",
         )
     dataset.verify()
-    building = temporary(out)
-    shutil.rmtree(building, ignore_errors=True)
     try:
-        building.mkdir(parents=True)
-        for split in folder.SPLITS:
-            write_split(dataset, split, building / f"{split}.bin")
-        write_vocabulary(dataset.tokenizer, building)
-        for file in sorted(building.iterdir()):
-            flush(file)
-        building.rename(out)
-        flush(out.parent)
+        with new_folder(out) as building:
+            for split in folder.SPLITS:
+                write_split(dataset, split, building / f"{split}.bin")
+            write_vocabulary(dataset.tokenizer, building)
     except OSError as error:
         raise CheckpointError(f"cannot write {out}: {error}") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     if dataset.pairs:
         say("nanoGPT has no masks: prompts count in the loss there as responses do")
     if not (is_gpt2(dataset.tokenizer) or is_list_of_names(dataset.tokenizer)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file in one step."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is on disk and has its name at the end, or is gone after an error."""
+    building = temporary(path)
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        yield building
+        for file in sorted(building.rglob("*")):
+            flush(file)
+        building.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
