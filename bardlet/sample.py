@@ -98,9 +98,9 @@ class Writer:
         self, model: GPT, streams: int, dtype: torch.dtype = torch.float32, use_cache: bool = True
     ) -> None:
         self.model = model.eval()
-        self.compiled = use_cache and native.runs(model)
+        compiled = use_cache and native.runs(model)
         self.decoder = (
-            Decoder(model, streams, dtype) if self.compiled else TorchDecoder(model, use_cache)
+            Decoder(model, streams, dtype) if compiled else TorchDecoder(model, use_cache)
         )
         self.free = list(range(streams))[::-1]
 

@@ -176,10 +176,10 @@ def write(
     streamed = num_samples == 1 and not as_json and trained_on is None
     began = time.perf_counter()
     if streamed:
-        print(text, end="", flush=True)
+        shown(text)
         completions = [Completion(requests[0])]
         for piece in model.pieces(completions[0]):
-            print(piece, end="", flush=True)
+            shown(piece)
     else:
         completions = model.complete(requests)
     took = time.perf_counter() - began

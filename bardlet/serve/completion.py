@@ -189,7 +189,7 @@ def complete(
 
 @torch.inference_mode()
 def prompt_logprobs(model: GPT, tokens: Sequence[int], top: int = 0) -> list[TokenLogprob]:
-    """The log-probability of each token after the first, by the model in float32.
+    """The log-probability of each token after the first, by the model as its weights are.
 
     In windows of the context one after the other, as evaluation has them: the token that begins a
     window is predicted from the whole window before it.

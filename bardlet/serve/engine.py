@@ -26,7 +26,6 @@ class Event:
 
     index: int  # which
     text: str
-    tokens: list[int]
     logprobs: list[TokenLogprob]
     finish_reason: str | None
 
@@ -116,9 +115,9 @@ class Engine:
                 if self.closed:
                     break
                 orders, self.orders = self.orders, deque()
-            for work in orders:
-                work()
             try:
+                for work in orders:
+                    work()
                 self.step()
             except Exception as error:  # of memory, say: the others that come must not suffer
                 self.fail(error)
@@ -137,7 +136,7 @@ class Engine:
                 return
             if completion.finish_reason:
                 del self.jobs[id(completion)]
-                job.tell(Event(i, "", [], [], completion.finish_reason))
+                job.tell(Event(i, "", [], completion.finish_reason))
 
     def drop(self, job: Job) -> None:
         for completion in job.completions:
@@ -145,17 +144,14 @@ class Engine:
                 self.completer.remove(completion)
 
     def step(self) -> None:
-        counts = {id(run.completion): (len(run.completion.tokens), len(run.completion.logprobs))
-                  for run in self.completer.running}  # fmt: skip
+        running = [run.completion for run in self.completer.running]
+        counts = {id(completion): len(completion.logprobs) for completion in running}
         for completion, text in self.completer.step():
-            tokens, logprobs = counts.get(id(completion), (0, 0))
+            logprobs = completion.logprobs[counts.get(id(completion), 0) :]
             job, i = self.jobs[id(completion)]
             if completion.finish_reason:
                 del self.jobs[id(completion)]
-            job.tell(
-                Event(i, text, completion.tokens[tokens:], completion.logprobs[logprobs:],
-                      completion.finish_reason)
-            )  # fmt: skip
+            job.tell(Event(i, text, logprobs, completion.finish_reason))
 
     def fail(self, error: Exception) -> None:
         """End every job with an exception."""

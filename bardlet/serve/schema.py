@@ -109,6 +109,12 @@ class ChatBody(Options):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
 
+    @property
+    def wanted(self) -> int | None:
+        """How many new tokens are asked for, by the newer name or the older."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
+
 
 class TokenizeBody(BaseModel):
     """POST /tokenize."""

@@ -53,6 +53,8 @@ class Server:
     async def engine(self, name: str | None) -> Engine:
         """A model's engine; the model is loaded in a thread when it is first asked for."""
         name = self.named(name)
+        if name in self.engines:  # without waiting for another that is being loaded
+            return self.engines[name]
         async with self.loading:
             if name not in self.engines:
                 self.engines[name] = await asyncio.to_thread(self.models[name])
@@ -94,9 +96,8 @@ class Server:
         if [message.role for message in body.messages] != ["user"]:
             text = "this model was trained on single questions: messages is one of role user"
             raise Refused(400, text, "unsupported_messages")
-        wanted = body.max_completion_tokens or body.max_tokens
         n, seed = body.n or 1, body.seeds()
-        limit = self.limit(engine.model.context if wanted is None else wanted, n, [""])
+        limit = self.limit(engine.model.context if body.wanted is None else body.wanted, n, [""])
         top = (body.top_logprobs or 0) if body.logprobs else None
         requests = [
             body.request(engine.model, body.messages[0].content, limit, top, seed, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import torch
 from support import PLAY as TEXT
 
 from bardlet.cli import main
+from bardlet.commands.sample import CHOICE
 from bardlet.errors import DataError, UsageError
+from bardlet.sampling.filters import Sampling
 from bardlet.serve.completion import Completer, Completion, mean_loss
 from bardlet.serve.model import Model
 from bardlet.serve.talk import written
@@ -114,6 +117,14 @@ def test_neighbours_that_come_and_go_change_nothing(model: Model) -> None:
 def test_what_cannot_be_asked_for(model: Model, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         model.generate("All:", **options)
+
+
+def test_the_commands_defaults_are_samplings() -> None:
+    """They stand there once more: help must not import torch."""
+    assert {name: default for name, (default, _) in CHOICE.items()} == {
+        field.name: field.default for field in dataclasses.fields(Sampling)
+        if field.name != "logit_bias"
+    }  # fmt: skip
 
 
 def test_edges(model: Model) -> None:

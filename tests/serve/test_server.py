@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -32,6 +33,8 @@ from bardlet.serve.completion import mean_loss
 from bardlet.serve.engine import Engine
 from bardlet.serve.guard import Guard
 from bardlet.serve.model import Model
+from bardlet.serve.schema import ChatBody
+from bardlet.serve.server import Server
 
 HOSTS = ["127.0.0.1", "localhost"]
 
@@ -360,6 +363,42 @@ def test_a_failed_step_ends_its_texts_and_not_the_server(
         assert one.ask("POST", "/v1/completions", {"prompt": "All:"})[0] == 200
     finally:
         one.close()
+
+
+def test_an_order_that_fails_does_not_end_the_thread(model: Model) -> None:
+    """Such as telling a client whose event loop has gone."""
+    one = Served(model)
+    try:
+        one.engine.call(lambda: None, lambda result: 1 / 0)
+        assert one.ask("POST", "/v1/completions", {"prompt": "All:"})[0] == 200
+        assert one.engine.thread.is_alive()
+    finally:
+        one.close()
+
+
+def test_a_model_that_is_loaded_does_not_wait_for_another(model: Model) -> None:
+    engine, loading = Engine(model, 1, 1), threading.Event()
+    server = Server({"here": lambda: engine, "slow": lambda: loading.wait(20)}, 10)  # type: ignore
+
+    async def ask() -> None:
+        await server.engine("here")
+        slow = asyncio.ensure_future(server.engine("slow"))
+        await asyncio.sleep(0.05)
+        try:
+            assert await asyncio.wait_for(server.engine("here"), 5) is engine
+        finally:
+            loading.set()
+            await slow
+
+    asyncio.run(ask())
+    engine.close()
+
+
+def test_a_chat_of_no_tokens_is_one() -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    assert ChatBody(**body, max_completion_tokens=0, max_tokens=9).wanted == 0
+    assert ChatBody(**body, max_tokens=9).wanted == 9
+    assert ChatBody(**body).wanted is None
 
 
 def test_the_command_serves_until_a_signal(folder: Path) -> None:
