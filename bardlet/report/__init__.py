@@ -1,0 +1,1 @@
+"""Runs as curves: what a page or a plot of them shows."""

@@ -1,0 +1,1 @@
+"""How good a model is by tasks that others set."""

@@ -1,0 +1,1 @@
+"""The pages' static files, and how they become one page."""
