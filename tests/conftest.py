@@ -7,13 +7,16 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Two tests at once, or a busy machine, must not make threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What --deterministic sets is read once, at the first product on a GPU, which is another test's.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import browsing
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 from support import DATA, FAMILIES, RUN, TEXT, Refused, some_text, tiny_config
@@ -23,6 +26,9 @@ from bardlet.config import to_toml
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus, Source
 from bardlet.system import device
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,3 +110,22 @@ def refused(capfd: CaptureFixture[str]) -> Refused:
         return lines[-1]
 
     return command
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium for a module; its tests are skipped where it is not installed."""
+    with browsing.chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[browsing.Visitor]:
+    """Opens pages: `page = visit(url, viewport=...)`; at the end none has complained.
+
+    None may have asked for anything of another origin than that of the first page.
+    """
+    visitor = browsing.Visitor(browser)
+    yield visitor
+    visitor.close()
+    visitor.check()
