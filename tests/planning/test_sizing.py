@@ -13,7 +13,7 @@ import torch
 from support import some_text
 
 from bardlet import cli
-from bardlet.commands.train import seconds_of
+from bardlet.commands.configure import seconds_of
 from bardlet.config import resolve
 from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
