@@ -57,6 +57,10 @@ class Result:
     train_s: float  # of this session: optimisation only, evaluations left out
     stopped: bool  # by a signal, before its end
 
+    def __fspath__(self) -> str:
+        """The run's folder, so that a result is a path to it."""
+        return self.out_dir
+
 
 def train(
     config: TrainConfig, init_model: resume.InitModel | None = None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 from bardlet.config import unknown_option
 from bardlet.errors import UsageError
@@ -64,6 +67,49 @@ def parse(parser: Parser, args: list[str]) -> argparse.Namespace:
         names = [s[2:] for s in parser._option_string_actions if s.startswith("--")]
         parser.error("; ".join(unknown_option(name, names) for name in unknown))
     return parser.parse_args(known)
+
+
+def from_keywords(
+    parser: Parser, positional: list[str], options: Mapping[str, Any]
+) -> argparse.Namespace:
+    """What `parse` returns for the same options as Python values; None is one that was not given.
+
+    Raises UsageError for an option that there is not, naming the nearest, or of another type.
+    """
+    actions = {a.dest: a for a in parser._actions if a.option_strings and a.dest != "help"}
+    if unknown := [name for name in options if name not in actions]:
+        parser.error("; ".join(unknown_option(name, actions) for name in unknown))
+    args = parser.parse_args(["--", *positional])
+    for name, value in options.items():
+        if value is not None:
+            setattr(args, name, converted(actions[name], value))
+    return args
+
+
+def converted(action: argparse.Action, value: Any) -> Any:
+    """A value as the option's flag would leave it; UsageError for one of another type."""
+    if isinstance(action, argparse._StoreTrueAction):
+        if not isinstance(value, bool):
+            raise UsageError(f"{action.dest}={value!r} is not True or False")
+        return value
+    several = isinstance(action, argparse._AppendAction) or action.nargs == "+"
+    if several and isinstance(value, list | tuple):
+        return [one(action, each) for each in value]
+    return [one(action, value)] if several else one(action, value)
+
+
+def one(action: argparse.Action, value: Any) -> Any:
+    """A single value in the option's type."""
+    if action.type in (int, float):
+        kinds = (int, float) if action.type is float else int
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            return action.type(value)
+        wanted = "a number" if action.type is float else "a whole number"
+        raise UsageError(f"{action.dest}={value!r} is not {wanted}")
+    if not isinstance(value, str | os.PathLike):
+        wanted = "a path" if action.type is Path else "a text"
+        raise UsageError(f"{action.dest}={value!r} is not {wanted}")
+    return Path(value) if action.type is Path else os.fspath(value)
 
 
 def split_unknown(parser: Parser, args: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -8,12 +8,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from bardlet.commands import dependents
-from bardlet.commands.parser import SOURCE, Parser, add_reading, parse
+from bardlet.commands.parser import SOURCE, Parser, add_reading, from_keywords, parse
 from bardlet.errors import UsageError
-from bardlet.io.terminal import say
+from bardlet.io.terminal import Progress, progress_to, say
+
+if TYPE_CHECKING:
+    from bardlet.data.dataset.folder import Dataset
+
+FilePath = str | os.PathLike[str]
 
 TOKENIZER = (
     "char (default), byte, gpt2, bpe (trained on the text), a tokenizer.json, .model, .tiktoken or "
@@ -43,7 +48,70 @@ RANKS = (  # this process's number, how many there are, the number of the first,
 )  # fmt: skip
 
 
+class PrepareOptions(TypedDict, total=False):
+    """The options of `bardlet prepare`, whose help says what each does."""
+
+    out: FilePath
+    file: FilePath
+    tokenizer: str
+    vocab_size: int
+    end_of_text: str
+    split: str
+    val_fraction: float
+    val: FilePath | list[str]
+    text_key: str
+    prompt_key: str
+    response_key: str
+    document_separator: str
+    format: str
+    ext: str
+    normalize: str
+    encoding: str
+    errors: str
+    skip_unreadable: bool
+    sample: str
+    distinct: bool
+    shard_tokens: int
+    workers: int
+    part: str
+    merge: list[FilePath]
+    fresh: bool
+
+
+def prepare(
+    *sources: FilePath, progress: Progress = False, **options: Unpack[PrepareOptions]
+) -> Dataset:
+    """Turn texts into a dataset folder, as `bardlet prepare` does, and return it opened.
+
+    `bardlet.train(dataset=...)` takes what is returned; its `folder` says where it is. `sources`
+    are files, folders, globs, hf://... or the name of a corpus. `progress` is True to print what
+    the command prints, or a function that gets each line. Raises a BardletError for what cannot be
+    read or is not allowed, and for an option that there is not. A script that prepares much text
+    in several processes begins with `if __name__ == "__main__":`, as multiprocessing asks.
+    """
+    parser = Parser(prog="bardlet prepare", description="")
+    add_options(parser)
+    if isinstance(sample := options.get("sample"), int):
+        options["sample"] = str(sample)
+    args = from_keywords(parser, [os.fspath(source) for source in sources], options)
+    with progress_to(progress):
+        return made(parser, args)
+
+
 def run(parser: Parser, args: list[str]) -> int:
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
+    options = parse(parser, args)
+    dataset = made(parser, options)
+    from bardlet.commands.inspect import counted_facts, describe_dataset
+
+    facts = {**dataset.manifest, **counted_facts(dataset)}
+    print(json.dumps(facts) if options.json else describe_dataset(dataset))
+    return 0
+
+
+def add_options(parser: Parser) -> None:
+    """The options of both ways to prepare, the command's and Python's."""
     parser.add_argument("source", nargs="*", default=[], help=SOURCE)
     parser.add_argument("--out", type=Path, help="dataset folder; default data/<name>")
     parser.add_argument("--file", type=Path, help="take a named corpus from this file")
@@ -60,25 +128,23 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--part", default="1/1", help=PART)
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
     parser.add_argument("--fresh", action="store_true", default=False, help=FRESH)
-    parser.add_argument("--json", action="store_true", default=False, help="print the manifest")
-    options = parse(parser, args)
-    out: Path | None = getattr(options, "out", None)
-    if bool(options.source) == bool(options.merge):
+
+
+def made(parser: Parser, args: argparse.Namespace) -> Dataset:
+    """The dataset that the options ask for."""
+    out: Path | None = getattr(args, "out", None)
+    if bool(args.source) == bool(args.merge):
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
-    from bardlet.commands.inspect import counted_facts, describe_dataset
-
-    if options.merge:
-        useful = ("source", "out", "merge", "fresh", "json")
-        for name, value in vars(options).items():
-            if name not in useful and value != parser.get_default(name):
-                say(f"--{name} has no effect with --merge: the parts have theirs")
-    dataset = merged(options, out) if options.merge else prepared(options, out)
-    facts = {**dataset.manifest, **counted_facts(dataset)}
-    print(json.dumps(facts) if options.json else describe_dataset(dataset))
-    return 0
+    if not args.merge:
+        return prepared(args, out)
+    useful = ("source", "out", "merge", "fresh", "json")
+    for name, value in vars(args).items():
+        if name not in useful and value != parser.get_default(name):
+            say(f"--{name} has no effect with --merge: the parts have theirs")
+    return merged(args, out)
 
 
-def merged(args: argparse.Namespace, out: Path | None) -> Any:
+def merged(args: argparse.Namespace, out: Path | None) -> Dataset:
     """The dataset of all parts."""
     from bardlet.data.prepare.merge import merge
 
@@ -87,7 +153,7 @@ def merged(args: argparse.Namespace, out: Path | None) -> Any:
     return merge(args.merge, out, dependents.guard(out, fresh=args.fresh, say=say))
 
 
-def prepared(args: argparse.Namespace, out: Path | None) -> Any:
+def prepared(args: argparse.Namespace, out: Path | None) -> Dataset:
     """The dataset of what the sources name."""
     from bardlet.data.prepare.options import gathered
     from bardlet.data.prepare.pipeline import prepare

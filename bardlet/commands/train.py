@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from bardlet.commands.eval import best_val_loss
 from bardlet.commands.parser import Parser, split_unknown
 from bardlet.config import BUILTIN_INIT, FIELDS, TRUTH, TrainConfig
 from bardlet.errors import UsageError
-from bardlet.io.terminal import log, say
+from bardlet.io.terminal import Progress, log, progress_to, say
 
 if TYPE_CHECKING:
     from bardlet.data.dataset.folder import Dataset
@@ -39,6 +40,31 @@ def run(parser: Parser, args: list[str]) -> int:
     return 0
 
 
+def train_from_python(
+    *bases: str | os.PathLike[str], resume: bool = False, budget: str | None = None,
+    checkpoint: str = "", progress: Progress = False,
+    **options: str | int | float | os.PathLike[str],
+) -> Result:  # fmt: skip
+    """Train a model, or go on training one, as `bardlet train` does, and return how it ended.
+
+    `bases` are presets or files, `options` any of the command's, such as `dataset="mine"` or
+    `max_iters=500`; `resume`, `budget` and `checkpoint` are its flags. `bardlet.load` takes what is
+    returned, whose `out_dir` is the run's folder and `best_val_loss` its loss in nats a token.
+    `progress` is True to print what the command prints, or a function that gets each line. Raises
+    a BardletError for what cannot be trained; Ctrl-C saves the run and returns it as `stopped`.
+    """
+    flags = {name: os.fspath(value) if isinstance(value, os.PathLike) else value
+             for name, value in options.items()}  # fmt: skip
+    if resume:
+        flags["init_from"] = "resume"
+    with progress_to(progress):
+        config, pace = configure(
+            [os.fspath(base) for base in bases], flags, budget=budget, checkpoint=checkpoint,
+            say=say,
+        )  # fmt: skip
+        return train_as_configured(config, checkpoint, pace)
+
+
 def train_and_show(
     config: TrainConfig, say: Callable[[str], None], checkpoint_name: str = "",
     pace: Replan | None = None,
@@ -47,22 +73,35 @@ def train_and_show(
 
     `pace` keeps a sized run to its time.
     """
-    from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.system.distributed import here
-    from bardlet.train import train
 
     shows = here().main and config.init_from not in BUILTIN_INIT and not config.eval_only
 
-    def shown(config: TrainConfig, dataset: Dataset) -> GPT:
-        model = load_pretrained(config, dataset)
+    def before() -> None:
         if shows:
             show("before training", config.init_from, config, say)
-        return model
 
-    result = train(config, shown, checkpoint_name=checkpoint_name, replan=pace or (lambda *_: None))
+    result = train_as_configured(config, checkpoint_name, pace, before)
     if shows and not result.stopped:
         show("after training", config.out_dir, config, say)
     return result
+
+
+def train_as_configured(
+    config: TrainConfig, checkpoint_name: str, pace: Replan | None,
+    before: Callable[[], None] = lambda: None,
+) -> Result:  # fmt: skip
+    """Train as `config` says; `before` is called once a model that it names is loaded."""
+    from bardlet.interop.pretrained_init import load_pretrained
+    from bardlet.train import train
+
+    def loaded(config: TrainConfig, dataset: Dataset) -> GPT:
+        model = load_pretrained(config, dataset)
+        before()
+        return model
+
+    replan: Replan = pace or (lambda *_: None)
+    return train(config, loaded, checkpoint_name=checkpoint_name, replan=replan)
 
 
 def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -> None:

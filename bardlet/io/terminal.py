@@ -17,6 +17,7 @@ from typing import Any
 # has. The marks that right-to-left scripts need are not among them.
 ORDERS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F),
           *range(0x2066, 0x206A)]  # fmt: skip
+Progress = bool | Callable[[str], None]  # see `progress_to`
 SPELT = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in ORDERS}
 
 
@@ -25,8 +26,32 @@ def shown(text: str, stream: Any) -> str:
     return text.translate(SPELT) if stream.isatty() else text
 
 
+class Listener:
+    """Who gets the lines for people in place of the terminal; None: the terminal does."""
+
+    take: Callable[[str], None] | None = None
+
+
+@contextlib.contextmanager
+def progress_to(progress: Progress) -> Iterator[None]:
+    """A context in which all threads' lines for people go to `progress`, without bars.
+
+    True is the terminal, as a command has it; False is nowhere.
+    """
+    before = Listener.take
+    if progress is not True:
+        Listener.take = progress or (lambda line: None)
+    try:
+        yield
+    finally:
+        Listener.take = before
+
+
 def say(line: str) -> None:
     """Print a line for people on stderr; without a word where nobody is there to read it."""
+    if Listener.take:
+        Listener.take(line)
+        return
     with contextlib.suppress(OSError):  # of a terminal that was closed, or a pipe
         # spelt out here too: a live progress bar puts itself between this and the guarded stream
         print(shown(line, sys.stderr), file=sys.stderr, flush=True)
@@ -38,7 +63,7 @@ def log(line: str) -> None:
     A reader that leaves, or a full disk, ends no run: the rest of the log goes to stderr.
     """
     out = sys.stdout
-    if out is None or out.isatty():
+    if Listener.take or out is None or out.isatty():
         return say(line)
     try:
         print(line, file=out, flush=True)
@@ -53,6 +78,9 @@ def log(line: str) -> None:
 
 def at_once(line: str) -> None:
     """Write a line on stderr from a signal's handler, which may have interrupted a print."""
+    if Listener.take:
+        Listener.take(line)
+        return
     with contextlib.suppress(AttributeError, OSError, ValueError):
         # on a terminal over the progress bar, which draws itself again below
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
@@ -78,11 +106,11 @@ class Shown:
 
 
 def live_bar(*columns: str) -> Any:
-    """A progress bar of rich on stderr, not yet started; None where that is not a terminal.
+    """A progress bar of rich on stderr, not yet started; None where lines do not go to a terminal.
 
     A column is "bar", "bytes", "speed" or "time left", or the format of a text.
     """
-    if not sys.stderr.isatty():
+    if Listener.take or not sys.stderr.isatty():
         return None
     from rich import progress
     from rich.console import Console

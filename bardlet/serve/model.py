@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,14 +34,20 @@ CHOICE = {field.name for field in dataclasses.fields(Sampling)}
 
 
 def load(
-    source: str | Path, *, checkpoint: str = "best", device: str = "auto", dtype: str = "auto"
+    source: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Model:
     """The model of a run, or of any other source that `bardlet import` reads.
+
+    What `bardlet.train` returns is a run.
 
     `checkpoint` is that of a run: best, last or iter-... Raises a BardletError where there is no
     such source, or where its files are damaged.
     """
-    return Model(load_model(str(source), checkpoint), choose(device, dtype))
+    return Model(load_model(os.fspath(source), checkpoint), choose(device, dtype))
 
 
 class Model:

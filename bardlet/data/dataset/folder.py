@@ -145,6 +145,10 @@ class Dataset:
         if identity(path) != opened:  # the tokens may be of another manifest
             raise DataError(f"{folder} was prepared again while it was opened", "Try again")
 
+    def __fspath__(self) -> str:
+        """The folder, so that a dataset is a path to it."""
+        return str(self.folder)
+
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
