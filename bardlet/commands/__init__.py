@@ -20,6 +20,7 @@ COMMANDS = {
     "tokenizer": "make, compare and try tokenizers",
     "ls": "list the runs and datasets here",
     "inspect": "describe a dataset, a run or a checkpoint",
+    "count": "count a text in a dataset: how often, where, and what follows it",
     "doctor": "say what is wrong with a run",
     "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
     "export": "write a trained model for transformers, llama.cpp, ONNX or nanoGPT",
