@@ -62,6 +62,15 @@ class Shape(ctypes.Structure):
         )  # fmt: skip
 
 
+class Soft(ctypes.Structure):
+    """The struct of that name in native/src/train.h."""
+
+    _fields_ = (
+        ("targets", c_void_p), ("written", c_void_p), ("stride", c_long), ("weight", c_float),
+        ("temperature", c_float),
+    )  # fmt: skip
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The best build that is there and that this CPU can run, or None.
@@ -85,7 +94,7 @@ def library() -> ctypes.CDLL | None:
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "bardlet_peak": (c_int, c_int, c_void_p),
     "bardlet_train": (
-        *[c_void_p] * 7, c_int, c_int, c_float, c_float, c_uint32, c_int, c_int, c_long, c_void_p,
+        *[c_void_p] * 8, c_int, c_int, c_float, c_float, c_uint32, c_int, c_int, c_long, c_void_p,
         c_void_p,
     ),
     "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),

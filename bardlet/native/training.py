@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,24 @@ def fits(model: GPT, *, training: bool) -> bool:
     return native.runs(model) and whole
 
 
+@dataclass(frozen=True, kw_only=True)
+class Soft:
+    """What a student learns beside the targets: its teachers' distributions (arXiv:1503.02531).
+
+    targets (B, T, rows(V)) float32, each row a distribution softened by `temperature` and zero
+    behind the vocabulary; `weight` in [0, 1] is their share of the loss.
+    """
+
+    targets: Tensor
+    weight: float
+    temperature: float
+
+
+def rows(vocab_size: int) -> int:
+    """How many numbers a row of soft targets has."""
+    return -(-vocab_size // native.UNIT) * native.UNIT
+
+
 class NativeGPT(nn.Module):
     """A model called as it is with targets, but for the logits, which the core does not return.
 
@@ -41,14 +60,38 @@ class NativeGPT(nn.Module):
         self.named = dict(model.named_parameters())
 
     def forward(
-        self, idx: Tensor, targets: Tensor, first: Tensor | None = None
+        self, idx: Tensor, targets: Tensor, first: Tensor | None = None, soft: Soft | None = None
     ) -> tuple[None, Tensor]:
         """(None, the mean loss of idx (B, T) and targets (B, T), -1 where one does not count).
 
         All int64, T a multiple of 32 and at most block_size; first (B, T) may name the earliest
-        position that each attends to. IndexError where a token lies outside the vocabulary or a
-        position outside the past, ValueError for other shapes.
+        position that each attends to. With soft targets the loss is (1 - weight) of it, and weight
+        temperature^2 of the cross-entropy with them. IndexError where a token lies outside the
+        vocabulary or a position outside the past, ValueError for other shapes.
         """
+        self.check(idx, targets)
+        first = checked_first(first, idx)
+        idx, targets = idx.contiguous(), targets.contiguous()
+        if soft and soft.targets.shape != (*idx.shape, rows(self.model.config.vocab_size)):
+            raise ValueError(f"soft targets {tuple(soft.targets.shape)} do not fit the model")
+        if torch.is_grad_enabled():
+            params = self.named.values()
+            return None, Loss.apply(self, idx, targets, first, soft, *params)  # pyright: ignore
+        return None, self.compute(idx, targets, first, self.named, [], self.struct(soft))
+
+    @torch.no_grad()
+    def distributions(self, idx: Tensor, first: Tensor | None, temperature: float) -> Tensor:
+        """softmax(logits / temperature) at each position of idx (B, T): (B, T, rows(V)) float32."""
+        self.check(idx, idx)
+        first = checked_first(first, idx)
+        size = rows(self.model.config.vocab_size)
+        written = torch.zeros(*idx.shape, size)
+        soft = native.Soft(None, native.pointer(written), size, 0.0, temperature)
+        self.compute(idx.contiguous(), idx.contiguous(), first, self.named, [], soft)
+        return written
+
+    def check(self, idx: Tensor, targets: Tensor) -> None:
+        """Raise IndexError or ValueError where the core would read what is not there."""
         T = idx.size(-1)
         if idx.shape != targets.shape or idx.dim() != 2 or T % native.UNIT:
             raise ValueError(
@@ -59,17 +102,13 @@ class NativeGPT(nn.Module):
         V = self.model.config.vocab_size
         if idx.min() < 0 or max(idx.max(), targets.max()) >= V or targets.min() < -1:
             raise IndexError(f"token ids must be in [0, {V})")
-        if first is not None:
-            if first.shape != idx.shape or first.dtype != torch.int64:
-                raise ValueError(f"first {tuple(first.shape)} does not fit idx {tuple(idx.shape)}")
-            if first.min() < 0 or (first > torch.arange(T)).any():
-                raise IndexError("a position attends to itself and to what is before it")
-            first = first.contiguous()
-        idx, targets = idx.contiguous(), targets.contiguous()
-        if torch.is_grad_enabled():
-            params = self.named.values()
-            return None, Loss.apply(self, idx, targets, first, *params)  # pyright: ignore
-        return None, self.compute(idx, targets, first, self.named, [])
+
+    def struct(self, soft: Soft | None) -> native.Soft:
+        """The soft targets as the core reads them."""
+        if soft is None:
+            return native.Soft(None, None, 0, 0.0, 1.0)
+        at, size = native.pointer(soft.targets), soft.targets.size(-1)
+        return native.Soft(at, None, size, soft.weight, soft.temperature)
 
     def peak_flops(self) -> float:
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
@@ -86,6 +125,7 @@ class NativeGPT(nn.Module):
         first: Tensor | None,
         params: Mapping[str, Tensor],
         grads: list[dict[str, Tensor]],
+        soft: native.Soft,
     ) -> Tensor:
         """The mean loss; its gradients are left in grads[0], the others are the threads' own."""
         config = self.model.config
@@ -101,7 +141,7 @@ class NativeGPT(nn.Module):
             (ctypes.c_void_p * len(tables))(*map(ctypes.addressof, tables)) if tables else None,
             native.rotary(self.model),
             native.pointer(idx, torch.int64), native.pointer(targets, torch.int64),
-            native.pointer(first, torch.int64) if first is not None else None,
+            native.pointer(first, torch.int64) if first is not None else None, ctypes.byref(soft),
             B, T, counted, dropout, seed, len(tables) or min(native.threads(), B), self.bf16,
             sum(p.numel() for p in params.values()),
         )  # fmt: skip
@@ -111,13 +151,24 @@ class NativeGPT(nn.Module):
         return torch.tensor(result.value / counted, dtype=torch.float32)
 
 
+def checked_first(first: Tensor | None, idx: Tensor) -> Tensor | None:
+    """The earliest positions as the core reads them; ValueError or IndexError for others."""
+    if first is None:
+        return None
+    if first.shape != idx.shape or first.dtype != torch.int64:
+        raise ValueError(f"first {tuple(first.shape)} does not fit idx {tuple(idx.shape)}")
+    if first.min() < 0 or (first > torch.arange(idx.size(1))).any():
+        raise IndexError("a position attends to itself and to what is before it")
+    return first.contiguous()
+
+
 class Loss(torch.autograd.Function):
     """The core's loss; its gradients come with it, in one call."""
 
     @staticmethod
     def forward(
         ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, first: Tensor | None,
-        *params: Tensor,
+        soft: Soft | None, *params: Tensor,
     ) -> Tensor:  # fmt: skip
         named = dict(zip(model.named, params, strict=True))
         sizes = [p.numel() for p in params]
@@ -126,7 +177,7 @@ class Loss(torch.autograd.Function):
             pieces = torch.empty(sum(sizes)).split(sizes)
             views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
             grads.append(dict(zip(named, views, strict=True)))
-        loss = model.compute(idx, targets, first, named, grads)
+        loss = model.compute(idx, targets, first, named, grads, model.struct(soft))
         ctx.grads = list(grads[0].values())
         return loss
 
@@ -138,4 +189,4 @@ class Loss(torch.autograd.Function):
             raise RuntimeError("the compiled core's loss goes backward only once")
         if scale != 1:
             torch._foreach_mul_(grads, scale.item())
-        return None, None, None, None, *grads
+        return None, None, None, None, None, *grads

@@ -80,12 +80,12 @@ int bardlet_peak(int threads, int bf16_products, double* flops) {
 }
 
 // Sum of losses over a batch (B, T), into `result`; gradients of the mean over `counted` targets go
-// to grads[0]. Without `memory`, `result` is how many bytes it must have. grads: per thread a table
+// to grads[0]. `soft` as in train.h. Without `memory`, `result` is how many bytes it must have. grads: per thread a table
 // like params, its arrays one block of grad_size floats that begins with the embedding's.
 int bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
                   const float* rotary, const int64_t* idx, const int64_t* targets,
-                  const int64_t* earliest, int B, int T, float counted, float dropout,
-                  uint32_t seed, int threads, int bf16_products, long grad_size, char* memory,
+                  const int64_t* earliest, const Soft* soft, int B, int T, float counted,
+                  float dropout, uint32_t seed, int threads, int bf16_products, long grad_size, char* memory,
                   double* result) {
     return guarded(threads, [&] {
         Arena arena{memory};
@@ -94,8 +94,8 @@ int bardlet_train(const Shape* s, float* const* params, float* const* const* gra
         in_format(bf16_products, [&](auto e) {
             *result = train_step<decltype(e)>(*s, {params}, gradients.data(), rotary,
                                               {idx, targets, earliest, B, T, counted},
-                                              {dropout, seed}, threads, grads != nullptr,
-                                              grad_size, arena);
+                                              {dropout, seed}, *soft, threads,
+                                              grads != nullptr, grad_size, arena);
         });
         if (!memory) *result = (double)arena.used;
     });

@@ -31,11 +31,22 @@ struct Batch {
     float counted;  // targets that do
 };
 
+// Distillation (arXiv:1503.02531). A teacher writes softmax(logits / temperature); a student reads
+// its teachers' q and has (1 - weight) CE + weight temperature^2 (-sum q log softmax(logits / t)).
+// Rows of `stride` numbers, those behind the vocabulary zero. bardlet/native/__init__.py writes it.
+struct Soft {
+    const float* targets;  // (B, T, stride), a student's; null: none
+    float* written;        // (B, T, stride), a teacher's; null: none
+    long stride;
+    float weight, temperature;
+};
+
 template <class E>
 class Worker {
   public:
-    Worker(const Shape& s, int T, int sequences, bool grad, Dropout dropout, Arena& arena)
-        : s(s), T(T), grad(grad), dropout(dropout), layers(s.layers) {
+    Worker(const Shape& s, int T, int sequences, bool grad, Dropout dropout, Soft soft,
+           Arena& arena)
+        : s(s), T(T), grad(grad), dropout(dropout), soft(soft), layers(s.layers) {
         const long M = (long)T * sequences, C = s.width, D = s.head, T32 = round_up(T, ROWS);
         for (int l = 0; l < s.layers; l++) {
             Activations<E>& a = layers[l];
@@ -57,6 +68,7 @@ class Worker {
         normed = arena.take<E>(M * C);
         logits = arena.take<float>(M * s.padded_vocab());
         d_logits = grad ? arena.take<E>(M * s.padded_vocab()) : nullptr;
+        softened = soft.targets ? arena.take<float>(s.padded_vocab()) : nullptr;
         scores = arena.take<float>(ROWS * T32);
         p = arena.take<E>(ROWS * T32);
         keys = arena.take<E>(T32 * D), values = arena.take<E>(T32 * D);
@@ -103,10 +115,11 @@ class Worker {
     const int T;
     const bool grad;
     const Dropout dropout;
+    const Soft soft;
     long first_row = 0;  // of the batch's rows, the first that this chunk has
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Activations<E>> layers;
-    float *x, *scale, *mean, *logits, *scores, *dx, *dk, *dv, *row;
+    float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
     E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
 
@@ -191,37 +204,83 @@ class Worker {
         const int V = s.padded_vocab();
         multiply(normed, C, w.head.forward, M, V, C,
                  [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
+        if (soft.written) {
+            for (int m = 0; m < M; m++)
+                write_softened(logits + (long)m * V, soft.written + (first_row + m) * soft.stride);
+            return 0;
+        }
         double loss = 0;
         for (int m = 0; m < M; m++)
-            loss += cross_entropy(logits + (long)m * V, targets[m], d_logits + (long)m * V,
-                                  1.0f / counted);
+            loss += position_loss(logits + (long)m * V, targets[m], first_row + m,
+                                  d_logits + (long)m * V, 1.0f / counted);
         return loss;
     }
 
-    // -log softmax(logits)[target], and its gradient times `weight`; nothing where target is -1.
-    double cross_entropy(float* logits, int64_t target, E* d_logits, float weight) {
+    // e^((z - highest) / t) of a row of logits into y, which may be z, and their sum.
+    struct Exponents {
+        float highest, sum;
+        double log_sum(float t) const { return std::log((double)sum) + highest / t; }
+    };
+    Exponents exponents(float* z, float t, float* y) const {
         const int V = s.padded_vocab();
-        if (target < 0) {
-            for (int i = 0; grad && i < V; i += W) store(d_logits + i, set1(0.0f));
-            return 0;
-        }
-        const float hit = logits[target];
-        for (int i = s.vocab; i < V; i++) logits[i] = -INFINITY;
+        for (int i = s.vocab; i < V; i++) z[i] = -INFINITY;
         vec top = set1(-INFINITY), sum = set1(0.0f);
-        for (int i = 0; i < V; i += W) top = max(top, load(logits + i));
-        const float highest = hmax(top);
+        for (int i = 0; i < V; i += W) top = max(top, load(z + i));
+        const float highest = hmax(top), sharpen = 1 / t;
         for (int i = 0; i < V; i += W) {
-            const vec e = exp(load(logits + i) - set1(highest));
-            store(logits + i, e);
+            const vec e = exp((load(z + i) - set1(highest)) * set1(sharpen));
+            store(y + i, e);
             sum += e;
         }
-        const float z = hsum(sum), share = weight / z;
+        return {highest, hsum(sum)};
+    }
+
+    void write_softened(float* logits, float* to) const {
+        const float share = 1 / exponents(logits, soft.temperature, to).sum;
+        for (int i = 0; i < s.padded_vocab(); i += W) store(to + i, load(to + i) * set1(share));
+        std::fill(to + s.vocab, to + s.padded_vocab(), 0.0f);  // exp gives the smallest number
+    }
+
+    // The loss of one position, and its gradient times `weight`; nothing where target is -1.
+    double position_loss(float* logits, int64_t target, long at, E* d_logits, float weight) {
+        if (target < 0) {
+            for (int i = 0; grad && i < s.padded_vocab(); i += W) store(d_logits + i, set1(0.0f));
+            return 0;
+        }
+        if (!soft.targets) return cross_entropy(logits, target, nullptr, d_logits, weight);
+        const float hard = 1 - soft.weight;
+        const double taught = teachers_loss(logits, soft.targets + at * soft.stride, weight);
+        return taught + hard * cross_entropy(logits, target, softened, d_logits, hard * weight);
+    }
+
+    // What a student's loss has of its teachers' q; its gradient times `weight` is in `softened`.
+    double teachers_loss(float* logits, const float* q, float weight) const {
+        const int V = s.padded_vocab();
+        const float t = soft.temperature;
+        vec inner = set1(0.0f);
+        for (int i = 0; i < V; i += W) inner = fma(load(logits + i), load(q + i), inner);
+        const Exponents e = exponents(logits, t, softened);
+        const float slope = soft.weight * t * weight;
+        for (int i = 0; i < V; i += W)
+            store(softened + i, set1(slope) * (load(softened + i) / set1(e.sum) - load(q + i)));
+        return soft.weight * t * t * (e.log_sum(t) - hsum(inner) / t);
+    }
+
+    // -log softmax(logits)[target], and its gradient times `weight`, to which `more` is added.
+    double cross_entropy(float* logits, int64_t target, const float* more, E* d_logits,
+                         float weight) const {
+        const int V = s.padded_vocab();
+        const float hit = logits[target];
+        const Exponents e = exponents(logits, 1, logits);
+        const float share = weight / e.sum;
         if (grad) {
             for (int i = 0; i < V; i += W) store(logits + i, load(logits + i) * set1(share));
             logits[target] -= weight;
+            for (int i = 0; more && i < V; i += W)
+                store(logits + i, load(logits + i) + load(more + i));
             for (int i = 0; i < V; i += W) store(d_logits + i, load(logits + i));
         }
-        return std::log((double)z) + highest - hit;
+        return std::log((double)e.sum) + e.highest - hit;
     }
 
     const float* head_norm(Params p, int l, int h) const {  // of head h among queries and keys
@@ -532,13 +591,14 @@ constexpr int CHUNK_TOKENS = 512;  // tokens a thread takes through the model at
 // Lay everything out in the arena and, if it has memory, compute; returns the sum of losses.
 template <class E>
 double train_step(const Shape& s, Params p, Params* gradients, const float* rotary,
-                  const Batch& batch, Dropout dropout, int threads, bool grad, long grad_size,
-                  Arena& arena) {
+                  const Batch& batch, Dropout dropout, Soft soft, int threads, bool grad,
+                  long grad_size, Arena& arena) {
     Weights<E> weights(s, threads, arena, grad);
     const int per_thread = (batch.B + threads - 1) / threads;
     const int chunk = std::max(1, std::min(per_thread, CHUNK_TOKENS / batch.T));
     std::vector<Worker<E>> workers;
-    for (int t = 0; t < threads; t++) workers.emplace_back(s, batch.T, chunk, grad, dropout, arena);
+    for (int t = 0; t < threads; t++)
+        workers.emplace_back(s, batch.T, chunk, grad, dropout, soft, arena);
     if (!arena.base) return 0;
     Team team(threads);
     threads = team.size();
