@@ -107,6 +107,13 @@ class TrainConfig:
     beta2: float = option(0.95, "AdamW's decay of the squared gradient", low=0, high=0.9999999)
     muon_lr: float = option(0.02, "peak rate of Muon", low=0)
     muon_momentum: float = option(0.95, "Muon's momentum", low=0, high=0.9999999)
+    distill_from: str = option(
+        "", "finished runs, separated by commas, whose predictions the run learns too"
+    )
+    distill_weight: float = option(0.7, "their share of the loss", low=0, high=1)
+    distill_temperature: float = option(
+        1.0, "both sides' logits are divided by it", low=0.01, high=100
+    )
     grad_clip: float = option(1.0, "largest norm of the gradient; 0: never clip", low=0)
 
     decay_lr: bool = option(True, "false: a constant rate", group="learning rate")
@@ -193,7 +200,7 @@ def coerce(name: str, value: object) -> Value:
             raise ValueError(f"{name}={value} is not {wanted}")
         # 5e3 is a fine way to write an integer, and a long one must not pass through a float
         result = number if kind == "float" else int(text if text.isdecimal() else number)
-    elif not text or "\0" in text:
+    elif (not text and FIELDS[name].default) or "\0" in text:
         raise ValueError(f"{name} is empty" if not text else f"{name} has a NUL in it")
     if allowed["choices"] and result not in allowed["choices"]:
         raise ValueError(f"{name}={value} is not one of {', '.join(map(str, allowed['choices']))}")
@@ -223,6 +230,9 @@ def contradictions(c: TrainConfig) -> list[str]:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
     if c.lora_rank and c.optimizer == "muon":
         problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
+    for name in ("distill_weight", "distill_temperature"):
+        if not c.distill_from and getattr(c, name) != FIELDS[name].default:
+            problems.append(f"{name}={getattr(c, name)} is nothing without distill_from")
     if c.fresh and c.init_from == "resume":
         problems.append("fresh starts anew and resume continues: give one of them")
     if c.family == "llama":

@@ -96,6 +96,7 @@ class RunState:
     config: Mapping[str, Plain] = field(default_factory=dict)  # the run's options
     versions: Mapping[str, str] = field(default_factory=dict)
     imported: Imported | None = None
+    teachers: Sequence[str] = ()  # the sha256 of the weights of each that it learns from
     wandb_id: str | None = None  # of the run of Weights & Biases that it is logged to
     compiled: bool | None = None  # format 1 had it here, and no numerics
     scores: Scores | None = field(default=None, metadata={"key": None})  # where it was evaluated

@@ -30,6 +30,7 @@ from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
 from bardlet.training import expected, resume, tracker
 from bardlet.training.backend import Backend, select
+from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log
@@ -56,6 +57,7 @@ class Training:
     guards: Guards
     start: RunState  # where the run goes on from
     wandb_id: str | None  # of the run of Weights & Biases
+    teachers: Sequence[str]  # the hashes of their weights
     sequences_per_iter: int
     flops_per_iter: float
     peak_flops: float  # of all processes
@@ -106,7 +108,7 @@ class Training:
                 pairs=dataset.pairs,
             ),
             scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
-            versions=device.versions(), wandb_id=self.wandb_id,
+            versions=device.versions(), wandb_id=self.wandb_id, teachers=self.teachers,
         )  # fmt: skip
 
 
@@ -129,6 +131,7 @@ def setup(
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
     model.to(machine.device)
+    teachers = load_teachers(config, dataset, model.config.vocab_size, saved)
 
     # --- what moves it
     optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
@@ -149,7 +152,7 @@ def setup(
         start=start.iter, consumed=start.consumed(sequences),
     )  # fmt: skip
     tokens_per_iter = sequences * config.block_size
-    flops_per_iter = model.flops_per_token() * tokens_per_iter
+    flops_per_iter = (model.flops_per_token() + teachers.flops_per_token) * tokens_per_iter
 
     # --- how it is computed on this machine
     backend = select(
@@ -157,6 +160,7 @@ def setup(
         flops=flops_per_iter, processes=group.world_size, before=start.numerics,
     )  # fmt: skip
     changed += resume.changed_numerics(start.numerics, backend.numerics)
+    forward = teachers.taught(backend.forward, config, machine)
 
     # --- what is written of it
     writes = group.main and not config.eval_only
@@ -180,13 +184,12 @@ def setup(
             log.say(line)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
-        forward=distributed.wrap(backend.forward, group, machine.device), optimizers=optimizers,
+        forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
         micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
         log=log, saver=saver, start=start, wandb_id=getattr(tracked, "id", start.wandb_id),
-        sequences_per_iter=sequences,
-        guards=Guards(config, log, model.config.vocab_size, start.guards),
-        flops_per_iter=flops_per_iter,
+        guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
+        sequences_per_iter=sequences, flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
 
