@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
-import json
 import math
 import os
 import re
@@ -21,68 +18,18 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serve_support import Served, post
 from support import PLAY
 
 import bardlet
 from bardlet.cli import main
-from bardlet.serve.app import create
 from bardlet.serve.completion import mean_loss
 from bardlet.serve.engine import Engine
-from bardlet.serve.guard import Guard
 from bardlet.serve.model import Model
 from bardlet.serve.schema import ChatBody
 from bardlet.serve.server import Server
-
-HOSTS = ["127.0.0.1", "localhost"]
-
-
-class Served:
-    """A server in a thread, with its engine at hand."""
-
-    def __init__(self, model: Model, *, streams: int = 8, queue: int = 64, **guard: Any) -> None:
-        self.engine = Engine(model, streams, queue)
-        app = create({"play": lambda: self.engine}, max_tokens=20_000)
-        options = {"hosts": HOSTS, "key": "", "origins": [], "max_body": 1 << 20, **guard}
-        config = uvicorn.Config(Guard(app, **options), log_level="error", lifespan="off")
-        self.server, self.socket = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        run = {"target": self.server.run, "kwargs": {"sockets": [self.socket]}}
-        self.thread = threading.Thread(**run)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-        self.engine.close()
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
-        """Status, body and headers of an answer; JSON is read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body)
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, data, {"content-type": "application/json", **names})
-        answer = connection.getresponse()
-        raw = answer.read()
-        connection.close()
-        with contextlib.suppress(ValueError):
-            return answer.status, json.loads(raw), answer.headers
-        return answer.status, raw, answer.headers
-
-    def idle(self) -> bool:
-        """Whether every text is out of the engine, within five seconds."""
-        until = time.monotonic() + 5
-        while time.monotonic() < until:
-            if self.engine.load == (0, 0) and len(self.engine.completer.writer.free) == (
-                self.engine.streams
-            ):
-                return True
-            time.sleep(0.01)
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +173,6 @@ def test_the_same_text_among_63_neighbours(served: Served, client: openai.OpenAI
         thread.join()
     assert [together[i] for i in range(0, 64, 7)] == alone
     assert served.idle()
-
-
-def post(body: dict[str, Any]) -> bytes:
-    """The bytes of a request for a completion."""
-    text = json.dumps(body)
-    head = ["POST /v1/completions HTTP/1.1", "Host: localhost", "content-type: application/json"]
-    return "\r\n".join([*head, f"content-length: {len(text)}", "", text]).encode()
 
 
 @pytest.mark.parametrize("stream", [True, False])
