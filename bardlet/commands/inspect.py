@@ -25,7 +25,14 @@ def run(parser: Parser, args: list[str]) -> int:
         "--vocab", action="store_true", default=False,
         help="of a dataset: each token with how often it is there, the most frequent first",
     )  # fmt: skip
+    parser.add_argument(
+        "--params", action="store_true", default=False,
+        help="of a run or checkpoint: every weight, its shape and share, and memory in training",
+    )  # fmt: skip
     parsed = parse(parser, args)
+    if parsed.params:
+        show_parameters(parsed.path, as_json=parsed.json)
+        return 0
     if parsed.vocab:
         show_vocabulary(parsed.path, as_json=parsed.json)
         return 0
@@ -56,6 +63,18 @@ def show_vocabulary(path: Path, *, as_json: bool) -> None:
     for row in rows:
         token = json.dumps(row["token"], ensure_ascii=False)
         print(f"{row['id']:>7}  {row['count']:>13,}  {row['share']:>7.2%}  {token}")
+
+
+def show_parameters(path: Path, *, as_json: bool) -> None:
+    """Print where the parameters of a run's best checkpoint, or of any other model, are."""
+    from bardlet.analysis import parameters
+    from bardlet.interop.load import load_model
+
+    trained = load_model(str(path))
+    optimizer = str(trained.state.config.get("optimizer", "adamw"))
+    info = parameters.table(trained.model, optimizer)
+    source = {"path": trained.source}
+    print(json.dumps(source | info) if as_json else parameters.describe(info))
 
 
 def facts(path: Path) -> dict[str, Any]:
