@@ -114,6 +114,8 @@ class TrainConfig:
     distill_temperature: float = option(
         1.0, "both sides' logits are divided by it", low=0.01, high=100
     )
+    stages: int = option(1, "runs in a chain: each learns from the one before", low=1, high=100)
+    stage_iters: int = option(0, "iterations of each stage after the first; 0: max_iters", low=0)
     grad_clip: float = option(1.0, "largest norm of the gradient; 0: never clip", low=0)
 
     decay_lr: bool = option(True, "false: a constant rate", group="learning rate")
@@ -231,8 +233,10 @@ def contradictions(c: TrainConfig) -> list[str]:
     if c.lora_rank and c.optimizer == "muon":
         problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
     for name in ("distill_weight", "distill_temperature"):
-        if not c.distill_from and getattr(c, name) != FIELDS[name].default:
-            problems.append(f"{name}={getattr(c, name)} is nothing without distill_from")
+        if c.stages == 1 and not c.distill_from and getattr(c, name) != FIELDS[name].default:
+            problems.append(f"{name}={getattr(c, name)} needs distill_from, or stages")
+    if c.stage_iters and c.stages == 1:
+        problems.append(f"stage_iters={c.stage_iters} needs stages")
     if c.fresh and c.init_from == "resume":
         problems.append("fresh starts anew and resume continues: give one of them")
     if c.family == "llama":

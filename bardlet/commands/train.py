@@ -93,6 +93,7 @@ def train_as_configured(
 ) -> Result:  # fmt: skip
     """Train as `config` says; `before` is called once a model that it names is loaded."""
     from bardlet.interop.pretrained_init import load_pretrained
+    from bardlet.planning.chain import train_chain
     from bardlet.train import train
 
     def loaded(config: TrainConfig, dataset: Dataset) -> GPT:
@@ -101,7 +102,11 @@ def train_as_configured(
         return model
 
     replan: Replan = pace or (lambda *_: None)
-    return train(config, loaded, checkpoint_name=checkpoint_name, replan=replan)
+
+    def train_one(config: TrainConfig) -> Result:
+        return train(config, loaded, checkpoint_name=checkpoint_name, replan=replan)
+
+    return train_one(config) if checkpoint_name else train_chain(config, train_one)
 
 
 def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -> None:

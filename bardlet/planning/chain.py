@@ -1,0 +1,82 @@
+"""A chain of runs: each learns from the one before (born-again networks, arXiv:1805.04770).
+
+The last stage is the run in out_dir; the others are runs of their own in out_dir/stages/, numbered
+from 1. A chain that is stopped anywhere goes on by the same command, or by --resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bardlet.config import FIELDS, TrainConfig, to_toml
+from bardlet.io.atomic import write_text
+from bardlet.io.terminal import say
+from bardlet.run import run_folder
+from bardlet.system import distributed
+from bardlet.train import Result
+from bardlet.training import resume
+
+ONE_RUN = {
+    name: FIELDS[name].default
+    for name in ("stages", "stage_iters", "distill_weight", "distill_temperature")
+}
+
+
+def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result]) -> Result:
+    """Train the stages of `config` that are not finished, one after another.
+
+    What is returned is of the last one, or of the one that was stopped; its `train_s` counts all
+    stages of this session.
+    """
+    out, main = Path(config.out_dir), distributed.here().main
+    begun = (out / "stages").is_dir() and not config.fresh
+    if begun and config.init_from == "resume" and not run_folder.checkpoints(out):
+        config = dataclasses.replace(config, init_from="scratch")
+    if config.eval_only or config.stages == 1:
+        return train_one(config)
+    if resume.resume_iteration(config) >= 0:  # a resumed run has its stage's options
+        resumes = config.init_from == "resume"
+        return train_one(config if resumes else stage_of(config, config.stages))
+    if main:
+        if config.fresh:
+            shutil.rmtree(out / "stages", ignore_errors=True)
+        (out / "stages").mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.toml", to_toml(config))  # for --resume
+    results: list[Result] = []
+    for number in range(1, config.stages + 1):
+        stage = stage_of(config, number)
+        if number < config.stages and is_finished(Path(stage.out_dir)) and not config.fresh:
+            continue
+        if main:
+            teacher = f", which learns from {stage.distill_from}" if stage.distill_from else ""
+            say(f"stage {number} of {config.stages}: {stage.out_dir}{teacher}")
+        results.append(train_one(stage))
+        if results[-1].stopped:
+            if main and number < config.stages:
+                say(f"the whole chain goes on with: bardlet train --resume --out_dir={out}")
+            break
+    return dataclasses.replace(results[-1], train_s=sum(result.train_s for result in results))
+
+
+def stage_of(config: TrainConfig, number: int) -> TrainConfig:
+    """The run that is stage `number` of a chain, from 1 on."""
+    folder = Path(config.out_dir) / "stages"
+    changes: dict[str, object] = {"seed": config.seed + number - 1}
+    if number < config.stages:
+        changes |= {"out_dir": str(folder / str(number)), "stages": 1, "stage_iters": 0}
+    if number > 1:
+        changes |= {
+            "distill_from": str(folder / str(number - 1)),
+            "max_iters": config.stage_iters or config.max_iters,
+        }
+    elif not config.distill_from:
+        changes |= ONE_RUN
+    return dataclasses.replace(config, **changes)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a stage has come to its end."""
+    return bool(run_folder.checkpoints(run)) and run_folder.finished(resume.newest_valid(run))
