@@ -56,7 +56,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
 }  # fmt: skip
 NANOGPT = "interop.nanogpt"
-HTTP = ("app", "events", "schema", "server")  # of serve: what is behind fastapi
+HTTP = (
+    "app",
+    "events",
+    "looking",
+    "pages",
+    "schema",
+    "server",
+    "texts",
+)  # of serve: what is behind fastapi
 TOP = 12  # files at the top of the package
 BUDGETS = {"config": 300, "model": 330, "train": 336, "sample": 300, "errors": 60}
 

@@ -5,12 +5,13 @@ This is what a model could have learnt by heart, and what an n-gram table, which
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bardlet.analysis.counts import SplitText
+from bardlet.analysis.counts import SplitText, has_words
 
 LONGEST = 6  # tokens of context of the n-gram table, as in bench/ngram.py
 LOOKED_AT = 1024  # bytes of a context, at most
@@ -18,11 +19,15 @@ KINDS = 2000  # different tokens that follow, at most; the commonest
 TOP = 20  # tokens of the n-gram table
 
 
-def evidence(split: SplitText, ids: Sequence[int], places: int = 4) -> dict[str, Any]:
-    """The longest end of the context `ids` (T,) that stands in the text, as JSON values.
+def evidence(
+    split: SplitText, *others: SplitText, ids: Sequence[int], places: int = 4
+) -> dict[str, Any]:
+    """The longest end of the context `ids` (T,) that stands in a split's text, as JSON values.
 
     `count` is how often it stands there, `next` how often each token follows it, the commonest
-    first, `others` how many kinds of token are left out. Empty, it stands at every byte.
+    first, `left_out` how many kinds of token there are besides. Empty, it stands at every byte.
+    `word` is the context's last word, as often as it is a whole word in the text, and in that of
+    all splits together.
     """
     context = longest(split, b"".join(split.pieces[i] for i in ids)[-LOOKED_AT:])
     at = split.positions(context)
@@ -34,10 +39,20 @@ def evidence(split: SplitText, ids: Sequence[int], places: int = 4) -> dict[str,
     return {
         "context": context.decode("utf-8", "replace"), "count": len(at),
         "next": [{"id": int(i), "count": int(counts[i])} for i in kinds[:KINDS]],
-        "others": max(0, len(kinds) - KINDS),
+        "left_out": max(0, len(kinds) - KINDS), "word": last_word(context, split, *others),
         "snippets": split.snippets(at, len(context), places) if context else [],
         "ngram": [[int(i), float(table[i])] for i in likeliest],
     }  # fmt: skip
+
+
+def last_word(context: bytes, *splits: SplitText) -> dict[str, Any] | None:
+    """How often the last word of a context is a whole word in the first split, and in all."""
+    text = re.search(r"\w+$", context.decode("utf-8", "ignore"))
+    if text is None or not has_words(text[0]):
+        return None
+    word = text[0].encode()
+    counts = [len(split.whole_words(split.positions(word), word)) for split in splits]
+    return {"text": text[0], "count": counts[0], "all": sum(counts)}
 
 
 def longest(split: SplitText, context: bytes) -> bytes:

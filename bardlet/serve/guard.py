@@ -10,7 +10,8 @@ from typing import Any
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-OPEN = {"/health"}  # what is answered without a key
+OPEN = {"/", "/health"}  # what is answered without a key
+PAGES = "/web/"  # likewise: the package's own files, which ask for the key themselves
 
 
 def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Guard:
                 (b"access-control-allow-headers", wanted.encode("latin-1")),
                 (b"access-control-max-age", b"600"),
             ] if allowed else [])  # fmt: skip
-        elif self.key and scope["path"] not in OPEN and not self.knows(headers):
+        elif self.key and not is_open(scope["path"]) and not self.knows(headers):
             challenge = [(b"www-authenticate", b"Bearer")]
             await answer(401, error_body("the API key is missing or wrong", "invalid_request_error",
                                          "invalid_api_key"), challenge)  # fmt: skip
@@ -95,6 +96,11 @@ class Guard:
             return message
 
         return bounded
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a key."""
+    return path in OPEN or path.startswith(PAGES)
 
 
 def host_name(header: str) -> str:

@@ -20,7 +20,7 @@ from bardlet.serve.engine import Engine
 from bardlet.serve.events import Refused, left, submitted, within
 from bardlet.serve.guard import error_body
 from bardlet.serve.schema import ChatBody, CompletionBody
-from bardlet.serve.shapes import Chat, Echo, Legacy
+from bardlet.serve.shapes import Chat, Chunks, Echo, Legacy
 
 PING_S = 15.0  # a comment on a silent stream, so that nothing between takes it for dead
 STALL_S = 300.0  # without any token: the stream is ended
@@ -139,7 +139,7 @@ class Server:
         return job.completions
 
     async def streamed(
-        self, engine: Engine, requests: list[Request], answer: Legacy, asked: Asked
+        self, engine: Engine, requests: list[Request], answer: Chunks, asked: Asked
     ) -> StreamingResponse:
         """The same as server-sent events, as they are written."""
         job, events = submitted(engine, requests)  # before the headers: what is busy says so

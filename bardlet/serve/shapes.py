@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from bardlet.serve.completion import Completion, Request, TokenLogprob
 from bardlet.serve.engine import Event
@@ -13,6 +13,16 @@ from bardlet.serve.model import Model
 from bardlet.serve.schema import Options
 
 Echo = tuple[str, list[TokenLogprob | int]]  # a prompt's text and log-probabilities
+
+
+class Chunks(Protocol):
+    """The shape of a stream: the chunks before, during and after what is written."""
+
+    def first(self) -> list[dict[str, Any]]: ...
+
+    def chunk(self, event: Event) -> dict[str, Any]: ...
+
+    def last(self, completions: Sequence[Completion]) -> list[dict[str, Any]]: ...
 
 
 class Pieces:

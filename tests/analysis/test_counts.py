@@ -121,7 +121,7 @@ def test_evidence_is_of_the_longest_end_that_stands_in_the_text(indexed: SplitTe
         ids = [known_ids[bytes([byte])] for byte in ("zq " + context).encode()
                if bytes([byte]) in known_ids]  # fmt: skip
         text = b"".join(indexed.pieces[i] for i in ids).decode("utf-8", "ignore")
-        known = evidence(indexed, ids)
+        known = evidence(indexed, ids=ids)
         longest = next(text[i:] for i in range(len(text) + 1) if text[i:] in TEXT)
         assert known["context"] == longest
         if longest:
