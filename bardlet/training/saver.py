@@ -75,6 +75,7 @@ class Saver:
                 # a daemon, for the second signal that is not to wait for a disk
                 self.thread = threading.Thread(target=self.finish, args=[folder], daemon=True)
                 self.thread.start()
+                self.log.record(type="event", event="saved", iter=state.iter)
             except CheckpointError as error:
                 self.failure = error
             except OSError as error:
