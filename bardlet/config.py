@@ -60,6 +60,14 @@ class TrainConfig:
     patience: int = option(0, "evaluations without progress to stop after; 0: never", low=0)
     skip_spikes: bool = option(False, "take no step where the loss spikes; false: only log it")
     guard_dead: bool = option(True, "stop a run that has stopped learning; false: only log it")
+    sample_interval: int = option(
+        0, "iterations between samples, a few texts into samples.jsonl; 0: never", low=0
+    )
+    sample_start: str = option(
+        "auto", "prompt of these; auto: none, and the first words of the validation text"
+    )
+    tensorboard: bool = option(False, "log to TensorBoard as well, in out_dir/tensorboard")
+    trackio: bool = option(False, "log to trackio as well")
     wandb_log: bool = option(False, "log to Weights & Biases as well")
     wandb_project: str = option("owt", "its project")
     wandb_run_name: str = option("gpt2", "its run name")
@@ -145,7 +153,8 @@ class TrainConfig:
 # What a trial of a run changes: it begins anew, and is neither evaluated nor saved before its end.
 TRIAL = {
     "init_from": "scratch", "eval_only": False, "eval_full": False, "eval_interval": 10**9,
-    "log_interval": 1, "wandb_log": False, "save_interval": 0, "save_minutes": 0.0,
+    "log_interval": 1, "wandb_log": False, "tensorboard": False, "trackio": False,
+    "sample_interval": 0, "save_interval": 0, "save_minutes": 0.0,
     "keep_checkpoints": 1, "patience": 0,
 }  # fmt: skip
 

@@ -42,6 +42,13 @@ class Scores:
         """The validation loss that other evaluations of the run compare with."""
         return self.val_loss if self.sampled_val_loss is None else self.sampled_val_loss
 
+    def logged(self) -> dict[str, float]:
+        """What metrics.jsonl and trackers have of an evaluation."""
+        return {
+            "train_loss": self.train_loss, "val_loss": self.val_loss,
+            "bits_per_byte": self.bits_per_byte, "val_batches": self.val_batches,
+        }  # fmt: skip
+
     @property
     def val(self) -> str:
         """The validation loss as text; an estimate says of how many batches it is."""

@@ -24,6 +24,8 @@ from bardlet.io.atomic import write_text
 from bardlet.io.safe_read import read_json_lines
 from bardlet.run.state import Scores
 from bardlet.training import expected
+from bardlet.training.sparkline import Sparkline
+from bardlet.training.tracker import Tracker
 
 PARAMETERS = "number of parameters"
 
@@ -33,11 +35,11 @@ class Log:
 
     def __init__(
         self, config: TrainConfig, *, main: bool, start: int = 0, evaluated: bool = True,
-        tracker: Any = None,
+        tracker: Tracker | None = None,
     ) -> None:  # fmt: skip
         """`start` is the iteration a resumed run goes on from: later lines are dropped, and that of
-        the evaluation after `start` iterations where it is to be done again. `tracker` is a run of
-        Weights & Biases, or None.
+        the evaluation after `start` iterations where it is to be done again. What is recorded goes
+        to `tracker` as well.
         """
         self.config, self.main = config, main
         self.progress: Any = None
@@ -179,10 +181,7 @@ class Log:
         """Report the losses on both splits after `it` iterations."""
         losses = {"train_loss": scores.train_loss, "val_loss": scores.val_loss}
         self.say(f"step {it}: train loss {scores.train_loss:.4f}, val loss {scores.val}")
-        self.record(
-            type="eval", iter=it, **losses, bits_per_byte=scores.bits_per_byte,
-            val_batches=scores.val_batches,
-        )  # fmt: skip
+        self.record(type="eval", iter=it, **scores.logged())
 
     def record(self, **entry: Any) -> None:
         """Append one line to metrics.jsonl, at once. A full disk costs lines, not the run."""
@@ -201,6 +200,11 @@ class Log:
         """Take the bar away and close the file."""
         if self.progress is not None:
             with contextlib.suppress(OSError):
+    def text(self, name: str, text: str, it: int) -> None:
+        """Hand a sample to the tracker."""
+        if self.tracker is not None:
+            self.tracker.text(name, text, it)
+
                 self.progress.stop()
             self.progress = None
         if self.file is not None:

@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size", "guard_dead",
     "eval_on_start", "distill_from", "stages", "stage_iters",
+    "sample_interval", "sample_start", "tensorboard", "trackio",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of
 MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {"optimizer"}

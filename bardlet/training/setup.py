@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -187,7 +186,8 @@ def setup(
         forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
         micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
-        log=log, saver=saver, start=start, wandb_id=getattr(tracked, "id", start.wandb_id),
+        samples=Samples(config, log, write_samples, main=writes, start=start.iter),
+        log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
         sequences_per_iter=sequences, flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
@@ -202,14 +202,14 @@ def said_of(changed: Sequence[str]) -> list[str]:
 
 def open_folder(
     config: TrainConfig, size: int, saved: RunState | None, checkpoint_name: str
-) -> Any:  # fmt: skip
-    """Make a run's folder ready for checkpoints of `size` bytes; return the tracker's run.
+) -> tracker.Trackers | None:  # fmt: skip
+    """Make a run's folder ready for checkpoints of `size` bytes; return its trackers.
 
     What can be refused is before what is written.
     """
     out = Path(config.out_dir)
     check_room(config, size)
-    tracked = tracker.start(config, saved.wandb_id if saved else None)
+    tracked = tracker.start(config, saved)
     if not saved:
         resume.create_run_folder(out)
     elif checkpoint_name and (branch := set_aside(out, saved.iter)):
