@@ -43,6 +43,7 @@ class Log:
         """
         self.config, self.main = config, main
         self.progress: Any = None
+        self.curve = Sparkline()
         self.tracker = tracker
         self.file: FileIO | None = None
         self.lost = False  # the last line
@@ -57,12 +58,13 @@ class Log:
         if self.main:
             loss = "loss {task.fields[loss]:.4f}"
             self.progress = terminal.live_bar(
-                "iter {task.completed}/{task.total}", "bar", loss, "left", "time left"
-            )
+                "iter {task.completed}/{task.total}", "bar", "{task.fields[curve]}", loss, "left",
+                "time left",
+            )  # fmt: skip
         if self.progress is None:
             return
         self.task = self.progress.add_task(
-            "train", total=self.config.max_iters, completed=start, loss=math.nan
+            "train", total=self.config.max_iters, completed=start, loss=math.nan, curve=""
         )
         self.progress.start()
 
@@ -142,7 +144,10 @@ class Log:
     def advance(self, it: int, loss: float) -> None:
         """Move the bar to iteration `it`."""
         if self.progress is not None:
-            known = {} if math.isnan(loss) else {"loss": loss}
+            self.curve.add(loss)
+            console = self.progress.console
+            known: dict[str, Any] = {} if math.isnan(loss) else {"loss": loss}
+            known["curve"] = self.curve.draw(console.width, console.encoding)
             with contextlib.suppress(OSError):
                 self.progress.update(self.task, completed=it + 1, **known)
 
