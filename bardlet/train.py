@@ -29,6 +29,7 @@ from bardlet.system import device, distributed
 from bardlet.system.signals import stop_signals
 from bardlet.training import resume
 from bardlet.training.log import Log
+from bardlet.training.samples import WriteSamples
 from bardlet.training.scoring import both_losses, first_look
 from bardlet.training.setup import Training, setup
 
@@ -66,15 +67,16 @@ def train(
     config: TrainConfig, init_model: resume.InitModel | None = None,
     make_log: Callable[..., Log] = Log, should_stop: Callable[[], bool] = lambda: False,
     checkpoint_name: str = "", replan: Replan = lambda *_: None,
+    write_samples: WriteSamples | None = None,
 ) -> Result:  # fmt: skip
     """Train as `config` says, on this process or as one of torchrun's, and return how it ended.
 
     `init_model` gives the model that `init_from` names. `make_log` and `should_stop` are for those
     who watch the run (planning/trial.py): asked after each iteration, it ends the run where it is,
     unsaved. `checkpoint_name` is that of the checkpoint that a resumed run goes back to. `replan`,
-    asked as `should_stop`, may give the run other numbers of iterations. Raises
-    BardletError children where the configuration, the data, a checkpoint or the numbers do not
-    allow it.
+    asked as `should_stop`, may give the run other numbers of iterations. `write_samples` writes
+    those of `sample_interval`. Raises BardletError children where the configuration, the data, a
+    checkpoint or the numbers do not allow it.
     """
     group = distributed.here()
     device.tune_process(config.deterministic)
@@ -84,7 +86,9 @@ def train(
         distributed.joined(group, config.backend, machine.device),
         lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
-        t = setup(config, group, machine, init_model, make_log, checkpoint_name)
+        t = setup(
+            config, group, machine, init_model, make_log, checkpoint_name, write_samples
+        )  # fmt: skip
         return loop(t, should_stop, replan)
 
 
@@ -122,6 +126,8 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
                 final = final or guards.out_of_patience
                 scores = dataclasses.replace(scores, since_best=since)
                 saver.attach_scores(t.state(it, best), scores, best=improved, keep=final)
+            if t.samples.due(it, final=final):
+                t.samples.take(it, t.model, t.dataset, t.machine)
             if final:
                 break
             if saver.due(it):

@@ -94,6 +94,7 @@ def train_as_configured(
     """Train as `config` says; `before` is called once a model that it names is loaded."""
     from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.planning.chain import train_chain
+    from bardlet.serve.snapshots import write_samples
     from bardlet.train import train
 
     def loaded(config: TrainConfig, dataset: Dataset) -> GPT:
@@ -104,7 +105,10 @@ def train_as_configured(
     replan: Replan = pace or (lambda *_: None)
 
     def train_one(config: TrainConfig) -> Result:
-        return train(config, loaded, checkpoint_name=checkpoint_name, replan=replan)
+        return train(
+            config, loaded, checkpoint_name=checkpoint_name, replan=replan,
+            write_samples=write_samples,
+        )  # fmt: skip
 
     return train_one(config) if checkpoint_name else train_chain(config, train_one)
 

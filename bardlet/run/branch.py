@@ -27,7 +27,7 @@ def set_aside(run: Path, it: int) -> Path | None:
     out = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     try:
         (out / "checkpoints").mkdir(parents=True)
-        for name in ("config.toml", "metrics.jsonl"):
+        for name in ("config.toml", "metrics.jsonl", "samples.jsonl"):
             if (run / name).is_file():
                 shutil.copyfile(run / name, out / name)
         for name in ("best", "last"):

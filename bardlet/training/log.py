@@ -184,7 +184,6 @@ class Log:
 
     def evaluation(self, scores: Scores, it: int) -> None:
         """Report the losses on both splits after `it` iterations."""
-        losses = {"train_loss": scores.train_loss, "val_loss": scores.val_loss}
         self.say(f"step {it}: train loss {scores.train_loss:.4f}, val loss {scores.val}")
         self.record(type="eval", iter=it, **scores.logged())
 
@@ -201,15 +200,15 @@ class Log:
             step = entry.pop("iter")
             self.tracker.log({f"{prefix}/{k}": v for k, v in entry.items()}, step=step)
 
-    def close(self) -> None:
-        """Take the bar away and close the file."""
-        if self.progress is not None:
-            with contextlib.suppress(OSError):
     def text(self, name: str, text: str, it: int) -> None:
         """Hand a sample to the tracker."""
         if self.tracker is not None:
             self.tracker.text(name, text, it)
 
+    def close(self) -> None:
+        """Take the bar away and close the file."""
+        if self.progress is not None:
+            with contextlib.suppress(OSError):
                 self.progress.stop()
             self.progress = None
         if self.file is not None:

@@ -33,6 +33,7 @@ from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log
+from bardlet.training.samples import Samples, WriteSamples
 from bardlet.training.saver import Saver, check_room
 
 
@@ -53,6 +54,7 @@ class Training:
     micro_batcher: MicroBatcher
     log: Log
     saver: Saver
+    samples: Samples
     guards: Guards
     start: RunState  # where the run goes on from
     wandb_id: str | None  # of the run of Weights & Biases
@@ -113,7 +115,7 @@ class Training:
 
 def setup(
     config: TrainConfig, group: Group, machine: Machine, init_model: resume.InitModel | None,
-    make_log: Callable[..., Log], checkpoint_name: str = "",
+    make_log: Callable[..., Log], checkpoint_name: str, write_samples: WriteSamples | None,
 ) -> Training:  # fmt: skip
     """All that a run needs before its first step, new or as a checkpoint left it."""
     # --- what is trained on
@@ -136,8 +138,8 @@ def setup(
     optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     if saved:
-        folder = out / "checkpoints" / run_folder.name_of(saved.iter)
-        checkpoint.load_optimizers(folder, model, optimizers)
+        name = run_folder.name_of(saved.iter)
+        checkpoint.load_optimizers(out / "checkpoints" / name, model, optimizers)
         if saved.scaler:  # empty where the dtype was another
             scaler.load_state_dict(dict(saved.scaler))
 
@@ -165,10 +167,8 @@ def setup(
     writes = group.main and not config.eval_only
     size = checkpoint.size_bytes(model, optimizers)
     tracked = open_folder(config, size, saved, checkpoint_name) if writes else None
-    log = make_log(
-        config, main=group.main, start=start.iter, evaluated=start.scores is not None,
-        tracker=tracked,
-    )  # fmt: skip
+    resumed = {"start": start.iter, "evaluated": start.scores is not None}
+    log = make_log(config, main=group.main, tracker=tracked, **resumed)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
     log.introduction(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
