@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import TrainingError, UsageError
+from bardlet.system.signals import stop_with_parent
 
 # what gloo and NCCL say where another process is not there any more
 PEER_LOST = ("by peer", "broken pipe", "pair closure", "gloo/transport", "remote process exited")
@@ -77,6 +78,8 @@ def joined(group: Group, backend: str, device: torch.device) -> Iterator[None]:
     if group.world_size == 1:
         yield
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's workers are for it
+        stop_with_parent()
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +15,22 @@ from collections.abc import Callable, Iterator
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 HANGUP = getattr(signal, "SIGHUP", None)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def stop_with_parent() -> None:
+    """Have this process asked to stop when the one that started it ends, however it does.
+
+    A launcher that is killed, or that a scheduler's SIGUSR1 ends, would leave its workers training
+    on for nobody. Linux sends the signal; elsewhere nothing changes.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it has ended in between
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +135,38 @@ def test_a_process_that_dies_is_named_by_the_others(
         "why; started again, all go on with the last checkpoint"
     )
     assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's end on Linux")
+@pytest.mark.parametrize(
+    "ends", [signal.SIGUSR1, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_workers_save_and_end_with_their_launcher(
+    dataset_folder: Path, tmp_path: Path, ends: signal.Signals
+) -> None:
+    """SIGUSR1 ends torchrun itself, and its workers trained on."""
+    config = tiny_config(dataset_folder, tmp_path / "run", max_iters=20_000, eval_interval=20_000)
+    (tmp_path / "a.toml").write_text(to_toml(config), encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         "-m", "bardlet", "train", str(tmp_path / "a.toml")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as launcher:  # fmt: skip
+        try:
+            assert launcher.stdout is not None
+            lines = iter(launcher.stdout.readline, "")
+            next(line for line in lines if line.startswith("iter 3:"))
+            launcher.send_signal(ends)
+            assert launcher.wait(60) == -ends
+            with ThreadPoolExecutor(1) as reader:  # which ends when no worker holds the pipe
+                assert "stopped after" in reader.submit("".join, lines).result(60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
+    newest = run_folder.newest(tmp_path / "run")
+    run_folder.verify(newest)
+    assert 4 <= run_folder.iter_of(newest) < 20_000
 
 
 @pytest.mark.parametrize(
