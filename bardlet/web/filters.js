@@ -1,0 +1,64 @@
+// The distribution that a token is drawn from: bardlet/sampling/filters.py in JavaScript, in the
+// same order: temperature, top_k, top_p, min_p.
+
+const COLDEST = 1e-30; // below it a temperature is 0: the likeliest alone is left
+
+// Probabilities of all tokens by their logits, in float64.
+export function softmax(logits) {
+  let highest = -Infinity;
+  for (const logit of logits) if (logit > highest) highest = logit;
+  const result = Float64Array.from(logits, (logit) => Math.exp(logit - highest));
+  let sum = 0;
+  for (const value of result) sum += value;
+  for (let i = 0; i < result.length; i++) result[i] /= sum;
+  return result;
+}
+
+// The ids of the n largest values, the largest first; of equal ones the lower id.
+export function largest(values, n) {
+  const order = Array.from(values.keys());
+  order.sort((a, b) => values[b] - values[a] || a - b);
+  return order.slice(0, n);
+}
+
+// Probabilities (V) as `temperature`, `top_k` (0: all), `top_p` and `min_p` change them. They sum
+// to 1; at temperature 0 the likeliest has all.
+export function reshape(logits, { temperature, top_k = 0, top_p = 1, min_p = 0 }) {
+  if (temperature < COLDEST) {
+    const one = new Float64Array(logits.length);
+    one[largest(logits, 1)[0]] = 1;
+    return one;
+  }
+  const scaled = Float64Array.from(logits, (logit) => logit / temperature);
+  const keepAll = (top_k <= 0 || top_k >= scaled.length) && top_p >= 1;
+  const order = keepAll ? [] : largest(scaled, scaled.length);
+  if (top_k > 0 && top_k < scaled.length) {
+    const cutoff = scaled[order[top_k - 1]]; // ties with it are kept
+    for (const id of order) if (scaled[id] < cutoff) scaled[id] = -Infinity;
+  }
+  if (top_p < 1) {
+    const probabilities = softmax(scaled);
+    let before = 0;
+    for (const id of order) {
+      if (before >= top_p) scaled[id] = -Infinity;
+      before += probabilities[id];
+    }
+  }
+  const probabilities = softmax(scaled);
+  if (min_p <= 0) return probabilities;
+  const floor = min_p * probabilities.reduce((a, b) => Math.max(a, b), 0);
+  for (let id = 0; id < scaled.length; id++) if (probabilities[id] < floor) scaled[id] = -Infinity;
+  return softmax(scaled);
+}
+
+// The token on which a number in [0, 1) falls, by the cumulative sum of probabilities.
+export function draw(probabilities, uniform) {
+  let sum = 0;
+  let last = 0;
+  for (let id = 0; id < probabilities.length; id++) {
+    if (probabilities[id] > 0) last = id;
+    sum += probabilities[id];
+    if (uniform < sum) return id;
+  }
+  return last; // rounding has left the sum below the number
+}
