@@ -10,14 +10,9 @@ from bardlet.data.text import compression, decoding, separators
 from bardlet.data.text.archives import DAMAGE, notice, of_archive, unreadable
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.decoding import CUT
+from bardlet.data.text.hub import of_hub
 from bardlet.data.text.inputs import Input
-from bardlet.data.text.records import (
-    Piece,
-    Reading,
-    of_hub,
-    of_json,
-    of_jsonl,
-)
+from bardlet.data.text.records import Piece, Reading, of_json, of_jsonl
 from bardlet.data.text.tables import of_csv, of_parquet
 from bardlet.errors import DataError
 

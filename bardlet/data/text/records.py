@@ -1,4 +1,4 @@
-"""Documents that are records: values of JSON, data sets on the hub; rows are in `tables`.
+"""Documents that are records: values of JSON; rows are in `tables`.
 
 One that cannot be read is a piece with a `problem`, for the reader to raise or to leave out.
 """
@@ -13,10 +13,8 @@ from typing import IO, Any
 
 from bardlet.data.text import decoding, guess
 from bardlet.data.text.counts import Omission
-from bardlet.data.text.inputs import Input
 from bardlet.data.text.json_stream import values
 from bardlet.errors import DataError
-from bardlet.system.optional_deps import need
 
 ABSENT = object()  # the value of a field that is not there
 LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
@@ -201,27 +199,3 @@ def of_json(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
     blocks = decoding.stream(counted, name, reading.encoding, reading.errors)
     for number, record in enumerate(values(blocks, name), start=1):
         yield piece_of(record, f"{name}, record {number}", reading, counted.take_replaced())
-
-
-def of_hub(entry: Input, reading: Reading) -> Iterator[Piece]:
-    """Yields the rows of a data set on the hub while they arrive."""
-    datasets = need("datasets", "hub", entry.name, DataError)
-    name, _, rest = entry.path.removeprefix("hf://").partition(":")
-    config, _, split = rest.partition(":")
-    done = 0
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        for record in rows:
-            piece = piece_of(record, entry.name, reading)
-            yield piece
-            done += len(piece.prompt.encode()) + len(piece.text.encode())
-            if 0 < entry.sample <= done:
-                return
-    except DataError:
-        raise
-    except Exception as error:  # of the network, of the hub, of a format: there is no end to them
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(
-            f"cannot read {entry.name}: {type(error).__name__}: {first}",
-            "Check the name and the network, or download it and give the folder",
-        ) from None
