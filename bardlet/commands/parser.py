@@ -153,6 +153,11 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument("--prompt_key", default="", help="key of a prompt, left out of the loss")
     parser.add_argument("--response_key", default="", help="key of the response to it")
     parser.add_argument(
+        "--messages_key", default="",
+        help="key of a conversation: a list of turns with role and content, or from and value; "
+        "default: messages, conversations, or instruction with output, where records have them",
+    )  # fmt: skip
+    parser.add_argument(
         "--document_separator",
         help="of plain text: a line such as <|endoftext|>, blank (an empty line), line (each one)",
     )

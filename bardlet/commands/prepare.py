@@ -29,6 +29,9 @@ VOCAB_SIZE = (
     "share <unk>"
 )
 END_OF_TEXT = "token between documents, by its name; default: the vocabulary's own"
+CHAT_TEMPLATE = (
+    "of conversations: chatml, llama3, or a file in Jinja; default: the tokenizer's own, or chatml"
+)
 SPLIT = (
     "position: the end of each text is for validation; blocks: parts from everywhere in it; "
     "document: whole documents by their hash; auto (default): position where there are few"
@@ -118,6 +121,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--tokenizer", default="char", help=TOKENIZER)
     parser.add_argument("--vocab_size", type=int, default=0, help=VOCAB_SIZE)
     parser.add_argument("--end_of_text", default="", help=END_OF_TEXT)
+    parser.add_argument("--chat_template", default="", help=CHAT_TEMPLATE)
     parser.add_argument("--split", default="auto", help=SPLIT)
     parser.add_argument("--val_fraction", type=float, help="part for validation; default 0.1")
     parser.add_argument("--val", action="append", default=[], help=VAL)
@@ -167,7 +171,8 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Dataset:
             out = out.with_name(f"{out.name}.part-{part[0]}")
         return prepare(
             collection, out, tokenizer=args.tokenizer, vocab_size=args.vocab_size,
-            end_of_text=args.end_of_text, split=args.split, val=tuple(args.val),
+            end_of_text=args.end_of_text, chat_template=args.chat_template, split=args.split,
+            val=tuple(args.val),
             val_fraction=getattr(args, "val_fraction", 0.1),
             shard_tokens=args.shard_tokens, distinct=args.distinct,
             skip_unreadable=args.skip_unreadable, part=part,

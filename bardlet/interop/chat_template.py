@@ -8,9 +8,12 @@ end after a prompt that does not end in white space, and what ends a text after 
 from __future__ import annotations
 
 import json
+import re
 
 from bardlet.data.dataset import mixture
+from bardlet.data.tokenizers import chat
 from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.errors import BardletError
 from bardlet.interop.verify import Trained
 from bardlet.run.state import DatasetRef
@@ -25,6 +28,11 @@ LOOP = (
     "{%- endfor -%}"
 )
 PASS_ON = LOOP.replace("<after>", "")
+GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+OLLAMA_CHATML = (
+    "<end>{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
+    "<|im_start|>assistant\n"
+)
 AFTER_PAIRS = (
     "{%- if message['role'] == 'assistant' -%}{{- <end> -}}"
     "{%- elif content == content.rstrip() -%}{{- '\\n' -}}{%- endif -%}"
@@ -51,12 +59,27 @@ def end_name(tokenizer: Tokenizer) -> str:
     return "" if end is None else tokenizer.tokens()[end].decode("utf-8", "replace")
 
 
-def chat_template(trained: Trained) -> str:
-    """The template in Jinja, as transformers and llama.cpp render it: an imported model's own, or
-    that of the texts it was trained on.
+def own_template(trained: Trained) -> str:
+    """The template of a model of conversations, trained here on them or imported; else empty."""
+    imported = trained.state.imported
+    own = trained.state.dataset.chat_template or (imported.chat_template if imported else "")
+    return "" if own == PASS_ON else own
+
+
+def end_of_turn(trained: Trained) -> int | None:
+    """The token that ends an answer, where that is another than the one that ends a text."""
+    if not (source := own_template(trained)):
+        return None
+    end = ChatTemplate(source, trained.tokenizer).end_of_turn
+    return None if end == trained.tokenizer.end_of_text else end
+
+
+def chat_template(trained: Trained, *, for_transformers: bool = True) -> str:
+    """The template in Jinja, as transformers and llama.cpp render it: a model's own, or that of the
+    texts it was trained on. transformers' tag around answers is its own.
     """
-    if trained.state.imported and trained.state.imported.chat_template:
-        return trained.state.imported.chat_template
+    if own := own_template(trained):
+        return own if for_transformers else GENERATION.sub("", own)
     if not of_pairs(trained.state.dataset):
         return PASS_ON
     end = json.dumps(end_name(trained.tokenizer))
@@ -66,10 +89,11 @@ def chat_template(trained: Trained) -> str:
 def ollama_template(trained: Trained) -> str | None:
     """The template in Go's language, as Ollama renders it for one exchange after the other.
 
-    None for an imported model with one of its own, which Ollama finds in the file.
+    None for a template that only its Jinja says, which Ollama finds in the file.
     """
-    if trained.state.imported and trained.state.imported.chat_template:
-        return None
+    if own := own_template(trained):
+        end = end_name(trained.tokenizer)
+        return OLLAMA_CHATML.replace("<end>", end) if own == chat.named("chatml", end) else None
     if not of_pairs(trained.state.dataset):
         return "{{ .Prompt }}"
     return "{{ .Prompt }}\n{{ .Response }}" + end_name(trained.tokenizer)

@@ -46,7 +46,11 @@ def with_dataset(trained: Trained) -> Trained:
     if fingerprint(data.tokenizer) != fingerprint(trained.tokenizer):
         return trained
     known = DatasetRef(
-        name=mixture.resolved(name), hash=data.hash, end_of_text=data.end_of_text, pairs=data.pairs
+        name=mixture.resolved(name),
+        hash=data.hash,
+        end_of_text=data.end_of_text,
+        pairs=data.pairs,
+        chat_template=data.chat_template,
     )
     config = {**trained.state.config, "dataset": known.name} if trained.state.config else {}
     state = dataclasses.replace(trained.state, dataset=known, config=config)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bardlet import lora
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.tokenizers import factory
-from bardlet.data.tokenizers.base import fingerprint
+from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop import load, nanogpt
 from bardlet.interop.gguf import file as gguf_file
@@ -30,7 +32,10 @@ def load_pretrained(config: TrainConfig, dataset: Dataset) -> GPT:
     trained = load.load_model(
         config.init_from, block_size=config.block_size, dropout=config.dropout
     )  # fmt: skip
-    if fingerprint(trained.tokenizer) != fingerprint(dataset.tokenizer):
+    names = more_tokens(trained.tokenizer, dataset.tokenizer)
+    if names:
+        grow(trained.model, dataset.tokenizer, names, config.seed, frozen=bool(config.lora_rank))
+    elif fingerprint(trained.tokenizer) != fingerprint(dataset.tokenizer):
         raise DataError(
             f"{dataset.folder} was prepared with another tokenizer ({dataset.tokenizer.kind}, "
             f"{dataset.vocab_size:,} tokens) than {config.init_from} has "
@@ -42,6 +47,46 @@ def load_pretrained(config: TrainConfig, dataset: Dataset) -> GPT:
         torch.manual_seed(config.seed)
         lora.adapt(trained.model, config.lora_rank)
     return trained.model
+
+
+def more_tokens(model: Tokenizer, dataset: Tokenizer) -> list[str]:
+    """The special tokens that a dataset's tokenizer has beyond those of a model's, which it is
+    otherwise; empty where it is another one, or the same.
+    """
+    names = [name for name in dataset.special() if name not in model.special()]
+    if not names:
+        return []
+    extended = factory.with_roles(model, names)
+    return names if fingerprint(extended) == fingerprint(dataset) else []
+
+
+@torch.no_grad()
+def grow(
+    model: GPT, tokenizer: Tokenizer, names: list[str], seed: int, *, frozen: bool
+) -> None:  # fmt: skip
+    """Give a model rows for these tokens, each the mean of those that it has, which stay.
+
+    Rows that are `frozen` stay as they begin, and have to be told apart: they are drawn around the
+    mean as the others lie around it.
+    """
+    ids = [tokenizer.special()[name] for name in names]
+    count = min(ids)  # of the tokens that the model knows
+    rows = max(model.config.vocab_size, max(ids) + 1)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    grown = []
+    tables = [model.transformer["wte"], model.lm_head][: 1 if model.config.tied else 2]
+    for table in tables:
+        old: Tensor = table.weight
+        new = torch.cat((old, old[:1].expand(rows - len(old), -1))).clone()
+        mean = old[:count].mean(0)
+        new[ids] = mean
+        if frozen:
+            spread = torch.randn(len(ids), new.size(1), generator=generator)
+            new[ids] += spread * old[:count].std(0)
+        grown.append(torch.nn.Parameter(new))
+    model.transformer["wte"].weight = grown[0]
+    model.lm_head.weight = grown[-1]
+    model.config = dataclasses.replace(model.config, vocab_size=rows)
 
 
 def context_of(source: str) -> int:

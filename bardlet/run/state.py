@@ -23,6 +23,7 @@ class DatasetRef:
     hash: str  # of its tokens
     end_of_text: int | None = None  # the token after each document
     pairs: bool | None = None  # whether it is of prompts with responses; None: not known
+    chat_template: str = ""  # of its conversations, in Jinja
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ class Training:
             guards=self.guards.state(), numerics=self.backend.numerics,
             dataset=DatasetRef(
                 name=self.config.dataset, hash=dataset.hash, end_of_text=dataset.end_of_text,
-                pairs=dataset.pairs,
+                pairs=dataset.pairs, chat_template=dataset.chat_template,
             ),
             scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
             versions=device.versions(), wandb_id=self.wandb_id, teachers=self.teachers,

@@ -89,12 +89,15 @@ class Manifest:
     end_of_text: int | None = None  # the token after each document
     split: SplitRule | None = None
     masked: bool = False
+    chat_template: str = ""  # of conversations, in Jinja
     options: Mapping[str, object] | None = None
     counts: Mapping[str, Count] = field(default_factory=dict)  # of what was left out, by reason
 
 
 class Dataset:
     """An opened dataset folder."""
+
+    chat_template = ""  # of conversations, in Jinja
 
     def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> None:
         """Read the manifest and check the shards' headers; DataError where something is wrong.
@@ -133,6 +136,7 @@ class Dataset:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
         self.end_of_text, self.hash = about.end_of_text, about.hash
+        self.chat_template = about.chat_template
         self.tokenizer = tokenizer or tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != about.tokenizer_hash:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)
@@ -156,7 +160,8 @@ class Dataset:
     @property
     def pairs(self) -> bool:
         """Whether documents are prompts with responses, of which the prompts are masked."""
-        return any(stream.masked for stream in self.splits.values())
+        masked = any(stream.masked for stream in self.splits.values())
+        return masked and not self.chat_template
 
     def open(self, split: str) -> TokenStream:
         """The shards of a split, and their masks, mapped."""

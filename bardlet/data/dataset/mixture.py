@@ -64,6 +64,7 @@ class Mixture(Dataset):
                 "Prepare one of them again with the other's --end_of_text",
             )
         self.end_of_text = next(iter(ends), None)
+        self.chat_template = next((d.chat_template for d in datasets if d.chat_template), "")
         self.tokenizer = tokenizers.with_end_of_text(first.tokenizer, self.end_of_text)
         shares = [f"{d.hash}:{w:.9f}" for d, (_, w) in zip(datasets, self.parts, strict=True)]
         self.hash = hashlib.sha256(",".join(shares).encode()).hexdigest()

@@ -13,11 +13,13 @@ import numpy as np
 from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.prepare.splits import sides
 from bardlet.data.prepare.units import Range, Unit, read
+from bardlet.data.text.conversations import Turn
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.separators import MARKS, count_marks
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.char import count
+from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.data.tokenizers.coverage import Coverage
 from bardlet.errors import DataError
 
@@ -34,6 +36,7 @@ class EncodeSpec:
     distinct: bool = False  # a digest of each document is wanted
     tokenizer: str = ""
     end_of_text: int | None = None  # None: the tokenizer's own
+    chat_template: str = ""  # of conversations, in Jinja
 
     @cached_property
     def encoder(self) -> tokenizers.Tokenizer:
@@ -43,6 +46,10 @@ class EncodeSpec:
     def use(self, encoder: tokenizers.Tokenizer) -> None:
         """Take for `encoder` what is open already, in a spec that stays in this process."""
         vars(self)["encoder"] = encoder
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        return ChatTemplate(self.chat_template, self.encoder)
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -60,7 +67,8 @@ class Encoded:
 
     ids: list[np.ndarray] = field(default_factory=list)
     begins: list[bool] = field(default_factory=list)
-    prompts: list[int] = field(default_factory=list)  # tokens that do not count in the loss
+    # which tokens count in the loss, (T,) bool each; None: all
+    counted: list[np.ndarray | None] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)  # of the unit, whose entry it is
@@ -172,6 +180,9 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
             result.counts.add("uncompared")
         result.digests.append(digest)
         for split, part, begins, ends in sides(piece, spec.by, spec.val_fraction):
+            if piece.turns:
+                encode_conversation(result, split, piece.turns, spec)
+                continue
             encode_part(result, split, part, piece.prompt, begins, ends, spec)
     return result
 
@@ -186,7 +197,7 @@ def encode_part(
     spec: EncodeSpec,
 ) -> None:  # fmt: skip
     """Add a document, or a part of one, to a split."""
-    encoded, encoder = result.splits[split], spec.encoder
+    encoder = spec.encoder
     end = encoder.end_of_text if spec.separate and ends else None
     if spec.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
         shown += "\n"
@@ -198,12 +209,41 @@ def encode_part(
         uncut = False
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
-    whole = prompt + shown
+    length = sum(map(len, ids))
+    counted = np.arange(length) >= len(asked) if spec.reading.masked else None
+    add(result, split, ids, counted, begins, prompt + shown, spec)
+
+
+def encode_conversation(
+    result: Result, split: str, turns: tuple[Turn, ...], spec: EncodeSpec
+) -> None:
+    """Add a conversation to a split, which ends with what ends a text, or begins with it where its
+    template does.
+    """
+    end = spec.encoder.end_of_text
+    ids, counted = spec.chat.encode([{"role": role, "content": text} for role, text in turns])
+    if end is not None and (not len(ids) or ids[0] != end):
+        ids, counted = np.append(ids, end), np.append(counted, False)
+    for _, text in turns:
+        result.counts.add("role_tokens", spec.chat.typed(text))
+        if not spec.coverage.exact:
+            tokens = spec.encoder.encode(text)
+            result.counts.add_all(spec.coverage.omissions(text, tokens, begins=False))
+    text = "\n".join(text for _, text in turns)
+    add(result, split, [ids.astype(np.uint32)], counted, True, text, spec)
+
+
+def add(
+    result: Result, split: str, ids: list[np.ndarray], counted: np.ndarray | None, begins: bool,
+    text: str, spec: EncodeSpec,
+) -> None:  # fmt: skip
+    """Add the ids of a document, or of a part of one, to a split."""
     if spec.narrow:
         ids = [part.astype(np.uint16) if part.itemsize > 2 else part for part in ids]
+    encoded = result.splits[split]
     encoded.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
     encoded.begins.append(begins)
-    encoded.prompts.append(len(asked))
-    encoded.characters.append(len(whole))
-    encoded.bytes.append(size(whole))
+    encoded.counted.append(counted)
+    encoded.characters.append(len(text))
+    encoded.bytes.append(size(text))
     encoded.documents.append(len(result.digests) - 1)

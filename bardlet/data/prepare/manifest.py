@@ -164,8 +164,10 @@ def other_vocabulary(there: Dataset, name: str) -> bool:
     with contextlib.suppress(OSError):  # the usual case, without opening it
         if file.read_bytes() == (there.folder / "tokenizer.json").read_bytes():
             return False
-    hash_of = tokenizers.fingerprint(factory.existing(name))
-    return hash_of != tokenizers.fingerprint(there.tokenizer)
+    named = factory.existing(name)
+    if there.chat_template:
+        named = factory.for_chats(named, name, there.chat_template)[0]
+    return tokenizers.fingerprint(named) != tokenizers.fingerprint(there.tokenizer)
 
 
 def changes(manifest: Manifest, collection: Collection, options: dict[str, Any]) -> list[str]:

@@ -58,6 +58,7 @@ def merge(parts: list[Path], out: Path, replacing: Replacing = replaced_freely) 
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
         manifest.check_tokens(tokens, first["name"], first["split"]["by"], parts=True)
         keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
+        keep += ("chat_template",) * ("chat_template" in first)
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"}, counts=counts(datasets),
@@ -105,7 +106,7 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
                 "Give each part once",
             )
         by_number[number] = part
-        for key in ("tokenizer_hash", "end_of_text", "split", "sources", "masked"):
+        for key in ("tokenizer_hash", "end_of_text", "split", "sources", "masked", "chat_template"):
             if part.manifest.get(key) != first.get(key):
                 raise DataError(
                     f"{part.folder} is of another {key.replace('_', ' ')} than {parts[0].folder}",

@@ -16,7 +16,7 @@ from typing import Any
 
 from bardlet.data.prepare.remarks import without_effect
 from bardlet.data.prepare.splits import automatic
-from bardlet.data.text import separators
+from bardlet.data.text import first_record, separators
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.decoding import check_decoding
 from bardlet.data.text.formats import FORMATS, endings
@@ -44,6 +44,7 @@ class Options:
     vocab_size: int = 0
     split: str = "auto"  # see `RULES`; auto: by position where there are few documents
     val_fraction: float = 0.1
+    chat_template: str = ""  # of conversations, a name or a file; empty: the tokenizer's, or ChatML
     val: tuple[str, ...] = ()  # sources of the validation text, where it is given
     end_of_text: str = ""  # the token between documents; empty: the vocabulary's own
     shard_tokens: int = 100_000_000
@@ -65,7 +66,14 @@ class Options:
             raise UsageError(f"split={self.split} must be {', '.join(RULES[:-1])} or {RULES[-1]}")
         if bool(self.reading.prompt_key) != bool(self.reading.response_key):
             raise UsageError("--prompt_key and --response_key go together")
-        if self.reading.prompt_key and self.split in CUTTING:
+        if self.reading.messages_key and self.reading.prompt_key:
+            raise UsageError("--messages_key and --prompt_key are of two kinds: give one of them")
+        if self.chat_template and not self.reading.messages_key:
+            raise UsageError(
+                f"chat_template={self.chat_template} is for conversations, and there are none",
+                "Name the list of turns with --messages_key",
+            )
+        if self.reading.masked and self.split in CUTTING:
             raise UsageError(
                 f"split={self.split} would cut responses", "Leave --split out: whole documents"
             )
@@ -100,6 +108,7 @@ def gathered(
     reading = Reading(
         encoding=args.encoding, errors=args.errors, text_key=args.text_key,
         prompt_key=args.prompt_key, response_key=args.response_key,
+        messages_key=getattr(args, "messages_key", ""),
         format=args.format, ext=",".join(endings(args.ext)),
         normalize=normal_form(args.normalize),
         document_separator=separators.parse(args.document_separator)
@@ -115,6 +124,9 @@ def gathered(
         collection = named(sources, file=getattr(args, "file", None))
         if val := getattr(args, "val", []):
             collection = with_val(collection, named(val))
+        if not (reading.masked or reading.text_key != "text"):
+            key = first_record.messages_key(collection, reading.encoding)
+            reading = dataclasses.replace(reading, messages_key=key)
         notes = (*collection.notes, *without_effect(collection, reading, args, sources))
         collection = dataclasses.replace(collection, notes=notes)
         for note in collection.notes:

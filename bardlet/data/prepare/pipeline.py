@@ -115,13 +115,13 @@ class Work:
                 "Give more text",
             )
         spec = dataclasses.replace(
-            spec, tokenizer=encoder.to_json(), end_of_text=encoder.end_of_text
+            spec, tokenizer=encoder.to_json(), end_of_text=encoder.end_of_text, **seen.template()
         )
         if self.workers <= 1:
             spec.use(encoder)
         with manifest.Sources(self.collection) as sources:
             splits = self.write(spec, encoder, seen, noted, sources)
-            return self.describe(encoder, splits, sources), encoder
+            return {**self.describe(encoder, splits, sources), **seen.template()}, encoder
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
@@ -149,7 +149,7 @@ class Work:
         writers = {
             split: SplitWriter(
                 self.place.folder, split, width, self.options.shard_tokens,
-                docs=spec.separate, masked=bool(spec.reading.prompt_key),
+                docs=spec.separate, masked=spec.reading.masked,
                 state=noted.get("splits", {}).get(split),
             )
             for split in SPLITS
@@ -220,7 +220,7 @@ class Work:
             )
         manifest.check_tokens(
             tokens, name or self.collection.name, self.options.split,
-            masked=bool(self.options.reading.prompt_key),
+            masked=self.options.reading.masked,
         )  # fmt: skip
 
     def describe(
@@ -240,6 +240,6 @@ class Work:
             self.collection.name, encoder, splits,
             tokenizer=kind, split=rule,
             end_of_text=encoder.end_of_text if self.borders else None,
-            masked=bool(options.reading.prompt_key), options=options.noted(),
+            masked=options.reading.masked, options=options.noted(),
             sources=sources.entries(), counts=self.counts().to_json(), notes=notes,
         )  # fmt: skip

@@ -28,6 +28,7 @@ def without_effect(
         (reading.text_key != "text" and plain, "--text_key", "plain text has no fields"),
         (reading.text_key != "text" and reading.prompt_key, "--text_key",
          "--prompt_key and --response_key say what is read"),
+        (reading.messages_key and plain, "--messages_key", "plain text has no fields"),
         (reading.prompt_key and plain, "--prompt_key", "plain text has no fields"),
         (reading.encoding != "utf-8" and not bytes_of_text, "--encoding", "no source is a file"),
         (reading.errors != "strict" and not bytes_of_text, "--errors", "no source is a file"),

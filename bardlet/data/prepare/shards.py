@@ -81,10 +81,10 @@ class SplitWriter:
             if self.docs and encoded.begins[i]:
                 self.files[".docs.bin"].write(np.array([self.tokens], dtype="<u8").tobytes())
                 self.begun += 1
-            self.append(ids, encoded.prompts[i])
+            self.append(ids, encoded.counted[i])
 
-    def append(self, ids: np.ndarray, prompt: int) -> None:
-        """Append tokens, of which the first `prompt` do not count in the loss."""
+    def append(self, ids: np.ndarray, counted: np.ndarray | None) -> None:
+        """Append tokens, and which of them count in the loss; None: all of them."""
         start = 0
         while start < len(ids):
             if self.tokens == self.shard_tokens:
@@ -92,8 +92,8 @@ class SplitWriter:
             part = ids[start : start + self.shard_tokens - self.tokens]
             self.files[".bin"].write(np.ascontiguousarray(part, dtype=self.dtype).data)
             if self.masked:
-                counts = np.arange(start, start + len(part)) >= prompt
-                self.files[".mask.raw"].write(counts.astype(np.uint8).data)
+                counts = np.ones(len(ids), dtype=bool) if counted is None else counted
+                self.files[".mask.raw"].write(counts[start : start + len(part)].tobytes())
             self.tokens += len(part)
             start += len(part)
 

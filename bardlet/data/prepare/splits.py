@@ -28,7 +28,7 @@ def automatic(
     """
     if part or any(entry.kind == "hub" for entry in collection.inputs):
         return "document", val_fraction, ""
-    pairs, count, places = bool(reading.prompt_key), 0, set[int]()
+    pairs, count, places = reading.masked, 0, set[int]()
     for place in hashes(collection, reading):
         count += 1
         places.add(place)
@@ -42,7 +42,8 @@ def automatic(
         while (nearest < fraction * 2**64) != empty_val:  # of a number that was rounded
             fraction = math.nextafter(fraction, 1.0 if empty_val else 0.0)
         side = "val" if empty_val else "train"
-        note = f"by its hash no pair falls to {side} at val_fraction={val_fraction:g}"
+        what = "pair" if reading.prompt_key else "conversation"
+        note = f"by its hash no {what} falls to {side} at val_fraction={val_fraction:g}"
         return "document", fraction, f"{note}: val_fraction={fraction:.4g} is taken"
     if pairs or count < FEW:
         return ("document" if pairs else "position"), val_fraction, ""

@@ -23,6 +23,7 @@ from bardlet.data.text.inputs import Collection
 from bardlet.data.tokenizers import factory
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
+from bardlet.data.tokenizers.char import count as count_characters
 from bardlet.errors import DataError
 
 SAMPLE = 1 << 27  # bytes of text that a vocabulary is trained on, taken from everywhere
@@ -54,12 +55,18 @@ class Survey:
     places: dict[str, list[list[int]]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     end_of_text: int | None = None  # the token between documents
+    chat_template: str = ""  # of conversations, in Jinja
 
     def noted(self) -> dict[str, Any]:
         """What a preparation that goes on needs of it."""
         return {
             "characters": self.characters, "places": self.places, "end_of_text": self.end_of_text,
+            "chat_template": self.chat_template,
         }  # fmt: skip
+
+    def template(self) -> dict[str, str]:
+        """The template, where there are conversations."""
+        return {"chat_template": self.chat_template} if self.chat_template else {}
 
     def with_split_points(self, unit: Unit) -> Unit:
         """The unit with its parts of texts knowing where they are split."""
@@ -98,11 +105,14 @@ def survey(
     if name not in ("char", "bpe"):
         encoder = factory.choose(name, "", vocab_size=options.vocab_size, say=say)
         encoder = factory.ended_by(encoder, options.end_of_text)
+    talks = bool(options.reading.messages_key)
     counts = np.zeros(128, dtype=np.int64)
     if name == "char" or spec.by in CUTTING:
         counts = scan(collection, spec, read, seen, count)
     if name == "char":
         check_text("".join(map(chr, np.flatnonzero(counts))), collection, spec, seen)
+        if talks:  # what the template writes is not in the text
+            counts = count_characters(factory.chat_characters(options.chat_template), counts)
         encoder = CharTokenizer.of_counts(counts, options.vocab_size, ends=spec.separate)
     elif name == "bpe":
         text = sample(collection, spec, read, seen)
@@ -110,6 +120,8 @@ def survey(
         encoder = factory.choose(name, text, vocab_size=options.vocab_size, say=say)
     assert encoder is not None
     encoder = factory.ended_by(encoder, options.end_of_text)
+    if talks:
+        encoder, seen.chat_template = factory.for_chats(encoder, name, options.chat_template)
     seen.end_of_text = encoder.end_of_text
     return encoder
 

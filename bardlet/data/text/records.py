@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from bardlet.data.text import decoding, guess
+from bardlet.data.text import conversations, decoding, guess
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.json_stream import values
 from bardlet.errors import DataError
@@ -29,6 +29,7 @@ class Reading:
     text_key: str = "text"
     prompt_key: str = ""
     response_key: str = ""
+    messages_key: str = ""  # of a conversation, see `conversations`; empty: records are texts
     document_separator: str = ""  # of plain text; empty: it is one document
     format: str = ""  # of files that are no archives; empty: by their names
     ext: str = ""  # endings of the files of archives, with commas between; empty: all
@@ -37,8 +38,20 @@ class Reading:
     @property
     def keys(self) -> tuple[str, ...]:
         """The fields that are read of a record."""
+        if self.messages_key:
+            return conversations.KEYS.get(self.messages_key, (self.messages_key,))
         paired = (self.prompt_key, self.response_key)
         return paired if self.prompt_key else (self.text_key,)
+
+    @property
+    def more_keys(self) -> tuple[str, ...]:
+        """The fields that are read where a record has them."""
+        return conversations.MORE.get(self.messages_key, ())
+
+    @property
+    def masked(self) -> bool:
+        """Whether only a part of each document counts in the loss."""
+        return bool(self.prompt_key or self.messages_key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +60,15 @@ class Piece:
 
     Of a part, `char_offset` is the number of characters before it, and `split_point` how many
     characters of the document are for training; of a whole document `split_point` is -1, not known
-    yet. A piece with a `problem` stands for a document that cannot be read. `replaced_bytes` counts
-    the places that the error handler has replaced since the piece before. `omitted` is what the
-    reader has left out since then; a piece that is a `notice` has nothing else.
+    yet. A conversation is a whole document: `turns` are its roles and contents, and `text` all of
+    its contents. A piece with a `problem` stands for a document that cannot be read.
+    `replaced_bytes` counts the places that the error handler has replaced since the piece before.
+    `omitted` is what the reader has left out since then: all that a piece has that is a `notice`.
     """
 
     text: str
     prompt: str = ""
+    turns: tuple[conversations.Turn, ...] = ()
     first: bool = True
     last: bool = True
     char_offset: int = 0
@@ -70,7 +85,8 @@ def normalized(piece: Piece, form: str) -> Piece:
         return piece
     name: Any = form.upper()
     text, prompt = (unicodedata.normalize(name, text) for text in (piece.text, piece.prompt))
-    return replace(piece, text=text, prompt=prompt)
+    turns = tuple((role, unicodedata.normalize(name, content)) for role, content in piece.turns)
+    return replace(piece, text=text, prompt=prompt, turns=turns)
 
 
 def unread(problem: DataError, bytes: int = 0, replaced: int = 0) -> Piece:
@@ -90,6 +106,8 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         raise DataError(
             f"{place} is not a record with names", "Each is an object of JSON, or a text"
         )
+    if reading.messages_key:
+        return of_conversation(record, place, reading.messages_key)
     texts: list[str] = []
     for key in reading.keys:
         value = field_of(record, key)
@@ -110,6 +128,18 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         return Piece(text=texts[0])
     prompt, response = texts
     return Piece(text=response, prompt=prompt if prompt[-1:].isspace() else prompt + "\n")
+
+
+def of_conversation(record: dict[str, Any], place: str, key: str) -> Piece:
+    """The conversation that a record has under a key, or the notice of one that is left out."""
+    field = field_of(record, key)
+    turns = conversations.turns_of(record, key, None if field is ABSENT else field, place)
+    for _, content in turns:
+        decoding.check_surrogates(content, place)
+    kept, omitted = conversations.checked(turns)
+    if omitted:
+        return Piece(text="", omitted=omitted, notice=True)
+    return Piece(text="\n".join(content for _, content in kept), turns=kept)
 
 
 def field_of(record: Any, key: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bardlet.data.text import compression, corpus, folders, guess, registry
+from bardlet.data.text import compression, conversations, corpus, folders, guess, registry
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.formats import ARCHIVES, TEXTS, ending, kind_by_head, kind_of
 from bardlet.data.text.inputs import Collection, Input, of_text
@@ -174,6 +174,8 @@ def lacks(path: Path, keys: tuple[str, ...]) -> bool:
         return False
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str) or not value:
+        return False
+    if keys == ("text",) and conversations.key_of(first):
         return False
     return any(field_of(first, key) is ABSENT for key in keys)
 

@@ -96,6 +96,7 @@ def of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[Piece]:
         names = table.schema_arrow.names
         check_columns(names, name, reading)
         columns = {key if key in names else key.partition(".")[0] for key in reading.keys}
+        columns |= set(reading.more_keys) & set(names)
         if not columns <= set(names):
             texts = [field.name for field in table.schema_arrow if "string" in str(field.type)]
             for row in range(table.metadata.num_rows):

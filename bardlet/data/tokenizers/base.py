@@ -109,7 +109,7 @@ def from_json(text: str, name: str, eos: str = "") -> Tokenizer:
         except (ValueError, TypeError) as error:
             raise DataError(f"{name} is damaged: {error}") from None
     if byte.is_byte(document):
-        return ByteTokenizer()
+        return ByteTokenizer(byte.roles_of(document))
     kind = bpe.BPETokenizer if bpe.is_byte_level(document) else foreign.ForeignTokenizer
     return kind(text, document, name, eos)
 

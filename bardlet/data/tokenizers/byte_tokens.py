@@ -7,6 +7,7 @@ bytes of all tokens and never from one token alone.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,6 +17,7 @@ from bardlet.errors import DataError
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for it, and ours
 # what exports call it where the model has none: other programs need an id, no text ends with it
 NO_END = "<|no_end|>"
+ROLE = re.compile(r"<\|(?!pad\|)[^|<>\s]+\|>")  # a token that a chat template has
 
 
 def byte_alphabet() -> str:
@@ -73,6 +75,7 @@ class ByteTokens:
 
     vocab: list[bytes]  # the bytes of every token, by id
     end_of_text: int | None  # the token after each document
+    roles: tuple[str, ...] = ()  # further tokens that no text is encoded to, such as those of chats
 
     @property
     def vocab_size(self) -> int:
@@ -97,15 +100,17 @@ class ByteTokens:
 
     def special(self) -> dict[str, int]:
         """The ids of the tokens that no text is encoded to, by name."""
-        end = self.end_of_text
-        return {} if end is None else {self.vocab[end].decode("utf-8"): end}
+        ends = [] if self.end_of_text is None else [self.vocab[self.end_of_text].decode("utf-8")]
+        names = dict.fromkeys((*ends, *self.roles))
+        return {name: self.vocab.index(name.encode()) for name in names}
 
     def token_bytes(self) -> np.ndarray:
         """UTF-8 length of every token, (V,) int64: what bits per byte divide by.
 
-        None for the end of a text, which has no text.
+        None for the end of a text and for roles, which have no text.
         """
         lengths = np.fromiter(map(len, self.vocab), dtype=np.int64, count=len(self.vocab))
         if self.end_of_text is not None:
             lengths[self.end_of_text] = 0
+        lengths[[i for name, i in self.special().items() if name in self.roles]] = 0
         return lengths

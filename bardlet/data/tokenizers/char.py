@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, ByteTokens
+from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, ROLE, ByteTokens
 from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import DataError
 
@@ -22,21 +22,24 @@ class CharTokenizer(ByteTokens):
     """One token per character (Unicode code point), ids in sorted order from 0, as nanoGPT's.
 
     With `unknown` there is one more after them, that stands for all other characters; with `ends`
-    the last one ends a text.
+    one that ends a text; and then those of `roles`.
     """
 
     kind = "char"
 
-    def __init__(self, chars: str, *, unknown: bool = False, ends: bool = False) -> None:
+    def __init__(
+        self, chars: str, *, unknown: bool = False, ends: bool = False, roles: tuple[str, ...] = ()
+    ) -> None:  # fmt: skip
         """`chars` are the alphabet's characters in the order of their ids, each once."""
         assert len(set(chars)) == len(chars)
         self.chars = chars
         self.unknown = unknown
-        self.ends = ends
+        self.ends, self.roles = ends, roles
         self.end_of_text = len(chars) + unknown if ends else None
         self.points = code_points(chars).astype("<u4")  # (V,)
         self.vocab = [char.encode("utf-8", "surrogatepass") for char in chars]
         self.vocab += [UNKNOWN.encode()] * unknown + [END_OF_TEXT.encode()] * ends
+        self.vocab += [name.encode() for name in roles]
         # id by code point, -1 where unknown; it ends one past the largest code point of all
         other = len(chars) if unknown else -1
         self.ids = np.full(int(self.points.max(initial=0)) + 2, other, dtype=np.int32)
@@ -126,12 +129,13 @@ class CharTokenizer(ByteTokens):
         """`tokenizer.json` in the format of Hugging Face's tokenizers library."""
         vocab = {char: i for i, char in enumerate(self.chars)}
         vocab |= {UNKNOWN: len(vocab)} if self.unknown else {}
-        ends = {END_OF_TEXT: len(vocab)} if self.ends else {}
+        names = [END_OF_TEXT] * self.ends + list(self.roles)
+        special = {name: len(vocab) + i for i, name in enumerate(names)}
         document = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": added(ends),
+            "added_tokens": added(special),
             "normalizer": None,
             "pre_tokenizer": {
                 "type": "Split",
@@ -143,7 +147,7 @@ class CharTokenizer(ByteTokens):
             "decoder": {"type": "Fuse"},
             "model": {
                 "type": "WordLevel",
-                "vocab": {**vocab, **ends},
+                "vocab": {**vocab, **special},
                 "unk_token": UNKNOWN,  # the format wants a name, with or without such a token
             },
         }
@@ -177,14 +181,18 @@ def from_document(document: dict[str, Any]) -> CharTokenizer:
     added = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
     by_id = sorted((document["model"]["vocab"] | added).items(), key=lambda item: item[1])
     names = [name for name, _ in by_id]
+    more: list[str] = []
     while names and names[-1] in added.keys() - {END_OF_TEXT, UNKNOWN} and len(names[-1]) > 1:
-        names.pop()  # such as one for padding
+        more.insert(0, names.pop())
+    while more and not ROLE.fullmatch(more[-1]):  # such as one for padding
+        more.pop()
+    by_id = by_id[: len(names) + len(more)]
     ends = END_OF_TEXT in added and names[-1:] == [END_OF_TEXT]
     unknown = names[len(names) - ends - 1 : len(names) - ends] == [UNKNOWN]
     chars = names[: len(names) - ends - unknown]
     if [i for _, i in by_id] != list(range(len(by_id))) or any(len(char) != 1 for char in chars):
         raise ValueError("ids are not 0..V-1, each of one character")
-    return CharTokenizer("".join(chars), unknown=unknown, ends=ends)
+    return CharTokenizer("".join(chars), unknown=unknown, ends=ends, roles=tuple(more))
 
 
 def code_points(text: str) -> np.ndarray:

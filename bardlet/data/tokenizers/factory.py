@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bardlet.data.tokenizers import bpe_training, forms, pretrained, special
+from bardlet.data.tokenizers import bpe_training, chat, forms, pretrained, special
 from bardlet.data.tokenizers.base import (
     ByteTokenizer,
     CharTokenizer,
@@ -15,6 +15,7 @@ from bardlet.data.tokenizers.base import (
     load,
     with_end_of_text,
 )
+from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT
 from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import UsageError, did_you_mean
 
@@ -73,8 +74,7 @@ def existing(name: str, say: Callable[[str], None] = lambda line: None) -> Token
         return from_json(pretrained.gpt2(say), "GPT-2's vocabulary")
     path = Path(name)
     if path.is_dir():
-        of_run = sorted(path.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
-        file = of_run[-1] if of_run else forms.find(path)
+        file = vocabulary_of(path)
         return with_end_of_text(of_file(file), special.end_noted(file.parent))
     if path.is_file():
         return of_file(path)
@@ -114,6 +114,63 @@ def with_special(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
         ids[name] = tokenizer.vocab_size + len(ids)
     document["added_tokens"] += added(ids)
     return from_json(json.dumps(document, ensure_ascii=False) + "\n", "the trained vocabulary")
+
+
+def with_roles(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """The tokenizer with these special tokens, and with one that ends a text, after all that it has
+    where it has them not; those that it has keep their ids.
+    """
+    end = [END_OF_TEXT] if tokenizer.end_of_text is None and END_OF_TEXT not in names else []
+    wanted = [name for name in (*end, *names) if name not in tokenizer.special()]
+    if not wanted:
+        return tokenizer
+    if isinstance(tokenizer, CharTokenizer | ByteTokenizer):
+        roles = (*tokenizer.roles, *(name for name in wanted if name != END_OF_TEXT))
+        if isinstance(tokenizer, ByteTokenizer):
+            return ByteTokenizer(roles)
+        ends = tokenizer.ends or END_OF_TEXT in wanted
+        return CharTokenizer(tokenizer.chars, unknown=tokenizer.unknown, ends=ends, roles=roles)
+    extended = with_special(tokenizer, wanted)
+    return with_end_of_text(extended, tokenizer.end_of_text)
+
+
+def for_chats(
+    tokenizer: Tokenizer, name: str, chat_template: str
+) -> tuple[Tokenizer, str]:  # fmt: skip
+    """The tokenizer `name` with the tokens of a template for conversations, and the template.
+
+    `chat_template` names it; empty is the vocabulary's own, or ChatML. Errors as in `chat.named`.
+    """
+    ends = tokenizer.end_of_text is not None
+    end = next((n for n, i in tokenizer.special().items() if i == tokenizer.end_of_text), "")
+    source = "" if chat_template else own_template(tokenizer, name)
+    source = source or chat.named(chat_template or chat.DEFAULT, end if ends else END_OF_TEXT)
+    tokenizer = with_roles(tokenizer, chat.role_tokens(source))
+    chat.ChatTemplate(source, tokenizer).characters  # noqa: B018 - which fails where it cannot be used
+    return tokenizer, source
+
+
+def own_template(tokenizer: Tokenizer, name: str) -> str:
+    """The template that a vocabulary comes with; empty where that is none of conversations."""
+    path = Path(name)
+    if name in OURS or not path.exists():
+        return ""
+    folder = vocabulary_of(path).parent if path.is_dir() else path.parent
+    source = special.chat_template(folder)
+    return "" if not source or chat.ChatTemplate(source, tokenizer).passes_on else source
+
+
+def chat_characters(chat_template: str) -> str:
+    """The text that a template itself writes."""
+    source = chat.named(chat_template or chat.DEFAULT, END_OF_TEXT)
+    roles = [name for name in chat.role_tokens(source) if name != END_OF_TEXT]
+    return chat.ChatTemplate(source, ByteTokenizer(tuple(roles))).characters
+
+
+def vocabulary_of(folder: Path) -> Path:
+    """The file of the vocabulary in a folder, or in that of a run."""
+    of_run = sorted(folder.glob("checkpoints/iter-*/tokenizer.json"))  # all of them the same
+    return of_run[-1] if of_run else forms.find(folder)
 
 
 def ended_by(tokenizer: Tokenizer, name: str) -> Tokenizer:

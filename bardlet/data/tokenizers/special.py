@@ -19,6 +19,11 @@ END_NAMES = ("endoftext", "endofsentence", "endofdocument", "endofdoc", "eos", "
              "eod", "eot", "sep")  # fmt: skip
 # what ends a turn of a chat, and is the eos_token of models that were tuned for chats
 TURN_NAMES = ("imend", "endofturn", "turn", "endofturntoken", "eotid", "eomid", "end")
+TEMPLATES = {  # where ours note the template of conversations
+    "manifest.json": [("chat_template",)],
+    "state.json": [("dataset", "chat_template"), ("imported", "chat_template")],
+}
+TEMPLATE = "chat_template.jinja"  # transformers' file of it
 NOTES = {"manifest.json": ("end_of_text",), "state.json": ("dataset", "end_of_text")}  # ours
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 
@@ -85,3 +90,24 @@ def end_noted(folder: Path) -> int | None:
         if type(value) is int and value >= 0:
             return value
     return None
+
+
+def chat_template(folder: Path) -> str:
+    """The template of conversations that a folder with a vocabulary has; empty where it has none.
+
+    DataError where its file is damaged.
+    """
+    for name, places in TEMPLATES.items():
+        if (folder / name).is_file():
+            for keys in places:
+                value: Any = read_json(folder / name)
+                for key in keys:
+                    value = value.get(key) if isinstance(value, dict) else None
+                if isinstance(value, str) and value:
+                    return value
+    if (folder / TEMPLATE).is_file():
+        try:
+            return read_text(folder / TEMPLATE)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / TEMPLATE} is damaged: {error}", "Remove it") from None
+    return stated(folder, "chat_template")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bardlet.errors import CheckpointError
-from bardlet.interop.chat_template import chat_template, ollama_template
+from bardlet.interop.chat_template import chat_template, end_of_turn, ollama_template
 from bardlet.interop.gguf import file as gguf_file
 from bardlet.interop.gguf import llamacpp
 from bardlet.interop.gguf import model as gguf_model
@@ -45,7 +45,10 @@ MAX_NEW_TOKENS = 500
 def write(trained: Trained, folder: Path, dtype: str) -> None:
     """Write the model with its tokenizer, and a Modelfile, into `folder`."""
     path = file_in(trained, folder, dtype)
-    gguf_model.write(path, trained.model, trained.tokenizer, dtype, chat_template(trained))
+    template = chat_template(trained, for_transformers=False)
+    gguf_model.write(
+        path, trained.model, trained.tokenizer, dtype, template, end_of_turn(trained)
+    )  # fmt: skip
     write_text(folder / "Modelfile", modelfile(trained, path.name))
 
 
@@ -57,6 +60,8 @@ def modelfile(trained: Trained, file: str) -> str:
         **PARAMETERS, "num_predict": MAX_NEW_TOKENS, "num_ctx": trained.model.config.block_size
     }  # fmt: skip
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
+    if (turn := end_of_turn(trained)) is not None:
+        lines.append(f'PARAMETER stop "{trained.tokenizer.tokens()[turn].decode()}"')
     return "\n".join(lines) + "\n"
 
 

@@ -158,9 +158,11 @@ def interleave(rows: Tensor, head_size: int, *, back: bool = False) -> Tensor:
 
 
 def write(
-    path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, template: str = PASS_ON
-) -> None:
-    """Write a model and its tokenizer to a GGUF file, matrices in `dtype`, with a chat template.
+    path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, template: str = PASS_ON,
+    end_of_turn: int | None = None,
+) -> None:  # fmt: skip
+    """Write a model and its tokenizer to a GGUF file, matrices in `dtype`, with a chat template and
+    the token that ends an answer in it.
 
     Raises CheckpointError for what GGUF or llama.cpp cannot hold, OSError of the disk.
     """
@@ -171,6 +173,8 @@ def write(
         metadata[ROWS] = config.vocab_size
         config, weights = end_of_text.add_row(config, weights)
     metadata |= gguf_vocab.to_metadata(tokenizer, config.vocab_size)
+    if end_of_turn is not None:
+        metadata["tokenizer.ggml.eot_token_id"] = end_of_turn
     tensors = {}
     for name, piece in tensor_names.split(config, weights, "gguf").items():
         if architecture(config) == "llama" and is_interleaved(name):

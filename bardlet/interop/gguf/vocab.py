@@ -54,7 +54,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     tokens = [spell(token) for token in raw] + [""] * (rows - len(raw))
     types = [NORMAL] * rows
     if tokenizer.kind == "char":
-        others = (UNKNOWN_CHARACTER, END_OF_TEXT.encode())
+        others = {UNKNOWN_CHARACTER, *map(str.encode, tokenizer.special())}
         characters = [token for token in raw if token not in others]
         pre, merges = "gpt-2", [merge for char in characters for merge in merges_of(char)]
         if UNKNOWN_CHARACTER in raw:

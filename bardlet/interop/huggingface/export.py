@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bardlet.errors import CheckpointError
 from bardlet.interop import end_of_text, tensor_names
-from bardlet.interop.chat_template import chat_template
+from bardlet.interop.chat_template import chat_template, end_of_turn
 from bardlet.interop.huggingface.config import to_hf
 from bardlet.interop.huggingface.model_card import model_card
 from bardlet.interop.verify import Comparison, Trained, compare
@@ -37,7 +37,7 @@ def write(trained: Trained, folder: Path, dtype: str) -> None:
         config, weights = end_of_text.add_row(config, weights)
     ends = token_ids(trained)
     write_json(folder / "config.json", {**to_hf(config), "dtype": dtype, **ends})
-    write_json(folder / "generation_config.json", ends)
+    write_json(folder / "generation_config.json", {**ends, **stops(trained, ends)})
     tensors = {n: t.to(kind) for n, t in tensor_names.split(config, weights, "hf").items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_text(folder / "tokenizer.json", tokenizer_json(trained))
@@ -73,6 +73,13 @@ def token_ids(trained: Trained) -> dict[str, Any]:
     """
     end = trained.tokenizer.vocab_size if lacks_end(trained) else trained.tokenizer.end_of_text
     return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, **own_ids(trained)}
+
+
+def stops(trained: Trained, ends: dict[str, Any]) -> dict[str, Any]:
+    """The tokens that end what is written: also that of a turn, for a model of conversations."""
+    turn, end = end_of_turn(trained), ends["eos_token_id"]
+    every = [*(end if isinstance(end, list) else [end]), turn]
+    return {} if turn is None else {"eos_token_id": list(dict.fromkeys(every))}
 
 
 def tokenizer_config(trained: Trained) -> dict[str, Any]:

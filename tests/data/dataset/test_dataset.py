@@ -50,7 +50,7 @@ def test_a_shard_is_a_header_of_32_bytes_and_little_endian_ids(
     found = map_shard(path)
     assert (found.dtype, found.tolist()) == (dtype, ids)
     writer = SplitWriter(tmp_path, "train", dtype.itemsize, 100, docs=False, masked=False)
-    writer.append(np.array(ids), prompt=0)
+    writer.append(np.array(ids), counted=None)
     entry = writer.finish()["shards"][0]
     assert (entry["file"], entry["tokens"]) == ("train-00000.bin", 3)
     assert (tmp_path / entry["file"]).read_bytes() == path.read_bytes()
