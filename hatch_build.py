@@ -22,10 +22,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
 # best core that runs
 BUILDS = {
-    "native/src/core-avx512bf16.so": ("native/src/core.cpp", ["-march=x86-64-v4", "-mavx512bf16"]),
+    "native/src/core-avx512bf16.so": (
+        "native/src/core.cpp", ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"],
+    ),
     "native/src/core-avx2.so": ("native/src/core.cpp", ["-march=x86-64-v3"]),
     "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", []),
-}
+}  # fmt: skip
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",
 ]  # fmt: skip

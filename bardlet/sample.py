@@ -90,17 +90,19 @@ class Text:
 class Writer:
     """Up to `streams` texts that one model writes side by side; each comes and goes by itself.
 
-    `dtype` is what the compiled core keeps weights in, where it can run the model. Without the
-    cache, contexts are computed anew for every token by the model as it is: the same text, slowly.
+    Where the compiled core can run the model, it computes in `dtype`, and keeps weights in it or
+    in the format `weights` of native/quantised.py. Without the cache, contexts are computed anew
+    for every token by the model as it is: the same text, slowly.
     """
 
     def __init__(
-        self, model: GPT, streams: int, dtype: torch.dtype = torch.float32, use_cache: bool = True
-    ) -> None:
+        self, model: GPT, streams: int, dtype: torch.dtype = torch.float32, use_cache: bool = True,
+        weights: str = "auto",
+    ) -> None:  # fmt: skip
         self.model = model.eval()
         compiled = use_cache and native.runs(model)
         self.decoder = (
-            Decoder(model, streams, dtype) if compiled else TorchDecoder(model, use_cache)
+            Decoder(model, streams, dtype, weights) if compiled else TorchDecoder(model, use_cache)
         )
         self.free = list(range(streams))[::-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bardlet.commands.parser import Parser, add_run, parse
+from bardlet.commands.parser import Parser, add_run, add_weights, parse
 from bardlet.commands.settings import run_named
 from bardlet.config import TrainConfig
 from bardlet.errors import DataError, UsageError
@@ -27,12 +28,13 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--dataset", help="default: the one it was trained on")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
+    add_weights(parser)
     parsed = parse(parser, args)
     run = run_named(parsed, say)
     scores = eval_run(
         run, checkpoint=parsed.checkpoint, dataset=getattr(parsed, "dataset", None),
         split=parsed.split, batch_size=parsed.batch_size, device_name=parsed.device,
-        dtype=parsed.dtype,
+        dtype=parsed.dtype, weights=parsed.weights,
     )  # fmt: skip
     if parsed.json:
         print(json.dumps(scores))
@@ -41,14 +43,19 @@ def run(parser: Parser, args: list[str]) -> int:
             "{split} loss {loss:.4f} nats per token, perplexity {perplexity:.4f}, "
             "{bits_per_byte:.4f} bits per byte, over {tokens:,} tokens".format(**scores)
         )
+        if "weights_cost" in scores:
+            print("weights in {weights} cost {weights_cost:+.4f} nats per token".format(**scores))
     return 0
 
 
 def eval_run(
     run: str, *, checkpoint: str, dataset: str | None, split: str, batch_size: int,
-    device_name: str, dtype: str, stop: Callable[[], bool] = lambda: False,
+    device_name: str, dtype: str, stop: Callable[[], bool] = lambda: False, weights: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values.
+
+    `weights` is a format of native/quantised.py: the loss is that of the model rounded to it, and
+    what this costs is told beside it, both in float32 unless `dtype` names another.
 
     Raises EvalInterrupted where `stop` says so.
     """
@@ -56,11 +63,13 @@ def eval_run(
     from bardlet.data.tokenizers import base as tokenizers
     from bardlet.evaluate import evaluate
     from bardlet.interop import load, origin
+    from bardlet.native import quantised
     from bardlet.system import device
     from bardlet.system.distributed import Group
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
+    quantised.check(weights)
     trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
     name = dataset or origin.dataset_of(trained)
@@ -73,18 +82,22 @@ def eval_run(
             "A loss compares on the same tokens only",
         )
     device.tune_process()
-    machine = device.choose(device_name, dtype)
+    exact = weights != "auto" and dtype == "auto"  # bfloat16 would round the weights again
+    machine = device.choose(device_name, "float32" if exact else dtype)
     model.to(machine.device)
-    doc_mask = bool(state.config.get("doc_mask"))
-    score = evaluate(
-        model, data, split, batch_size=batch_size, machine=machine, group=Group(),
-        doc_mask=doc_mask, stop=stop,
+    whole_split = functools.partial(
+        evaluate, model, data, split, batch_size=batch_size, machine=machine, group=Group(),
+        doc_mask=bool(state.config.get("doc_mask")), stop=stop,
     )  # fmt: skip
+    unrounded = whole_split() if weights != "auto" else None
+    quantised.round_weights(model, weights)
+    score = whole_split()
+    cost = {"weights": weights, "weights_cost": score.loss - unrounded.loss} if unrounded else {}
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens, "iter": state.iter, "device": str(machine.device),
-        "dtype": str(machine.dtype).removeprefix("torch."),
+        "dtype": str(machine.dtype).removeprefix("torch."), **cost,
     }  # fmt: skip
 
 

@@ -144,6 +144,15 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
 
 
+def add_weights(parser: Parser) -> None:
+    """The option that chooses the format of weights."""
+    parser.add_argument(
+        "--weights", default="auto",
+        help="format of weights: auto, float32, bfloat16, int8, int4; the fewer bits, the sooner "
+        "they are read for each token",
+    )  # fmt: skip
+
+
 def add_reading(parser: Parser) -> None:
     """The options that say how sources are read, for `data.options.gathered`."""
     parser.add_argument(

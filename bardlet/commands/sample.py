@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.commands.parser import Parser, add_run, parse
+from bardlet.commands.parser import Parser, add_run, add_weights, parse
 from bardlet.commands.settings import run_named
 from bardlet.config import TRUTH
 from bardlet.errors import DataError, UsageError
@@ -64,6 +64,7 @@ def run(parser: Parser, args: list[str]) -> int:
         help="keep the model at hand and ask for prompts",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
+    add_weights(parser)
     parser.add_argument(
         "--check_memorization", action="store_true", default=False,
         help="mark the runs that stand word for word in the training text, and sum them up",
@@ -81,7 +82,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
     model = load(
         run_named(parsed, say), checkpoint=parsed.checkpoint, device=parsed.device,
-        dtype=parsed.dtype,
+        dtype=parsed.dtype, weights=parsed.weights,
     )  # fmt: skip
     options = {
         "seed": parsed.seed, **{name: getattr(parsed, name) for name in CHOICE},

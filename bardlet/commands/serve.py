@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.commands.parser import Parser, parse
+from bardlet.commands.parser import Parser, add_weights, parse
 from bardlet.commands.settings import newest_run
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
@@ -49,6 +49,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add_weights(parser)
     options = parse(parser, args)
     key = options.api_key or os.environ.get("BARDLET_API_KEY", "")
     check(options, key)
@@ -105,7 +106,10 @@ def opened(run: str, options: Namespace) -> Engine:
     from bardlet.serve.engine import Engine
     from bardlet.serve.model import load
 
-    model = load(run, checkpoint=options.checkpoint, device=options.device, dtype=options.dtype)
+    model = load(
+        run, checkpoint=options.checkpoint, device=options.device, dtype=options.dtype,
+        weights=options.weights,
+    )  # fmt: skip
     return Engine(model, options.streams, options.queue)
 
 

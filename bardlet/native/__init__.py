@@ -24,7 +24,14 @@ from bardlet.system import native_library
 
 # the builds, best first, and what each must find in the CPU
 BUILDS = {
-    "avx512bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"),
+    "avx512bf16": (
+        "avx512_f",
+        "avx512_bw",
+        "avx512_dq",
+        "avx512_vl",
+        "avx512_bf16",
+        "avx512_vnni",
+    ),
     "avx2": ("avx2", "fma3"),
 }
 UNIT = 32  # sizes are multiples of it: two of the widest registers
@@ -99,7 +106,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     ),
     "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),
     "bardlet_decode": (
-        *[c_void_p] * 3, c_int, c_int, c_int, *[c_void_p] * 4, c_int, c_void_p,
+        *[c_void_p] * 3, c_int, c_int, c_int, c_int, *[c_void_p] * 4, c_int, c_void_p,
     ),
 }  # fmt: skip
 OUT_OF_MEMORY = 1  # the status of a call, as in core.cpp

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bardlet import native
 from bardlet.model import GPT
+from bardlet.native.quantised import BITS
 
 
 class Texts(ctypes.Structure):
@@ -28,16 +29,19 @@ class Texts(ctypes.Structure):
 class Decoder:
     """Token steps of up to `streams` texts at once, each at its own place in its own context.
 
-    Matrices are read in `dtype`, float32 or bfloat16. They are copied when this is made; the model
-    must not change or move while it decodes. A text's logits do not depend on the others beside
-    it. Calls from several threads take turns.
+    Activations, keys and values are in `dtype`, float32 or bfloat16, and so are matrices, unless
+    `weights` names another of quantised.FORMATS. They are copied when this is made; the model must
+    not change or move while it decodes. A text's logits do not depend on the others beside it.
+    Calls from several threads take turns.
     """
 
-    def __init__(self, model: GPT, streams: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: GPT, streams: int, dtype: torch.dtype, weights: str = "auto") -> None:
         self.model, self.streams = model, streams
         self.threads = native.threads()
         self.shape = native.Shape.of(model.config)
         self.params = native.table(dict(model.named_parameters()), model.config)
+        self.bits = BITS.get(weights, 0)
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(weights, dtype)
         self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.packed, self.memory = native.Memory(), native.Memory()
         self.past = [0] * streams  # positions whose keys and values are cached
@@ -50,7 +54,7 @@ class Decoder:
     def call(self, packed: int | None, memory: int | None, sizes: object, *step: object) -> None:
         native.core().bardlet_decode(
             ctypes.byref(self.shape), self.params, native.rotary(self.model), self.streams,
-            self.threads, self.bf16, packed, memory, sizes,
+            self.threads, self.bf16, self.bits, packed, memory, sizes,
             *(step or (None, 0, None)),
         )  # fmt: skip
 

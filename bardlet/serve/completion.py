@@ -73,9 +73,10 @@ class Completer:
     """Up to `streams` completions by one model side by side; the others wait their turn."""
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, streams: int, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.writer = Writer(model, streams, dtype)
+        self, model: GPT, tokenizer: Tokenizer, streams: int,
+        dtype: torch.dtype = torch.float32, weights: str = "auto",
+    ) -> None:  # fmt: skip
+        self.writer = Writer(model, streams, dtype, weights=weights)
         self.tokenizer = tokenizer
         self.waiting: deque[Completion] = deque()
         self.running: list[Run] = []
@@ -177,10 +178,10 @@ def logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
 
 def complete(
     model: GPT, tokenizer: Tokenizer, requests: Sequence[Request], *, streams: int,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, weights: str = "auto",
 ) -> list[Completion]:  # fmt: skip
     """The completion of each request, `streams` side by side."""
-    completer = Completer(model, tokenizer, streams, dtype)
+    completer = Completer(model, tokenizer, streams, dtype, weights)
     completions = [completer.add(Completion(request)) for request in requests]
     while completer.step():
         pass

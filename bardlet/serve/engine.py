@@ -55,7 +55,9 @@ class Engine:
 
     def fresh(self) -> Completer:
         model = self.model
-        return Completer(model.gpt, model.tokenizer, self.streams, model.machine.dtype)
+        return Completer(
+            model.gpt, model.tokenizer, self.streams, model.machine.dtype, model.weights
+        )
 
     def submit(self, job: Job) -> None:
         """Write a job's texts; Busy where more wait than may."""

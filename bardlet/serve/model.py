@@ -16,6 +16,7 @@ from bardlet.interop.chat_template import of_pairs
 from bardlet.interop.load import load_model
 from bardlet.interop.verify import Trained
 from bardlet.model import GPT
+from bardlet.native import quantised
 from bardlet.sampling.filters import Sampling
 from bardlet.serve.completion import (
     DEFAULT,
@@ -39,15 +40,19 @@ def load(
     checkpoint: str = "best",
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "auto",
 ) -> Model:
     """The model of a run, or of any other source that `bardlet import` reads.
 
     What `bardlet.train` returns is a run.
 
-    `checkpoint` is that of a run: best, last or iter-... Raises a BardletError where there is no
-    such source, or where its files are damaged.
+    `checkpoint` is that of a run: best, last or iter-... `weights` is the format that the compiled
+    core keeps weights in: float32, bfloat16, int8 or int4, each half as long to read for a token;
+    auto takes the dtype's. Raises a BardletError where there is no such source, where its files are
+    damaged, or where the core does not run the model and `weights` is not auto.
     """
-    return Model(load_model(os.fspath(source), checkpoint), choose(device, dtype))
+    quantised.check(weights)
+    return Model(load_model(os.fspath(source), checkpoint), choose(device, dtype), weights)
 
 
 class Model:
@@ -58,11 +63,13 @@ class Model:
     `temperature` or `top_p`.
     """
 
-    def __init__(self, trained: Trained, machine: Machine) -> None:
-        self.trained, self.machine = trained, machine
+    def __init__(self, trained: Trained, machine: Machine, weights: str = "auto") -> None:
+        self.trained, self.machine, self.weights = trained, machine, weights
         self.gpt, self.tokenizer = trained.model.eval(), trained.tokenizer
         without_padding(self.gpt, self.tokenizer.vocab_size)
         self.gpt.to(machine.device)
+        quantised.check_decoded(self.gpt, weights)
+        quantised.round_weights(self.gpt, weights)  # log-probabilities of prompts are those too
         if not native.runs(self.gpt):  # which converts weights itself
             self.gpt.to(machine.dtype)  # half the bytes to read for every token
 
@@ -124,7 +131,7 @@ class Model:
 
     def pieces(self, completion: Completion) -> Iterator[str]:
         """The text of a completion, as it is written."""
-        completer = Completer(self.gpt, self.tokenizer, 1, self.machine.dtype)
+        completer = Completer(self.gpt, self.tokenizer, 1, self.machine.dtype, self.weights)
         completer.add(completion)
         while step := completer.step():
             yield from (piece for _, piece in step if piece)
@@ -154,8 +161,9 @@ class Model:
 
         def some_at_once(size: int) -> list[Completion]:
             return complete(
-                self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype
-            )
+                self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype,
+                weights=self.weights,
+            )  # fmt: skip
 
         return MicroBatcher(min(len(requests), MAX_STREAMS)).run(some_at_once)
 

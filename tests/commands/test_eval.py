@@ -88,3 +88,23 @@ def test_what_takes_too_long_leaves_the_estimate(
 def test_a_run_of_whole_evaluations_is_not_scored_again(sent: Path) -> None:
     config = tiny_config(Path("data/words"), Path("out/a"))
     assert best_val_loss(config, 1.25, math.inf, print) == "1.2500"
+
+
+def test_what_weights_in_fewer_bits_cost_is_told(
+    sampled: list[str], capsys: CaptureFixture[str]
+) -> None:
+    plain = evaluated(capsys)
+    assert "weights" not in plain
+    for weights in ("int8", "int4"):
+        scores = evaluated(capsys, f"--weights={weights}")
+        assert scores["weights"] == weights and scores["dtype"] == "float32"
+        assert scores["loss"] - scores["weights_cost"] == pytest.approx(plain["loss"], abs=1e-6)
+        assert scores["weights_cost"] != 0
+
+
+def test_a_format_that_there_is_not_is_refused(
+    sampled: list[str], capsys: CaptureFixture[str]
+) -> None:
+    for command in ("eval", "sample"):
+        assert cli.main([command, str(RUN), "--weights=int3"]) == 2
+        assert "Known are auto, float32, bfloat16, int8, int4" in capsys.readouterr().err

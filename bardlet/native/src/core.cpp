@@ -113,18 +113,26 @@ int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int thread
     });
 }
 
-// Token steps; see Decoder. `packed` holds the weights and `memory` the caches between calls; with
+// Token steps; see Decoder. Weights are kept in `bits`: 8 or 4 as integers, else as products take
+// floats. `packed` holds the weights and `memory` the caches between calls; with
 // steps 0 the weights are packed. Without `packed`, tells in `sizes` how many bytes each must have.
 int bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
-                   int bf16_products, char* packed, char* memory, long* sizes, const Texts* texts,
-                   int steps, const float* uniform) {
+                   int bf16_products, int bits, char* packed, char* memory, long* sizes,
+                   const Texts* texts, int steps, const float* uniform) {
     return guarded(threads, [&] {
-        Arena weight_arena{packed}, arena{memory};
         in_format(bf16_products, [&](auto e) {
-            Decoder<decltype(e)> decoder(*s, {params}, rotary, B, threads, weight_arena, arena);
-            if (!packed) sizes[0] = (long)weight_arena.used, sizes[1] = (long)arena.used;
-            else if (!steps) decoder.pack();
-            else decoder.run(*texts, steps, uniform);
+            using E = decltype(e);
+            auto decode = [&](auto matrix) {
+                Arena weight_arena{packed}, arena{memory};
+                Decoder<E, decltype(matrix)> decoder(*s, {params}, rotary, B, threads, weight_arena,
+                                                     arena);
+                if (!packed) sizes[0] = (long)weight_arena.used, sizes[1] = (long)arena.used;
+                else if (!steps) decoder.pack();
+                else decoder.run(*texts, steps, uniform);
+            };
+            if (bits == 8) decode(Quantised<8>{});
+            else if (bits == 4) decode(Quantised<4>{});
+            else decode(Packed<E>{});
         });
     });
 }

@@ -4,6 +4,8 @@
 // of the vocabulary, so that the weights, whose reading is what costs, are read once in all.
 #pragma once
 #include <functional>
+#include <type_traits>
+#include "quantised.h"
 #include "weights.h"
 
 struct Texts {  // n of the streams, and what each reads and writes
@@ -18,8 +20,13 @@ struct Texts {  // n of the streams, and what each reads and writes
 
 constexpr int ROWS_AT_ONCE = 64;  // rows of a prompt taken through the model together
 
-template <class E>
+// E is what keys, values and activations are kept in, Matrix what weights are packed as.
+template <class E, class Matrix>
 class Decoder {
+    static constexpr bool INTEGERS = !std::is_same_v<Matrix, Packed<E>>;
+    using Normed = std::conditional_t<INTEGERS, float, E>;
+    using Operand = std::conditional_t<INTEGERS, IntegerRows, const E*>;
+
   public:
     Decoder(const Shape& s, Params p, const float* rotary, int B, int threads, Arena& weight_arena,
             Arena& arena)
@@ -38,7 +45,10 @@ class Decoder {
         logits = arena.take<float>((long)B * s.padded_vocab());
         for (int t = 0; t < threads; t++) {
             ThreadScratch& mine = scratch[t];
-            mine.normed = arena.take<E>((long)M * s.width);
+            mine.normed = arena.take<Normed>((long)M * s.width);
+            if (INTEGERS)
+                mine.rows = IntegerRows::take(
+                    arena, M, std::max({s.width, s.hidden, s.heads * s.head}));
             mine.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
             mine.scores = arena.take<float>(round_up(s.context, W) + s.head);
             mine.best = arena.take<float>(s.vocab);
@@ -95,7 +105,9 @@ class Decoder {
         int32_t newest_of;  // the text whose newest it is, or -1
     };
     struct ThreadScratch {
-        E *normed, *wide;
+        Normed* normed;
+        IntegerRows rows;
+        E* wide;
         float *scores, *best;  // of one head; the top_k largest logits
     };
     const Shape& s;
@@ -103,7 +115,7 @@ class Decoder {
     const float* rotary;
     const int B;
     int threads;
-    Weights<E> weights;
+    Weights<E, Matrix> weights;
     Barrier barrier{1};
     ThreadScratch scratch[MAX_THREADS];
     E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
@@ -116,18 +128,31 @@ class Decoder {
 
     // y (M, stride)'s columns from `first` on: rows of x times that part of a packed matrix.
     template <class Out>
-    static void part(const E* x, const Packed<E>& w, int M, int K, int first, int columns,
+    static void part(const Operand& x, const Matrix& w, int M, int K, int first, int columns,
                      Out out) {
-        multiply(x, K, w.forward + (long)first * K, M, columns, K,
-                 [&](int m, int n, vec v) { out(m, first + n, v); });
+        if constexpr (INTEGERS) multiply(x, w, M, K, first, columns, out);
+        else
+            multiply(x, K, w.forward + (long)first * K, M, columns, K,
+                     [&](int m, int n, vec v) { out(m, first + n, v); });
     }
 
-    const E* normed(const float* x, int M, const float* weight, const float* bias, int t) {
+    // M rows of K as products take them; valid until the thread's next ones.
+    template <class Any>
+    Operand operand(const Any* x, int M, int K, int t) {
+        if constexpr (INTEGERS) {
+            scratch[t].rows.round(x, M, K);
+            return scratch[t].rows;
+        } else {
+            return x;
+        }
+    }
+
+    Operand normed(const float* x, int M, const float* weight, const float* bias, int t) {
         float mean;
         for (int m = 0; m < M; m++)
             norm_row(s, x + (long)m * s.width, weight, bias, scratch[t].normed + (long)m * s.width,
                      mean);
-        return scratch[t].normed;
+        return operand(scratch[t].normed, M, s.width, t);
     }
 
     // Rows [first, first + M) of a step, embedded: a text's new tokens, one text after the other.
@@ -162,7 +187,7 @@ class Decoder {
         const int C = s.width, D = s.head, HD = s.heads * D, group = s.heads / s.kv_heads;
         E* wide = scratch[t].wide;
         for (int l = 0; l < s.layers; l++) {
-            const E* a = normed(x, M, p.at(l, LN1), p.at(l, LN1_B), t);
+            Operand a = normed(x, M, p.at(l, LN1), p.at(l, LN1_B), t);
             const float* bias = p.at(l, QKV_B);
             auto keep = [&](int m, int n, vec v) {
                 store(wide + (long)m * s.qkv() + n, bias ? v + load(bias + n) : v);
@@ -204,9 +229,9 @@ class Decoder {
     }
 
     // x += rows of y times w^T, this thread's share of the columns.
-    void add(const E* y, const Packed<E>& w, const float* bias, int M, int K, int t) {
+    void add(const E* y, const Matrix& w, const float* bias, int M, int K, int t) {
         const Slice panels(s.width / NR, t, threads);
-        part(y, w, M, K, (int)panels.first * NR, (int)(panels.last - panels.first) * NR,
+        part(operand(y, M, K, t), w, M, K, (int)panels.first * NR, (int)(panels.last - panels.first) * NR,
              [&](int m, int n, vec v) {
                  float* at = x + (long)m * s.width + n;
                  v += load(at);
@@ -267,7 +292,7 @@ class Decoder {
     // Logits of each text's newest row, this thread's share of the vocabulary, into `logits`.
     void head(int n, int t) {
         const int C = s.width, V = s.padded_vocab();
-        const E* a = normed(newest, n, p[LNF], p[LNF_B], t);
+        const Operand a = normed(newest, n, p[LNF], p[LNF_B], t);
         const Slice panels(V / NR, t, threads);
         part(a, weights.head, n, C, (int)panels.first * NR,
              (int)(panels.last - panels.first) * NR,

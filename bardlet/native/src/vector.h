@@ -29,6 +29,22 @@ inline vec round(vec x) { return _mm512_roundscale_ps(x, 8); }
 inline vec times_power_of_two(vec x, vec n) { return _mm512_scalef_ps(x, n); }
 inline float hsum(vec x) { return _mm512_reduce_add_ps(x); }
 inline float hmax(vec x) { return _mm512_reduce_max_ps(x); }
+inline vec abs(vec x) { return _mm512_abs_ps(x); }
+inline vec to_floats(words x) { return _mm512_cvtepi32_ps(x); }
+inline vec load_halves(const uint16_t* p) {  // W floats of 16 bits
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+inline words load_bytes(const int8_t* p) {  // 2 W of them, each as 16 bits
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+}
+inline words load_bytes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
+}
+inline words low_nibbles(words x) { return _mm512_and_si512(x, _mm512_set1_epi16(15)); }
+inline words high_nibbles(words x) { return _mm512_srli_epi16(x, 4); }
+inline void store_nearest(int16_t* p, vec x) {
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+}
 #else
 constexpr int W = 8;
 using vec = __m256;
@@ -60,7 +76,36 @@ inline float fold(vec x, bool add) {
 }
 inline float hsum(vec x) { return fold(x, true); }
 inline float hmax(vec x) { return fold(x, false); }
+inline vec abs(vec x) { return _mm256_andnot_ps(set1(-0.0f), x); }
+inline vec to_floats(words x) { return _mm256_cvtepi32_ps(x); }
+inline vec load_halves(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+inline words load_bytes(const int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+}
+inline words load_bytes(const uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
+}
+inline words low_nibbles(words x) { return _mm256_and_si256(x, _mm256_set1_epi16(15)); }
+inline words high_nibbles(words x) { return _mm256_srli_epi16(x, 4); }
+inline void store_nearest(int16_t* p, vec x) {
+    const words all = _mm256_cvtps_epi32(x);
+    const __m128i low = _mm256_castsi256_si128(all), high = _mm256_extracti128_si256(all, 1);
+    _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(low, high));
+}
 #endif
+
+// sum + a.b of the two 16-bit integers that each word of a and of b holds.
+inline words multiply_add(words sum, words a, words b) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpwssd_epi32(sum, a, b);
+#elif defined(__AVX512F__)
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+#endif
+}
 
 #ifdef __AVX512BF16__
 inline vec load(const bf16* p) {
