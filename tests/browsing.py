@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,17 @@ class Visitor:
         """
         assert self.complaints == []
         assert outside(self.requests) == []
+
+
+def wait(page: Page, condition: str, seconds: float = 10.0) -> None:
+    """Wait until an expression of JavaScript is true.
+
+    Playwright's own waiting evaluates strings in the page, which a strict policy forbids.
+    """
+    until = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < until, f"never true: {condition}"
+        page.wait_for_timeout(15)
 
 
 def outside(requests: list[str]) -> list[str]:

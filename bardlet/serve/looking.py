@@ -25,7 +25,7 @@ from bardlet.serve.model import Model
 from bardlet.serve.pages import HEADERS
 from bardlet.serve.server import Server, reason
 
-MAX_IDS = 4096  # tokens of a text that is looked at
+MAX_IDS = 1 << 14  # tokens of a text that is looked at; server_engine.js sends no more
 MAX_WEIGHTS = 1 << 24  # attention weights of one answer
 
 

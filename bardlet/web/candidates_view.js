@@ -28,23 +28,24 @@ export class CandidatesView {
       h("header", {}, this.title), this.context, legend, this.head, this.list, this.rest);
   }
 
-  // The candidates after `ids`, one of which may have been `taken`.
+  // The candidates after `ids`, one of which may have been `taken`; whether they are on show, and
+  // not those of a place that was asked for later.
   async show(ids, taken, settings, logits) {
     const turn = ++this.asked;
     this.title.textContent = this.t(taken === null ? "next" : "instead");
     if (!ids.length) {
       this.clear(this.t("first"));
-      return;
+      return true;
     }
     const [values, before] = await Promise.all([logits(ids), this.engine.pieces(ids.slice(-24))]);
-    if (turn !== this.asked) return;
+    if (turn !== this.asked) return false;
     this.context.replaceChildren(h("span", {}, before.map((piece) => listed(piece).text).join("")));
     this.logits = values;
     this.plain = softmax(values);
     const wanted = largest(values, SHOWN);
     if (taken !== null && !wanted.includes(taken)) wanted.push(taken);
     const pieces = await this.engine.pieces(wanted);
-    if (turn !== this.asked) return;
+    if (turn !== this.asked) return false;
     const focused = this.rows.findIndex((row) => row.button === document.activeElement);
     this.rows = wanted.map((id, i) => this.row(id, listed(pieces[i]), id === taken));
     this.list.replaceChildren(...this.rows.map((row) => row.item));
@@ -52,6 +53,7 @@ export class CandidatesView {
     this.evidence(null);
     this.reshape(settings);
     if (focused >= 0) this.rows[Math.min(focused, this.rows.length - 1)].button.focus();
+    return true;
   }
 
   clear(message) {
@@ -94,6 +96,11 @@ export class CandidatesView {
     const others = this.logits.length - this.rows.length;
     this.rest.textContent = others > 0
       ? this.t("others", { count: others, share: this.t.percent(Math.max(0, 1 - sum)) }) : "";
+  }
+
+  // A candidate as an engine's `score` has tokens.
+  scored(id) {
+    return { id, logprob: Math.log(this.plain[id]), top: [] };
   }
 
   label(row) {

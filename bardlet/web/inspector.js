@@ -19,11 +19,13 @@ export class Inspector {
     this.elements = [this.candidates.element, this.evidence.element];
   }
 
-  // Show what could come after `context`, where one token may have been `taken`.
-  async show(context, taken, settings) {
+  // Show what could come after `context`, where one token may have been `taken`; `place` is what
+  // the candidates on show are of.
+  async show(place, context, taken, settings) {
     this.context = context;
     const ask = (ids) => this.logits.get(ids.join(), () => this.engine.logits(ids));
-    await this.candidates.show(context, taken, settings, ask);
+    if (!await this.candidates.show(context, taken, settings, ask)) return;
+    this.place = place;
     await this.count();
   }
 

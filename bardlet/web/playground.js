@@ -5,9 +5,9 @@ import { AttentionView } from "./attention_view.js";
 import { Branches } from "./branches.js";
 import { debounced, h, remember, remembered } from "./dom.js";
 import { Inspector } from "./inspector.js";
+import { layout } from "./layout.js";
 import { SettingsView, settingsFor } from "./settings_view.js";
 import { TextView } from "./text_view.js";
-import { header, legend } from "./top_view.js";
 import { listed } from "./tokens.js";
 import { language, translator } from "./words.js";
 
@@ -25,13 +25,20 @@ class Playground {
     this.settings = settingsFor(engine, state);
     this.texts = new Branches();
     this.writing = null;
-    this.later = debounced(() => this.readPrompt(), 250);
-    this.lookLater = debounced(() => this.look(), 40);
+    this.later = debounced(() => this.readNew(), 250);
+    this.lookLater = debounced(() => this.look(), 90);
     this.saveLater = debounced(() => this.save(), 300);
     this.build(chosen);
     this.prompt.value = state.prompt ?? engine.info.example ?? "";
-    document.addEventListener("keydown", (event) => this.key(event));
-    this.ready = this.readPrompt();
+    this.closed = new AbortController();
+    document.addEventListener("keydown", (event) => this.key(event), { signal: this.closed.signal });
+    this.readPrompt();
+  }
+
+  // End it, for another in its place.
+  close() {
+    this.stop();
+    this.closed.abort();
   }
 
   // --- how it is laid out
@@ -44,7 +51,7 @@ class Playground {
     this.problem = h("p", { class: "problem", id: "problem", role: "alert" });
     const button = (name, action, kind) => h("button", { type: "button", class: kind, onclick: action }, t(name));
     this.buttons = {
-      write: button("write", () => this.write(), "primary"), step: button("step", () => this.write(1), ""),
+      write: button("write", () => this.begin(), "primary"), step: button("step", () => this.begin(1), ""),
       stop: button("stop", () => this.stop(), ""), undo: button("undo", () => this.undo(), ""),
     };
     this.cards = h("div", { class: "cards" });
@@ -54,18 +61,8 @@ class Playground {
     this.attention = this.engine.info.can?.attention === false ? null : new AttentionView(t, this.engine);
     this.views = new Map();
     this.element.className = "playground";
-    this.element.replaceChildren(
-      header(t, this.engine, { language: (name) => this.translate(name), choose: this.choose,
-        theme: () => this.attention?.refresh() }),
-      h("div", { class: "columns" },
-        h("div", { class: "writing-side" },
-          h("section", { class: "panel prompt" }, h("label", { for: "prompt" }, t("prompt")), this.prompt,
-            this.problem, h("div", { class: "buttons" }, ...Object.values(this.buttons))),
-          legend(t), this.cards, h("p", { class: "help hint" }, t("selectHint")),
-          this.attention?.element,
-          h("details", { class: "help keys" }, h("summary", {}, t("keys")), h("p", {}, t("help")))),
-        h("aside", {}, ...this.inspector.elements, this.settingsView.element)),
-      h("footer", { class: "help" }, this.engine.info.local ? "" : t("privacy")));
+    this.element.replaceChildren(...layout(t, this, {
+      language: (name) => this.translate(name), choose: this.choose, theme: () => this.attention?.refresh() }));
   }
 
   translate(chosen) {
@@ -79,9 +76,10 @@ class Playground {
   // --- what is done
 
   async readPrompt() {
-    this.stop();
+    await this.stop();
     const prompt = this.prompt.value;
     const turn = this.reading = Symbol("turn");
+    this.problem.textContent = "";
     await this.attempt(async () => {
       const { ids } = await this.engine.encode(prompt);
       const scores = await this.engine.score(ids);
@@ -90,6 +88,17 @@ class Playground {
       this.texts.restart(prompt, ids, scores);
       this.show();
     });
+  }
+
+  // The prompt, if it is another than the one that was read.
+  async readNew() {
+    if (this.prompt.value !== this.texts.prompt) await this.readPrompt();
+  }
+
+  // Write on, once what was typed just now is read.
+  async begin(length) {
+    await this.readNew();
+    if (this.prompt.value === this.texts.prompt) await this.write(length);
   }
 
   // Write on from where the active text ends, or several texts side by side.
@@ -108,12 +117,14 @@ class Playground {
       texts.close(start);
       texts.active = texts.all.indexOf(branches[0]);
     }
-    texts.at = null;
+    texts.at = this.hovered = null;
     const writing = this.writing = new AbortController();
+    this.problem.textContent = "";
     branches.forEach((branch) => { branch.writing = true; });
     this.show();
-    await this.attempt(() => Promise.all(branches.map((branch, i) =>
+    this.done = this.attempt(() => Promise.all(branches.map((branch, i) =>
       this.writeOne(branch, { ...settings, length, seed: settings.seed + i }, writing.signal))));
+    await this.done;
     branches.forEach((branch) => { branch.writing = false; });
     if (this.writing === writing) this.writing = null;
     this.show();
@@ -126,12 +137,13 @@ class Playground {
     for await (const token of this.engine.generate([...branch.ids], options, signal)) {
       if (signal.aborted) return;
       branch.push(token);
-      await this.views.get(branch)?.update();
+      this.views.get(branch)?.updateSoon();
     }
   }
 
   stop() {
     this.writing?.abort();
+    return this.done;
   }
 
   undo() {
@@ -147,19 +159,16 @@ class Playground {
   async take(id) {
     if (this.writing) return;
     const { texts } = this;
-    const at = this.place.at;
-    const from = this.place.branch;
+    const { branch: from, at } = this.inspector.place;
     texts.mark();
-    const context = from.ids.slice(0, at);
-    const [score] = (await this.engine.score([...context, id].slice(-this.engine.info.context))).slice(-1);
     let branch = from;
     if (at < from.ids.length) {
       const [piece] = await this.engine.pieces([id]);
       branch = texts.branch(from, at, { name: from.name, token: listed(piece).text });
     }
-    branch.push({ ...score, id });
+    branch.push(this.candidates.scored(id));
     texts.active = texts.all.indexOf(branch);
-    texts.at = null;
+    texts.at = this.hovered = null;
     const refocus = this.candidates.element.contains(document.activeElement);
     this.show();
     await this.looking;
@@ -200,7 +209,7 @@ class Playground {
     return {
       select: (branch, at) => this.select(branch, at), undo: () => this.undo(),
       preview: (branch, at) => {
-        this.hovered = at === undefined ? null : { branch, at };
+        this.hovered = { branch, at };
         this.lookLater();
       },
       toCandidates: async () => {
@@ -248,18 +257,17 @@ class Playground {
     const hovered = this.hovered && texts.all.includes(this.hovered.branch) ? this.hovered : null;
     const branch = hovered?.branch ?? texts.current;
     const at = hovered?.at ?? texts.at ?? branch.ids.length;
-    this.place = { branch, at };
+    for (const [one, view] of this.views) view.look(one === branch && hovered ? at : undefined);
     const context = branch.ids.slice(0, at);
     const taken = at < branch.ids.length ? branch.ids[at] : null;
     this.attention?.show(branch.ids, at < branch.ids.length ? at : null);
-    await this.attempt(() => this.inspector.show(context, taken, this.settings));
+    await this.attempt(() => this.inspector.show({ branch, at }, context, taken, this.settings));
   }
 
   // Do what may fail, and say so if it does.
   async attempt(work) {
     try {
       await work();
-      this.problem.textContent = "";
     } catch (error) {
       this.problem.textContent = error.message;
     }
@@ -278,15 +286,9 @@ class Playground {
   key(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      this.writeFromKeys();
+      this.begin();
     } else if (event.key === "Escape") {
       this.stop();
     }
-  }
-
-  // Write once what was typed just now is read.
-  async writeFromKeys() {
-    if (this.prompt.value !== this.texts.prompt) await this.readPrompt();
-    await this.write();
   }
 }

@@ -7,12 +7,15 @@ import { language, translator } from "./words.js";
 
 const t = translator(language());
 
+let shown = null;
+
 async function open(element, model, key) {
+  shown?.close();
   try {
     const engine = await ServerEngine.connect(model, key);
     element.replaceChildren();
     const choose = (name) => open(element, name, key);
-    start(engine, element, { choose });
+    shown = start(engine, element, { choose });
   } catch (error) {
     if (error.status === 401) askForKey(element, model, key ? error.message : "");
     else element.replaceChildren(h("p", { class: "alone", role: "alert" }, error.message));

@@ -1,5 +1,6 @@
 // The engine of a page that `bardlet serve` answers: every question goes to the server.
 
+const MAX_IDS = 16384; // tokens that the server takes at once; more than any context
 const EVENTS = /\r?\n\r?\n/;
 
 export class Refused extends Error {
@@ -61,8 +62,15 @@ export class ServerEngine {
     return this.floats("logits", { ids });
   }
 
+  // A text is scored window by window, as evaluation does, and so in parts of whole windows.
   async score(ids) {
-    return this.json("score", { ids });
+    const part = this.info.context * Math.max(1, Math.floor((MAX_IDS - 1) / this.info.context));
+    const scores = [];
+    for (let at = 0; at === 0 || at < ids.length - 1; at += part) {
+      const told = await this.json("score", { ids: ids.slice(at, at + part + 1) });
+      scores.push(...(at ? told.slice(1) : told));
+    }
+    return scores;
   }
 
   async attention(ids) {
@@ -113,6 +121,7 @@ export class ServerEngine {
   }
 
   post(path, body, signal) {
+    if (body.ids) body.ids = body.ids.slice(-MAX_IDS);
     const text = JSON.stringify({ model: this.model, ...body });
     return this.ask(`bardlet/${path}`, { method: "POST", body: text, signal });
   }

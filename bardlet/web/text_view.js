@@ -1,10 +1,10 @@
 // One text as a card: its tokens coloured by surprise, each of which can be pointed at and chosen.
 
 import { h } from "./dom.js";
-import { listed, running, surpriseClass, tokenElement } from "./tokens.js";
+import { listed, running, tokenElement } from "./tokens.js";
 
 export class TextView {
-  // `actions`: select(branch, at), preview(branch, at or undefined), toCandidates(), undo(),
+  // `actions`: select(branch, at), preview(branch, at), toCandidates(), undo(),
   // close(branch).
   constructor(t, engine, branch, actions) {
     Object.assign(this, { t, engine, branch, actions });
@@ -16,8 +16,7 @@ export class TextView {
       "aria-orientation": "horizontal",
       onclick: (event) => this.choose(event.target),
       onkeydown: (event) => this.key(event),
-      onmouseover: (event) => this.hover(event.target),
-      onmouseleave: () => actions.preview(branch, undefined) }, this.caret);
+      onmouseover: (event) => this.hover(event.target) }, this.caret);
     this.measure = h("span", { class: "measure" });
     this.closer = h("button", { class: "quiet close", type: "button",
       "aria-label": t("close", { name: branch.name }), title: t("close", { name: branch.name }),
@@ -39,6 +38,15 @@ export class TextView {
   update() {
     this.drawing = this.drawing.then(() => this.draw());
     return this.drawing;
+  }
+
+  // The same with the next frame, as tokens stream.
+  updateSoon() {
+    if (this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = 0;
+      this.update();
+    });
   }
 
   async draw() {
@@ -63,15 +71,6 @@ export class TextView {
     this.mark();
   }
 
-  // The scores of tokens that are shown already.
-  recolor() {
-    this.tokens.forEach((element, at) => {
-      element.className = element.className.replace(/\bs\d\b/, "");
-      const level = surpriseClass(this.branch.scores[at]?.logprob);
-      if (level) element.classList.add(level);
-    });
-  }
-
   // Say which token is looked at; null: the next one.
   show({ active, at, alone }) {
     this.at = at;
@@ -82,13 +81,22 @@ export class TextView {
   }
 
   mark() {
-    const selected = this.at === null || this.at === undefined ? this.caret : this.tokens[this.at];
-    for (const element of [...this.tokens, this.caret]) {
-      const here = this.active && element === selected;
-      element.classList.toggle("selected", here);
-      element.setAttribute("aria-selected", String(here));
-      element.tabIndex = element === (selected || this.caret) ? 0 : -1;
+    const here = this.at === null || this.at === undefined ? this.caret : this.tokens[this.at] || this.caret;
+    for (const element of new Set([this.marked, here])) {
+      if (!element) continue;
+      const selected = element === here && Boolean(this.active);
+      element.classList.toggle("selected", selected);
+      element.setAttribute("aria-selected", String(selected));
+      element.tabIndex = element === here ? 0 : -1;
     }
+    this.marked = here;
+  }
+
+  // Mark the token whose candidates are shown without being selected; undefined: none.
+  look(at) {
+    this.looked?.classList.remove("looked");
+    this.looked = at === undefined ? null : this.tokens[at] || this.caret;
+    this.looked?.classList.add("looked");
   }
 
   place(target) {

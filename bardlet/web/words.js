@@ -103,6 +103,11 @@ export function language() {
     !(navigator.language || "").startsWith("en") ? "zh" : "en";
 }
 
+// The names of all texts, by language.
+export function names() {
+  return Object.fromEntries(Object.entries(WORDS).map(([key, words]) => [key, Object.keys(words)]));
+}
+
 // What says a text by its name, with values in its braces: `t("text", { name: "A" })`.
 export function translator(chosen) {
   const words = WORDS[chosen];

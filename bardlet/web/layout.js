@@ -1,12 +1,25 @@
-// What stands above the texts: which model this is, language and theme; and what the colours mean.
+// Where everything of the playground stands, and what is above it: which model this is, language and
+// theme, and what the colours mean.
 
 import { h, remember, remembered } from "./dom.js";
 import { LANGUAGES } from "./words.js";
 
 const THEMES = ["auto", "light", "dark"];
 
+// The parts of the page, of a playground's views. `actions` are the header's.
+export function layout(t, { engine, prompt, problem, buttons, cards, attention, inspector, settingsView }, actions) {
+  const asked = h("section", { class: "panel prompt" }, h("label", { for: prompt.id }, t("prompt")), prompt,
+    problem, h("div", { class: "buttons" }, ...Object.values(buttons)));
+  const keys = h("details", { class: "help keys" }, h("summary", {}, t("keys")), h("p", {}, t("help")));
+  const left = h("div", { class: "writing-side" }, asked, legend(t), cards,
+    h("p", { class: "help hint" }, t("selectHint")), attention?.element, keys);
+  const right = h("aside", {}, ...inspector.elements, settingsView.element);
+  return [header(t, engine, actions), h("div", { class: "columns" }, left, right),
+    h("footer", { class: "help" }, engine.info.local ? "" : t("privacy"))];
+}
+
 // The header. `actions`: language(name), theme(), choose(name) or null.
-export function header(t, engine, actions) {
+function header(t, engine, actions) {
   const info = engine.info;
   const kind = ["char", "byte", "bpe"].includes(info.tokenizer) ? info.tokenizer : "other";
   const facts = t("facts", { parameters: short(info.parameters), layers: info.n_layer, heads: info.n_head,
@@ -41,7 +54,7 @@ function short(count) {
 }
 
 // What the colours of tokens mean.
-export function legend(t) {
+function legend(t) {
   const steps = [0, 1, 2, 3, 4, 5, 6].map((level) => h("span", { class: `swatch s${level}`, "aria-hidden": "true" }));
   return h("p", { class: "help legend" }, h("span", {}, t("legend")), h("span", {}, t("expected")),
     h("span", { class: "swatches" }, ...steps), h("span", {}, t("surprising")));
