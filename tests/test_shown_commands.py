@@ -82,6 +82,7 @@ BEFORE = {
         "data/openwebtext", "bardlet train demo --out_dir=out/run",
     ],
     "A run: `out/<name>/`": ["bardlet train demo"],
+    "A task of your own": ["bardlet train demo"],
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
@@ -233,6 +234,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     lines = "".join(f"{json.dumps(pair)}\n" for pair in pairs)
     Path("pairs.jsonl").write_text(lines, encoding="utf-8")
+    choice = {"context": "to be or not", "choices": ["to be", "the question"], "answer": 0}
+    Path("choices.jsonl").write_text(f"{json.dumps(choice)}\n" * 9, encoding="utf-8")
     chars = from_meta(tmp_path)
     a_ckpt(tmp_path / "out-shakespeare-char" / "ckpt.pt", tiny_model("gpt2", vocab_size=chars))
     Path("config").mkdir()

@@ -15,7 +15,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "next": "show what a model expects next, beside what its training text has there",
     "serve": "answer OpenAI's clients with trained models",
-    "eval": "measure a model's loss on a whole split",
+    "eval": "measure a model's loss on a whole split, or its scores on tasks and suites",
     "plan": "say what a run will take, and whether it fits",
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",

@@ -1,4 +1,4 @@
-"""`bardlet eval`: a model's loss on a whole split."""
+"""`bardlet eval`: a model's loss on a whole split, or its scores on tasks and suites."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bardlet.commands import eval_tasks
 from bardlet.commands.parser import Parser, add_run, add_weights, parse
 from bardlet.commands.settings import run_named
 from bardlet.config import TrainConfig
@@ -29,8 +30,11 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
     add_weights(parser)
+    eval_tasks.add_options(parser)
     parsed = parse(parser, args)
     run = run_named(parsed, say)
+    if parsed.task or parsed.suite:
+        return eval_tasks.run(run, parsed)
     scores = eval_run(
         run, checkpoint=parsed.checkpoint, dataset=getattr(parsed, "dataset", None),
         split=parsed.split, batch_size=parsed.batch_size, device_name=parsed.device,

@@ -1,0 +1,123 @@
+"""How likely a model finds the end of a sequence: what every multiple choice and cloze comes to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bardlet.interop.verify import Trained
+from bardlet.model import GPT
+from bardlet.serve.model import without_padding
+from bardlet.system.device import Machine
+from bardlet.system.memory import MicroBatcher
+
+
+@dataclass(frozen=True)
+class Span:
+    """A sequence of which the tokens from `start` on are scored; `start` is at least 1."""
+
+    tokens: tuple[int, ...]  # one more than the context at most: the last is not an input
+    start: int
+
+    @property
+    def scored(self) -> int:
+        return len(self.tokens) - self.start
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model makes of a span."""
+
+    logprob: float  # natural, of all scored tokens together
+    greedy: bool  # whether each scored token is the likeliest in its place
+    tokens: int  # scored
+
+
+class Scorer:
+    """A model that scores spans, many side by side."""
+
+    def __init__(self, trained: Trained, machine: Machine, batch_size: int = 16) -> None:
+        """`batch_size` contexts' worth of tokens are computed at once; memory running out halves
+        it. The model moves to the machine's device.
+        """
+        self.trained, self.machine = trained, machine
+        self.gpt: GPT = trained.model.eval()
+        without_padding(self.gpt, trained.tokenizer.vocab_size)
+        self.gpt.to(machine.device)
+        self.micro_batcher = MicroBatcher(batch_size * self.context)
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model sees at once."""
+        return self.gpt.config.block_size
+
+    def score(
+        self, spans: Sequence[Span], done: Callable[[int], None] = lambda count: None
+    ) -> list[Likelihood]:
+        """The likelihood of each span, whatever stands beside it; `done` hears of each some."""
+        result: dict[int, Likelihood] = {}
+        # of one length together, so that little is padding; the longest first, so that memory
+        # runs out at once or not at all
+        order = sorted(range(len(spans)), key=lambda i: -len(spans[i].tokens))
+        while len(result) < len(order):
+            rest = order[len(result) :]
+            some = rest[: max(1, self.micro_batcher.size // len(spans[rest[0]].tokens))]
+            work = functools.partial(self.part, [spans[i] for i in some])
+            result.update(zip(some, self.micro_batcher.run(work), strict=True))
+            done(len(some))
+        return [result[i] for i in range(len(spans))]
+
+    def part(self, spans: list[Span], size: int) -> list[Likelihood]:
+        """The likelihoods of spans, the longest first, `size` tokens at once."""
+        result: list[Likelihood] = []
+        while spans:
+            n = max(1, size // len(spans[0].tokens))
+            result += [
+                Likelihood(logprobs.sum().item(), bool(likeliest.all()), len(logprobs))
+                for logprobs, likeliest in self.tokens(spans[:n])
+            ]
+            spans = spans[n:]
+        return result
+
+    @torch.inference_mode()
+    def tokens(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+        """Of each span the log-probability of every scored token, (n,) float64 on the CPU, and
+        whether it is the likeliest, (n,) bool.
+        """
+        T = max(len(span.tokens) for span in spans) - 1
+        idx = torch.zeros(len(spans), T, dtype=torch.int64)  # (B, T)
+        for row, span in enumerate(spans):
+            idx[row, : len(span.tokens) - 1] = torch.tensor(span.tokens[:-1])
+        counts = [span.scored for span in spans]
+        rows = torch.repeat_interleave(torch.arange(len(spans)), torch.tensor(counts))  # (N,)
+        columns = torch.cat([torch.arange(s.start - 1, len(s.tokens) - 1) for s in spans])  # (N,)
+        targets = torch.cat([torch.tensor(span.tokens[span.start :]) for span in spans])  # (N,)
+        logits = self.logits(idx, rows, columns, targets)  # (N, V)
+        targets = targets.to(logits.device)
+        logprobs = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]  # (N,)
+        likeliest = logits.argmax(-1) == targets  # (N,)
+        parts = zip(
+            logprobs.double().cpu().split(counts), likeliest.cpu().split(counts), strict=True
+        )
+        return list(parts)
+
+    def logits(self, idx: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
+        """The logits behind some places of idx (B, T) alone: (N, V)."""
+        device = self.machine.device
+
+        def chosen(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (inputs[0][rows.to(device), columns.to(device)].unsqueeze(0),)  # (1, N, C)
+
+        # the head is most of a small model's work, and most places of a prompt are not scored
+        hook = self.gpt.lm_head.register_forward_pre_hook(chosen)
+        try:
+            with self.machine.autocast():
+                logits, _ = self.gpt(idx.to(device), targets.to(device))
+        finally:
+            hook.remove()
+        return logits[0]
