@@ -87,7 +87,7 @@ def evidence_of(model: Model, ids: tuple[int, ...]) -> dict[str, Any] | None:
     with contextlib.suppress(BardletError):
         dataset = training_text(trained.source, trained.state.dataset)
         text = SplitText(dataset.splits["train"], dataset.tokenizer)
-        return evidence(text, ids[len(model.behind) :][-model.context :], places=0)
+        return evidence(text, ids=ids[len(model.behind) :][-model.context :], places=0)
     say("the training text is not here as it was, or is too large: nothing is counted")
     return None
 
