@@ -110,6 +110,10 @@ class TrainConfig:
     )  # fmt: skip
     learning_rate: float = option(6e-4, "peak rate of AdamW", low=0)
     max_iters: int = option(600000, "iterations of the whole run", low=0)
+    epochs: float = option(
+        0.0, "times through the training text, which set max_iters and an evaluation an epoch; 0: "
+        "max_iters says", low=0,
+    )  # fmt: skip
     weight_decay: float = option(0.1, "decoupled decay; with muon of the blocks' matrices", low=0)
     beta1: float = option(0.9, "AdamW's decay of the mean gradient", low=0, high=0.9999999)
     beta2: float = option(0.95, "AdamW's decay of the squared gradient", low=0, high=0.9999999)

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model, or go on training one",
     "sample": "write text with a trained model",
     "next": "show what a model expects next, beside what its training text has there",
+    "chat": "talk with a model that was finetuned on conversations",
     "serve": "answer OpenAI's clients with trained models",
     "eval": "measure a model's loss on a whole split, or its scores on tasks and suites",
     "plan": "say what a run will take, and whether it fits",

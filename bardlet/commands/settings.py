@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -57,13 +58,35 @@ def resolve_settings(
         layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
     config = resolve([*layers, ("command line", flags)])
     if config.init_from not in BUILTIN_INIT:
-        return with_context(config, flags, layers, say)
+        config = with_context(config, flags, layers, say)
     if config.init_from != "resume":
-        return config
+        return with_epochs(config, flags, say)
     own = options_of(Path(config.out_dir), machine, checkpoint)
     if not own:
         raise no_run(config.out_dir)
     return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
+
+
+def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -> TrainConfig:
+    """The configuration with the iterations that `epochs` asks for, where it does."""
+    if not config.epochs or "max_iters" in flags:
+        return dataclasses.replace(config, epochs=0.0)
+    from bardlet.data.dataset import mixture
+
+    tokens = len(mixture.opened(config.dataset).splits["train"])
+    windows = max(1, (tokens - 1) // config.block_size - 1)
+    epoch = windows / (config.batch_size * config.gradient_accumulation_steps)
+    iters = math.ceil(config.epochs * epoch)
+    say(
+        f"{config.epochs:g} epochs of {windows:,} windows of {config.block_size} tokens are "
+        f"{iters:,} iterations"
+    )
+    changed = {"max_iters": iters, "warmup_iters": min(config.warmup_iters, iters // 10)}
+    if "eval_interval" not in flags:
+        changed["eval_interval"] = max(1, round(epoch))
+    if config.sample_interval and "sample_interval" not in flags:
+        changed["sample_interval"] = changed.get("eval_interval", config.eval_interval)
+    return dataclasses.replace(config, epochs=0.0, **changed)
 
 
 def with_context(

@@ -28,6 +28,7 @@ def run(parser: Parser, args: list[str]) -> int:
     )  # fmt: skip
     config, rest = parse_settings(parser, args)
     result = train_and_show(config, log, rest["checkpoint"], rest.get("pace"))
+    from bardlet.data.dataset import mixture
     from bardlet.system.distributed import here
 
     if result.stopped:
@@ -36,7 +37,9 @@ def run(parser: Parser, args: list[str]) -> int:
         best = best_val_loss(config, result.best_val_loss, result.train_s, log)
         log(f"best val loss {best}; training took {result.train_s:.1f} s")
         if not config.eval_only:
-            log(f"write text with it: bardlet sample {config.out_dir}")
+            talks = bool(mixture.opened(config.dataset).chat_template)
+            what = "talk with it: bardlet chat" if talks else "write text with it: bardlet sample"
+            log(f"{what} {config.out_dir}")
     return 0
 
 
@@ -114,13 +117,24 @@ def train_as_configured(
 
 
 def show(when: str, run: str, config: TrainConfig, say: Callable[[str], None]) -> None:
-    """Print a short sample of a model."""
+    """Print a short sample of a model; of one that is trained on conversations, an answer."""
     from bardlet.commands.sample import write
+    from bardlet.data.dataset import mixture, samples
     from bardlet.serve.model import load
 
+    model = load(run, device=config.device, dtype=config.dtype)
+    dataset = mixture.opened(config.dataset)
+    if dataset.chat_template:
+        for asked in samples.questions(dataset, 1, model.context):
+            if max(asked) < model.tokenizer.vocab_size:  # a base model knows no roles
+                ends = tuple(dataset.tokenizer.special().values())
+                (answer,) = model.complete([model.request(asked, ends=ends, max_new_tokens=100)])
+                say(f"an answer {when}:")
+                print(f"{dataset.tokenizer.decode(list(asked))}{answer.text}")
+        return
     say(f"a sample {when}:")
     write(
-        load(run, device=config.device, dtype=config.dtype), start=None, num_samples=1,
+        model, start=None, num_samples=1,
         max_new_tokens=100, options={"seed": config.seed % 2**32}, as_json=False, say=say,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ same request gives the same text alone and beside others.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Request:
     seed: int = 1337
     number: int = 0  # of the sample, among those of a seed
     stop: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()  # tokens that end it, beside the end of text
     logprobs: int | None = None  # how many alternatives of each token; None: no log-probabilities
 
     def __post_init__(self) -> None:
@@ -141,7 +143,7 @@ class Run:
 
     def __init__(self, completion: Completion, text: Text, tokenizer: Tokenizer) -> None:
         self.completion, self.text = completion, text
-        self.end_of_text = tokenizer.end_of_text
+        self.ends = {tokenizer.end_of_text, *completion.request.ends}
         self.stream = tokenizer.stream()
         self.shown = StopStrings(completion.request.stop)
 
@@ -149,9 +151,9 @@ class Run:
         """Take in new tokens, and the logits (V,) that a single one was chosen from."""
         completion, asked = self.completion, self.completion.request
         tokens = list(tokens)
-        if self.end_of_text in tokens:
+        if not self.ends.isdisjoint(tokens):
             completion.finish_reason = "stop"
-            tokens = tokens[: tokens.index(self.end_of_text)]
+            tokens = list(itertools.takewhile(lambda token: token not in self.ends, tokens))
         # one at a time where a text may end within: the token that ends it is its last
         for part in [[token] for token in tokens] if asked.stop else [tokens]:
             completion.tokens += part

@@ -146,7 +146,7 @@ class Model:
 
     def request(self, prompt: str | Sequence[int], **options: Any) -> Request:
         """A prompt with options; UsageError for one that there is not, or that cannot be."""
-        known = CHOICE | {"max_new_tokens", "seed", "number", "stop", "logprobs"}
+        known = CHOICE | {"max_new_tokens", "seed", "number", "stop", "logprobs", "ends"}
         if unknown := options.keys() - known:
             raise UsageError(f"no option {min(unknown)}", f"Options are {', '.join(sorted(known))}")
         options = {name: checked(name, value) for name, value in options.items()}
@@ -170,6 +170,8 @@ class Model:
 
 def checked(name: str, value: Any) -> Any:
     """An option of a text in the type that it has; UsageError for any other."""
+    if name == "ends":
+        return tuple(value)
     if name == "stop":
         texts = [value] if isinstance(value, str) else value or []
         if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,12 +45,13 @@ class Options(BaseModel):
     metadata: dict[str, str] | None = None
 
     def request(
-        self, model: Model, prompt: str | list[int], max_tokens: int, logprobs: int | None,
-        seed: int, number: int,
+        self, model: Model, prompt: str | Sequence[int], max_tokens: int, logprobs: int | None,
+        seed: int, number: int, ends: Sequence[int] = (),
     ) -> Request:  # fmt: skip
         """A text that is asked for; a BardletError says what of it cannot be."""
         return model.request(
             prompt, max_new_tokens=max_tokens, seed=seed, number=number, stop=self.stop,
+            ends=ends,
             logprobs=logprobs, logit_bias=self.logit_bias or {},
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p, top_k=self.top_k, min_p=self.min_p,
@@ -93,11 +95,23 @@ class CompletionBody(Options):
             raise UsageError("best_of above n cannot be streamed")
 
 
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+
 class Chatter(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: str | list[Part]
     name: str | None = None
+
+    def message(self) -> dict[str, str]:
+        """The message as templates have it."""
+        text = self.content
+        text = text if isinstance(text, str) else "".join(part.text for part in text)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ChatBody(Options):

@@ -15,10 +15,12 @@ from fastapi import Request as Asked
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from bardlet.errors import BardletError
+from bardlet.serve.chat import Conversations, NoRoomError
 from bardlet.serve.completion import Completion, Request, prompt_logprobs
 from bardlet.serve.engine import Engine
 from bardlet.serve.events import Refused, left, submitted, within
 from bardlet.serve.guard import error_body
+from bardlet.serve.model import Model
 from bardlet.serve.schema import ChatBody, CompletionBody
 from bardlet.serve.shapes import Chat, Chunks, Echo, Legacy
 
@@ -32,6 +34,7 @@ class Server:
     def __init__(self, models: dict[str, Callable[[], Engine]], max_tokens: int) -> None:
         self.models, self.max_tokens = models, max_tokens
         self.engines: dict[str, Engine] = {}
+        self.talks: dict[str, Conversations] = {}
         self.loading = asyncio.Lock()
         self.created = int(time.time())
 
@@ -90,23 +93,35 @@ class Server:
     async def chat(self, body: ChatBody, asked: Asked) -> JSONResponse | StreamingResponse:
         """POST /v1/chat/completions."""
         engine = await self.engine(body.model)
-        if not engine.model.of_pairs:
-            text = "this model was trained on text and has no chat template: use /v1/completions"
-            raise Refused(400, text, "no_chat_template")
-        if [message.role for message in body.messages] != ["user"]:
-            text = "this model was trained on single questions: messages is one of role user"
-            raise Refused(400, text, "unsupported_messages")
+        talk = self.conversations(self.named(body.model), engine.model)
         n, seed = body.n or 1, body.seeds()
         limit = self.limit(engine.model.context if body.wanted is None else body.wanted, n, [""])
         top = (body.top_logprobs or 0) if body.logprobs else None
+        try:
+            prompt = talk.prompt([message.message() for message in body.messages], limit)
+        except NoRoomError as error:
+            raise Refused(400, str(error), "context_length_exceeded") from None
+        except BardletError as error:
+            raise Refused(400, str(error), "unsupported_messages") from None
         requests = [
-            body.request(engine.model, body.messages[0].content, limit, top, seed, number)
+            body.request(engine.model, prompt.ids, limit, top, seed, number, talk.ends)
             for number in range(n)
         ]
         answer = Chat(self.named(body.model), engine.model, body, requests, n)
+        answer.truncated = answer.truncated or bool(prompt.dropped)
         if body.stream:
             return await self.streamed(engine, requests, answer, asked)
         return JSONResponse(answer.whole(await self.written(engine, requests, asked), n))
+
+    def conversations(self, name: str, model: Model) -> Conversations:
+        """A model's conversations; Refused for a model without a template."""
+        if name not in self.talks:
+            try:
+                self.talks[name] = Conversations(model)
+            except BardletError as error:
+                text = f"{error.message}: use /v1/completions. {error.hint}"
+                raise Refused(400, text, "no_chat_template") from None
+        return self.talks[name]
 
     def limit(self, wanted: int, n: int, prompts: Sequence[object]) -> int:
         """How many tokens each text may have; Refused where all of them together are too many."""

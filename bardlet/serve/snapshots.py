@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bardlet.config import TrainConfig
+from bardlet.data.dataset import samples
 from bardlet.data.dataset.folder import Dataset
+from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.model import GPT
 from bardlet.sampling.filters import Sampling
 from bardlet.serve.completion import Request, complete
@@ -26,10 +28,11 @@ def write_samples(
     tokenizer = dataset.tokenizer
     padding = range(tokenizer.vocab_size, model.config.vocab_size)
     sampling = Sampling(logit_bias=tuple((token, EXCLUDED) for token in padding))
+    ends = tuple(tokenizer.special().values()) if dataset.chat_template else ()
     requests = [
         Request(
             prompt=prompt, sampling=sampling, max_new_tokens=NEW_TOKENS, seed=config.seed % 2**32,
-            number=number,
+            number=number, ends=ends,
         )
         for number, prompt in enumerate(prompts(dataset, config))
     ]  # fmt: skip
@@ -42,6 +45,13 @@ def write_samples(
 
 def prompts(dataset: Dataset, config: TrainConfig) -> list[tuple[int, ...]]:
     """The tokens of each prompt, at least one."""
+    if dataset.chat_template:
+        length = max(1, config.block_size // 2)
+        if config.sample_start == "auto":
+            return samples.questions(dataset, TEXTS, length)
+        asked = [{"role": "user", "content": config.sample_start}]
+        template = ChatTemplate(dataset.chat_template, dataset.tokenizer)
+        return [tuple(template.encode(asked, prompt=True)[0].tolist())] * TEXTS
     end = dataset.end_of_text
     behind = () if end is None else (end,)
     if config.sample_start != "auto":

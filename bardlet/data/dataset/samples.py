@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,23 @@ def samples(dataset: Dataset, split: str) -> list[dict[str, Any]]:
         about = shortened(dataset, stream, start, min(end - start, TOKENS))
         shown.append({"document": number + 1, **about})
     return shown
+
+
+def questions(dataset: Dataset, count: int, length: int) -> list[tuple[int, ...]]:
+    """The tokens before the first answer of some conversations for validation, up to `count` of
+    those that are no longer than `length`; of the first one its last tokens where all are longer.
+    """
+    stream, starts = dataset.splits["val"], beginnings(dataset, "val")
+    first = int(starts[0][0]) if starts else 0
+    ids, counts = stream.read(first, TOKENS), stream.counts(first, TOKENS)
+    begins = [0, *(int(place) - first for place in (starts[0][1:] if starts else []))]
+    asked = []
+    for start, end in itertools.pairwise([*begins, len(ids)]):
+        answers = np.flatnonzero(counts[start:end])
+        if len(answers):
+            asked.append(tuple(ids[start : start + int(answers[0])].tolist()))
+    short = [question for question in asked if len(question) <= length]
+    return (short or [question[-length:] for question in asked])[:count]
 
 
 def shortened(dataset: Dataset, stream: TokenStream, start: int, count: int) -> dict[str, str]:
