@@ -11,23 +11,41 @@ import time
 from typing import Any
 
 import uvicorn
+from support import tiny_model
 
+from bardlet.data.tokenizers.byte import ByteTokenizer
+from bardlet.interop.verify import Trained
+from bardlet.run.state import DatasetRef, RunState
 from bardlet.serve.app import create
 from bardlet.serve.engine import Engine
 from bardlet.serve.guard import Guard
 from bardlet.serve.model import Model
+from bardlet.system.device import choose
 
 HOSTS = ["127.0.0.1", "localhost"]
+
+
+def byte_model(**changes: object) -> Model:
+    """Random weights that write random bytes, of which few are UTF-8."""
+    gpt = tiny_model("llama", vocab_size=257, **changes)
+    state = RunState(iter=0, tokens=0, dataset=DatasetRef(name="", hash=""), scaler={})
+    trained = Trained(name="bytes", model=gpt, tokenizer=ByteTokenizer(), state=state)
+    return Model(trained, choose("cpu", "float32"))
 
 
 class Served:
     """A server in a thread, with its engine at hand."""
 
-    def __init__(self, model: Model, *, streams: int = 8, queue: int = 64, **guard: Any) -> None:
+    def __init__(
+        self, model: Model, *, streams: int = 8, queue: int = 64,
+        options: dict[str, Any] | None = None, **guard: Any,
+    ) -> None:  # fmt: skip
+        """`options` are the application's."""
         self.engine = Engine(model, streams, queue)
-        app = create({"play": lambda: self.engine}, max_tokens=20_000)
-        options = {"hosts": HOSTS, "key": "", "origins": [], "max_body": 1 << 20, **guard}
-        config = uvicorn.Config(Guard(app, **options), log_level="error", lifespan="off")
+        app = create({"play": lambda: self.engine}, max_tokens=20_000, **(options or {}))
+        self.app = app
+        limits = {"hosts": HOSTS, "key": "", "origins": [], "max_body": 1 << 20, **guard}
+        config = uvicorn.Config(Guard(app, **limits), log_level="error", lifespan="off")
         self.server, self.socket = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         run = {"target": self.server.run, "kwargs": {"sockets": [self.socket]}}
@@ -53,6 +71,13 @@ class Served:
         with contextlib.suppress(ValueError):
             return answer.status, json.loads(raw), answer.headers
         return answer.status, raw, answer.headers
+
+    def held(self) -> threading.Event:
+        """Have the engine's thread wait for the event that is returned."""
+        event, reached = threading.Event(), threading.Event()
+        self.engine.call(lambda: (reached.set(), event.wait(20)), lambda result: None)
+        reached.wait(20)
+        return event
 
     def idle(self) -> bool:
         """Whether every text is out of the engine, within five seconds."""

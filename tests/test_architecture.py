@@ -57,15 +57,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 NANOGPT = "interop.nanogpt"
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # packages whose name at the index is another
-HTTP = (
-    "app",
-    "events",
-    "looking",
-    "pages",
-    "schema",
-    "server",
-    "texts",
-)  # of serve: what is behind fastapi
+# of serve: what is behind fastapi
+HTTP = ("answers", "app", "events", "looking", "pages", "schema", "server", "texts")
 TOP = 12  # files at the top of the package
 BUDGETS = {"config": 300, "model": 330, "train": 336, "sample": 300, "errors": 60}
 

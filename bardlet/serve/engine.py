@@ -6,6 +6,7 @@ request through a callback, from the engine's thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,13 @@ class Busy(Exception):  # noqa: N818
     """The queue is full."""
 
 
+class Closed(Exception):  # noqa: N818
+    """The engine takes no more."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
 @dataclass(frozen=True)
 class Event:
     """What a step has written for one of a job's requests."""
@@ -31,13 +39,32 @@ class Event:
 
 
 class Job:
-    """Requests that belong together; `tell` gets their events, or the exception that ended them."""
+    """Requests that belong together; `tell` gets their events, or the exception that ended them.
+
+    With `whole` it gets the last event of each text only.
+    """
 
     def __init__(
-        self, requests: Sequence[Request], tell: Callable[[Event | BaseException], None]
-    ) -> None:
+        self, requests: Sequence[Request], tell: Callable[[Event | BaseException], None],
+        *, whole: bool = False,
+    ) -> None:  # fmt: skip
         self.completions = [Completion(request) for request in requests]
-        self.tell = tell
+        self.tell, self.whole = tell, whole
+
+
+@dataclass(frozen=True)
+class Call:
+    """Other work, and who gets its result, or the exception that ended it."""
+
+    work: Callable[[], Any]
+    done: Callable[[Any], None]
+
+    def __call__(self) -> None:
+        try:
+            result = self.work()
+        except BaseException as error:  # one that is cancelled is no Exception
+            result = error
+        self.done(result)
 
 
 class Engine:
@@ -63,7 +90,7 @@ class Engine:
         """Write a job's texts; Busy where more wait than may."""
         with self.wake:
             if self.closed:
-                raise RuntimeError("the server is shutting down")
+                raise Closed
             if len(self.jobs) + len(job.completions) > self.streams + self.queue:
                 raise Busy
             # counted at once, so that many who come together do not all find room
@@ -79,14 +106,7 @@ class Engine:
     def call(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Do something else with the model, between two steps; `done` gets result or exception."""
 
-        def carry_out() -> None:
-            try:
-                result = work()
-            except Exception as error:
-                result = error
-            done(result)
-
-        self.order(carry_out)
+        self.order(Call(work, done))
 
     def close(self) -> None:
         """End the thread, and every job with an exception."""
@@ -105,8 +125,12 @@ class Engine:
 
     def order(self, work: Callable[[], None]) -> None:
         with self.wake:
-            self.orders.append(work)
-            self.wake.notify()
+            if not self.closed:
+                self.orders.append(work)
+                self.wake.notify()
+                return
+        if isinstance(work, Call):
+            work.done(Closed())
 
     def run(self) -> None:
         while True:
@@ -117,14 +141,16 @@ class Engine:
                 if self.closed:
                     break
                 orders, self.orders = self.orders, deque()
-            try:
-                for work in orders:
+            for work in (*orders, self.step):
+                try:
                     work()
-                self.step()
-            except Exception as error:  # of memory, say: the others that come must not suffer
-                self.fail(error)
-                self.completer = self.fresh()
-        self.fail(RuntimeError("the server is shutting down"))
+                except BaseException as error:  # of memory, say: those that come must not suffer
+                    self.fail(error)
+                    self.completer = self.fresh()
+        for call in [order for order in self.orders if isinstance(order, Call)]:
+            with contextlib.suppress(BaseException):
+                call.done(Closed())
+        self.fail(Closed())
 
     def begin(self, job: Job) -> None:
         for i, completion in enumerate(job.completions):
@@ -153,12 +179,14 @@ class Engine:
             job, i = self.jobs[id(completion)]
             if completion.finish_reason:
                 del self.jobs[id(completion)]
-            job.tell(Event(i, text, logprobs, completion.finish_reason))
+            if completion.finish_reason or not job.whole:
+                job.tell(Event(i, text, logprobs, completion.finish_reason))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End every job with an exception."""
         with self.wake:
             jobs = {id(job): job for job, _ in self.jobs.values()}
             self.jobs = {}
         for job in jobs.values():
-            job.tell(error)
+            with contextlib.suppress(BaseException):  # such as an event loop that has gone
+                job.tell(error)

@@ -33,9 +33,14 @@ class Guard:
         self.hosts, self.origins = {host.lower() for host in hosts}, set(origins)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # there is none, and none passes by the checks
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        body = Body(receive, self.max_body)
+        began = False  # the answer
         headers = {name.decode("latin-1").lower(): value.decode("latin-1")
                    for name, value in scope["headers"]}  # fmt: skip
         origin = headers.get("origin", "")
@@ -50,8 +55,16 @@ class Guard:
             await send({"type": "http.response.body", "body": data})
 
         async def passed(message: Message) -> None:
-            if message["type"] == "http.response.start" and allowed:
-                message = {**message, "headers": [*message["headers"], *allowed]}
+            nonlocal began
+            if body.too_large:  # whatever the application makes of a body that ends early
+                if not began:
+                    began = True
+                    await answer(413, self.too_large())
+                return
+            if message["type"] == "http.response.start":
+                began = True
+                if allowed:
+                    message = {**message, "headers": [*message["headers"], *allowed]}
             await send(message)
 
         if host_name(headers.get("host", "")) not in self.hosts:
@@ -71,7 +84,7 @@ class Guard:
         elif (size := headers.get("content-length", "0")).isdigit() and int(size) > self.max_body:
             await answer(413, self.too_large())
         else:
-            await self.app(scope, self.bounded(receive), passed)
+            await self.app(scope, body.receive, passed)
 
     def knows(self, headers: dict[str, str]) -> bool:
         """Whether the key is right, in a time that does not tell how much of it is."""
@@ -83,19 +96,20 @@ class Guard:
         text = f"the request is larger than {self.max_body:,} bytes"
         return error_body(text, "invalid_request_error", "request_too_large")
 
-    def bounded(self, receive: Receive) -> Receive:
-        """`receive`, which ends a body that is longer than it may be."""
-        size = 0
 
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_body:
-                return {"type": "http.disconnect"}
-            return message
+class Body:
+    """A request's body, which ends where it is longer than it may be."""
 
-        return bounded
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.beneath, self.left, self.too_large = receive, limit, False
+
+    async def receive(self) -> Message:
+        message = await self.beneath()
+        self.left -= len(message.get("body", b""))
+        if self.left < 0:
+            self.too_large = True
+            return {"type": "http.disconnect"}
+        return message
 
 
 def is_open(path: str) -> bool:

@@ -5,25 +5,24 @@ The model is run between two steps of the texts that are being written, which st
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Response
-from fastapi import Request as Asked
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from bardlet.analysis import attention
-from bardlet.errors import BardletError, UsageError
+from bardlet.errors import UsageError
+from bardlet.serve.answers import streamed
 from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob, prompt_logprobs
-from bardlet.serve.engine import Engine, Event
-from bardlet.serve.events import Refused
+from bardlet.serve.engine import Event
+from bardlet.serve.events import called
 from bardlet.serve.model import Model
 from bardlet.serve.pages import HEADERS
-from bardlet.serve.server import Server, reason
+from bardlet.serve.server import Server
+from bardlet.serve.shapes import finite
 
 MAX_IDS = 1 << 14  # tokens of a text that is looked at; server_engine.js sends no more
 MAX_WEIGHTS = 1 << 24  # attention weights of one answer
@@ -54,7 +53,7 @@ class GenerateBody(IdsBody):
 
 
 class Tokens:
-    """The shape of a stream of tokens with what else was likely, for Server.streamed."""
+    """The shape of a stream of tokens with what else was likely, for `streamed`."""
 
     def first(self) -> list[dict[str, Any]]:
         return []
@@ -70,10 +69,6 @@ def scored(one: TokenLogprob) -> dict[str, Any]:
     """A token with its log-probability, null where that is not finite, and the likeliest."""
     top = [[token, finite(logprob)] for token, logprob in one.top]
     return {"id": one.token, "logprob": finite(one.logprob), "top": top}
-
-
-def finite(number: float) -> float | None:
-    return number if abs(number) < float("inf") else None
 
 
 def router(server: Server) -> APIRouter:
@@ -129,13 +124,13 @@ def router(server: Server) -> APIRouter:
         return octets(weights)
 
     @routes.post("/bardlet/generate", response_model=None)
-    async def generate(body: GenerateBody, asked: Asked) -> StreamingResponse:
+    async def generate(body: GenerateBody) -> StreamingResponse:
         """Tokens with their log-probabilities, as they are written."""
         engine = await server.engine(body.model)
         options = body.model_dump(exclude={"model", "ids"})
         server.limit(body.max_new_tokens, 1, [""])
         request = engine.model.request(checked(engine.model, body.ids), **options, logprobs=MAX_TOP)
-        return await server.streamed(engine, [request], Tokens(), asked)
+        return await streamed(engine, [request], Tokens())
 
     return routes
 
@@ -166,24 +161,6 @@ def last_logits(model: Model, ids: Sequence[int]) -> torch.Tensor:
     """The logits (V,) of the token after ids (T,), float32, as many as the context holds."""
     gpt = model.gpt.eval()
     return gpt(torch.tensor([ids], device=gpt.lm_head.weight.device))[0][0, 0].float().cpu()
-
-
-async def called(engine: Engine, work: Callable[[], Any]) -> Any:
-    """What `work` returns in the engine's thread, between two steps."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def tell(result: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has ended
-            loop.call_soon_threadsafe(lambda: done.cancelled() or done.set_result(result))
-
-    engine.call(work, tell)
-    result = await done
-    if isinstance(result, BardletError):
-        raise result
-    if isinstance(result, BaseException):
-        raise Refused(500, reason(result))
-    return result
 
 
 def binary(tensor: torch.Tensor) -> bytes:

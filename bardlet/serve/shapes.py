@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from bardlet.serve.engine import Event
 from bardlet.serve.model import Model
 from bardlet.serve.schema import Options
 
+IMPOSSIBLE = -9999.0
 Echo = tuple[str, list[TokenLogprob | int]]  # a prompt's text and log-probabilities
 
 
@@ -40,23 +43,25 @@ class Pieces:
             texts.append(text)
             offsets.append(self.offset)
             self.offset += len(text)
-            values.append(None if isinstance(each, int) else each.logprob)
+            values.append(None if isinstance(each, int) else finite(each.logprob))
             tops.append(None if isinstance(each, int) else self.top(each, top))
         return {
             "tokens": texts, "token_logprobs": values, "top_logprobs": tops,
             "text_offset": offsets,
         }  # fmt: skip
 
-    def top(self, each: TokenLogprob, top: int) -> dict[str, float]:
+    def top(self, each: TokenLogprob, top: int) -> dict[str, float | None]:
         """The likeliest tokens and the one that was taken, by their texts."""
         wanted = [*each.top[:top], (each.token, each.logprob)]
-        return {self.text(token): logprob for token, logprob in reversed(wanted)}
+        return {self.text(token): finite(logprob) for token, logprob in reversed(wanted)}
 
     def chat(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """The log-probabilities of a chat completion."""
 
         def one(token: int, logprob: float) -> dict[str, Any]:
-            return {"token": self.text(token), "logprob": logprob,
+            # clients want a number: OpenAI's own for a token that is out of question
+            number = logprob if math.isfinite(logprob) else IMPOSSIBLE
+            return {"token": self.text(token), "logprob": number,
                     "bytes": list(self.pieces[token])}  # fmt: skip
 
         content = [
@@ -67,6 +72,17 @@ class Pieces:
 
     def text(self, token: int) -> str:
         return self.pieces[token].decode("utf-8", errors="replace")
+
+
+def finite(logprob: float) -> float | None:
+    """A log-probability as JSON has it: null for -inf and NaN."""
+    return logprob if math.isfinite(logprob) else None
+
+
+def sse(value: dict[str, Any]) -> str:
+    """A server-sent event, with the name that it has in `type`, if any."""
+    name = f"event: {value['type']}\n" if "type" in value else ""
+    return f"{name}data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
@@ -147,7 +163,13 @@ class Legacy:
         if top is not None and logprobs:
             told = self.offsets.setdefault(i, Pieces(self.pieces)).legacy(logprobs, top)
         choice = {"index": i, "text": text, "logprobs": told, "finish_reason": finish}
-        return {**self.head, "object": self.kind, "choices": [choice]}
+        return {**self.head, "object": self.kind, "choices": [choice], **self.slid(finish)}
+
+    def slid(self, finish: str | None) -> dict[str, Any]:
+        """What the chunk that ends a text says besides: whether the prompt's beginning was left
+        out.
+        """
+        return {} if finish is None else {"truncated": self.truncated}
 
     def last(self, completions: Sequence[Completion]) -> list[dict[str, Any]]:
         """The chunks after all is written: the usage, where it is asked for."""
@@ -188,7 +210,8 @@ class Chat(Legacy):
         self, i: int, delta: dict[str, Any], told: dict[str, Any] | None, finish: str | None
     ) -> dict[str, Any]:
         choice = {"index": i, "delta": delta, "logprobs": told, "finish_reason": finish}
-        return {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
+        kind = "chat.completion.chunk"
+        return {**self.head, "object": kind, "choices": [choice], **self.slid(finish)}
 
     def last(self, completions: Sequence[Completion]) -> list[dict[str, Any]]:
         return [{**one, "object": "chat.completion.chunk"} for one in super().last(completions)]
