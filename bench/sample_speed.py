@@ -6,6 +6,10 @@ Temperature 0.8, the 200 likeliest, a prompt of one token; the prompt's computat
 and loading do not. bardlet: `bardlet sample --json` of 500 tokens, with its defaults. The peer: its
 own `GPT.generate` in float32; ten texts one after another, as its sample.py writes them, or as one
 batch. Where it is slow it writes fewer tokens, which flatters it: its cost grows with the text.
+
+`--formats float32 bfloat16 int8 int4` adds a table of one text in each format of weights, beside
+transformers and llama.cpp on the same weights (extras hf and gguf), and beside the speed at which
+memory, measured in the same invocation, hands the weights out; see sample_formats.py.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import sample_formats
 from common import OURS, PEER, Column, Workspace
 
 NEW_TOKENS, TEXTS = 500, 10
@@ -66,6 +71,11 @@ class Shape:
     peer_tokens_batched: int  # in each of ten texts
 
     @property
+    def weights(self) -> int:
+        """Weights that every token reads: the matrices, and the head."""
+        return 12 * self.n_layer * self.n_embd**2 + self.vocab_size * self.n_embd
+
+    @property
     def model(self) -> str:
         """The options of both sides' GPTConfig, as JSON."""
         return json.dumps({k: v for k, v in vars(self).items() if not k.startswith("peer")})
@@ -82,6 +92,10 @@ def main() -> None:
     parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
+    parser.add_argument(
+        "--formats", nargs="+", choices=sample_formats.FORMATS, default=[],
+        help="formats of weights, beside transformers and llama.cpp",
+    )  # fmt: skip
     args = parser.parse_args()
     columns = [
         Column("tokens_per_s", "tokens/s", ",.1f", better="more"),
@@ -94,6 +108,17 @@ def main() -> None:
                 case_runs = common.interleaved(contenders, args.repeats, case=f"{name}, {case}")
                 runs += case_runs
                 tables.append(common.comparison(case_runs, columns))
+            if args.formats:
+                shape = SHAPES[name]
+                size = min(args.new_tokens, shape.block_size - 2)  # new tokens, without sliding
+                sides = sample_formats.contenders(
+                    work, made(work, shape), args.formats, size, shape.block_size
+                )
+                read = sample_formats.bandwidth(work)
+                case_runs = common.interleaved(sides, args.repeats, case=f"{name}, one text")
+                read = max(read, sample_formats.bandwidth(work))
+                runs += case_runs
+                tables.append(sample_formats.table(case_runs, args.formats, shape.weights, read))
     common.finish(args, runs=runs, tables=tables)
 
 
@@ -101,8 +126,7 @@ def cases(
     work: Workspace, shape: Shape, most: int
 ) -> dict[str, dict[str, Callable[[int], dict[str, Any]]]]:
     """The two tables of a shape: one text, and ten."""
-    out = work.new("model") / "run"
-    common.timed([sys.executable, "-c", MAKE, out, shape.model], work.folder)
+    out = made(work, shape)
 
     def peer(texts: int, tokens: int) -> Callable[[int], dict[str, Any]]:
         tokens = min(tokens, most)
@@ -128,10 +152,17 @@ def cases(
     }
 
 
+def made(work: Workspace, shape: Shape) -> Path:
+    """A run of a shape, of random weights."""
+    out = work.new("model") / "run"
+    common.timed([sys.executable, "-c", MAKE, out, shape.model], work.folder)
+    return out
+
+
 def last_json(command: list[Any], folder: Path, tokens: int) -> dict[str, Any]:
     """The speed that the command's JSON line tells."""
-    lines = [line for _, line in common.timed(command, folder).lines if line.startswith("{")]
-    return {"tokens_per_s": json.loads(lines[-1])["tokens_per_s"], "tokens": tokens}
+    speed = sample_formats.last_json(command, folder)["tokens_per_s"]
+    return {"tokens_per_s": speed, "tokens": tokens}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import loader_speed
 import loss_curve
 import ngram
 import prepare_speed
+import sample_formats
 import sample_speed
 import throughput
 import time_to_loss
@@ -181,6 +182,18 @@ def test_shapes_have_their_sizes(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = GPT(GPTConfig(family="gpt2", **shape))
     assert model.num_params() / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_formats_are_compared_with_the_others_and_with_what_memory_hands_out() -> None:
+    speeds = {"bardlet, bfloat16": 200.0, "llama.cpp, int8": 320.0, "bardlet, int8": 400.0}
+    runs = [{"case": "one", "who": who, "tokens_per_s": speed} for who, speed in speeds.items()]
+    text = sample_formats.table(runs, ["bfloat16", "int8"], 10**8, 85e9)
+    header, half, eight = text.splitlines()
+    assert "limit at 85.0 GB/s" in header
+    assert half.split() == ["bfloat16", *["200.0", "(200.0", "to", "200.0)"], "1.00x", "425", "47%"]
+    assert eight.split()[-4:] == ["1.25x", "2.00x", "800", "50%"]
+    # weights that a token reads: without positions, norms and biases
+    assert sample_speed.SHAPES["124M"].weights == 12 * 12 * 768**2 + 50257 * 768
 
 
 @pytest.mark.parametrize("name", throughput.SHAPES)
