@@ -83,6 +83,7 @@ BEFORE = {
     ],
     "A run: `out/<name>/`": ["bardlet train demo"],
     "A task of your own": ["bardlet train demo"],
+    "Write one": ["bardlet train demo"],
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip

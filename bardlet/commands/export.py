@@ -13,32 +13,39 @@ from bardlet.io.terminal import say
 
 def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("run", help="run or checkpoint, what `bardlet import` reads, or a dataset")
-    parser.add_argument("out", help="folder to write, which must not be there yet")
-    parser.add_argument("--format", default="hf", help="hf (default), gguf, onnx or nanogpt")
+    parser.add_argument("out", help="folder, or file of html, which must not be there yet")
     parser.add_argument(
-        "--dtype",
+        "--format", help="hf (default), gguf, onnx, nanogpt, or html (default where OUT ends so)"
+    )
+    parser.add_argument(
+        "--dtype", "--weights",
         help="hf: float32 (default), bfloat16, float16; gguf: F32 (default), F16, BF16, Q8_0, "
-        "Q6_K, Q4_K_M, Q4_0",
+        "Q6_K, Q4_K_M, Q4_0; html: float32 (default), float16, int8",
+    )  # fmt: skip
+    parser.add_argument(
+        "--with_text", action="store_true", default=False,
+        help="html: put the training text in, for the counts of the playground",
     )  # fmt: skip
     parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
     parser.add_argument("--push", metavar="NAME", help="hf: upload as this model of the hub")
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     options = parse(parser, args)
     name = getattr(options, "push", None)
-    if name and options.format != "hf":
-        raise UsageError(f"--push uploads the format hf, not {options.format}")
+    form = getattr(options, "format", "html" if options.out.endswith(".html") else "hf")
+    if name and form != "hf":
+        raise UsageError(f"--push uploads the format hf, not {form}")
     from bardlet.data.dataset import folder
     from bardlet.interop.export import export
     from bardlet.interop.nanogpt_dataset import export_dataset, is_dataset
 
-    if folder.is_dataset(Path(options.run)) and options.format != "nanogpt":
+    if folder.is_dataset(Path(options.run)) and form != "nanogpt":
         raise UsageError(f"{options.run} is a dataset", "Only --format=nanogpt writes one")
-    if options.format == "nanogpt" and is_dataset(options.run):
+    if form == "nanogpt" and is_dataset(options.run):
         done = export_dataset(options.run, Path(options.out), say)
         return show(done, options.json)
     done = export(
-        options.run, Path(options.out), form=options.format, dtype=getattr(options, "dtype", None),
-        checkpoint=options.checkpoint, say=say,
+        options.run, Path(options.out), form=form, dtype=getattr(options, "dtype", None),
+        checkpoint=options.checkpoint, say=say, with_text=options.with_text,
     )  # fmt: skip
     if name:
         from bardlet.interop.huggingface.export import push
@@ -52,8 +59,10 @@ def show(done: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print(json.dumps(done))
     else:
+        out = Path(done["out"])
+        folder = out if out.is_dir() else out.parent
         for file, size in done["files"].items():
-            print(f"{Path(done['out'], file)}  {size:,} bytes")
+            print(f"{folder / file}  {size:,} bytes")
         for number, step in enumerate(done["next"]):
             say(f"{'     ' if number else 'next:'} {step}")
     return 0

@@ -49,6 +49,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_file(path: Path, name: str) -> Iterator[Path]:
+    """A folder in which to write the file `name`, which is on disk as `path` at the end; the folder
+    is gone then, and after an error so is the file."""
+    building = temporary(path)
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        yield building
+        flush(building / name)
+        (building / name).rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of files where the system has that, is on disk."""
     if path.is_dir() and os.name == "nt":
