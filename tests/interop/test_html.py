@@ -200,7 +200,7 @@ def test_the_page_writes_and_counts_without_a_network(
     """By its playground, from disk; names and texts of others are text."""
     shown = visit(exported("--with_text").as_uri() + "#temperature=0&length=6")
     shown.fill("#prompt", "the </scr")
-    shown.wait_for_selector(".cards >> text=script", state="detached")
+    shown.wait_for_selector(".cards .token")
     count = shown.evaluate("""async () => {
       const engine = await bardlet.engine;
       const told = await engine.evidence((await engine.encode("the </scr")).ids);

@@ -31,6 +31,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-4, "int8": 5e-3}
 # bound of what rounding to the nearest changes a matrix by, relative to its norm; a row of int8
 # with a few weights that are far larger than the rest is rounded the most
 ROUNDING = {"float32": 0.0, "float16": 5e-4, "int8": 0.05}
+MAX_TOKENS = 50_000  # in the text that both tokenize
 # the page's own `generate`, and logits at the places of `ids` and of what it writes
 ASK = """(async ({ text, ids, count }) => {
   const engine = await bardlet.engine, written = [];
@@ -108,13 +109,17 @@ def floats(rows: list[str]) -> Tensor:
 
 
 def sample_text(tokenizer: Tokenizer) -> str:
-    """A text with all characters of an alphabet, else one that vocabularies split differently.
+    """A text with all characters of an alphabet; else with all tokens, or the first of very many,
+    and one that vocabularies split differently.
 
-    It ends in white space, so that nothing is put behind it as behind a prompt.
+    It ends in white space where it can, so that nothing is put behind it as behind a prompt.
     """
     if isinstance(tokenizer, CharTokenizer):
-        return "".join(char for char in tokenizer.chars if not "\ud800" <= char <= "\udfff")
-    return PROBE
+        chars = [char for char in tokenizer.chars if not "\ud800" <= char <= "\udfff"]
+        return "".join(sorted(chars, key=" \n".__contains__))
+    special = {tokenizer.end_of_text, *tokenizer.special().values()}
+    ids = [i for i in range(min(MAX_TOKENS, tokenizer.vocab_size)) if i not in special]
+    return tokenizer.decode(ids) + PROBE
 
 
 def check_words(tokenizer: Tokenizer, text: str, words: list[int], decoded: str) -> None:
