@@ -61,7 +61,7 @@ SMALLER = {
     "bardlet train eval-gpt2": "--eval_iters=1 --device=cpu",
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
-    "bardlet tokenizer": "", "bardlet import": "", "bardlet export": "",
+    "bardlet tokenizer": "", "bardlet count": "", "bardlet import": "", "bardlet export": "",
     "bardlet verify-resume": f"{TINY} --max_iters=100000 --seconds=0.5",
     "bardlet plan": f"{TINY} --seconds=0.1",
 }  # fmt: skip
@@ -84,6 +84,7 @@ BEFORE = {
     "A run: `out/<name>/`": ["bardlet train demo"],
     "A task of your own": ["bardlet train demo"],
     "Write one": ["bardlet train demo"],
+    "Counting in the terminal": ["bardlet train demo"],
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip

@@ -97,7 +97,8 @@ def serve(server: Any, config: Any, names: list[str]) -> None:
         ) from None
     port = socket.getsockname()[1]
     host = f"[{config.host}]" if ":" in config.host else config.host
-    say(f"serving {', '.join(names)} at http://{host}:{port}/v1; Ctrl-C ends it")
+    where = f"http://{host}:{port}"
+    say(f"serving {', '.join(names)} at {where}/v1, a playground at {where}/; Ctrl-C ends it")
     server.run(sockets=[socket])
 
 

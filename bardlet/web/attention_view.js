@@ -4,7 +4,7 @@
 import { debounced, h } from "./dom.js";
 import { listed, running } from "./tokens.js";
 
-const TOKENS = 64; // at most; more cannot be told apart
+const TOKENS = 64; // at most, shown at once; more cannot be told apart
 const SMALL = 56; // pixels of a small triangle
 const CELL = 8; // least pixels of a cell of the large one
 
@@ -39,8 +39,8 @@ export class AttentionView {
   async refresh() {
     if (!this.element.open || !this.ids.length) return;
     const turn = ++this.asked;
-    const limit = Math.min(TOKENS, this.engine.info.context);
-    const ids = this.ids.slice(-limit);
+    const [start, end] = this.range(Math.min(TOKENS, this.engine.info.context));
+    const ids = this.ids.slice(start, end);
     const key = ids.join();
     try {
       if (key !== this.drawn) {
@@ -52,14 +52,20 @@ export class AttentionView {
       this.note.textContent = this.t("error", { message: error.message });
       return;
     }
-    const cut = this.ids.length - ids.length;
-    const at = this.at === null || this.at === undefined ? this.size - 1 : this.at - cut;
-    this.query = Math.min(Math.max(at, 0), this.size - 1);
-    const note = cut ? this.t("newest", { count: limit }) : "";
+    this.query = Math.min(this.at ?? this.ids.length, end - 1) - start;
+    const note = start ? this.t("newest", { count: this.size }) : "";
     this.note.textContent = this.t("attentionNote", { note });
     this.buildGrid();
     this.buildStrip();
     this.draw();
+  }
+
+  // From where to where the text is shown: its newest tokens, or others where that looked at is.
+  range(limit) {
+    const size = this.ids.length;
+    const at = this.at ?? size - 1;
+    const end = at >= size - limit ? size : Math.max(at + 1, Math.min(size, limit));
+    return [Math.max(0, end - limit), end];
   }
 
   // The weights of a layer's head; of -1 the mean of all: (T * T).

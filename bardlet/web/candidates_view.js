@@ -3,7 +3,7 @@
 
 import { h } from "./dom.js";
 import { largest, reshape, softmax } from "./filters.js";
-import { listed } from "./tokens.js";
+import { listed, running } from "./tokens.js";
 
 const SHOWN = 20;
 
@@ -37,9 +37,9 @@ export class CandidatesView {
       this.clear(this.t("first"));
       return true;
     }
-    const [values, before] = await Promise.all([logits(ids), this.engine.pieces(ids.slice(-24))]);
+    const [values, before] = await Promise.all([logits(ids), running(this.engine, ids.slice(-24))]);
     if (turn !== this.asked) return false;
-    this.context.replaceChildren(h("span", {}, before.map((piece) => listed(piece).text).join("")));
+    this.context.replaceChildren(h("span", {}, listed(before.join("")).text));
     this.logits = values;
     this.plain = softmax(values);
     const wanted = largest(values, SHOWN);

@@ -4,7 +4,8 @@ import { h } from "./dom.js";
 import { listed } from "./tokens.js";
 
 const LONG = 60; // characters of a context that are shown, the newest
-const STEPS = 8; // shorter ends of a context that can be asked for
+const STEPS = 16; // tokens of the longest end that can be asked for
+const ENDS = 7; // how many can
 
 export class EvidenceView {
   // `shorten` is called with how many of the newest tokens are to be counted; 0: as many as stand.
@@ -59,14 +60,11 @@ export class EvidenceView {
 
   // Buttons for the ends of the context that stand in the text, the shortest first.
   async showEnds(whole, context, asked) {
-    const ids = context.slice(-STEPS);
-    const pieces = await this.engine.pieces(ids);
-    const longest = whole.context.length;
     const buttons = [];
-    let text = "";
-    for (let size = 1; size <= ids.length; size++) {
-      text = pieces[ids.length - size] + text;
-      if (text.length >= longest) break;
+    for (let size = 1; size <= Math.min(STEPS, context.length) && buttons.length < ENDS; size++) {
+      const text = await this.engine.decode(context.slice(-size));
+      if (text.length >= whole.context.length) break;
+      if (text.includes("\ufffd")) continue; // a part of a character
       buttons.push(this.end(listed(text).text, size, asked.length === size));
     }
     const all = asked.length === context.length;

@@ -39,7 +39,9 @@ export class Inspector {
   }
 
   async count() {
-    const { context, evidence, candidates } = this;
+    const { evidence, candidates } = this;
+    // of the text that it goes on: nothing is counted across texts
+    const context = this.context.slice(this.context.lastIndexOf(this.engine.info.end_of_text) + 1);
     if (!context.length) return evidence.clear();
     if (this.engine.info.can?.evidence === false) return evidence.none("");
     const turn = this.counting = Symbol("turn");
