@@ -68,7 +68,9 @@ def main() -> None:
     try:
         assert server.stderr is not None
         lines = iter(server.stderr.readline, "")
-        url = next(match[1] for line in lines if (match := re.search(r"playground at (\S+);", line)))
+        url = next(
+            match[1] for line in lines if (match := re.search(r"playground at (\S+);", line))
+        )
         with sync_playwright() as driver:
             browser = driver.chromium.launch(
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
