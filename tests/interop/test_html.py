@@ -210,7 +210,7 @@ def test_the_page_writes_and_counts_without_a_network(
     assert shown.title() == NAME
     assert NAME in shown.inner_text("header")
     shown.click("button.primary")
-    shown.wait_for_function("document.querySelectorAll('.cards .token').length >= 15")
+    shown.locator(".cards .token").nth(14).wait_for()
     assert shown.evaluate("document.title") == NAME
 
 

@@ -67,7 +67,7 @@ def test_a_page_runs_its_modules_and_reads_its_data(
         data={"n": 21, "text": NASTY}, binary={"weights": raw.tobytes()},
     )  # fmt: skip
     shown = opened(visit, tmp_path, html)
-    shown.wait_for_function("document.body.dataset.bytes")
+    shown.wait_for_selector("body[data-bytes]", state="attached")
     assert shown.evaluate("document.body.dataset.bytes") == f"{raw.size} {int(raw.sum())}"
     assert shown.title().startswith("<b></script>")
     assert shown.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"
@@ -86,12 +86,12 @@ def test_bytes_in_several_parts_are_joined(
     html = page.build("t", modules=["show.js"], data=data, binary={"weights": raw.tobytes()})
     assert html.count('id="weights-') == 4
     shown = opened(visit, tmp_path, html)
-    shown.wait_for_function("document.body.dataset.bytes")
+    shown.wait_for_selector("body[data-bytes]", state="attached")
     assert shown.evaluate("document.body.dataset.bytes") == f"{raw.size} {int(raw.sum())}"
     # one digit of base64 is another: the checksum says so
     at = html.index('id="weights-1"') + 2000
     shown = opened(visit, tmp_path, html[:at] + ("A" if html[at] != "A" else "B") + html[at + 1 :])
-    shown.wait_for_function("document.body.dataset.bytes")
+    shown.wait_for_selector("body[data-bytes]", state="attached")
     assert "damaged" in shown.evaluate("document.body.dataset.bytes")
 
 
