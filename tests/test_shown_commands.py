@@ -62,6 +62,7 @@ SMALLER = {
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
     "bardlet tokenizer": "", "bardlet count": "", "bardlet import": "", "bardlet export": "",
+    "bardlet report": "--out report.html", "bardlet plot": "",
     "bardlet verify-resume": f"{TINY} --max_iters=100000 --seconds=0.5",
     "bardlet plan": f"{TINY} --seconds=0.1",
 }  # fmt: skip
@@ -85,6 +86,8 @@ BEFORE = {
     "A task of your own": ["bardlet train demo"],
     "Write one": ["bardlet train demo"],
     "Counting in the terminal": ["bardlet train demo"],
+    "The page of runs": ["bardlet train demo"],
+    "A picture": ["bardlet train demo", "bardlet train demo --out_dir=out/sampled"],
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip

@@ -25,6 +25,8 @@ COMMANDS = {
     "attention": "show what a model looks at: the weights of its heads over a text",
     "explain": "follow one token through a model, with its numbers and lines of code",
     "count": "count a text in a dataset: how often, where, and what follows it",
+    "report": "show runs as curves: live, or as one file",
+    "plot": "write a picture of losses",
     "doctor": "say what is wrong with a run",
     "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
     "export": "write a trained model for transformers, llama.cpp, ONNX or nanoGPT",

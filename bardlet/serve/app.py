@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 import bardlet
 from bardlet.errors import BardletError, UsageError
-from bardlet.serve import looking, pages, texts
+from bardlet.serve import looking, pages, runs, texts
 from bardlet.serve.engine import Engine
 from bardlet.serve.events import Gone, Refused
 from bardlet.serve.guard import error_body
@@ -98,7 +98,8 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
             raise UsageError(f"tokens are from 0 to {tokenizer.vocab_size - 1}")
         return {"content": tokenizer.decode(body.tokens)}
 
-    for routes in (pages.router(), looking.router(server), texts.router(server)):
+    routers = (pages.router(), runs.router(), looking.router(server), texts.router(server))
+    for routes in routers:
         app.include_router(routes)
     app.state.server = server
     return app

@@ -10,7 +10,7 @@ from typing import Any
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-OPEN = {"/", "/health"}  # what is answered without a key
+OPEN = {"/", "/runs", "/health"}  # what is answered without a key
 PAGES = "/web/"  # likewise: the package's own files, which ask for the key themselves
 
 

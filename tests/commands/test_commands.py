@@ -52,6 +52,7 @@ def stubbed(original: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: ({}, 1))
     monkeypatch.setattr("bardlet.commands.verify_resume.verify_resume", unreachable)
     monkeypatch.setattr("bardlet.commands.serve.serve", lambda *args: None)
+    monkeypatch.setattr("bardlet.commands.report.serve", lambda *args: None)
 
 
 @pytest.mark.parametrize("place", ["empty", "sent"])
