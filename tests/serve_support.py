@@ -25,10 +25,11 @@ from bardlet.system.device import choose
 HOSTS = ["127.0.0.1", "localhost"]
 
 
-def byte_model(**changes: object) -> Model:
-    """Random weights that write random bytes, of which few are UTF-8."""
+def byte_model(*, pairs: bool = False, **changes: object) -> Model:
+    """Random weights that write random bytes, of which few are UTF-8; of `pairs` as of a chat."""
     gpt = tiny_model("llama", vocab_size=257, **changes)
-    state = RunState(iter=0, tokens=0, dataset=DatasetRef(name="", hash=""), scaler={})
+    dataset = DatasetRef(name="", hash="", pairs=pairs)
+    state = RunState(iter=0, tokens=0, dataset=dataset, scaler={})
     trained = Trained(name="bytes", model=gpt, tokenizer=ByteTokenizer(), state=state)
     return Model(trained, choose("cpu", "float32"))
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 import bardlet
 from bardlet.errors import BardletError, UsageError
-from bardlet.serve import looking, pages, runs, texts
+from bardlet.serve import embeddings, looking, pages, responses, runs, texts
 from bardlet.serve.engine import Engine
 from bardlet.serve.events import Gone, Refused
 from bardlet.serve.guard import error_body
@@ -98,9 +98,10 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
             raise UsageError(f"tokens are from 0 to {tokenizer.vocab_size - 1}")
         return {"content": tokenizer.decode(body.tokens)}
 
-    routers = (pages.router(), runs.router(), looking.router(server), texts.router(server))
-    for routes in routers:
-        app.include_router(routes)
+    for module in (responses, embeddings, looking, texts):
+        app.include_router(module.router(server))
+    for module in (pages, runs):
+        app.include_router(module.router())
     app.state.server = server
     return app
 

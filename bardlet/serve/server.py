@@ -103,8 +103,10 @@ class Server:
         completions = await written(engine, requests, asked)
         return JSONResponse(answer.whole(completions, n))
 
-    async def chat(self, body: ChatBody, asked: Asked) -> JSONResponse | StreamingResponse:
-        """POST /v1/chat/completions."""
+    async def chat(
+        self, body: ChatBody, asked: Asked, shape: Callable[..., Chat] = Chat
+    ) -> JSONResponse | StreamingResponse:  # fmt: skip
+        """POST /v1/chat/completions, or another that has the answer in another `shape`."""
         engine = await self.engine(body.model)
         talk = self.conversations(self.named(body.model), engine.model)
         n, seed = body.n or 1, body.seeds()
@@ -120,7 +122,7 @@ class Server:
             body.request(engine.model, prompt.ids, limit, top, seed, number, talk.ends)
             for number in range(n)
         ]
-        answer = Chat(self.named(body.model), engine.model, body, requests, n)
+        answer = shape(self.named(body.model), engine.model, body, requests, n)
         answer.truncated = answer.truncated or bool(prompt.dropped)
         if body.stream:
             return await streamed(engine, requests, answer)
