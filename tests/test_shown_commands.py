@@ -60,6 +60,9 @@ SMALLER = {
     "bardlet train": TINY, "bardlet train finetune-shakespeare": FEW,
     "bardlet train eval-gpt2": "--eval_iters=1 --device=cpu",
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",
+    "bardlet train demo --dataset=plain": TINY.replace("block_size=16", "block_size=64"),
+    "bardlet train chat-sft": FEW, "bardlet train chat-lora": FEW,
+    "bardlet chat": "--max_new_tokens=4 --device=cpu",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
     "bardlet tokenizer": "", "bardlet count": "", "bardlet import": "", "bardlet export": "",
     "bardlet report": "--out report.html", "bardlet plot": "",
@@ -92,16 +95,31 @@ BEFORE = {
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
 # each has a test of its own
-OTHERS = ("make docs", "python tests/rooms.py", "bardlet serve out/demo")
+OTHERS = (
+    "make docs",
+    "python tests/rooms.py",
+    "bardlet serve out/demo",
+    "bardlet serve out/chat-sft",
+)
 BY_HAND = {
     "pytest -m slow": "hundreds of kills and runs take too long for every change",
     "pytest -n 0": "the same tests in one process",
 }
 
 TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
-ALONE = ("best_loss", "ngram", "plan_accuracy", "save_cost", "tokenizer_speed", "ways")  # no peer
+ALONE = (
+    "best_loss",
+    "chat",
+    "ngram",
+    "plan_accuracy",
+    "save_cost",
+    "tokenizer_speed",
+    "ways",
+)  # no peer
 # by script: what makes it small
 BENCH: dict[str, list[str]] = {
+    "chat": ["--pairs=60", "--epochs=0.5", "--layers=1", "--size=32", "--base_iters=2",
+             "--held_out=5"],
     "best_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
     "classic_parity": ["--repeats=1", "--max_iters=2", f"--ours_args={TRAINED}"],
     "first_step": ["--repeats=1", f"--ours_args={TRAINED}"],
@@ -239,6 +257,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     lines = "".join(f"{json.dumps(pair)}\n" for pair in pairs)
     Path("pairs.jsonl").write_text(lines, encoding="utf-8")
+    chats = [
+        {"messages": [{"role": "user", "content": f"Where is Ann? {i}"},
+                      {"role": "assistant", "content": f"In Rome. {i}"}]} for i in range(40)
+    ]  # fmt: skip
+    lines = "".join(f"{json.dumps(chat)}\n" for chat in chats)
+    Path("chats.jsonl").write_text(lines, encoding="utf-8")
     choice = {"context": "to be or not", "choices": ["to be", "the question"], "answer": 0}
     Path("choices.jsonl").write_text(f"{json.dumps(choice)}\n" * 9, encoding="utf-8")
     chars = from_meta(tmp_path)

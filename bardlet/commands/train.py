@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from bardlet.commands.configure import configure
 from bardlet.commands.eval import best_val_loss
 from bardlet.commands.parser import Parser, split_unknown
 from bardlet.config import BUILTIN_INIT, FIELDS, TRUTH, TrainConfig
-from bardlet.errors import UsageError
+from bardlet.errors import BardletError, UsageError
 from bardlet.io.terminal import Progress, log, progress_to, say
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def run(parser: Parser, args: list[str]) -> int:
     )  # fmt: skip
     config, rest = parse_settings(parser, args)
     result = train_and_show(config, log, rest["checkpoint"], rest.get("pace"))
-    from bardlet.data.dataset import mixture
     from bardlet.system.distributed import here
 
     if result.stopped:
@@ -37,10 +37,18 @@ def run(parser: Parser, args: list[str]) -> int:
         best = best_val_loss(config, result.best_val_loss, result.train_s, log)
         log(f"best val loss {best}; training took {result.train_s:.1f} s")
         if not config.eval_only:
-            talks = bool(mixture.opened(config.dataset).chat_template)
-            what = "talk with it: bardlet chat" if talks else "write text with it: bardlet sample"
-            log(f"{what} {config.out_dir}")
+            log(f"{use_of(config.dataset)} {config.out_dir}")
     return 0
+
+
+def use_of(dataset: str) -> str:
+    """What a model that was trained on this is for, and the command."""
+    from bardlet.data.dataset import mixture
+
+    with contextlib.suppress(BardletError):  # of one that is not here
+        if mixture.opened(dataset).chat_template:
+            return "talk with it: bardlet chat"
+    return "write text with it: bardlet sample"
 
 
 def train_from_python(

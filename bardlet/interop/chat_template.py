@@ -70,7 +70,10 @@ def end_of_turn(trained: Trained) -> int | None:
     """The token that ends an answer, where that is another than the one that ends a text."""
     if not (source := own_template(trained)):
         return None
-    end = ChatTemplate(source, trained.tokenizer).end_of_turn
+    try:
+        end = ChatTemplate(source, trained.tokenizer).end_of_turn
+    except BardletError:  # another program may make sense of it
+        return None
     return None if end == trained.tokenizer.end_of_text else end
 
 

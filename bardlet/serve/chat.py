@@ -1,6 +1,4 @@
-"""Conversations with a model: its template makes prompts of messages, and the end of a turn ends
-an answer.
-"""
+"""Conversations with a model: prompts of messages by its template, and what ends an answer."""
 
 from __future__ import annotations
 
