@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -21,18 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from bardlet.report.runs import Run
 from bardlet.report.trained_on import Background
-from bardlet.web import page
+from bardlet.web import page, served
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "content-security-policy": POLICY, "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer", "cache-control": "no-store",
-}  # fmt: skip
 BODY = '<main id="report" class="report"></main>'  # of the page in a file, as in runs.html
 Answer = tuple[int, str, bytes]  # status, content type, body
 
@@ -49,7 +39,7 @@ class Site:
     def answer(self, path: str, query: str = "") -> Answer:
         """The answer to GET of an address."""
         if path == "/runs":
-            return 200, KINDS[".html"], (page.FOLDER / "runs.html").read_bytes()
+            return static("runs.html") or as_json({}, 404)
         if path == "/runs/list.json":
             return as_json(self.listed())
         if path == "/runs/run.json":
@@ -83,13 +73,10 @@ def as_json(value: Any, status: int = 200) -> Answer:
     return status, "application/json", json.dumps(value, allow_nan=False).encode()
 
 
-@functools.cache
 def static(name: str) -> Answer | None:
-    """A module or style of the pages; None where there is none of this name."""
-    files = {path.name: path for path in page.FOLDER.iterdir() if path.suffix in (".js", ".css")}
-    if name not in files:
-        return None
-    return 200, KINDS[files[name].suffix], files[name].read_bytes()
+    """A file of the pages; None where there is none of this name."""
+    content = served.file(name)
+    return content and (200, *content)
 
 
 def file(runs: Iterable[Run], title: str) -> str:
@@ -130,7 +117,7 @@ def server(site: Site, port: int) -> ThreadingHTTPServer:
             self.send_response(status)
             self.send_header("content-type", f"{kind}; charset=utf-8")
             self.send_header("content-length", str(len(data)))
-            for name, value in HEADERS.items():
+            for name, value in served.HEADERS.items():
                 self.send_header(name, value)
             self.end_headers()
             if body:

@@ -20,9 +20,9 @@ from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob, prompt_l
 from bardlet.serve.engine import Event
 from bardlet.serve.events import called
 from bardlet.serve.model import Model
-from bardlet.serve.pages import HEADERS
 from bardlet.serve.server import Server
 from bardlet.serve.shapes import finite
+from bardlet.web.served import HEADERS
 
 MAX_IDS = 1 << 14  # tokens of a text that is looked at; server_engine.js sends no more
 MAX_WEIGHTS = 1 << 24  # attention weights of one answer

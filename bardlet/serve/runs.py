@@ -9,7 +9,8 @@ from fastapi import Request as Asked
 
 from bardlet.report import runs
 from bardlet.report.site import Site
-from bardlet.serve.pages import HEADERS, static
+from bardlet.serve.pages import static
+from bardlet.web.served import HEADERS
 
 OUT = Path("out")
 

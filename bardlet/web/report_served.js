@@ -1,30 +1,64 @@
-// The page of runs from a server, which reads them again while they train.
+// The page of runs from a server, which reads them again while they train; asks for its key where
+// it wants one.
 
+import { h } from "./dom.js";
 import { start } from "./report.js";
 import { word } from "./report_words.js";
+import { language, translator } from "./words.js";
 
-let key = "";
+/** The runs of the server, asked with a key. */
+class Source {
+  live = true;
 
-/** The JSON value at an address; asks for the server's key where it wants one. */
-async function get(address) {
-  let response;
-  try {
-    response = await fetch(address, { headers: key ? { authorization: `Bearer ${key}` } : {} });
-  } catch {
-    throw new Error(word("unreachable"));
+  constructor(key) {
+    this.headers = key ? { authorization: `Bearer ${key}` } : {};
   }
-  if (response.status === 401 && !get.asked) {
-    get.asked = true;
-    key = prompt(word("key")) ?? "";
-    return get(address);
+
+  async get(address) {
+    let response;
+    try {
+      response = await fetch(address, { headers: this.headers });
+    } catch {
+      throw new Error(word("unreachable"));
+    }
+    if (!response.ok) {
+      throw Object.assign(new Error(`${word("unreachable")} (${response.status})`), { status: response.status });
+    }
+    return response.json();
   }
-  if (!response.ok) throw new Error(`${word("unreachable")} (${response.status})`);
-  return response.json();
+
+  async list() {
+    return (await this.get("runs/list.json")).runs;
+  }
+
+  run(name) {
+    return this.get(`runs/run.json?name=${encodeURIComponent(name)}`);
+  }
 }
 
-const source = {
-  live: true,
-  list: async () => (await get("runs/list.json")).runs,
-  run: (name) => get(`runs/run.json?name=${encodeURIComponent(name)}`),
-};
-start(source, document.getElementById("report"));
+async function open(element, key) {
+  const source = new Source(key);
+  try {
+    await source.list();
+  } catch (error) {
+    if (error.status === 401) return askForKey(element, key);
+  }
+  element.replaceChildren();
+  return start(source, element);
+}
+
+function askForKey(element, wrong) {
+  const t = translator(language());
+  const input = h("input", { type: "password", id: "key", autocomplete: "off" });
+  element.replaceChildren(h("form", {
+    class: "alone",
+    onsubmit: (event) => {
+      event.preventDefault();
+      open(element, input.value);
+    },
+  }, h("label", { for: "key" }, t("key")), input, h("button", { class: "primary" }, t("open")),
+  wrong ? h("p", { role: "alert", class: "problem" }, "401") : null));
+  input.focus();
+}
+
+open(document.getElementById("report"), "");

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from browsing import Visitor
+from serve_support import Served, byte_model
 
 from bardlet import cli
 from bardlet.report import runs, site
@@ -204,3 +205,26 @@ def test_a_run_appears_and_grows_while_it_trains(served: tuple[Path, str], visit
     write_lines(folder, 60, 90)
     page.get_by_text("90 / 100").first.wait_for()
     assert page.evaluate("document.activeElement.id") == "x"
+
+
+def test_a_server_of_models_has_the_page_behind_its_key(
+    tmp_path: Path, visit: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page itself is open; its values are not."""
+    monkeypatch.chdir(tmp_path)
+    a_run(tmp_path / "out" / "mine")
+    server = Served(byte_model(), key="secret")
+    try:
+        assert server.ask("GET", "/runs")[0] == 200
+        for path in ("/runs/list.json", "/runs/run.json?name=out/mine"):
+            assert server.ask("GET", path)[0] == 401
+        assert server.ask("GET", "/runs/list.json", authorization="Bearer secret")[0] == 200
+        assert server.ask("GET", "/runs/x.json", authorization="Bearer secret")[0] == 404
+        assert server.ask("GET", "/runs", host="evil.example")[0] == 403
+        page = visit(f"http://127.0.0.1:{server.port}/runs")
+        page.locator("#key").fill("secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".chart-large path.smooth")
+        visit.complaints.remove(next(text for text in visit.complaints if "401" in text))
+    finally:
+        server.close()
