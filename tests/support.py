@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 from bardlet.config import TrainConfig, resolve
 from bardlet.data.dataset.loader import Prefetcher
+from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.evaluate import Score
 from bardlet.interop import nanogpt
@@ -32,6 +33,8 @@ from bardlet.interop.verify import Trained
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import DatasetRef, RunState
+from bardlet.suites.likelihood import Scorer
+from bardlet.system.device import Machine
 from bardlet.training import scoring
 
 ROOT = Path(__file__).parents[1]
@@ -290,3 +293,16 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 PLAY = (
     "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 40
 )
+
+
+CPU = Machine(device=torch.device("cpu"), dtype=torch.float32, why="")
+
+
+def scorer_of(tokenizer: Tokenizer, **changes: object) -> Scorer:
+    """A model of random weights that tells its tokens apart, with this tokenizer."""
+    shape = {"vocab_size": tokenizer.vocab_size, "block_size": 32, **changes}
+    model = tiny_model("llama", **shape)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(3)
+    trained = Trained(name="a", model=model.eval(), tokenizer=tokenizer, state=a_state())
+    return Scorer(trained, CPU, 2)

@@ -63,6 +63,7 @@ SMALLER = {
     "bardlet train demo --dataset=plain": TINY.replace("block_size=16", "block_size=64"),
     "bardlet train chat-sft": FEW, "bardlet train chat-lora": FEW,
     "bardlet chat": "--max_new_tokens=4 --device=cpu",
+    "bardlet compare": "--device=cpu",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
     "bardlet tokenizer": "", "bardlet count": "", "bardlet import": "", "bardlet export": "",
     "bardlet report": "--out report.html", "bardlet plot": "",
@@ -91,6 +92,11 @@ BEFORE = {
     "Counting in the terminal": ["bardlet train demo"],
     "The page of runs": ["bardlet train demo"],
     "A picture": ["bardlet train demo", "bardlet train demo --out_dir=out/sampled"],
+    "Which is better?": [
+        "bardlet train demo", "bardlet train demo --out_dir=out/other",
+        "bardlet prepare tinyshakespeare --tokenizer byte --out data/bytes",
+        "bardlet train demo --dataset=bytes --out_dir=out/bytes",
+    ],
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip

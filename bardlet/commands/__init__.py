@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": "talk with a model that was finetuned on conversations",
     "serve": "answer OpenAI's clients with trained models",
     "eval": "measure a model's loss on a whole split, or its scores on tasks and suites",
+    "compare": "put models side by side, and say which differences matter",
     "plan": "say what a run will take, and whether it fits",
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bardlet.suites.likelihood import Scorer
     from bardlet.suites.scoring import Result
     from bardlet.suites.suite import SuiteResult
+    from bardlet.system.device import Machine
 
 SUITES = ("core", "babylm")
 Done = Callable[[int], None]
@@ -100,9 +101,7 @@ def check(parsed: Namespace) -> None:
 
 
 def opened(source: str, parsed: Namespace) -> Scorer:
-    """The model on the machine; in float32 on a CPU unless another dtype is asked for, so that
-    scores are those of other programs.
-    """
+    """The model on the machine."""
     from bardlet.interop import load
     from bardlet.native import quantised
     from bardlet.suites.likelihood import Scorer
@@ -112,10 +111,19 @@ def opened(source: str, parsed: Namespace) -> Scorer:
     trained = load.load_model(source, parsed.checkpoint)
     quantised.round_weights(trained.model, parsed.weights)
     device.tune_process()
+    return Scorer(trained, machine_of(parsed), parsed.batch_size)
+
+
+def machine_of(parsed: Namespace) -> Machine:
+    """The machine that tasks are scored on; in float32 on a CPU unless another dtype is asked for,
+    so that scores are those of other programs.
+    """
+    from bardlet.system import device
+
     machine = device.choose(parsed.device, parsed.dtype)
     if machine.device.type == "cpu" and parsed.dtype == "auto":
         machine = device.choose(parsed.device, "float32")
-    return Scorer(trained, machine, parsed.batch_size)
+    return machine
 
 
 def suite_folder(parsed: Namespace) -> Path | None:

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from support import ALPHABET, a_state, some_text, tiny_model
+from support import ALPHABET, scorer_of, some_text
 
 from bardlet.data.tokenizers import bpe_training
-from bardlet.data.tokenizers.base import Tokenizer, from_json
+from bardlet.data.tokenizers.base import from_json
 from bardlet.data.tokenizers.char import CharTokenizer
-from bardlet.interop.verify import Trained
 from bardlet.suites.likelihood import Scorer
-from bardlet.system.device import Machine
-
-CPU = Machine(device=torch.device("cpu"), dtype=torch.float32, why="")
-
-
-def scorer_of(tokenizer: Tokenizer, **changes: object) -> Scorer:
-    """A model of random weights that tells its tokens apart, with this tokenizer."""
-    shape = {"vocab_size": tokenizer.vocab_size, "block_size": 32, **changes}
-    model = tiny_model("llama", **shape)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(3)
-    trained = Trained(name="a", model=model.eval(), tokenizer=tokenizer, state=a_state())
-    return Scorer(trained, CPU, 2)
 
 
 @pytest.fixture(scope="package")
