@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ MAX_INDEXED = 16 << 20  # bytes; beyond, the index takes too long and the text i
 BLOCK = 1 << 20  # tokens turned into text at once
 STEP = 1 << 22  # bytes that are searched at once
 BORDER = b"\xff"  # between documents; no text in UTF-8 has this byte
+ASCII_WORD = np.array([chr(i).isalnum() or i == ord("_") for i in range(128)] + [False] * 128)
 SNIPPET = 48  # characters on each side of a place that is shown
 # scripts whose words have no spaces between them, by how their letters are called
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -37,9 +38,11 @@ class SplitText:
         """Raises DataError where the text is larger than MAX_TEXT."""
         self.pieces = pieces(tokenizer)
         sizes = np.array([len(piece) for piece in self.pieces], dtype=np.int64)
-        blocks = [stream.read(at, BLOCK) for at in range(0, min(len(stream), MAX_TEXT + 1), BLOCK)]
-        size = sum(int(sizes[ids].sum()) for ids in blocks)
-        if size > MAX_TEXT or len(stream) > MAX_TEXT:
+        # read twice, so that the ids are not all in memory at once
+        size = len(stream)
+        if size <= MAX_TEXT:
+            size = sum(int(sizes[stream.read(at, BLOCK)].sum()) for at in range(0, size, BLOCK))
+        if size > MAX_TEXT:
             raise DataError(
                 f"this text is larger than the {MAX_TEXT >> 20} MiB that are counted in memory",
                 "Prepare a part of it: bardlet prepare PART --out data/part",
@@ -50,7 +53,8 @@ class SplitText:
         # the token that begins at each byte, -1 where none does
         self.token_at = np.full(size + 1, -1, dtype=np.int32)
         at = 0
-        for ids in blocks:
+        for first in range(0, len(stream), BLOCK):
+            ids = stream.read(first, BLOCK)
             lengths = sizes[ids]
             starts = np.cumsum(lengths) - lengths  # (T,) of each token, in this block
             total = int(lengths.sum())
@@ -66,7 +70,6 @@ class SplitText:
         """Answer in milliseconds from now on, where the text is not larger than MAX_INDEXED."""
         if self.suffixes is None and len(self.text) <= MAX_INDEXED:
             self.suffixes = suffix_array(self.text)
-            _ = self.in_word
 
     def positions(self, pattern: bytes) -> np.ndarray:
         """Where a pattern begins, overlapping ones too: (n,), in order only without an index."""
@@ -98,7 +101,7 @@ class SplitText:
     def read_through(self, pattern: bytes) -> np.ndarray:
         """The positions of a pattern without an index, in order."""
         wanted = np.frombuffer(pattern, dtype=np.uint8)
-        last = len(self.text) - len(wanted) + 1
+        last = len(self.text) - max(1, len(wanted)) + 1
         parts = [np.zeros(0, dtype=np.int64)]
         for begin in range(0, last, STEP):
             at = np.arange(begin, min(begin + STEP, last))
@@ -106,6 +109,11 @@ class SplitText:
                 at = at[self.bytes[at + i] == byte]
             parts.append(at)
         return np.concatenate(parts)
+
+    def byte_at(self, places: np.ndarray) -> np.ndarray:
+        """The byte at each place (n,), BORDER outside the text: (n,) uint8."""
+        outside = (places < 0) | (places >= len(self.bytes))
+        return np.where(outside, np.uint8(BORDER[0]), self.bytes[np.where(outside, 0, places)])
 
     def next_tokens(self, places: np.ndarray, size: int) -> np.ndarray:
         """How often each token follows a pattern of `size` bytes at its places: (V,) int64.
@@ -118,8 +126,7 @@ class SplitText:
     def next_characters(self, places: np.ndarray, size: int) -> Counter[str]:
         """How often each character follows; "" for the end of a document or of the text."""
         ends = places + size
-        padded = np.append(self.bytes, np.full(4, BORDER[0], dtype=np.uint8))
-        keys = sum(padded[ends + i].astype(np.int64) << 8 * i for i in range(4))
+        keys = sum(self.byte_at(ends + i).astype(np.int64) << 8 * i for i in range(4))
         values, counts = np.unique(np.asarray(keys, dtype="<u4"), return_counts=True)
         result: Counter[str] = Counter()
         for value, number in zip(values.astype("<u4"), counts.tolist(), strict=True):
@@ -127,26 +134,27 @@ class SplitText:
             result[here.decode("utf-8", "ignore")[:1]] += number
         return result
 
-    @cached_property
-    def in_word(self) -> np.ndarray:
-        """Whether each byte is of a letter, a digit or an underscore: (N + 2,) bool, with what is
-        before and behind the text at the ends."""
-        characters = self.text.decode("utf-8", "surrogateescape")
-        points = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        kinds, of = np.unique(points, return_inverse=True)
-        word = np.array([chr(point).isalnum() or point == ord("_") for point in kinds], dtype=bool)
-        escaped = (kinds >= 0xDC80) & (kinds <= 0xDCFF)  # a byte that is of no character
-        sizes = 1 + (kinds >= 0x80) * ~escaped + (kinds >= 0x800) * ~escaped + (kinds >= 0x10000)
-        return np.concatenate(([False], np.repeat(word[of], sizes[of]), [False]))
-
     def whole_words(self, places: np.ndarray, pattern: bytes) -> np.ndarray:
         """Those of a pattern's places where no word goes on beyond it, as by \\b."""
-        text = pattern.decode("utf-8", "replace")
-        begins, ends = (char.isalnum() or char == "_" for char in (text[0], text[-1]))
-        inside = self.in_word
-        before = inside[places] if begins else np.zeros(len(places), dtype=bool)
-        behind = inside[places + len(pattern) + 1] if ends else np.zeros(len(places), dtype=bool)
-        return places[~before & ~behind]
+        text, ends = pattern.decode("utf-8", "replace"), places + len(pattern)
+        inside = np.zeros(len(places), dtype=bool)
+        if in_word(text[:1]):
+            inside |= self.letters(places - 1, lambda i: self.text[max(0, i - 3) : i + 1], -1)
+        if in_word(text[-1:]):
+            inside |= self.letters(ends, lambda i: self.text[i : i + 4], 0)
+        return places[~inside]
+
+    def letters(self, places: np.ndarray, around: Callable[[int], bytes], side: int) -> np.ndarray:
+        """Whether the character at each byte (n,) is of a word: (n,) bool; outside the text not.
+
+        `around` gives the bytes in which a character beyond ASCII is the first or the last.
+        """
+        values = self.byte_at(places)
+        result = ASCII_WORD[values]
+        for i in np.flatnonzero(values >= 0x80).tolist():
+            characters = around(int(places[i])).decode("utf-8", "ignore")
+            result[i] = bool(characters) and in_word(characters[side])
+        return result
 
     def snippet(self, place: int, size: int) -> dict[str, Any]:
         """What stands around a place, as text: before, match and after."""
@@ -176,9 +184,17 @@ def pieces(tokenizer: Tokenizer) -> list[bytes]:
     return texts
 
 
+def in_word(char: str) -> bool:
+    """Whether a character is a letter, a digit or an underscore, as \\w has it."""
+    return char.isalnum() or char == "_"
+
+
 def has_words(text: str) -> bool:
-    """Whether a text begins and ends in scripts that put spaces between words."""
-    return not any(unicodedata.name(char, "").startswith(UNSPACED) for char in (text[0], text[-1]))
+    """Whether a text begins and ends with letters of scripts that put spaces between words."""
+    return all(
+        in_word(char) and not unicodedata.name(char, "").startswith(UNSPACED)
+        for char in (text[0], text[-1])
+    )
 
 
 def count(dataset: Dataset, text: str, splits: tuple[str, ...], places: int) -> dict[str, Any]:

@@ -90,13 +90,15 @@ def test_a_thousand_contexts_are_counted_as_a_search_counts_them(indexed: SplitT
                                 re.finditer(f"(?={re.escape(context)})", TEXT))  # fmt: skip
             assert indexed.next_characters(at, len(pattern)) == following
     assert 100 < absent < 900
+    assert read.count(b"") == indexed.count(b"") == len(text)
 
 
 def test_whole_words_end_where_letters_do() -> None:
     split = split_of(TEXT, CharTokenizer.train(TEXT))
     words = split.whole_words(split.positions(b"his"), b"his")
     assert len(words) == len(re.findall(r"\bhis\b", TEXT)) == 2
-    assert not counts.has_words("明月") and counts.has_words("his")
+    assert not counts.has_words("明月") and not counts.has_words("his,")
+    assert counts.has_words("his") and counts.has_words("h") and not counts.has_words("\n\n")
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,23 @@ def test_tokens_stream_with_what_else_was_likely(served: Served, model: Model) -
     assert len(tokens[0]["top"]) == 20
     assert events[-2]["finish"] == "length" and events[-1] is None
     assert served.idle()
+
+
+def test_looking_leaves_texts_that_are_written_as_they_are(served: Served, model: Model) -> None:
+    body = {"prompt": "Speak", "max_tokens": 300, "seed": 4, "top_k": 5}
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(served.ask, "POST", "/v1/completions", body)
+        asked = 0
+        while not writing.done():
+            for path in ("logits", "score", "attention", "evidence"):
+                ids = {"ids": ids_of(model, "All: speak.")}
+                assert served.ask("POST", f"/bardlet/{path}", ids)[0] == 200
+                asked += 1
+    text = writing.result()[1]["choices"][0]["text"]
+    assert text == str(
+        model.generate("Speak", max_new_tokens=300, temperature=1.0, seed=4, top_k=5)
+    )
+    assert asked > 3
 
 
 def event_of(text: str) -> Any:
