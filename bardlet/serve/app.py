@@ -14,7 +14,7 @@ import bardlet
 from bardlet.errors import BardletError, UsageError
 from bardlet.serve import embeddings, looking, pages, responses, runs, texts
 from bardlet.serve.engine import Engine
-from bardlet.serve.events import Gone, Refused
+from bardlet.serve.events import Gone, Refused, reason
 from bardlet.serve.guard import error_body
 from bardlet.serve.schema import (
     ChatBody,
@@ -53,11 +53,18 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
         text = described(list(error.errors()))
         return JSONResponse(error_body(text, "invalid_request_error"), 400)
 
+    @app.exception_handler(400)  # such as a body that cannot be parsed
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def nothing(asked: Asked, error: Any) -> JSONResponse:
-        text = f"there is no {asked.method} {asked.url.path}"
+        text = str(error.detail)
+        if error.status_code in (404, 405):
+            text = f"there is no {asked.method} {asked.url.path}"
         return JSONResponse(error_body(text, "invalid_request_error"), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(asked: Asked, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(reason(error), "server_error"), 500)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -156,7 +157,12 @@ def test_a_request_without_a_seed_has_its_own(client: openai.OpenAI) -> None:
     assert len(texts) > 1
 
 
-def test_the_same_text_among_63_neighbours(served: Served, client: openai.OpenAI) -> None:
+def test_the_same_text_among_63_neighbours(
+    served: Served, client: openai.OpenAI, model: Model, folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As from the command and from Python, which write it alone."""
+
     def ask(i: int) -> str:
         extra: dict[str, Any] = [{}, {"logprobs": 1}, {"top_p": 0.9}, {"stop": "k"}][i % 4]
         got = client.completions.create(
@@ -165,6 +171,17 @@ def test_the_same_text_among_63_neighbours(served: Served, client: openai.OpenAI
         return got.choices[0].text
 
     alone = [ask(i) for i in range(0, 64, 7)]
+    python = []
+    for i in range(0, 64, 7):
+        extra: dict[str, Any] = [{}, {"logprobs": 1}, {"top_p": 0.9}, {"stop": "k"}][i % 4]
+        options = {"max_new_tokens": 10 + i % 30, "seed": i, "temperature": 1.0, "top_k": 0}
+        python.append(model.generate(PLAY[i : 2 * i + 1], **options, **extra).text)
+    assert alone == python
+    capsys.readouterr()
+    words = ["--num_samples=1", "--temperature=1", "--top_k=0", "--dtype=float32", "--json"]
+    words += [f"--start={PLAY[28:57]}", "--max_new_tokens=38", "--seed=28"]
+    assert main(["sample", str(folder / "run"), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == [PLAY[28:57] + python[4]]
     together: dict[int, str] = {}
     threads = [threading.Thread(target=lambda i=i: together.update({i: ask(i)})) for i in range(64)]
     for thread in threads:
