@@ -3,9 +3,9 @@
     python bench/chat.py [--pairs 1500] [--epochs 6] [--layers 4] [--size 128] [--lora] [--json]
 
 A base model of 0.8M parameters is trained on generated sentences (who from where wants what), then
-finetuned with the preset chat-sft on questions and answers that pick out and order what a sentence
-says. Sentences that are in neither text are asked greedily, of the base model and of the finetuned
-one; an answer is right to the letter.
+finetuned with the preset chat-sft and Muon on questions and answers that pick out and order what a
+sentence says. Sentences that are in neither text are asked greedily, of the base model and of the
+finetuned one; an answer is right to the letter.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--base_iters", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lora", action="store_true", help="the preset chat-lora")
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--learning_rate", type=float, default=4e-3)
     parser.add_argument("--held_out", type=int, default=HELD_OUT, help="questions asked")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -113,7 +113,8 @@ def main() -> None:
              f"--out={folder / 'pairs'}"])  # fmt: skip
         run(["train", "chat-lora" if options.lora else "chat-sft", f"--init_from={base}",
              f"--dataset={folder / 'pairs'}", f"--out_dir={chat}", f"--epochs={options.epochs}",
-             f"--learning_rate={options.learning_rate}"])  # fmt: skip
+             f"--learning_rate={options.learning_rate}", "--min_lr=0",
+             *["--optimizer=muon"] * (not options.lora)])  # fmt: skip
         took = time.perf_counter() - began
         before, after = (right(bardlet.load(each), wishes) for each in (base, chat))
         parameters = bardlet.load(chat).gpt.num_params()

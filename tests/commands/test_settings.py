@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from support import a_data_folder
 
 from bardlet.commands import settings
 from bardlet.config import FIELDS, TrainConfig, resolve
+from bardlet.data.dataset import mixture
 from bardlet.errors import UsageError
 from bardlet.model import GPT
 from bardlet.training.resume import model_config
@@ -340,3 +343,18 @@ wandb_run_name = f'{size}-{n_layer}x{n_embd}-{int(time.time())}'
         "max_iters": 10000,
     } or found["device"] == "cuda"  # fmt: skip
     assert str(name).startswith("small-6x384-1")
+
+
+def test_epochs_set_iterations_and_evaluations(tmp_path: Path) -> None:
+    folder = a_data_folder(tmp_path / "data")
+    tokens = len(mixture.opened(str(folder)).splits["train"])
+    flags = {"dataset": str(folder), "block_size": "16", "batch_size": "4", "epochs": "2.5"}
+    say = Mock()
+    config = settings.resolve_settings(["demo"], flags, say)
+    windows = (tokens - 1) // 16 - 1  # as loader.StreamBatches has them
+    assert config.max_iters == math.ceil(2.5 * windows / 4)
+    assert config.eval_interval == round(windows / 4)
+    assert config.epochs == 0  # config.toml has the numbers
+    assert f"2.5 epochs of {windows:,} windows of 16 tokens" in say.call_args_list[-1][0][0]
+    fixed = settings.resolve_settings(["demo"], {**flags, "max_iters": "7"}, say)
+    assert (fixed.max_iters, fixed.eval_interval, fixed.epochs) == (7, 290, 0)

@@ -205,3 +205,50 @@ def test_sample_and_eval_take_nanogpts_options(
     ]:  # fmt: skip
         assert cli.main(["sample", *args]) == 2
         assert words in capsys.readouterr().err
+
+
+class TestRoles:
+    """Tokens that a dataset of conversations has beyond a model's."""
+
+    @pytest.fixture
+    def chats(self, tmp_path: Path) -> Path:
+        """Conversations with the tokens of the run `base`, and roles."""
+        a_run(tmp_path / "base", tiny_model("llama", block_size=32), CHARS)
+        talks = [
+            [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c" * i}]
+            for i in range(1, 40)
+        ]
+        lines = [json.dumps({"messages": messages}) for messages in talks]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        command = ["prepare", str(tmp_path / "a.jsonl"), f"--tokenizer={tmp_path / 'base'}"]
+        assert cli.main([*command, f"--out={tmp_path / 'chats'}"]) == 0
+        return tmp_path / "chats"
+
+    @pytest.mark.parametrize("rank", [0, 2])
+    def test_get_rows_and_the_old_ones_stay(self, rank: int, chats: Path, tmp_path: Path) -> None:
+        old = checkpoint.load(run_folder.find(tmp_path / "base", "last"))[0]
+        config = tiny_config(
+            chats, tmp_path / "run", init_from=str(tmp_path / "base"), block_size=32,
+            lora_rank=rank, optimizer="adamw",
+        )  # fmt: skip
+        model = load_pretrained(config, Dataset(chats))
+        for name in ("transformer.wte.weight", "lm_head.weight"):
+            before, after = old.get_parameter(name), model.get_parameter(name)
+            assert len(after) == len(before) + 3 == model.config.vocab_size
+            torch.testing.assert_close(after[:50], before, rtol=0, atol=0)
+            mean = before.mean(0).expand(3, -1)
+            if rank:  # frozen: they have to differ
+                assert (after[50:] - mean).abs().max() < 6 * before.std(0).max()
+                assert (after[50] - after[51]).norm() > 0.1 * before.std(0).norm()
+            else:
+                torch.testing.assert_close(after[50:], mean)
+        idx = torch.arange(20)[None]
+        model.eval(), old.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(model(idx, idx)[0][..., :50], old(idx, idx)[0])
+
+    def test_are_no_reason_to_take_another_vocabulary(self, chats: Path, tmp_path: Path) -> None:
+        a_run(tmp_path / "other", tiny_model("llama", block_size=32), CHARS[::-1])
+        config = tiny_config(chats, tmp_path / "run", init_from=str(tmp_path / "other"))
+        with pytest.raises(DataError, match="was prepared with another tokenizer"):
+            load_pretrained(config, Dataset(chats))

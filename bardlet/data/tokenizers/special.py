@@ -98,13 +98,14 @@ def chat_template(folder: Path) -> str:
     DataError where its file is damaged.
     """
     for name, places in TEMPLATES.items():
-        if (folder / name).is_file():
-            for keys in places:
-                value: Any = read_json(folder / name)
-                for key in keys:
-                    value = value.get(key) if isinstance(value, dict) else None
-                if isinstance(value, str) and value:
-                    return value
+        for keys in places if (folder / name).is_file() else ():
+            value: Any = None
+            with contextlib.suppress(OSError, ValueError):  # opening the folder itself says so
+                value = read_json(folder / name)
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, str) and value:
+                return value
     if (folder / TEMPLATE).is_file():
         try:
             return read_text(folder / TEMPLATE)
