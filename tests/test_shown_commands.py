@@ -119,6 +119,7 @@ ALONE = (
     "ngram",
     "plan_accuracy",
     "save_cost",
+    "serve_load",
     "tokenizer_speed",
     "ways",
 )  # no peer
@@ -139,6 +140,8 @@ BENCH: dict[str, list[str]] = {
     "prepare_speed": ["--repeats=1", "--megabytes=1"],
     "sample_speed": ["--repeats=1", "--shapes", "0.8M", "--new_tokens=4"],
     "save_cost": ["--repeats=1", "--iters=4", "--every=2", f"--ours_args={TRAINED} --max_iters=4"],
+    "serve_load": ["--repeats=1", "--shape=0.8M", "--clients=3", "--requests=1", "--new_tokens=8",
+                   "--alone", "--minutes=0.005"],
     "throughput": ["--repeats=1", f"--ours_args={TRAINED} --max_iters=21 --batch_size=1"],
     "time_to_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
     "tokenizer_speed": ["--repeats=1", "--megabytes=0.03", "--train_megabytes=0.01",

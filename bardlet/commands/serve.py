@@ -95,6 +95,7 @@ def serve(server: Any, config: Any, names: list[str]) -> None:
         raise UsageError(
             f"cannot listen on {config.host}, port {config.port}", "Name another with --port"
         ) from None
+    socket.listen(config.backlog)  # before it is said: who reads the line may connect at once
     port = socket.getsockname()[1]
     host = f"[{config.host}]" if ":" in config.host else config.host
     where = f"http://{host}:{port}"
