@@ -42,12 +42,12 @@ def program() -> str | None:
 
 
 @contextlib.contextmanager
-def opened(path: str, page: Path) -> Iterator[Browser]:
-    """The browser `path` with the file `page`; it is ended afterwards."""
+def opened(path: str, page: Path, fragment: str = "") -> Iterator[Browser]:
+    """The browser `path` with the file `page`, at a fragment of it; it is ended afterwards."""
     with tempfile.TemporaryDirectory(prefix="bardlet-", ignore_cleanup_errors=True) as profile:
         browser = Browser(path, profile)
         try:
-            browser.visit(page)
+            browser.visit(f"{page.resolve().as_uri()}#{fragment}")
             yield browser
         finally:
             browser.close()
@@ -82,9 +82,8 @@ class Browser:
             for end in (theirs, ours, *ends):
                 os.close(end)
 
-    def visit(self, page: Path) -> None:
+    def visit(self, url: str) -> None:
         """Open a page in a tab of its own."""
-        url = page.resolve().as_uri()
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attached = {"targetId": target, "flatten": True}
         self.session = self.call("Target.attachToTarget", attached)["sessionId"]
