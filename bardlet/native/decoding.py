@@ -14,6 +14,8 @@ from bardlet import native
 from bardlet.model import GPT
 from bardlet.native.quantised import BITS
 
+MAX_GUESSES = 15  # as in native/src/decode.h
+
 
 class Texts(ctypes.Structure):
     """The struct of that name in native/src/decode.h."""
@@ -21,8 +23,10 @@ class Texts(ctypes.Structure):
     _fields_ = (
         ("n", c_int),
         *((name, c_void_p) for name in (
-            "stream", "past", "known", "tokens", "temperature", "top_k", "logits",
+            "stream", "past", "known", "tokens", "temperature", "top_k", "logits", "twin",
         )),
+        ("guesses", c_int),
+        ("chosen", c_void_p),
     )  # fmt: skip
 
 
@@ -105,9 +109,68 @@ class Decoder:
                 (c_float * n)(*(degree or 0.0 for degree in temperature)),
                 (c_int32 * n)(*(min(k, vocab) for k in top_k)),
                 (c_void_p * n)(*into),
+                (c_int32 * n)(*twins(contexts, past, known)),
             )
             texts = Texts(n, *map(ctypes.addressof, arrays))
             self.call(*self.blocks, None, ctypes.byref(texts), steps, numbers)
             for stream, end in zip(streams, known, strict=True):
                 self.past[stream] = end + steps - 1
         return logits
+
+    def verify(
+        self, context: Tensor, known: int, stream: int, uniform: Tensor,
+        temperature: float | None, top_k: int,
+    ) -> Tensor:  # fmt: skip
+        """What stands in place of each guess at a text's end, and after the last: (G + 1,) int64.
+
+        The last G of the first `known` tokens of context (S,) int64 are guesses; uniform (G + 1,).
+        Each choice takes those before it as right: the bits are those of `step`. Where temperature
+        is None, the logits of each are handed out, (G + 1, V). All count as cached: see `rewind`.
+        """
+        outputs, vocab = len(uniform), self.model.config.vocab_size
+        with self.lock:
+            past = self.past[stream]
+            fits = past <= known - outputs and known <= min(
+                self.model.config.block_size, len(context)
+            )
+            if not (1 <= outputs <= 1 + MAX_GUESSES and fits):
+                raise ValueError(f"{outputs - 1} guesses of {known} tokens, {past} cached")
+            if context[past:known].min() < 0 or context[past:known].max() >= vocab:
+                raise IndexError(f"token ids must be in [0, {vocab})")
+            logits = torch.empty(outputs if temperature is None else 0, vocab)
+            into = [logits[i].data_ptr() for i in range(len(logits))] or [None] * outputs
+            chosen = torch.empty(outputs, dtype=torch.int64)
+            arrays = (
+                *((c_int32 * 1)(value) for value in (stream, past, known)),
+                (c_void_p * 1)(native.pointer(context, torch.int64)),
+                (c_float * 1)(temperature or 0.0),
+                (c_int32 * 1)(min(top_k, vocab)),
+                (c_void_p * outputs)(*into),
+                (c_int32 * 1)(-1),
+            )
+            texts = Texts(
+                1, *map(ctypes.addressof, arrays), outputs - 1, native.pointer(chosen, torch.int64)
+            )
+            uniform = uniform.contiguous()
+            self.call(*self.blocks, None, ctypes.byref(texts), 1, native.pointer(uniform))
+            self.past[stream] = known
+        return chosen if temperature is not None else logits
+
+    def rewind(self, stream: int, length: int) -> None:
+        """Forget what is cached of a stream behind its first `length` tokens."""
+        with self.lock:
+            self.past[stream] = min(self.past[stream], length)
+
+
+def twins(contexts: Sequence[Tensor], past: Sequence[int], known: Sequence[int]) -> list[int]:
+    """For each text that begins with the whole context of one before it, that one; else -1.
+
+    Its context is computed once, as for several samples of a prompt.
+    """
+    first: dict[bytes, int] = {}
+    result = []
+    for i, (context, begin, end) in enumerate(zip(contexts, past, known, strict=True)):
+        fresh = len(known) > 1 and begin == 0
+        twin = first.setdefault(context[:end].numpy().tobytes(), i) if fresh else i
+        result.append(twin if twin != i else -1)
+    return result

@@ -16,9 +16,13 @@ struct Texts {  // n of the streams, and what each reads and writes
     const float* temperature;
     const int32_t* top_k;
     float* const* logits;  // null, or where those of its next token go, in place of a choice
+    const int32_t* twin;  // the text before it whose whole context this one has, or -1
+    int guesses;  // of a single text: how many of its last tokens are guesses
+    int64_t* chosen;  // with guesses: the tokens chosen in place of each and after the last
 };
 
 constexpr int ROWS_AT_ONCE = 64;  // rows of a prompt taken through the model together
+constexpr int MAX_GUESSES = 15;
 
 // E is what keys, values and activations are kept in, Matrix what weights are packed as.
 template <class E, class Matrix>
@@ -40,9 +44,10 @@ class Decoder {
         keys = arena.take<E>(cached), values = arena.take<E>(cached);
         const int M = std::max(ROWS_AT_ONCE, B);
         rows = arena.take<Row>(M);
-        x = arena.take<float>((long)M * s.width), newest = arena.take<float>((long)B * s.width);
+        const long outputs = std::max(B, 1 + MAX_GUESSES);
+        x = arena.take<float>((long)M * s.width), newest = arena.take<float>(outputs * s.width);
         o = arena.take<E>((long)M * s.heads * s.head), h = arena.take<E>((long)M * s.hidden);
-        logits = arena.take<float>((long)B * s.padded_vocab());
+        logits = arena.take<float>(outputs * s.padded_vocab());
         for (int t = 0; t < threads; t++) {
             ThreadScratch& mine = scratch[t];
             mine.normed = arena.take<Normed>((long)M * s.width);
@@ -64,15 +69,18 @@ class Decoder {
     }
 
     // Take tokens[past, known) of each text in and choose `steps` more, written behind them, by
-    // uniform (steps, n), each in [0, 1).
+    // uniform (steps, n), each in [0, 1). With guesses of a single text, steps is 1, and `chosen` is
+    // written by uniform (guesses + 1).
     void run(const Texts& texts, int steps, const float* uniform) {
-        const int n = texts.n, V = s.padded_vocab();
+        const int n = texts.n, outputs = n + texts.guesses, V = s.padded_vocab();
         Team team(threads);
         threads = team.size();
         barrier.reset(threads);
         team.run([&](int t) {
             long prompts = 0;
-            for (int i = 0; i < n; i++) prompts += texts.known[i] - texts.past[i];
+            bool twins = false;
+            for (int i = 0; i < n; i++)
+                prompts += row_count(texts, i, 0), twins |= texts.twin[i] >= 0;
             const long at_once = std::max(ROWS_AT_ONCE, n);
             for (int step = 0; step < steps; step++) {
                 const long count = step ? n : prompts;
@@ -84,15 +92,23 @@ class Decoder {
                     if (t == 0) keep_newest(M);
                     barrier.wait();
                 }
-                head(n, t);
-                const Slice mine(n, t, threads);
-                for (long i = mine.first; i < mine.last; i++) {
-                    float* its = logits + i * V;
-                    if (texts.logits[i]) memcpy(texts.logits[i], its, s.vocab * sizeof(float));
-                    else
-                        texts.tokens[i][texts.known[i] + step] =
-                            choose(its, texts.temperature[i], texts.top_k[i],
-                                   uniform[(long)step * n + i], scratch[t].best);
+                if (twins && step == 0) {
+                    copy_twins(texts, t);
+                    barrier.wait();
+                }
+                head(outputs, t);
+                const Slice mine(outputs, t, threads);
+                for (long j = mine.first; j < mine.last; j++) {
+                    float* its = logits + j * V;
+                    const long i = texts.guesses ? 0 : j;
+                    if (texts.logits[j]) {
+                        memcpy(texts.logits[j], its, s.vocab * sizeof(float));
+                        continue;
+                    }
+                    int64_t& to = texts.guesses ? texts.chosen[j]
+                                                : texts.tokens[i][texts.known[i] + step];
+                    to = choose(its, texts.temperature[i], texts.top_k[i],
+                                uniform[(long)step * n + j], scratch[t].best);
                 }
                 barrier.wait();
             }
@@ -102,7 +118,7 @@ class Decoder {
   private:
     struct Row {  // of x: a position of a stream
         int32_t stream, position;
-        int32_t newest_of;  // the text whose newest it is, or -1
+        int32_t output;  // the row of `newest` that it becomes, or -1
     };
     struct ThreadScratch {
         Normed* normed;
@@ -120,7 +136,7 @@ class Decoder {
     ThreadScratch scratch[MAX_THREADS];
     E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
     Row* rows;
-    float *x, *newest, *logits;  // newest: each text's newest row, out of the last layer
+    float *x, *newest, *logits;  // newest: rows whose logits are wanted
 
     E* cache(E* of, int layer, long b, int kv) const {
         return of + (((long)layer * B + b) * s.kv_heads + kv) * s.context * s.head;
@@ -159,26 +175,49 @@ class Decoder {
     void gather(const Texts& texts, int step, long first, int M) {
         int i = 0;
         long before = first;  // rows of this step from the beginning of text i
-        auto length = [&] { return step ? 1 : texts.known[i] - texts.past[i]; };
-        for (; before >= length(); i++) before -= length();
-        for (int m = 0; m < M; m++) {
+        for (int m = 0; m < M; m++, before++) {
+            for (; before >= row_count(texts, i, step); i++) before -= row_count(texts, i, step);
             const int begin = step ? texts.known[i] + step - 1 : texts.past[i];
             const int position = begin + (int)before;
-            const bool last = ++before == length();
-            rows[m] = {texts.stream[i], position, last ? i : -1};
+            const long behind = row_count(texts, i, step) - 1 - before;
+            const long output = behind <= texts.guesses ? i + texts.guesses - behind : -1;
+            rows[m] = {texts.stream[i], position, (int32_t)output};
             const int64_t token = texts.tokens[i][position];
             for (int c = 0; c < s.width; c += W) {
                 vec v = load(p[WTE] + token * s.width + c);
                 if (p[WPE]) v += load(p[WPE] + (long)position * s.width + c);
                 store(x + (long)m * s.width + c, v);
             }
-            if (last) i++, before = 0;
+        }
+    }
+
+    // Rows that text i adds to a step.
+    static long row_count(const Texts& texts, int i, int step) {
+        if (step) return 1;
+        return texts.twin[i] >= 0 ? 0 : texts.known[i] - texts.past[i];
+    }
+
+    // Caches, and newest rows, of texts whose context another has: this thread's share of the heads.
+    void copy_twins(const Texts& texts, int t) {
+        const Slice mine(s.kv_heads, t, threads);
+        for (int i = 0; i < texts.n; i++) {
+            const int twin = texts.twin[i];
+            if (twin < 0) continue;
+            const long size = (long)texts.known[i] * s.head * sizeof(E);
+            for (int l = 0; l < s.layers; l++)
+                for (int kv = (int)mine.first; kv < mine.last; kv++)
+                    for (E* of : {keys, values})
+                        memcpy(cache(of, l, texts.stream[i], kv),
+                               cache(of, l, texts.stream[twin], kv), size);
+            if (t == 0)
+                memcpy(newest + (long)i * s.width, newest + (long)twin * s.width,
+                       s.width * sizeof(float));
         }
     }
 
     void keep_newest(int M) {
         for (int m = 0; m < M; m++)
-            if (const int i = rows[m].newest_of; i >= 0)
+            if (const int i = rows[m].output; i >= 0)
                 memcpy(newest + (long)i * s.width, x + (long)m * s.width, s.width * sizeof(float));
     }
 
@@ -289,7 +328,7 @@ class Decoder {
         for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
     }
 
-    // Logits of each text's newest row, this thread's share of the vocabulary, into `logits`.
+    // Logits of the n rows of `newest`, this thread's share of the vocabulary, into `logits`.
     void head(int n, int t) {
         const int C = s.width, V = s.padded_vocab();
         const Operand a = normed(newest, n, p[LNF], p[LNF_B], t);
