@@ -153,6 +153,15 @@ def add_weights(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def add_draft(parser: Parser) -> None:
+    """The option that chooses what guesses."""
+    parser.add_argument(
+        "--draft", default="", metavar="RUN",
+        help="a smaller model of the same vocabulary, or lookup: guesses that this one verifies "
+        "several at once; no token changes, and one text at a time comes sooner",
+    )  # fmt: skip
+
+
 def add_reading(parser: Parser) -> None:
     """The options that say how sources are read, for `data.options.gathered`."""
     parser.add_argument(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.commands.parser import Parser, add_weights, parse
+from bardlet.commands.parser import Parser, add_draft, add_weights, parse
 from bardlet.commands.settings import newest_run
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
@@ -50,6 +50,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add_weights(parser)
+    add_draft(parser)
     options = parse(parser, args)
     key = options.api_key or os.environ.get("BARDLET_API_KEY", "")
     check(options, key)
@@ -110,7 +111,7 @@ def opened(run: str, options: Namespace) -> Engine:
 
     model = load(
         run, checkpoint=options.checkpoint, device=options.device, dtype=options.dtype,
-        weights=options.weights,
+        weights=options.weights, draft=options.draft,
     )  # fmt: skip
     return Engine(model, options.streams, options.queue)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import UsageError
 from bardlet.model import GPT
+from bardlet.native.speculation import Guesser
 from bardlet.sample import Text, Writer, check
 from bardlet.sampling.filters import Sampling
 from bardlet.serve.stop import StopStrings
@@ -76,9 +77,9 @@ class Completer:
 
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, streams: int,
-        dtype: torch.dtype = torch.float32, weights: str = "auto",
+        dtype: torch.dtype = torch.float32, weights: str = "auto", guesser: Guesser | None = None,
     ) -> None:  # fmt: skip
-        self.writer = Writer(model, streams, dtype, weights=weights)
+        self.writer = Writer(model, streams, dtype, weights=weights, guesser=guesser)
         self.tokenizer = tokenizer
         self.waiting: deque[Completion] = deque()
         self.running: list[Run] = []
@@ -180,10 +181,10 @@ def logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
 
 def complete(
     model: GPT, tokenizer: Tokenizer, requests: Sequence[Request], *, streams: int,
-    dtype: torch.dtype = torch.float32, weights: str = "auto",
+    dtype: torch.dtype = torch.float32, weights: str = "auto", guesser: Guesser | None = None,
 ) -> list[Completion]:  # fmt: skip
     """The completion of each request, `streams` side by side."""
-    completer = Completer(model, tokenizer, streams, dtype, weights)
+    completer = Completer(model, tokenizer, streams, dtype, weights, guesser)
     completions = [completer.add(Completion(request)) for request in requests]
     while completer.step():
         pass

@@ -82,9 +82,7 @@ class Engine:
 
     def fresh(self) -> Completer:
         model = self.model
-        return Completer(
-            model.gpt, model.tokenizer, self.streams, model.machine.dtype, model.weights
-        )
+        return model.completer(self.streams)
 
     def submit(self, job: Job) -> None:
         """Write a job's texts; Busy where more wait than may."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from bardlet import native
 from bardlet.errors import UsageError
 from bardlet.interop.chat_template import of_pairs
 from bardlet.interop.load import load_model
 from bardlet.interop.verify import Trained
-from bardlet.model import GPT
 from bardlet.native import quantised
+from bardlet.native.speculation import Guesser
 from bardlet.sampling.filters import Sampling
 from bardlet.serve.completion import (
     DEFAULT,
@@ -27,6 +25,7 @@ from bardlet.serve.completion import (
     complete,
     prompt_logprobs,
 )  # fmt: skip
+from bardlet.serve.draft import guesser, without_padding
 from bardlet.system.device import Machine, choose
 from bardlet.system.memory import MicroBatcher
 
@@ -41,6 +40,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights: str = "auto",
+    draft: str | os.PathLike[str] = "",
 ) -> Model:
     """The model of a run, or of any other source that `bardlet import` reads.
 
@@ -48,11 +48,18 @@ def load(
 
     `checkpoint` is that of a run: best, last or iter-... `weights` is the format that the compiled
     core keeps weights in: float32, bfloat16, int8 or int4, each half as long to read for a token;
-    auto takes the dtype's. Raises a BardletError where there is no such source, where its files are
-    damaged, or where the core does not run the model and `weights` is not auto.
+    auto takes the dtype's. `draft` guesses how a text that is written alone goes on, so that it
+    comes sooner, and changes no token: a smaller model of the same vocabulary, or "lookup".
+
+    Raises a BardletError where there is no such source, where its files are damaged, or where the
+    core does not run the model that `weights` or `draft` is for.
     """
     quantised.check(weights)
-    return Model(load_model(os.fspath(source), checkpoint), choose(device, dtype), weights)
+    trained, machine = load_model(os.fspath(source), checkpoint), choose(device, dtype)
+    model = Model(trained, machine, weights)
+    if name := os.fspath(draft):
+        model.guesser = guesser(name, trained, machine.dtype, weights)
+    return model
 
 
 class Model:
@@ -65,6 +72,7 @@ class Model:
 
     def __init__(self, trained: Trained, machine: Machine, weights: str = "auto") -> None:
         self.trained, self.machine, self.weights = trained, machine, weights
+        self.guesser: Callable[[], Guesser | None] = lambda: None
         self.gpt, self.tokenizer = trained.model.eval(), trained.tokenizer
         without_padding(self.gpt, self.tokenizer.vocab_size)
         self.gpt.to(machine.device)
@@ -131,10 +139,16 @@ class Model:
 
     def pieces(self, completion: Completion) -> Iterator[str]:
         """The text of a completion, as it is written."""
-        completer = Completer(self.gpt, self.tokenizer, 1, self.machine.dtype, self.weights)
+        completer = self.completer(1)
         completer.add(completion)
         while step := completer.step():
             yield from (piece for _, piece in step if piece)
+
+    def completer(self, streams: int) -> Completer:
+        """What writes up to so many texts side by side."""
+        return Completer(
+            self.gpt, self.tokenizer, streams, self.machine.dtype, self.weights, self.guesser()
+        )
 
     def logprobs(self, text: str, top: int = 0) -> list[TokenLogprob]:
         """The natural log-probability of each token of a text; minus their mean is the loss.
@@ -162,7 +176,7 @@ class Model:
         def some_at_once(size: int) -> list[Completion]:
             return complete(
                 self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype,
-                weights=self.weights,
+                weights=self.weights, guesser=self.guesser(),
             )  # fmt: skip
 
         return MicroBatcher(min(len(requests), MAX_STREAMS)).run(some_at_once)
@@ -189,17 +203,3 @@ def checked(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float) if fraction else int):
         raise UsageError(f"{name}={value!r} is not a {'' if fraction else 'whole '}number")
     return value
-
-
-def without_padding(model: GPT, vocab_size: int) -> None:
-    """Take from a model the tokens at the end of its vocabulary that stand for no text.
-
-    `vocab_size` larger than the dataset's makes them, for speed; training makes them unlikely only.
-    """
-    if vocab_size == model.config.vocab_size:
-        return
-    model.config = dataclasses.replace(model.config, vocab_size=vocab_size)
-    head = torch.nn.Parameter(model.lm_head.weight.detach()[:vocab_size].clone())
-    embedding = model.get_parameter("transformer.wte.weight").detach()[:vocab_size].clone()
-    model.lm_head.weight = head
-    model.transformer["wte"].weight = head if model.config.tied else torch.nn.Parameter(embedding)
