@@ -116,9 +116,16 @@ class Trackers:
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UsageError where a tracker is asked for and not installed."""
+    """Raise UsageError where a tracker is asked for and not installed, or not wholly."""
     for option in asked(config):
-        need(PACKAGES[option], PACKAGES[option], f"{option}=True")
+        package = PACKAGES[option]
+        try:
+            need(package, package, f"{option}=True")
+        except ImportError as error:
+            raise UsageError(
+                f"{option}=True: {NAMES[option]} cannot be used: {reason(error)}",
+                f"Install it with what it needs: pip install 'bardlet[{package}]'",
+            ) from None
 
 
 def asked(config: TrainConfig) -> list[str]:

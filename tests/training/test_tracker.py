@@ -69,6 +69,14 @@ def test_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     tracker.check(tiny_config(tmp_path, tmp_path))
 
 
+def test_it_is_installed_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that lacks one of its own is no internal error."""
+    (tmp_path / "trackio.py").write_text("import gradio_client_that_is_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="trackio=True: trackio cannot be used: No module named"):
+        tracker.check(tiny_config(tmp_path, tmp_path, trackio=True))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("api_key not configured (no-tty)"), OSError()])
 def test_without_a_key_nothing_is_written(
     error: Exception, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
