@@ -1,8 +1,9 @@
-"""Writes docs/pictures/ from a run: the playground, as headless Chromium shows it.
+"""Writes docs/pictures/ from a run: the pages of a server, as headless Chromium shows them.
 
     python docs/generate_pictures.py [RUN]
 
-RUN is out/demo, which `bardlet demo` makes; playwright and Chromium must be installed.
+RUN is out/demo, which `bardlet demo` makes; playwright and Chromium must be installed. The page of
+runs shows all of the folder out, and samples of those that were trained with --sample_interval.
 """
 
 from __future__ import annotations
@@ -59,6 +60,14 @@ def counts(page: Any) -> None:
     page.screenshot(path=FOLDER / "counts.png", clip=clip, full_page=True)
 
 
+def curves(page: Any) -> None:
+    """The page of runs, down to what a model wrote."""
+    page.wait_for_selector("text.level >> nth=2")  # what counting reaches is there
+    page.set_viewport_size({**WIDE, "height": 980})
+    page.wait_for_timeout(500)
+    page.screenshot(path=FOLDER / "runs.png")
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
@@ -80,6 +89,9 @@ def main() -> None:
                 page.goto(f"{url}#prompt=ROMEO:%0AI think hi&length=120")
                 page.wait_for_selector(ROWS)
                 take(page)
+            page = browser.new_page(viewport=WIDE)  # pyright: ignore
+            page.goto(f"{url}runs")
+            curves(page)
             browser.close()
     finally:
         server.terminate()

@@ -71,5 +71,5 @@ def serve(named: list[Path], port: int) -> None:
         raise UsageError(f"cannot listen on port {port}: {error.strerror}", hint) from None
     what = ", ".join(map(str, named)) or f"all runs in {OUT}/"
     say(f"{what} at http://127.0.0.1:{server.server_address[1]}/runs; Ctrl-C ends it")
-    with contextlib.closing(server.socket):
+    with contextlib.closing(server.socket), contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

@@ -6,7 +6,7 @@ That takes seconds, so that a page asks for it in the background and shows it wh
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from bardlet.data.dataset import mixture
@@ -23,7 +23,6 @@ class Background:
         self.wait = wait
         self.asked: dict[tuple[str, str], Future[dict[str, Any]]] = {}
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(1)
 
     @property
     def done(self) -> int:
@@ -43,11 +42,25 @@ class Background:
         key = (saved.dataset.name, saved.dataset.hash)
         with self.lock:
             if key not in self.asked:
-                self.asked[key] = self.pool.submit(facts, *key)
+                self.asked[key] = begun(*key)
             future = self.asked[key]
         if not self.wait and not future.done():
             return plain
         return {**plain, **{k: v for k, v in future.result().items() if v}}
+
+
+def begun(name: str, tokens_hash: str) -> Future[dict[str, Any]]:
+    """The facts of a dataset, from a thread that no exit waits for."""
+    future: Future[dict[str, Any]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(facts(name, tokens_hash))
+        except BaseException as error:  # for who asks
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def facts(name: str, tokens_hash: str) -> dict[str, Any]:

@@ -99,13 +99,15 @@ class Report {
     this.list = h("ul", { class: "runs" });
     this.loss = h("div", { class: "chart-large" });
     this.small = h("div", { class: "small" });
+    this.beside = h("div", {});
     this.below = h("div", {});
     this.note = h("p", { class: "note" });
+    this.sections = new Map(); // of words, by their names
     this.element.replaceChildren(
       h("header", {}, h("h1", {}, word("title")), this.buttons()),
       this.status, h("nav", { "aria-label": word("runs") }, this.list), this.toolbar(),
       h("section", {}, h("h2", {}, word("loss")), h("p", { class: "note" }, word("legend")), this.loss, this.note),
-      this.small, this.below);
+      this.beside, this.small, this.below);
     const zoom = (range) => { this.range = range; this.draw(); };
     this.charts = new Map([["loss", new Chart(this.loss, { title: word("loss"), height: 380, onZoom: zoom })]]);
     for (const name of SMALL) {
@@ -159,30 +161,37 @@ class Report {
   /** Show what is new, without taking the focus or the place of anything away. */
   update() {
     this.status.textContent = this.error || (this.entries.length ? "" : word("none"));
-    const open = new Set([...this.below.querySelectorAll("details[open]")].map((d) => d.dataset.key));
     const focus = document.activeElement?.id;
     this.list.replaceChildren(...this.entries.map((entry, i) => this.row(entry, i)));
-    const runs = this.drawn();
-    const sections = [];
-    const section = (key, content) => sections.push(h("section", { class: key }, h("h2", {}, word(key)), ...content));
-    const named = (run, content) => h("div", {}, runs.length > 1 ? h("h3", { class: this.colour(run.name) }, run.name) : null, content);
+    const runs = this.drawn(), several = runs.length > 1;
+    const named = (run, content) => h("div", {}, several ? h("h3", { class: this.colour(run.name) }, run.name) : null, content);
     const unread = runs.filter((run) => run.notes.length);
-    if (unread.length) section("notes", unread.map((run) => named(run, h("p", {}, run.notes.join("; ")))));
-    if (runs.length) {
-      section("doctor", runs.map((run) => named(run, h("div", {}, parts.findings(run), parts.events(run)))));
-      section("samples", runs.map((run) => named(run, parts.samples(run, this.place))));
-      if (runs.length > 1) section("differences", [parts.differences(runs)]);
-      section("about", runs.map(parts.about));
-    }
-    if (!this.below.contains(document.activeElement) || document.activeElement.tagName !== "INPUT") {
-      this.below.replaceChildren(...sections);
-      [...this.below.querySelectorAll("details")].forEach((d, i) => {
-        d.dataset.key = `${i}`;
-        d.open = open.has(d.dataset.key);
-      });
-    }
+    this.section(this.beside, "notes", unread.length > 0, unread.map((run) => [run.name, run.notes]),
+      () => unread.map((run) => named(run, h("p", {}, run.notes.join("; ")))));
+    this.section(this.beside, "doctor", runs.length > 0, runs.map((run) => [run.name, run.findings, run.events, run.resumes, run.judged]),
+      () => runs.map((run) => named(run, h("div", {}, parts.findings(run), parts.events(run)))));
+    this.section(this.beside, "samples", runs.length > 0, runs.map((run) => [run.name, run.samples]),
+      () => runs.map((run) => named(run, parts.samples(run, this.place))));
+    this.section(this.below, "differences", several, runs.map((run) => [run.name, run.config, parts.bestText(run), run.done]),
+      () => [parts.differences(runs)]);
+    this.section(this.below, "about", runs.length > 0, runs.map((run) => [run.name, run.done, run.config, run.data, run.state]),
+      () => runs.map(parts.about));
     if (focus) document.getElementById(focus)?.focus();
     this.draw();
+  }
+
+  /** A section in `within`, which is made anew only where `values` have changed. */
+  section(within, key, shown, values, make) {
+    const text = JSON.stringify(values), old = this.sections.get(key);
+    if (old?.text === text && old.shown === shown) return;
+    const place = old?.place ?? h("section", { class: key });
+    if (!old) within.append(place);
+    if (place.contains(document.activeElement) && document.activeElement.type === "range") return; // its reader is at it
+    const open = [...place.querySelectorAll("details")].map((d) => d.open);
+    place.hidden = !shown;
+    place.replaceChildren(...(shown ? [h("h2", {}, word(key)), ...make()] : []));
+    place.querySelectorAll("details").forEach((d, i) => { d.open = open[i] ?? false; });
+    this.sections.set(key, { text, shown, place });
   }
 
   row(entry, i) {
