@@ -123,7 +123,7 @@ export class TextView {
     const size = this.branch.ids.length;
     const at = this.place(document.activeElement) ?? size;
     const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: size };
-    if ((event.ctrlKey || event.metaKey) && event.key === "z") {
+    if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") {
       this.actions.undo();
     } else if (event.key in moves && !event.ctrlKey && !event.metaKey && !event.altKey) {
       const to = Math.min(Math.max(moves[event.key], 0), size);

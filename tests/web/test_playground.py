@@ -235,6 +235,7 @@ def test_the_keyboard_alone_does_everything(show: Any) -> None:
     page.keyboard.press("Control+Enter")
     wait(page, "document.querySelectorAll('.token').length === 12")
     wait(page, "!document.querySelector('.busy')")
+    before = written(page)
     for _ in range(30):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('.token')"):
@@ -254,6 +255,7 @@ def test_the_keyboard_alone_does_everything(show: Any) -> None:
     page.wait_for_selector(".card.active .caret:focus")
     page.keyboard.press("Control+Z")
     wait(page, "document.querySelectorAll('.card').length === 1")
+    assert written(page) == before and page.input_value("#prompt") == "Speak"
 
 
 def test_light_and_dark(show: Any) -> None:
