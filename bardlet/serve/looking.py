@@ -78,7 +78,8 @@ def router(server: Server) -> APIRouter:
     @routes.get("/bardlet/info")
     async def info(model: str | None = None) -> dict[str, Any]:
         engine = await server.engine(model)
-        return {**described(server.named(model), engine.model), "models": list(server.models)}
+        about = described(server.named(model), engine.model)
+        return {**about, "models": list(server.models), "runs": "runs"}  # where the others are
 
     @routes.get("/bardlet/vocabulary")
     async def vocabulary(model: str | None = None) -> list[str]:

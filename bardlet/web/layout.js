@@ -38,7 +38,7 @@ function header(t, engine, actions) {
   return h("header", { class: "top" },
     h("div", { class: "title" }, h("h1", {}, "bardlet"), model),
     h("p", { class: "help facts" }, info.parameters ? facts : t("tagline")),
-    h("div", { class: "choices" }, spoken, theme));
+    h("div", { class: "choices" }, info.runs ? h("a", { href: info.runs }, t("runs")) : null, spoken, theme));
 }
 
 function select(label, options, value, changed) {

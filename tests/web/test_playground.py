@@ -297,6 +297,7 @@ def test_it_speaks_chinese_and_english(show: Any) -> None:
     assert "“床前”在其中出现" in page.inner_text(".evidence")
     assert shown(page)
     page.select_option("select[aria-label='语言']", "en")
+    assert page.get_attribute("a:text('Runs')", "href") == "runs"
     assert page.inner_text("button.primary") == "Write"
     words = page.evaluate("import('/web/words.js').then((m) => m.names())")
     assert words["en"] == words["zh"] and len(words["en"]) > 40
