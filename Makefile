@@ -1,5 +1,5 @@
 # The developer's commands; .ci/run runs `check` and the tests in a fresh environment.
-.PHONY: check fix test smoke docs
+.PHONY: check fix test smoke docs learn
 
 check:  ## format, lint and types
 	ruff format --check .
@@ -20,3 +20,6 @@ smoke:  ## prepare, train 20 iterations, sample
 
 docs:  ## write docs/cli.md from the commands' own help
 	python docs/generate_cli.py
+
+learn:  ## run the walkthrough and write its outputs, pictures and notebooks: minutes
+	python docs/learn/build.py

@@ -1,0 +1,50 @@
+"""Whether an output is as the text has it, by the kind of thing that it is.
+
+exact    counts, ids, sizes, files: every character
+losses   what training measured: words and whole numbers equal, decimals within 0.03
+shares   what a model thinks: percentages within 5 points; lines that only one side has may be few
+shape    logs and samples: as many lines; what they say is held by the block's `holds`
+"""
+
+from __future__ import annotations
+
+import re
+
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?%?")
+NATS, POINTS = 0.03, 5.0
+RELATIVE = 0.05  # of decimals above 1 that are no loss: lengths, logits
+MISSING = 0.4  # of the lines that may differ in words where a table is ordered by shares
+
+
+def differences(kind: str, there: str, now: str) -> list[str]:
+    """What of an output `now` is not as the text has it `there`, in words; none where it fits."""
+    if kind == "exact":
+        return [] if there == now else [f"{there!r} is {now!r} now"]
+    if kind == "shape":
+        return []
+    assert kind in ("losses", "shares"), kind
+    before, after = by_words(there), by_words(now)
+    common = before.keys() & after.keys()
+    missing = 1 - len(common) / max(1, len(before))
+    if missing > (MISSING if kind == "shares" else 0):
+        return [f"other lines: {sorted(before.keys() ^ after.keys())}"]
+    return [
+        f"{a} is {b} now, of {words!r}"
+        for words in sorted(common)
+        for a, b in zip(before[words], after[words], strict=True) if not close(kind, a, b)
+    ]  # fmt: skip
+
+
+def by_words(text: str) -> dict[str, list[str]]:
+    """The numbers of each line, by what it says without them."""
+    return {NUMBER.sub("#", re.sub(r"\s+", " ", line)).strip(): NUMBER.findall(line)
+            for line in text.splitlines()}  # fmt: skip
+
+
+def close(kind: str, a: str, b: str) -> bool:
+    x, y = (float(n.rstrip("%").replace(",", "")) for n in (a, b))
+    if a.endswith("%"):
+        return b.endswith("%") and abs(x - y) <= POINTS
+    if "." not in a:
+        return x == y or kind == "shares"
+    return abs(x - y) <= NATS or (kind == "shares" and abs(x - y) <= RELATIVE * max(1, abs(x)))
