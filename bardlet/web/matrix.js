@@ -15,12 +15,18 @@ export class Arena {
   constructor(bytes, simd = true) {
     this.end = 0;
     this.simd = null;
-    if (simd && typeof WebAssembly === "object") {
-      const memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / PAGE) + 1 });
-      this.simd = simdProducts(memory);
-      this.buffer = memory.buffer;
+    try {
+      if (simd && typeof WebAssembly === "object") {
+        const memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / PAGE) + 1 });
+        this.simd = simdProducts(memory);
+        this.buffer = memory.buffer;
+      }
+      if (this.simd === null) this.buffer = new ArrayBuffer(padded(bytes, PAGE));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      const size = Math.ceil(bytes / 1e6);
+      throw new Error(`This model needs ${size} MB of memory, more than the browser gives it here.`);
     }
-    if (this.simd === null) this.buffer = new ArrayBuffer(padded(bytes, PAGE));
     this.floats = new Float32Array(this.buffer);
     this.bytes = new Int8Array(this.buffer);
     this.shorts = new Int16Array(this.buffer);

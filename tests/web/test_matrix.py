@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from engine_page import binary, engine_page
+from support import tiny_model
 
-from bardlet.interop.html.weights import encoded
+from bardlet.errors import CheckpointError
+from bardlet.interop.html.weights import encoded, packed
 
 SHAPES = [(1, 1), (3, 5), (4, 8), (65, 30), (352, 128), (7, 1537)]
 PRODUCT = """([table, raw, x, simd]) => {
@@ -89,3 +92,27 @@ def test_weights_of_another_length_are_refused(tab: Any, change: int) -> None:
     read = "([table, raw]) => lab.readTensors(table, lab.bytes(raw))"
     with pytest.raises(Exception, match="This file is damaged"):
         tab.evaluate(read, [table, binary(bytes(24 + change))])
+
+
+def test_more_memory_than_there_is_is_said(tab: Any) -> None:
+    for simd in ("true", "false"):
+        with pytest.raises(Exception, match="needs 40000000 MB of memory"):
+            tab.evaluate(f"() => new lab.Arena(4e13, {simd})")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_that_are_not_finite_are_refused(dtype: str) -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.lm_head.weight[3, 4] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        packed(model, dtype)
+
+
+def test_float16_says_what_it_does_not_reach() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[3, 4] = 1e6
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has weights that are not finite"):
+        packed(model, "float16")
+    packed(model, "int8")

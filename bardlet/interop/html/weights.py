@@ -42,9 +42,8 @@ def packed(model: GPT, dtype: str) -> tuple[list[dict[str, Any]], bytes, GPT]:
         kind = dtype if p.dim() > 1 else "float32"
         stored, rounded = encoded(values, kind)
         if not np.isfinite(rounded).all():
-            raise CheckpointError(
-                f"{name} has weights that are not finite in {kind}", "Export as float32"
-            )
+            wider = "Export as float32" if np.isfinite(values).all() else "Its training diverged"
+            raise CheckpointError(f"{name} has weights that are not finite in {kind}", wider)
         rows, cols = values.shape
         table.append({"name": name, "rows": rows, "cols": cols, "dtype": kind})
         parts.append(stored)
