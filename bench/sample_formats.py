@@ -67,6 +67,36 @@ for _ in range(8):
     best = min(best, time.perf_counter() - began)
 print(json.dumps({"bytes_per_s": memory.nbytes / best}))
 """
+# what the core alone takes, packing left out: of a prompt, and of a step of one text and of ten
+CORE = """
+import json, sys, time, torch
+from bardlet.model import GPT, GPTConfig
+from bardlet.native.decoding import Decoder
+config = GPTConfig(family="gpt2", **json.loads(sys.argv[1]))
+names, size, repeats = sys.argv[3:], int(sys.argv[2]), 5
+torch.manual_seed(1337)
+model = GPT(config).eval()
+decoders = {name: Decoder(model, 10, torch.bfloat16, name) for name in names}
+contexts = list(torch.randint(config.vocab_size, (10, config.block_size + 1)))
+best = {name: [1e9] * 3 for name in names}
+for _ in range(repeats):
+    for name, decoder in decoders.items():
+        for i, texts in enumerate((1, 1, 10)):  # a prompt; steps of one; steps of ten
+            decoder.forget()
+            places, streams = [size if i == 0 else 16] * texts, range(texts)
+            options = [0.8] * texts, [200] * texts
+            began = time.perf_counter()
+            decoder.step(contexts[:texts], places, streams, torch.rand(1, texts), *options)
+            if i:
+                places = [17] * texts
+                began = time.perf_counter()
+                decoder.step(contexts[:texts], places, streams, torch.rand(8, texts), *options)
+            best[name][i] = min(best[name][i], time.perf_counter() - began)
+print(json.dumps({
+    name: {"prompt": size / took[0], "one": 8 / took[1], "ten": 80 / took[2]}
+    for name, took in best.items()
+}))
+"""
 Measure = Callable[[int], dict[str, Any]]
 
 
@@ -81,8 +111,27 @@ def bandwidth(work: Workspace) -> float:
     return last_json([sys.executable, "-c", BANDWIDTH], work.folder)["bytes_per_s"]
 
 
+def core(work: Workspace, model: str, size: int, names: list[str]) -> list[dict[str, Any]]:
+    """Tokens a second of the core in each format: of a prompt of `size`, of one text, of ten."""
+    command = [sys.executable, "-c", CORE, model, str(size), *names]
+    return [{"who": name, **speeds} for name, speeds in last_json(command, work.folder).items()]
+
+
+def written(work: Workspace, run: Path, tokens: int, *options: str) -> Measure:
+    """The speed of `bardlet sample`, one text of a run."""
+    command = [
+        sys.executable, "-m", "bardlet", "sample", run.resolve(), "--num_samples=1", "--device=cpu",
+        "--json", f"--max_new_tokens={tokens}", *options,
+    ]  # fmt: skip
+    return lambda number: {
+        "tokens_per_s": last_json(
+            [*command, f"--seed={common.SEED + number}"], work.folder
+        )["tokens_per_s"]
+    }  # fmt: skip
+
+
 def contenders(
-    work: Workspace, run: Any, names: list[str], tokens: int, size: int
+    work: Workspace, run: Path, names: list[str], tokens: int, size: int
 ) -> dict[str, Measure]:
     """Every program in every format that it has, by "program, format"."""
     python, exported = sys.executable, work.new("exported")
@@ -109,10 +158,7 @@ def contenders(
             add(f"{LLAMA_CPP}, {name}", lambda seed, file=file: [
                 python, "-c", SERVER, file, str(tokens), str(seed), str(size),
             ])  # fmt: skip
-        add(f"{OURS}, {name}", lambda seed, name=name: [
-            python, "-m", "bardlet", "sample", run, "--num_samples=1", "--device=cpu", "--json",
-            f"--max_new_tokens={tokens}", f"--seed={seed}", f"--weights={name}",
-        ])  # fmt: skip
+        chosen[f"{OURS}, {name}"] = written(work, run, tokens, f"--weights={name}")
     return chosen
 
 

@@ -9,7 +9,9 @@ batch. Where it is slow it writes fewer tokens, which flatters it: its cost grow
 
 `--formats float32 bfloat16 int8 int4` adds a table of one text in each format of weights, beside
 transformers and llama.cpp on the same weights (extras hf and gguf), and beside the speed at which
-memory, measured in the same invocation, hands the weights out; see sample_formats.py.
+memory, measured in the same invocation, hands the weights out; see sample_formats.py. `--run RUN
+--drafts lookup SMALLER_RUN` adds tables of a trained run with and without each draft. `--shapes`
+without a name leaves the tables of untrained models out.
 """
 
 from __future__ import annotations
@@ -90,13 +92,20 @@ SHAPES = {
 
 def main() -> None:
     parser = common.arguments(__doc__, trains=False)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
     parser.add_argument(
         "--formats", nargs="+", choices=sample_formats.FORMATS, default=[],
         help="formats of weights, beside transformers and llama.cpp",
     )  # fmt: skip
+    parser.add_argument("--run", type=Path, help="a trained run, for --drafts")
+    parser.add_argument(
+        "--drafts", nargs="+", default=[], help="what guesses for --run: lookup, or smaller runs"
+    )
     args = parser.parse_args()
+    if bool(args.drafts) != bool(args.run):
+        parser.error("--run and --drafts go together")
+    args.drafts = [name if name == "lookup" else str(Path(name).resolve()) for name in args.drafts]
     columns = [
         Column("tokens_per_s", "tokens/s", ",.1f", better="more"),
         Column("tokens", "tokens a text", ",.0f"),
@@ -119,6 +128,25 @@ def main() -> None:
                 read = max(read, sample_formats.bandwidth(work))
                 runs += case_runs
                 tables.append(sample_formats.table(case_runs, args.formats, shape.weights, read))
+                prompt = shape.block_size * 3 // 4
+                steps = sample_formats.core(work, shape.model, prompt, args.formats)
+                case = f"{name}, the core alone"
+                runs += (case_runs := [{"case": case, **one} for one in steps])
+                tables.append(common.comparison(case_runs, [
+                    Column("prompt", f"prompt of {prompt}, tokens/s", ",.0f", better="more"),
+                    Column("one", "one text", ",.1f", better="more"),
+                    Column("ten", "ten texts", ",.1f", better="more"),
+                ]))  # fmt: skip
+        for name in args.drafts:
+            sides = {
+                OURS: sample_formats.written(work, args.run, args.new_tokens),
+                f"{OURS}, --draft={name}": sample_formats.written(
+                    work, args.run, args.new_tokens, f"--draft={name}"
+                ),
+            }
+            case_runs = common.interleaved(sides, args.repeats, case=f"{args.run}, one text")
+            runs += case_runs
+            tables.append(common.comparison(case_runs, columns[:1]))
     common.finish(args, runs=runs, tables=tables)
 
 
