@@ -51,9 +51,11 @@ export class TextView {
 
   async draw() {
     const { ids, scores, shared } = this.branch;
-    // a character may be completed by a later token: the newest few are drawn again
+    // A character may be completed by a later token: the newest few are drawn again. They are read
+    // from before that, where the first of them may be in the middle of a character.
     const start = Math.max(0, Math.min(this.tokens.length, ids.length) - 4);
-    const texts = await running(this.engine, ids.slice(start));
+    const before = Math.max(0, start - 4);
+    const texts = (await running(this.engine, ids.slice(before))).slice(start - before);
     for (const old of this.tokens.splice(start)) old.remove();
     const added = texts.map((text, i) => {
       const at = start + i;

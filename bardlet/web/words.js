@@ -44,10 +44,10 @@ const WORDS = {
     attentionNote: "Each row is a token, each column what it looks back at. {note}",
     newest: "Shown are {count} tokens, looked at without what stands before them.",
     layer: "Layer {layer}", head: "head {head}", mean: "all heads, mean", layerHead: "Layer {layer}, head {head}",
-    looks: "“{token}” looks at", noAttention: "This page cannot show attention.",
+    looks: "“{token}” looks at",
     help: "Ctrl+Enter writes, Esc stops, Ctrl+Z in the text takes back. In a text: ← → move, Home and End jump, Enter goes to the candidates; there ↑ ↓ move, Enter chooses, Esc goes back.",
     privacy: "Nothing you type leaves this server.",
-    writing: "Writing…", error: "Error: {message}",
+    error: "Error: {message}",
   },
   zh: {
     tagline: "看进语言模型里面",
@@ -88,10 +88,10 @@ const WORDS = {
     attentionNote: "每一行是一个词元，每一列是它回看的词元。{note}",
     newest: "只显示 {count} 个词元，不看它们之前的内容。",
     layer: "第 {layer} 层", head: "头 {head}", mean: "所有头的平均", layerHead: "第 {layer} 层，头 {head}",
-    looks: "“{token}”在看", noAttention: "此页面无法显示注意力。",
+    looks: "“{token}”在看",
     help: "Ctrl+Enter 续写，Esc 停止，在文本里按 Ctrl+Z 撤销。在文本里：← → 移动，Home 和 End 跳到首尾，Enter 进入候选；在候选里：↑ ↓ 移动，Enter 选定，Esc 返回。",
     privacy: "你输入的内容不会离开这台服务器。",
-    writing: "正在写…", error: "出错：{message}",
+    error: "出错：{message}",
   },
 };
 

@@ -187,6 +187,33 @@ def test_another_candidate_branches_and_undo_takes_back(show: Any, model: Model)
     assert written(page) == "Speak"
 
 
+def test_characters_of_several_tokens_are_put_together_as_they_come(show: Any) -> None:
+    """床 in UTF-8 is three bytes: shown as bytes until the third is there, then as one."""
+    page = show()
+    steps = page.evaluate(
+        r"""async (text) => {
+        const { TextView } = await import('/web/text_view.js');
+        const { Branch } = await import('/web/branches.js');
+        const { translator } = await import('/web/words.js');
+        const bytes = [...new TextEncoder().encode(text)];
+        const hex = (b) => b < 128 ? String.fromCharCode(b) : '\\x' + b.toString(16);
+        const engine = { pieces: async (ids) => ids.map(hex),
+                         decode: async (ids) => new TextDecoder().decode(new Uint8Array(ids)) };
+        const branch = new Branch({ name: 'A', ids: [], scores: [], prompt: 0 });
+        const view = new TextView(translator('en'), engine, branch, {});
+        const shown = [];
+        for (const id of bytes) {
+            branch.push({ id, logprob: -1 });
+            await view.update();
+            shown.push(view.tokens.map((one) => one.textContent).join(''));
+        }
+        return shown; }""",
+        "a床前明月光b",
+    )
+    assert steps[:4] == ["a", r"a\xe5", r"a\xe5\xba", "a床"]
+    assert steps[-1] == "a床前明月光b" and len(steps) == 17
+
+
 def test_samples_stand_side_by_side(show: Any, model: Model) -> None:
     page = show("prompt=All&length=20&samples=3&seed=5")
     write(page, 23)
