@@ -257,7 +257,6 @@ def main(argv: list[str] | None = None) -> int:
         work = (args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
         work.mkdir(parents=True, exist_ok=True)
         stack.enter_context(contextlib.chdir(work))
-        (work / "poems.txt").write_bytes((HERE / "poems.txt").read_bytes())
         for chapter in names:
             saved = Path(f"{chapter}.json")
             if args.again:

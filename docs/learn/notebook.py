@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ if importlib.util.find_spec("bardlet") is None:
 
 def write(folder: Path, language: str, chapters: list[str], blocks: dict[str, list[Any]]) -> None:
     """Write walkthrough.LANGUAGE.ipynb beside the chapters' folders."""
-    cells = [markdown(INTRO[language]), code(INSTALL, "", "")]
+    cells = [markdown(INTRO[language], language), code(INSTALL, "", "")]
     for chapter in chapters:
         path = folder / language / f"{chapter}.md"
         if not path.is_file():
@@ -30,7 +31,7 @@ def write(folder: Path, language: str, chapters: list[str], blocks: dict[str, li
         by_name = {block.name: block for block in blocks[chapter]}
         text, at = path.read_text(encoding="utf-8"), 0
         for match in BLOCK.finditer(text):
-            cells.append(markdown(text[at : match.start()]))
+            cells.append(markdown(text[at : match.start()], language))
             at = match.end()
             block = by_name[match[1]]
             output = re.search(r"```text\n(.*?)\n```", match[2], re.DOTALL)
@@ -38,7 +39,7 @@ def write(folder: Path, language: str, chapters: list[str], blocks: dict[str, li
             svg = picture.read_text(encoding="utf-8") if block.picture else ""
             source = f"!{block.run}" if block.run else block.python.strip()
             cells.append(code(source, output[1] if output else "", svg))
-        cells.append(markdown(text[at:]))
+        cells.append(markdown(text[at:], language))
     cells = [{**cell, "id": f"cell-{i}"} for i, cell in enumerate(cells) if cell["source"]]
     content = {
         "cells": cells, "nbformat": 4, "nbformat_minor": 5,
@@ -51,12 +52,16 @@ def write(folder: Path, language: str, chapters: list[str], blocks: dict[str, li
     (folder / f"walkthrough.{language}.ipynb").write_text(made, encoding="utf-8")
 
 
-def markdown(text: str) -> dict[str, Any]:
-    """A cell of text, without the comments that the build needs; links lead up from here."""
-    text = (
-        re.sub(r"<!--.*?-->", "", text).strip().replace("](../../../bardlet/", "](../../bardlet/")
-    )
+def markdown(text: str, language: str) -> dict[str, Any]:
+    """A cell of text, without the comments that the build needs; links lead on from here."""
+    text = re.sub(r"<!--.*?-->", "", text).strip()
+    text = re.sub(r"\]\(([\w./]+)", lambda m: f"]({moved(m[1], language)}", text)
     return {"cell_type": "markdown", "metadata": {}, "source": lines(text)}
+
+
+def moved(target: str, language: str) -> str:
+    """A relative link of a chapter as it is from the folder above."""
+    return posixpath.normpath(posixpath.join(language, target))
 
 
 def code(source: str, output: str, svg: str) -> dict[str, Any]:

@@ -103,6 +103,8 @@ def test_notebooks_are_those_of_the_texts(language: str, tmp_path: Path) -> None
     for source in sources[1:]:
         if not source.startswith("!bardlet "):
             compile(source, name, "exec")
+    for target in re.findall(r"\]\(([\w./]+)", json.dumps(made)):
+        assert (LEARN / target).exists(), target
     for cell in made["cells"]:
         assert set(cell) == {"cell_type", "id", "metadata", "source"} | (
             {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
