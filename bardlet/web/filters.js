@@ -16,9 +16,23 @@ export function softmax(logits) {
 
 // The ids of the n largest values, the largest first; of equal ones the lower id.
 export function largest(values, n) {
-  const order = Array.from(values.keys());
-  order.sort((a, b) => values[b] - values[a] || a - b);
-  return order.slice(0, n);
+  if (n > values.length / 8) return sorted(values, Array.from(values.keys())).slice(0, n);
+  // of a large vocabulary a few: those above the n-th so far, thinned out now and then
+  let best = [];
+  let floor = -Infinity;
+  for (let id = 0; id < values.length; id++) {
+    if (best.length >= n && values[id] <= floor) continue;
+    best.push(id);
+    if (best.length < 2 * n + 16) continue;
+    best = sorted(values, best).slice(0, n);
+    floor = values[best[n - 1]];
+  }
+  return sorted(values, best).slice(0, n);
+}
+
+// Ids by their values, the largest first.
+function sorted(values, ids) {
+  return ids.sort((a, b) => values[b] - values[a] || a - b);
 }
 
 // Probabilities (V) as `temperature`, `top_k` (0: all), `top_p` and `min_p` change them. They sum
@@ -30,16 +44,14 @@ export function reshape(logits, { temperature, top_k = 0, top_p = 1, min_p = 0 }
     return one;
   }
   const scaled = Float64Array.from(logits, (logit) => logit / temperature);
-  const keepAll = (top_k <= 0 || top_k >= scaled.length) && top_p >= 1;
-  const order = keepAll ? [] : largest(scaled, scaled.length);
   if (top_k > 0 && top_k < scaled.length) {
-    const cutoff = scaled[order[top_k - 1]]; // ties with it are kept
-    for (const id of order) if (scaled[id] < cutoff) scaled[id] = -Infinity;
+    const cutoff = scaled[largest(scaled, top_k)[top_k - 1]]; // ties with it are kept
+    for (let id = 0; id < scaled.length; id++) if (scaled[id] < cutoff) scaled[id] = -Infinity;
   }
   if (top_p < 1) {
     const probabilities = softmax(scaled);
     let before = 0;
-    for (const id of order) {
+    for (const id of sorted(scaled, Array.from(scaled.keys()).filter((one) => probabilities[one] > 0))) {
       if (before >= top_p) scaled[id] = -Infinity;
       before += probabilities[id];
     }

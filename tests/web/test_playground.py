@@ -155,6 +155,9 @@ def test_filters_are_those_of_sampling(show: Any) -> None:
         "return cases.map((c) => rows.map((row) => Array.from(reshape(row, c)))); }",
         [logits.tolist(), cases],
     )
+    many = torch.randn(3000, generator=generator).round(decimals=2).tolist()
+    few = page.evaluate("async (v) => (await import('/web/filters.js')).largest(v, 20)", many)
+    assert few == sorted(range(3000), key=lambda i: (-many[i], i))[:20]
     for case, values in zip(cases, ours, strict=True):
         sampling = Sampling(**{"top_k": 0, **case})
         expected = filtered(logits.clone(), sampling).softmax(-1)
