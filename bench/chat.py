@@ -1,6 +1,6 @@
 """What finetuning on conversations teaches a small model: to fill in a form, before and after.
 
-    python bench/chat.py [--pairs 1500] [--epochs 6] [--layers 4] [--size 128] [--lora] [--json]
+    python bench/chat.py [--pairs 4000] [--epochs 6] [--layers 4] [--size 128] [--lora] [--json]
 
 A base model of 0.8M parameters is trained on generated sentences (who from where wants what), then
 finetuned with the preset chat-sft and Muon on questions and answers that pick out and order what a
@@ -22,7 +22,6 @@ from typing import Any
 import bardlet
 from bardlet import cli
 from bardlet.errors import UsageError
-from bardlet.serve.chat import Conversations
 from bardlet.serve.model import Model
 
 NAMES = ["Ann", "Bob", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo"]
@@ -66,7 +65,7 @@ def right(model: Model, wishes: list[Wish]) -> int:
     """How many of these wishes a model puts into the form; a base model is asked without roles."""
     options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 40}
     try:
-        talk = Conversations(model)
+        talk = model.conversations
         requests = [talk.request([message("user", sentence(w))], **options)[0] for w in wishes]
     except UsageError:
         requests = [model.request(sentence(w) + "\n", **options) for w in wishes]
@@ -87,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--text", help="of the base model; default: generated sentences")
-    parser.add_argument("--pairs", type=int, default=1500, help="questions with answers")
+    parser.add_argument("--pairs", type=int, default=4000, help="questions with answers")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="width of the model")

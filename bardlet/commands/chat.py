@@ -24,7 +24,6 @@ def run(parser: Parser, args: list[str]) -> int:
     parsed = parse(parser, args)
     import json
 
-    from bardlet.serve.chat import Conversations
     from bardlet.serve.dialogue import HELP, Dialogue, converse
     from bardlet.serve.model import load
 
@@ -36,10 +35,9 @@ def run(parser: Parser, args: list[str]) -> int:
         "max_new_tokens": parsed.max_new_tokens, "seed": parsed.seed, "stop": [],
         **{name: getattr(parsed, name) for name in CHOICE},
     }  # fmt: skip
-    conversations = Conversations(model)
     quiet = parsed.json
     write = (lambda text: None) if quiet else shown
-    dialogue = Dialogue(conversations, options, write, parsed.system)
+    dialogue = Dialogue(model, options, write, parsed.system)
     messages = getattr(parsed, "message", None)
     if messages is None and not sys.stdin.isatty():
         messages = sys.stdin.read().splitlines()

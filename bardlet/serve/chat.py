@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from bardlet.data.tokenizers.chat import ChatTemplate
+from bardlet.data.tokenizers.base import Tokenizer
+from bardlet.data.tokenizers.chat import ChatTemplate, Messages
 from bardlet.errors import UsageError
 from bardlet.interop.chat_template import own_template
+from bardlet.interop.verify import Trained
 from bardlet.serve.completion import Request
-from bardlet.serve.model import Model
 
 ROOM = 4  # an answer has this part of the context at least, one in so many, or what it asks for
 HINT = (
     "Finetune it on conversations: bardlet prepare CHATS.jsonl --tokenizer RUN, then bardlet train "
     "chat-sft --init_from=RUN --dataset=CHATS"
 )
+
+
+class Asked(Protocol):
+    """What is asked of a model here, see `serve.model.Model`."""
+
+    trained: Trained
+    tokenizer: Tokenizer
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def of_pairs(self) -> bool: ...
+
+    def prompt(self, text: str) -> tuple[int, ...]: ...
+
+    def request(self, prompt: str | Sequence[int], **options: Any) -> Request: ...
 
 
 class NoRoomError(UsageError):
@@ -35,7 +53,7 @@ class Prompt:
 class Conversations:
     """A model and its template; UsageError for a model without one."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Asked) -> None:
         self.model = model
         self.template = template_of(model)
         if self.template is None and not model.of_pairs:
@@ -46,7 +64,7 @@ class Conversations:
         """The tokens that end an answer: every special one, none of which belongs into a text."""
         return tuple(self.model.tokenizer.special().values()) if self.template else ()
 
-    def prompt(self, messages: Sequence[Mapping[str, str]], max_new_tokens: int = 0) -> Prompt:
+    def prompt(self, messages: Messages, max_new_tokens: int = 0) -> Prompt:
         """The prompt of some messages, the oldest of which are left out where they do not fit
         beside an answer of `max_new_tokens` or, where that is much, a part of the context.
 
@@ -80,15 +98,13 @@ class Conversations:
                 )
             rest, dropped = rest[later:], dropped + later
 
-    def request(
-        self, messages: Sequence[Mapping[str, str]], **options: Any
-    ) -> tuple[Request, Prompt]:
+    def request(self, messages: Messages, **options: Any) -> tuple[Request, Prompt]:
         """The request for an answer, with the options of `Model.request`, and its prompt."""
         prompt = self.prompt(messages, options.get("max_new_tokens", 0))
         return self.model.request(prompt.ids, ends=self.ends, **options), prompt
 
 
-def template_of(model: Model) -> ChatTemplate | None:
+def template_of(model: Asked) -> ChatTemplate | None:
     """The model's own template; None where it has none."""
     source = own_template(model.trained)
     return ChatTemplate(source, model.tokenizer) if source else None

@@ -12,8 +12,8 @@ from bardlet.data.text.conversations import key_of
 from bardlet.errors import BardletError, UsageError
 from bardlet.io.atomic import write_text
 from bardlet.serve import talk
-from bardlet.serve.chat import Conversations
 from bardlet.serve.completion import Completion
+from bardlet.serve.model import Model
 
 HELP = f"""Type a message. Ctrl-C stops the answer, Ctrl-D ends.
   /reset        begin anew
@@ -30,10 +30,11 @@ class Dialogue:
     """The messages so far, and what is done with a line that is typed."""
 
     def __init__(
-        self, conversations: Conversations, options: dict[str, Any], write: Callable[[str], None],
+        self, model: Model, options: dict[str, Any], write: Callable[[str], None],
         system: str = "",
     ) -> None:  # fmt: skip
-        self.conversations, self.options, self.write = conversations, options, write
+        self.model, self.options, self.write = model, options, write
+        self.conversations = model.conversations  # or there can be none
         self.messages: list[dict[str, str]] = []
         self.dropped = 0  # messages that the last prompt had no room for
         self.number = 0  # of answers, each of which has the next sample of the seed
@@ -71,7 +72,7 @@ class Dialogue:
         self.number += 1
         completion = Completion(request)
         with contextlib.suppress(KeyboardInterrupt):
-            for piece in self.conversations.model.pieces(completion):
+            for piece in self.model.pieces(completion):
                 self.write(piece)
         self.write("\n")
         self.messages = [*asked, {"role": "assistant", "content": completion.text}]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bardlet import native
+from bardlet.data.tokenizers.chat import Messages
 from bardlet.errors import UsageError
 from bardlet.interop.chat_template import of_pairs
 from bardlet.interop.load import load_model
@@ -16,6 +18,7 @@ from bardlet.interop.verify import Trained
 from bardlet.native import quantised
 from bardlet.native.speculation import Guesser
 from bardlet.sampling.filters import Sampling
+from bardlet.serve.chat import Conversations
 from bardlet.serve.completion import (
     DEFAULT,
     Completer,
@@ -132,6 +135,21 @@ class Model:
             requests.append(self.request(prompt, number=seen[prompt], **options))
             seen[prompt] += 1
         return self.complete(requests)
+
+    def chat(self, messages: str | Messages, **options: Any) -> Completion:
+        """The answer to a message, or to a list of them with `role` and `content`.
+
+        UsageError for a model that was not trained on conversations, or where there is no room for
+        the last message.
+        """
+        asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        request, _ = self.conversations.request(asked, **options)
+        return self.complete([request])[0]
+
+    @functools.cached_property
+    def conversations(self) -> Conversations:
+        """How prompts are made of messages; UsageError for a model without a template."""
+        return Conversations(self)
 
     def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
         """The text that goes on from a prompt, as it is written."""

@@ -25,13 +25,21 @@ from bardlet.serve.shapes import Chat, Legacy
 AT_ONCE = 10_000  # characters that are encoded without a thread of their own
 
 
+def conversations_of(model: Model) -> Conversations:
+    """A model's conversations; Refused for a model without a template."""
+    try:
+        return model.conversations
+    except BardletError as error:
+        text = f"{error.message}: use /v1/completions. {error.hint}"
+        raise Refused(400, text, "no_chat_template") from None
+
+
 class Server:
     """The engines by name, and how their texts become answers."""
 
     def __init__(self, models: dict[str, Callable[[], Engine]], max_tokens: int) -> None:
         self.models, self.max_tokens = models, max_tokens
         self.engines: dict[str, Engine] = {}
-        self.talks: dict[str, Conversations] = {}
         self.loading = asyncio.Lock()
         self.created = int(time.time())
 
@@ -108,7 +116,7 @@ class Server:
     ) -> JSONResponse | StreamingResponse:  # fmt: skip
         """POST /v1/chat/completions, or another that has the answer in another `shape`."""
         engine = await self.engine(body.model)
-        talk = self.conversations(self.named(body.model), engine.model)
+        talk = conversations_of(engine.model)
         n, seed = body.n or 1, body.seeds()
         limit = self.limit(engine.model.context if body.wanted is None else body.wanted, n, [""])
         top = (body.top_logprobs or 0) if body.logprobs else None
@@ -127,16 +135,6 @@ class Server:
         if body.stream:
             return await streamed(engine, requests, answer)
         return JSONResponse(answer.whole(await written(engine, requests, asked), n))
-
-    def conversations(self, name: str, model: Model) -> Conversations:
-        """A model's conversations; Refused for a model without a template."""
-        if name not in self.talks:
-            try:
-                self.talks[name] = Conversations(model)
-            except BardletError as error:
-                text = f"{error.message}: use /v1/completions. {error.hint}"
-                raise Refused(400, text, "no_chat_template") from None
-        return self.talks[name]
 
     def limit(self, wanted: int, n: int, prompts: Sequence[object]) -> int:
         """How many tokens each text may have; Refused where all of them together are too many."""

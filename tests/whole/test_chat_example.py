@@ -24,7 +24,6 @@ from bardlet.interop.huggingface import export as huggingface
 from bardlet.interop.load import load_model
 from bardlet.interop.pretrained_init import load_pretrained
 from bardlet.run import checkpoint, run_folder
-from bardlet.serve.chat import Conversations
 from bardlet.serve.dialogue import Dialogue
 from bardlet.serve.model import Model, load
 from bardlet.system.device import choose
@@ -84,10 +83,8 @@ def model(runs: Path) -> Model:
 @pytest.fixture(scope="module")
 def answers(model: Model) -> list[str]:
     """What the model says to each question, the likeliest."""
-    talk = Conversations(model)
-    asked = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    requests = [talk.request(each, temperature=0.0, max_new_tokens=20)[0] for each in asked]
-    return [completion.text for completion in model.complete(requests)]
+    options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 20}
+    return [model.chat(question, **options).text for question in QUESTIONS]
 
 
 def test_it_answers_in_the_form_of_the_pairs(answers: list[str]) -> None:
@@ -110,8 +107,9 @@ def test_openais_client(model: Model, answers: list[str]) -> None:
     try:
         url = f"http://127.0.0.1:{served.port}/v1"
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        messages: Any = []
         for question, answer in zip(QUESTIONS, answers, strict=True):
-            messages: Any = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+            messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
             options: Any = {"model": "play", "messages": messages, "temperature": 0}
             got = client.chat.completions.create(**options)
             assert got.choices[0].message.content == answer
@@ -142,7 +140,7 @@ def test_transformers_pipeline(runs: Path, answers: list[str], tmp_path: Path) -
     assert got[0]["generated_text"][-1] == {"role": "assistant", "content": answers[1]}
     again = load_model(str(tmp_path))
     assert again.state.imported and "im_start" in again.state.imported.chat_template
-    assert Conversations(Model(again, choose("cpu", "float32"))).ends == (256, 257, 258)
+    assert Model(again, choose("cpu", "float32")).conversations.ends == (256, 257, 258)
 
 
 def test_llama_cpp(runs: Path, answers: list[str], tmp_path: Path, model: Model) -> None:
@@ -157,7 +155,7 @@ def test_llama_cpp(runs: Path, answers: list[str], tmp_path: Path, model: Model)
     )  # fmt: skip
     reply = json.loads(done.stdout.splitlines()[-1])
     assert reply["choices"][0]["message"]["content"] == answers[2]
-    prompt, _ = Conversations(model).request(asked)
+    prompt, _ = model.conversations.request(asked)
     assert reply["usage"]["prompt_tokens"] == len(prompt.prompt)
 
 
@@ -176,7 +174,7 @@ def test_the_models_rows_grow_and_the_old_ones_stay(runs: Path) -> None:
 def test_a_dialogue_keeps_its_history(model: Model, answers: list[str], tmp_path: Path) -> None:
     written: list[str] = []
     options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 20, "seed": 1, "stop": []}
-    dialogue = Dialogue(Conversations(model), options, written.append)
+    dialogue = Dialogue(model, options, written.append)
     dialogue.take(QUESTIONS[0])
     assert "".join(written) == answers[0] + "\n"
     assert [m["role"] for m in dialogue.messages] == ["user", "assistant"]
@@ -211,6 +209,6 @@ def test_ctrl_c_ends_the_answer_alone(model: Model, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Model, "pieces", interrupted)
-    dialogue = Dialogue(Conversations(model), {"seed": 1, "max_new_tokens": 9}, written.append)
+    dialogue = Dialogue(model, {"seed": 1, "max_new_tokens": 9}, written.append)
     dialogue.take("Hi")
     assert dialogue.messages[-1] == {"role": "assistant", "content": "An"}
