@@ -151,7 +151,7 @@ class SplitText:
         """
         values = self.byte_at(places)
         result = ASCII_WORD[values]
-        for i in np.flatnonzero(values >= 0x80).tolist():
+        for i in np.flatnonzero((values >= 0x80) & (values != BORDER[0])).tolist():
             characters = around(int(places[i])).decode("utf-8", "ignore")
             result[i] = bool(characters) and in_word(characters[side])
         return result
