@@ -106,6 +106,7 @@ OTHERS = (
     "python tests/rooms.py",
     "bardlet serve out/demo",
     "bardlet serve out/chat-sft",
+    "python bench/gpu.py --device cpu --quick",
 )
 BY_HAND = {
     "pytest -m slow": "hundreds of kills and runs take too long for every change",
@@ -178,7 +179,11 @@ def shown(page: str, text: str) -> Iterator[Shown]:
 
 
 SHOWN = [one for page in PAGES for one in shown(page.name, page.read_text(encoding="utf-8"))]
-BENCHES = list(dict.fromkeys(one.command for one in SHOWN if "python bench/" in one.command))
+BENCHES = list(
+    dict.fromkeys(
+        one.command for one in SHOWN if "python bench/" in one.command and one.command not in OTHERS
+    )
+)
 
 
 def way(one: Shown) -> str:
@@ -189,12 +194,12 @@ def way(one: Shown) -> str:
         return "ci"
     if command in BY_HAND:
         return "hand"
+    if command in OTHERS:
+        return "other"
     if command.startswith("python bench/"):
         return "bench" if script(command) in BENCH else ""
     if re.fullmatch(r"pip install( 'bardlet\[.*\]')?", command):
         return "extra"
-    if command in OTHERS:
-        return "other"
     if not one.block and NAMED.fullmatch(command):
         return "help"
     if command.startswith(SLOW):
@@ -437,6 +442,22 @@ def test_a_benchmark_runs(command: str, folder: Path) -> None:
     record = json.loads(Path("out.json").read_text(encoding="utf-8"))
     assert record["benchmark"] == script(command)
     assert record["runs"] and record["tables"]
+
+
+@pytest.mark.slow
+def test_a_visit_to_a_gpu_walks_through_every_part(tmp_path: Path) -> None:
+    """On the CPU and in small, with a peer; the results of each part are in the record."""
+    peer = fake_peer.make(tmp_path / "peer")
+    command = [sys.executable, ROOT / "bench" / "gpu.py", "--device", "cpu", "--quick"]
+    subprocess.run([*command, "--peer", peer], cwd=tmp_path, check=True, timeout=290)
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert {part: entry["status"] for part, entry in record["parts"].items()} == dict.fromkeys(
+        ("machine", "tests", "classic", "time_to_loss", "throughput", "sampling", "plan",
+         "peer_classic", "peer_throughput", "peer_sampling"), "ok",
+    )  # fmt: skip
+    assert all(entry["results"] for entry in record["parts"].values())
+    best = record["parts"]["classic"]["results"][-1]
+    assert best["best_val_loss"] > 0 and best["ms_per_iteration"] > 0
 
 
 def test_sample_speeds_model_can_be_sampled_from(

@@ -1,0 +1,97 @@
+"""The visit to a GPU: results are kept when a part's time is up, and what travels is unpacked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT
+
+sys.path.insert(0, str(ROOT / "bench"))
+
+import gpu_parts
+
+# by its file: tests/gpu has the same name
+SPEC = importlib.util.spec_from_file_location("gpu_visit", ROOT / "bench" / "gpu.py")
+assert SPEC is not None and SPEC.loader is not None
+gpu: Any = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(gpu)
+
+PART = """
+import subprocess, sys, time
+print('RESULT {"a": 1}', flush=True)
+print("RESULT not JSON")
+print("a word", flush=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+if sys.argv[1] == "tests":
+    time.sleep(60)
+sys.exit(sys.argv[1] == "plan")
+"""
+
+
+def test_a_part_cut_short_has_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is killed with what it has started; the record is whole, and says how each part ended."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "gpu_parts.py").write_text(PART, encoding="utf-8")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "MIN_S", 1.0)
+    record: dict[str, Any] = {"parts": {}}
+    out = tmp_path / "gpu.json"
+    began = time.monotonic()
+    for part, limit in (("machine", 20), ("tests", 1), ("plan", 20), ("classic", 0.5)):
+        gpu.run_part(part, [], [], limit, record, out)
+    assert time.monotonic() - began < 10  # what still holds the pipe would be waited for
+    found = json.loads(out.read_text(encoding="utf-8"))["parts"]
+    assert [found[part]["status"] for part in ("machine", "tests", "plan", "classic")] == [
+        "ok", "cut short: its time was up", "failed: exit code 1", "left out: no time",
+    ]  # fmt: skip
+    assert found["machine"]["results"] == found["tests"]["results"] == [{"a": 1}]
+    assert found["tests"]["tail"] == ["a word"] and "tail" not in found["machine"]
+
+
+def test_wheels_are_unpacked_where_a_package_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "packed" / gpu.WHEELS
+    wheels.mkdir(parents=True)
+    monkeypatch.setattr(gpu, "PACKAGES", {"numpy": "", "not_here_at_all": "not-here-at-all"})
+    for name in ("numpy-1.0-py3-none-any", "not_here_at_all-1.0-py3-none-any"):
+        with zipfile.ZipFile(wheels / f"{name}.whl", "w") as archive:
+            archive.writestr(f"{name.partition('-')[0]}/__init__.py", "")
+    assert gpu.unpacked(None, tmp_path) == []
+    (folder,) = gpu.unpacked(tmp_path / "packed", tmp_path)
+    assert [path.name for path in Path(folder).iterdir()] == ["not_here_at_all"]
+
+
+def test_every_part_has_a_limit_and_the_important_ones_fit() -> None:
+    assert gpu.LIMITS.keys() == gpu_parts.PARTS.keys()
+    ours = [limit for part, (limit, _) in gpu.LIMITS.items() if not part.startswith("peer")]
+    assert sum(ours) <= gpu.VISIT_S + 30
+
+
+def test_a_run_is_told_of_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations are handed out once each; a line that is half written waits."""
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(gpu_parts, "result", lambda **values: said.append(values))
+    path = tmp_path / "metrics.jsonl"
+    line = {"type": "eval", "iter": 250, "train_loss": 2.0, "val_loss": 2.1}
+    with gpu_parts.told(path):
+        text = json.dumps({"type": "iter"}) + "\n" + json.dumps(line) + "\n" + '{"type": "ev'
+        path.write_text(text, encoding="utf-8")
+        time.sleep(0.8)
+        assert [one["iter"] for one in said] == [250]
+        path.write_text(text + 'al", "iter": 9, "train_loss": 1.0, "val_loss": 1.0}\n', "utf-8")
+    assert [(one["iter"], one["seed"]) for one in said] == [(250, (1.97, 2.06)), (9, None)]
+
+
+def test_the_first_iterations_are_left_out_of_the_median() -> None:
+    assert gpu_parts.median_ms([900.0] * 10 + [2.0, 4.0, 3.0]) == 3.0
+    assert gpu_parts.median_ms([900.0, 5.0]) == 5.0
