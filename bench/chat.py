@@ -1,6 +1,6 @@
 """What finetuning on conversations teaches a small model: to fill in a form, before and after.
 
-    python bench/chat.py [--pairs 4000] [--epochs 6] [--layers 4] [--size 128] [--lora] [--json]
+    python bench/chat.py [--pairs 4000] [--epochs 10] [--layers 4] [--size 128] [--lora] [--json]
 
 A base model of 0.8M parameters is trained on generated sentences (who from where wants what), then
 finetuned with the preset chat-sft and Muon on questions and answers that pick out and order what a
@@ -87,7 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--text", help="of the base model; default: generated sentences")
     parser.add_argument("--pairs", type=int, default=4000, help="questions with answers")
-    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="width of the model")
     parser.add_argument("--base_iters", type=int, default=300)
@@ -103,7 +103,8 @@ def main() -> None:
         base, chat = folder / "base", folder / "chat"
         text = options.text or str(folder / "base.txt")
         run(["prepare", text, "--tokenizer=byte", f"--out={folder / 'text'}"])
-        shape = [f"--n_layer={options.layers}", f"--n_embd={options.size}"]
+        # conversations are cut where a window ends: in longer ones fewer are
+        shape = ["--block_size=256", f"--n_layer={options.layers}", f"--n_embd={options.size}"]
         run(["train", "demo", f"--dataset={folder / 'text'}", f"--out_dir={base}", *shape,
              f"--max_iters={options.base_iters}",
              f"--eval_interval={options.base_iters}"])  # fmt: skip
