@@ -33,38 +33,7 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
     """
     app = FastAPI(title="bardlet", version=bardlet.__version__)
     server = Server(models, max_tokens)
-
-    @app.exception_handler(Refused)
-    async def refused(asked: Asked, error: Refused) -> JSONResponse:
-        kind = "invalid_request_error" if error.status < 500 else "server_error"
-        headers = {"retry-after": "1"} if error.status in (429, 503) else None
-        return JSONResponse(error_body(str(error), kind, error.code), error.status, headers)
-
-    @app.exception_handler(Gone)
-    async def gone(asked: Asked, error: Gone) -> Response:
-        return Response(status_code=499)  # nobody reads it
-
-    @app.exception_handler(BardletError)
-    async def wrong(asked: Asked, error: BardletError) -> JSONResponse:
-        return JSONResponse(error_body(str(error), "invalid_request_error"), 400)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(asked: Asked, error: RequestValidationError) -> JSONResponse:
-        text = described(list(error.errors()))
-        return JSONResponse(error_body(text, "invalid_request_error"), 400)
-
-    @app.exception_handler(400)  # such as a body that cannot be parsed
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def nothing(asked: Asked, error: Any) -> JSONResponse:
-        text = str(error.detail)
-        if error.status_code in (404, 405):
-            text = f"there is no {asked.method} {asked.url.path}"
-        return JSONResponse(error_body(text, "invalid_request_error"), error.status_code)
-
-    @app.exception_handler(Exception)
-    async def failed(asked: Asked, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(reason(error), "server_error"), 500)
+    answer_errors(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -111,6 +80,42 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
         app.include_router(module.router())
     app.state.server = server
     return app
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Answer what goes wrong in OpenAI's shape of errors, with nothing of the machine in it."""
+
+    @app.exception_handler(Refused)
+    async def refused(asked: Asked, error: Refused) -> JSONResponse:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        headers = {"retry-after": "1"} if error.status in (429, 503) else None
+        return JSONResponse(error_body(str(error), kind, error.code), error.status, headers)
+
+    @app.exception_handler(Gone)
+    async def gone(asked: Asked, error: Gone) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(BardletError)
+    async def wrong(asked: Asked, error: BardletError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), "invalid_request_error"), 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(asked: Asked, error: RequestValidationError) -> JSONResponse:
+        text = described(list(error.errors()))
+        return JSONResponse(error_body(text, "invalid_request_error"), 400)
+
+    @app.exception_handler(400)  # such as a body that cannot be parsed
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def nothing(asked: Asked, error: Any) -> JSONResponse:
+        text = str(error.detail)
+        if error.status_code in (404, 405):
+            text = f"there is no {asked.method} {asked.url.path}"
+        return JSONResponse(error_body(text, "invalid_request_error"), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(asked: Asked, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(reason(error), "server_error"), 500)
 
 
 def readable(piece: bytes) -> str | list[int]:
