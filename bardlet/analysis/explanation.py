@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bardlet.analysis import next_token
+from bardlet.analysis import heads, next_token
 from bardlet.analysis.token_step import TokenStep
 from bardlet.model import GPT
 from bardlet.sampling.filters import Sampling, choose
@@ -188,7 +188,12 @@ def likely(probability: Tensor, names: Sequence[str], count: int = 3) -> str:
 
 def quoted(tokens: Sequence[bytes]) -> list[str]:
     """Every token as it is shown: in quotes, with what cannot be seen spelt out."""
-    return [json.dumps(t.decode("utf-8", "backslashreplace"), ensure_ascii=False) for t in tokens]
+    return [quote(token.decode("utf-8", "backslashreplace")) for token in tokens]
+
+
+def quote(token: str) -> str:
+    """A token in quotes; bytes that are a part of a character, spelt as \\xNN, as they are."""
+    return token if heads.PARTIAL.fullmatch(token) else json.dumps(token, ensure_ascii=False)
 
 
 def describe(way: Sequence[Station]) -> str:

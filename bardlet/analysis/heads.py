@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 SHADES = ".123456789#"  # tenths of a weight, rounded; # is all of it
+PARTIAL = re.compile(r"(?:\\x[0-9a-f]{2})+")  # a token that is no whole character
 MAX_TRIANGLE = 64  # tokens: a row of it fits a wide terminal
 
 
@@ -38,8 +40,9 @@ def triangle(weights: Tensor, names: Sequence[str]) -> str:
     """Weights (T, T) as text: a row for each query, a column for each key, tenths as digits."""
     shown = [narrow(name) for name in names]
     width = max(map(columns, shown), default=1)
-    lines = [" " * (width + 1) + "".join(name if columns(name) == 2 else f"{name[:1]} "
-                                         for name in shown)]  # fmt: skip
+    firsts = ["~" if PARTIAL.fullmatch(name) else name[:1] for name in shown]
+    over = "".join(first + " " * (2 - columns(first)) for first in firsts)
+    lines = [" " * (width + 1) + over]
     for query, name in enumerate(shown):
         digits = (weights[query, : query + 1] * 10).round().int().tolist()
         row = " ".join(SHADES[digit] for digit in digits)

@@ -94,6 +94,8 @@ def evidence_of(model: Model, ids: tuple[int, ...]) -> dict[str, Any] | None:
 
 def describe(info: dict[str, Any]) -> str:
     """What `facts` returns, for people."""
+    from bardlet.analysis.explanation import quote
+
     quoted = json.dumps(info["prompt"][-60:], ensure_ascii=False)
     lines = [f"after {quoted}, {info['prompt_tokens']} tokens, by {info['checkpoint']}"]
     text = info["text"]
@@ -108,7 +110,7 @@ def describe(info: dict[str, Any]) -> str:
     head = f"{'id':>7}  {'token':<12}{'probability':>11}{'drawn':>9}"
     lines.append(head + (f"{'count':>11}{'share':>9}" if text else ""))
     for row in info["tokens"]:
-        token = json.dumps(row["token"], ensure_ascii=False)
+        token = quote(row["token"])
         line = f"{row['id']:>7}  {token:<12}{row['probability']:>11.1%}{row['drawn']:>9.1%}"
         lines.append(line + (f"{row['count']:>11,}{row['share']:>9.1%}" if text else ""))
     if (rest := info["vocab_size"] - len(info["tokens"])) > 0:

@@ -99,3 +99,11 @@ def test_where_a_head_looks() -> None:
 def test_the_triangle_is_readable_text() -> None:
     shown = heads.triangle(torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.04, 0.26, 0.7]]), "a\n李")
     assert shown.splitlines() == ["   a ↵ 李", " a #", " ↵ 5 5", "李 . 3 7"]
+    parts = heads.triangle(torch.tensor([[1.0, 0], [0.5, 0.5]]), ["\\xe4", "the"])
+    assert parts.splitlines() == ["     ~ t", "\\xe4 #", " the 5 5"]
+    assert explanation.quoted([b"a", b"\xe4\xb8", "李".encode(), b"\n"]) == [
+        '"a"',
+        "\\xe4\\xb8",
+        '"李"',
+        '"\\n"',
+    ]
