@@ -21,7 +21,7 @@ from typing import Any
 from bardlet.errors import UsageError
 
 FOLDER = Path(__file__).parent
-MAX_BYTES = 500_000_000  # of a page; above, browsers run out of the memory that one page may have
+MAX_BYTES = 500_000_000  # of a page: a tab needs several times as much memory to open it
 PART = 48 << 20  # bytes of base64 in one block: V8 has no string above 512 MB
 # what the page shows until its script has begun, and if it never does
 WAITING = (
