@@ -15,6 +15,7 @@ from support import RUN, Refused
 
 from bardlet import cli
 from bardlet.report import runs, site
+from bardlet.report.files import command as command_of
 from bardlet.report.runs import Run
 
 
@@ -48,6 +49,11 @@ def test_the_command_trains_the_same_again(sent: Path) -> None:
     assert command[0] == "bardlet" and cli.main(command[1:]) == 0
     first, again = (lines(run / "metrics.jsonl", "iter") for run in (RUN, Path(f"{RUN}-again")))
     assert [e["loss"] for e in first] == [e["loss"] for e in again]
+    resumed = command_of(RUN, {"init_from": "resume"}, {"processes": 2})
+    assert resumed == (
+        "torchrun --nproc_per_node=2 -m bardlet train out/a/config.toml --out_dir=out/a-again "
+        "--init_from=scratch"
+    )
 
 
 def test_a_run_goes_from_its_beginning_to_its_end(tmp_path: Path) -> None:
