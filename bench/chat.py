@@ -1,6 +1,6 @@
 """What finetuning on conversations teaches a small model: to fill in a form, before and after.
 
-    python bench/chat.py [--pairs 4000] [--epochs 10] [--layers 4] [--size 128] [--lora] [--json]
+    python bench/chat.py [--pairs 4000] [--epochs 10] [--layers 4] [--size 128] [--lora]
 
 A base model of 0.8M parameters is trained on generated sentences (who from where wants what), then
 finetuned with the preset chat-sft and Muon on questions and answers that pick out and order what a
@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import common
 
 import bardlet
 from bardlet import cli
@@ -81,27 +83,13 @@ def run(args: list[str]) -> None:
         raise SystemExit(code)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--text", help="of the base model; default: generated sentences")
-    parser.add_argument("--pairs", type=int, default=4000, help="questions with answers")
-    parser.add_argument("--epochs", type=float, default=10)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--size", type=int, default=128, help="width of the model")
-    parser.add_argument("--base_iters", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--lora", action="store_true", help="the preset chat-lora")
-    parser.add_argument("--learning_rate", type=float, default=4e-3)
-    parser.add_argument("--held_out", type=int, default=HELD_OUT, help="questions asked")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train both models with the texts of a seed, and ask them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wishes = write_texts(folder, options.pairs, options.seed)[: options.held_out]
+        wishes = write_texts(folder, options.pairs, seed)[: options.held_out]
         base, chat = folder / "base", folder / "chat"
-        text = options.text or str(folder / "base.txt")
+        text = str(options.text or folder / "base.txt")
         run(["prepare", text, "--tokenizer=byte", f"--out={folder / 'text'}"])
         # conversations are cut where a window ends: in longer ones fewer are
         shape = ["--block_size=256", f"--n_layer={options.layers}", f"--n_embd={options.size}"]
@@ -113,23 +101,36 @@ def main() -> None:
              f"--out={folder / 'pairs'}"])  # fmt: skip
         run(["train", "chat-lora" if options.lora else "chat-sft", f"--init_from={base}",
              f"--dataset={folder / 'pairs'}", f"--out_dir={chat}", f"--epochs={options.epochs}",
-             f"--learning_rate={options.learning_rate}", "--min_lr=0",
+             f"--learning_rate={options.learning_rate}", "--min_lr=0", f"--seed={seed}",
              *["--optimizer=muon"] * (not options.lora)])  # fmt: skip
         took = time.perf_counter() - began
         before, after = (right(bardlet.load(each), wishes) for each in (base, chat))
         parameters = bardlet.load(chat).gpt.num_params()
-    result = {
-        "parameters": parameters, "pairs": options.pairs, "held_out": len(wishes),
+    return {
+        "seed": seed, "parameters": parameters, "pairs": options.pairs, "asked": len(wishes),
         "before": before / len(wishes), "after": after / len(wishes), "finetuning_s": took,
     }  # fmt: skip
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(
-            f"{parameters / 1e6:.2f}M parameters, {options.pairs:,} pairs: "
-            f"{before} of {len(wishes)} right before ({result['before']:.1%}), "
-            f"{after} after ({result['after']:.1%}), finetuned in {took:.0f} s"
-        )
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, peer=False, trains=False, repeats=1)
+    parser.add_argument("--pairs", type=int, default=4000, help="questions with answers")
+    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--size", type=int, default=128, help="width of the model")
+    parser.add_argument("--base_iters", type=int, default=300)
+    parser.add_argument("--lora", action="store_true", help="the preset chat-lora")
+    parser.add_argument("--learning_rate", type=float, default=4e-3)
+    parser.add_argument("--held_out", type=int, default=HELD_OUT, help="questions asked")
+    options = parser.parse_args()
+    rows = [measure(options, common.SEED + number) for number in range(options.repeats)]
+    head = ["parameters", "pairs", "asked", "right before", "right after", "finetuning"]
+    cells = [
+        [f"{row['parameters'] / 1e6:.2f}M", f"{row['pairs']:,}", f"{row['asked']}",
+         f"{row['before']:.1%}", f"{row['after']:.1%}", f"{row['finetuning_s']:.0f} s"]
+        for row in rows
+    ]  # fmt: skip
+    common.finish(options, runs=rows, tables=[common.table(head, cells)])
 
 
 if __name__ == "__main__":
