@@ -30,7 +30,7 @@ COMMANDS = {
     "plot": "write a picture of losses",
     "doctor": "say what is wrong with a run",
     "import": "take over a model of transformers', llama.cpp's or nanoGPT's",
-    "export": "write a trained model for transformers, llama.cpp, ONNX or nanoGPT",
+    "export": "write a trained model for transformers, llama.cpp, ONNX, nanoGPT or a browser",
 }
 
 
