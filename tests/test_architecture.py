@@ -58,8 +58,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 NANOGPT = "interop.nanogpt"
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # packages whose name at the index is another
 # of serve: what is behind fastapi
-HTTP = ("answers", "app", "embeddings", "events", "looking", "pages", "responses", "runs", "schema",
-        "server", "texts")  # fmt: skip
+HTTP = ("answers", "app", "embeddings", "events", "looking", "metrics", "pages", "responses",
+        "runs", "schema", "server", "texts")  # fmt: skip
 TOP = 12  # files at the top of the package
 BUDGETS = {"config": 300, "model": 330, "train": 336, "sample": 300, "errors": 60}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bardlet.commands.parser import Parser, add_draft, add_weights, parse
 from bardlet.commands.settings import newest_run
-from bardlet.errors import UsageError
+from bardlet.errors import BardletError, UsageError
 from bardlet.io.terminal import say
 
 if TYPE_CHECKING:
@@ -22,6 +22,53 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 def run(parser: Parser, args: list[str]) -> int:
+    add_options(parser)
+    options = parse(parser, args)
+    options.checkpoint = options.checkpoint or ("last" if options.follow else "best")
+    key = options.api_key or os.environ.get("BARDLET_API_KEY", "")
+    check(options, key)
+    from bardlet.system.optional_deps import need
+
+    uvicorn: Any = need("uvicorn", "serve", "bardlet serve")
+    need("fastapi", "serve", "bardlet serve")
+    if options.metrics:
+        need("prometheus_client", "serve", "bardlet serve --metrics")
+    from bardlet.serve.app import create
+    from bardlet.serve.guard import Guard
+
+    runs = [str(run) for run in options.runs] or [str(newest_run(say))]
+    names = [Path(run).name for run in runs]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two runs have one name: {', '.join(runs)}", "Rename a folder")
+    folders = dict(zip(names, map(Path, runs), strict=True))
+    models: dict[str, Callable[[], Engine]] = {
+        name: functools.partial(opened, run, options) for name, run in zip(names, runs, strict=True)
+    }
+    sizes = {name: size_bytes(path, options.checkpoint) for name, path in folders.items()}
+    app = create(models, max_tokens=options.max_tokens, sizes=sizes, metrics=options.metrics)
+    engines = app.state.server.engines
+    engines.load(names[0])  # so that what cannot be loaded says so now
+    hosts = [*LOOPBACK, options.host, *(getattr(options, "allow_host", None) or [])]
+    guarded = Guard(
+        app, hosts=hosts, key=key, origins=getattr(options, "allow_origin", None) or [],
+        max_body=4 << 20,
+    )  # fmt: skip
+    config = uvicorn.Config(
+        guarded, host=options.host, port=options.port, log_level="warning", lifespan="off",
+        timeout_graceful_shutdown=10, server_header=False,
+    )  # fmt: skip
+    follower = engines_follower(engines, folders, options) if options.follow else None
+    try:
+        serve(uvicorn.Server(config), config, names)
+    finally:
+        if follower:
+            follower.stop()
+        engines.close()
+    return 0
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
     parser.add_argument("runs", nargs="*", default=[], help="runs or models; else the newest run")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
@@ -41,51 +88,50 @@ def run(parser: Parser, args: list[str]) -> int:
         "--unsafe_no_key", action="store_true", default=False,
         help="listen beyond loopback without a key",
     )  # fmt: skip
-    parser.add_argument("--streams", type=int, default=16, help="texts written side by side")
+    parser.add_argument("--streams", type=int, default=64, help="texts written side by side")
     parser.add_argument("--queue", type=int, default=256, help="texts that may wait")
     parser.add_argument(
-        "--max_tokens", type=int, default=100_000, help="new tokens of one request, at most"
+        "--max_tokens", type=int, default=100_000,
+        help="tokens of one request's prompts, and new ones of its answers, at most",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", default="", help="best, last or iter-...; default best, with --follow last"
     )
-    parser.add_argument("--checkpoint", default="best", help="best (default), last or iter-...")
+    parser.add_argument(
+        "--follow", action="store_true", default=False,
+        help="answer from a newer checkpoint as soon as a run that trains on has saved one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", action="store_true", default=False, help="answer /metrics, for Prometheus"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     add_weights(parser)
     add_draft(parser)
-    options = parse(parser, args)
-    key = options.api_key or os.environ.get("BARDLET_API_KEY", "")
-    check(options, key)
-    from bardlet.system.optional_deps import need
 
-    uvicorn: Any = need("uvicorn", "serve", "bardlet serve")
-    need("fastapi", "serve", "bardlet serve")
-    from bardlet.serve.app import create
-    from bardlet.serve.guard import Guard
 
-    runs = [str(run) for run in options.runs] or [str(newest_run(say))]
-    names = [Path(run).name for run in runs]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two runs have one name: {', '.join(runs)}", "Rename a folder")
-    first = opened(runs[0], options)  # so that what cannot be loaded says so now
-    models: dict[str, Callable[[], Engine]] = {names[0]: lambda: first}
-    for name, other in zip(names[1:], runs[1:], strict=True):
-        models[name] = functools.partial(opened, other, options)
-    app = create(models, max_tokens=options.max_tokens)
-    hosts = [*LOOPBACK, options.host, *(getattr(options, "allow_host", None) or [])]
-    guarded = Guard(
-        app, hosts=hosts, key=key, origins=getattr(options, "allow_origin", None) or [],
-        max_body=4 << 20,
-    )  # fmt: skip
-    config = uvicorn.Config(
-        guarded, host=options.host, port=options.port, log_level="warning", lifespan="off",
-        timeout_graceful_shutdown=10, server_header=False,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+def engines_follower(engines: Any, folders: dict[str, Path], options: Namespace) -> Any:
+    """What has newer checkpoints of runs answer; UsageError where there is no run to follow."""
+    from bardlet.run import run_folder
+    from bardlet.serve.engines import Follower
+
+    for path in folders.values():
+        if not run_folder.is_run(path):
+            raise UsageError(f"{path} is not a run, which --follow looks into", "Leave it out")
+    follower = Follower(engines, folders, options.checkpoint, say)
+    follower.start()
+    return follower
+
+
+def size_bytes(path: Path, checkpoint: str) -> float:
+    """About what a run's model needs in memory; 0 for another source."""
+    from bardlet.run import run_folder
+    from bardlet.serve.engines import MEMORY
+
     try:
-        serve(server, config, names)
-    finally:
-        app.state.server.close()
-        first.close()
-    return 0
+        return MEMORY * (run_folder.find(path, checkpoint) / "model.safetensors").stat().st_size
+    except (BardletError, OSError):
+        return 0
 
 
 def serve(server: Any, config: Any, names: list[str]) -> None:

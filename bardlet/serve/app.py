@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -26,13 +26,17 @@ from bardlet.serve.schema import (
 from bardlet.serve.server import Server
 
 
-def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastAPI:
+def create(
+    models: dict[str, Callable[[], Engine]], *, max_tokens: int,
+    sizes: Mapping[str, float] | None = None, metrics: bool = False,
+) -> FastAPI:  # fmt: skip
     """The application for engines by name, each made when it is first asked for.
 
-    `max_tokens` bounds what one request may have written.
+    `max_tokens` bounds what one request may send and have written, `sizes` are the bytes that
+    models need, and `metrics` has them counted for Prometheus.
     """
     app = FastAPI(title="bardlet", version=bardlet.__version__)
-    server = Server(models, max_tokens)
+    server = Server(models, max_tokens, sizes)
     answer_errors(app)
 
     @app.get("/health")
@@ -78,6 +82,10 @@ def create(models: dict[str, Callable[[], Engine]], *, max_tokens: int) -> FastA
         app.include_router(module.router(server))
     for module in (pages, runs):
         app.include_router(module.router())
+    if metrics:  # whose package only those need who ask for it
+        from bardlet.serve.metrics import router
+
+        app.include_router(router(server.engines))
     app.state.server = server
     return app
 

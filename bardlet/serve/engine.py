@@ -6,8 +6,10 @@ request through a callback, from the engine's thread.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class Closed(Exception):  # noqa: N818
     """The engine takes no more."""
 
     def __init__(self) -> None:
-        super().__init__("the server is shutting down")
+        super().__init__("the model is shutting down")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,36 @@ class Job:
         *, whole: bool = False,
     ) -> None:  # fmt: skip
         self.completions = [Completion(request) for request in requests]
-        self.tell, self.whole = tell, whole
+        self.tell, self.whole, self.began = tell, whole, time.monotonic()
+
+
+BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass
+class Stats:
+    """What an engine has done so far."""
+
+    texts: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    failures: int = 0
+    # first tokens by their delay: how many up to each of BUCKETS_S, and beyond; all seconds
+    delays: tuple[int, ...] = (0,) * (len(BUCKETS_S) + 1)
+    delays_s: float = 0.0
+
+    def __add__(self, other: Stats) -> Stats:
+        delays = tuple(a + b for a, b in zip(self.delays, other.delays, strict=True))
+        return Stats(
+            self.texts + other.texts, self.prompt_tokens + other.prompt_tokens,
+            self.tokens + other.tokens, self.failures + other.failures, delays,
+            self.delays_s + other.delays_s,
+        )  # fmt: skip
+
+    def first_token(self, seconds: float) -> None:
+        at = bisect.bisect_left(BUCKETS_S, seconds)
+        self.delays = (*self.delays[:at], self.delays[at] + 1, *self.delays[at + 1 :])
+        self.delays_s += seconds
 
 
 @dataclass(frozen=True)
@@ -64,7 +95,8 @@ class Call:
             result = self.work()
         except BaseException as error:  # one that is cancelled is no Exception
             result = error
-        self.done(result)
+        with contextlib.suppress(BaseException):  # where who asked has gone, nobody suffers
+            self.done(result)
 
 
 class Engine:
@@ -72,7 +104,7 @@ class Engine:
 
     def __init__(self, model: Model, streams: int, queue: int) -> None:
         self.model, self.streams, self.queue = model, streams, queue
-        self.completer = self.fresh()
+        self.completer, self.stats = self.fresh(), Stats()
         self.jobs: dict[int, tuple[Job, int]] = {}  # by id of the completion
         self.orders: deque[Callable[[], None]] = deque()
         self.wake = threading.Condition()
@@ -143,6 +175,7 @@ class Engine:
                 try:
                     work()
                 except BaseException as error:  # of memory, say: those that come must not suffer
+                    self.stats.failures += 1
                     self.fail(error)
                     self.completer = self.fresh()
         for call in [order for order in self.orders if isinstance(order, Call)]:
@@ -160,6 +193,8 @@ class Engine:
                 job.tell(error)
                 self.drop(job)
                 return
+            self.stats.texts += 1
+            self.stats.prompt_tokens += len(completion.request.prompt)
             if completion.finish_reason:
                 del self.jobs[id(completion)]
                 job.tell(Event(i, "", [], completion.finish_reason))
@@ -171,10 +206,14 @@ class Engine:
 
     def step(self) -> None:
         running = [run.completion for run in self.completer.running]
-        counts = {id(completion): len(completion.logprobs) for completion in running}
+        counts = {id(c): (len(c.logprobs), len(c.tokens)) for c in running}
         for completion, text in self.completer.step():
-            logprobs = completion.logprobs[counts.get(id(completion), 0) :]
+            scored, tokens = counts.get(id(completion), (0, 0))
+            logprobs = completion.logprobs[scored:]
             job, i = self.jobs[id(completion)]
+            self.stats.tokens += len(completion.tokens) - tokens
+            if not tokens:
+                self.stats.first_token(time.monotonic() - job.began)
             if completion.finish_reason:
                 del self.jobs[id(completion)]
             if completion.finish_reason or not job.whole:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request as Asked
@@ -17,6 +18,7 @@ from bardlet.errors import BardletError
 from bardlet.serve.answers import echo, streamed, written
 from bardlet.serve.chat import Conversations, NoRoomError
 from bardlet.serve.engine import Engine
+from bardlet.serve.engines import Engines
 from bardlet.serve.events import Refused
 from bardlet.serve.model import Model
 from bardlet.serve.schema import ChatBody, CompletionBody
@@ -37,19 +39,24 @@ def conversations_of(model: Model) -> Conversations:
 class Server:
     """The engines by name, and how their texts become answers."""
 
-    def __init__(self, models: dict[str, Callable[[], Engine]], max_tokens: int) -> None:
+    def __init__(
+        self, models: dict[str, Callable[[], Engine]], max_tokens: int,
+        sizes: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         self.models, self.max_tokens = models, max_tokens
-        self.engines: dict[str, Engine] = {}
-        self.loading = asyncio.Lock()
+        self.engines = Engines(models, sizes)
         self.created = int(time.time())
 
     def load(self) -> tuple[int, int]:
         """How many texts are written and how many wait, of all models."""
-        loads = [engine.load for engine in list(self.engines.values())]
+        loads = [engine.load for engine in self.engines.all()]
         return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
 
     def described(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self.created, "owned_by": "bardlet"}
+        facts = {"id": name, "object": "model", "created": self.created, "owned_by": "bardlet"}
+        if engine := self.engines.loaded.get(name):
+            facts["checkpoint"] = Path(engine.model.trained.source).name
+        return facts
 
     def named(self, name: str | None) -> str:
         """The model's name; without one, the first's."""
@@ -60,13 +67,7 @@ class Server:
 
     async def engine(self, name: str | None) -> Engine:
         """A model's engine; the model is loaded in a thread when it is first asked for."""
-        name = self.named(name)
-        if name in self.engines:  # without waiting for another that is being loaded
-            return self.engines[name]
-        async with self.loading:
-            if name not in self.engines:
-                self.engines[name] = await asyncio.to_thread(self.models[name])
-        return self.engines[name]
+        return await self.engines.get(self.named(name))
 
     async def encoded(
         self, model: Model, prompts: Sequence[str | list[int]]
@@ -84,8 +85,7 @@ class Server:
         return ids
 
     def close(self) -> None:
-        for engine in self.engines.values():
-            engine.close()
+        self.engines.close()
 
     async def complete(
         self, body: CompletionBody, asked: Asked
