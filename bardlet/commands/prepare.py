@@ -65,6 +65,8 @@ class PrepareOptions(TypedDict, total=False):
     text_key: str
     prompt_key: str
     response_key: str
+    messages_key: str
+    chat_template: FilePath
     document_separator: str
     format: str
     ext: str

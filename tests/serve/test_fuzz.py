@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_support import Served, byte_model
@@ -20,6 +21,12 @@ SLOWEST = 20.0  # seconds; a hang is longer
 quick = settings(
     max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> None:
+    """hypothesis draws them, and a run that was trained in this thread has them taken for 0."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")
