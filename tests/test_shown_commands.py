@@ -65,6 +65,7 @@ SMALLER = {
     "bardlet chat": "--max_new_tokens=4 --device=cpu",
     "bardlet compare": "--device=cpu",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
+    "bardlet next": "", "bardlet attention": "", "bardlet explain": "",
     "bardlet tokenizer": "", "bardlet count": "", "bardlet import": "", "bardlet export": "",
     "bardlet report": "--out report.html", "bardlet plot": "",
     "bardlet verify-resume": f"{TINY} --max_iters=100000 --seconds=0.5",
@@ -81,6 +82,9 @@ PLACEHOLDERS = {"<name>": "demo", "COMMAND": "train"}
 BEFORE = {
     "What it writes": ["bardlet train demo"],
     "Use your model": ["bardlet train demo"],
+    "Look into it": [
+        "bardlet prepare tinyshakespeare", "bardlet train demo", "bardlet train shakespeare-char",
+    ],
     "For nanoGPT's users": [
         "bardlet train shakespeare-char", "bardlet train shakespeare-char-classic "
         "--out_dir=out/classic", "bardlet prepare plays.txt --tokenizer gpt2 --out "
