@@ -47,7 +47,7 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 # --- how each is run
 
 TINY = (
-    "--n_layer=1 --n_head=2 --n_embd=16 --block_size=16 --max_iters=2 --eval_iters=1 "
+    "--n_layer=1 --n_head=2 --n_embd=32 --block_size=16 --max_iters=2 --eval_iters=1 "
     "--batch_size=2 --gradient_accumulation_steps=1 --log_interval=1 --device=cpu --fresh"
 )
 FEW = "--max_iters=1 --gradient_accumulation_steps=1 --eval_iters=1 --device=cpu"
