@@ -92,6 +92,11 @@ def metrics(config: TrainConfig, kind: str = "iter") -> list[dict[str, Any]]:
     return [entry for line in lines if (entry := json.loads(line))["type"] == kind]
 
 
+def events(config: TrainConfig) -> list[dict[str, Any]]:
+    """What happened in a run, saves aside."""
+    return [entry for entry in metrics(config, "event") if entry["event"] != "saved"]
+
+
 def losses(config: TrainConfig, kind: str = "iter") -> list[float]:
     name = "loss" if kind == "iter" else "val_loss"
     return [entry[name] for entry in metrics(config, kind)]

@@ -26,7 +26,7 @@ FLOAT16 = Machine(device=torch.device("cpu"), dtype=torch.float16, why="for the 
 def training(dataset_folder: Path, tmp_path: Path) -> Iterator[Training]:
     """A run in float16 with AdamW and Muon, set up on the CPU."""
     config = tiny_config(dataset_folder, tmp_path / "run", warmup_iters=0)
-    set_up = setup(config, Group(), FLOAT16, None, Log)
+    set_up = setup(config, Group(), FLOAT16, None, Log, "", None)
     yield set_up
     set_up.log.close()
 

@@ -11,6 +11,7 @@ from bardlet.commands.next import FILTERS
 from bardlet.commands.parser import Parser, parse
 from bardlet.commands.sample import CHOICE, prompt_text
 from bardlet.commands.settings import newest_run
+from bardlet.errors import DataError
 from bardlet.io import atomic
 from bardlet.io.terminal import say
 
@@ -42,7 +43,11 @@ def run(parser: Parser, args: list[str]) -> int:
         run, parsed.checkpoint, getattr(parsed, "start", None), sampling, parsed.seed
     )
     if path := getattr(parsed, "html", None):
-        write_page(path, info, way)
+        try:
+            write_page(path, info, way)
+        except OSError as error:
+            hint = "Name a file in a folder that is there, such as explain.html"
+            raise DataError(f"cannot write {path}: {error.strerror}", hint) from None
     elif parsed.json:
         print(json.dumps(info, ensure_ascii=False))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 def temporary(path: Path) -> Path:
     """The name under which this process builds `path`, in the same folder."""
+    if not path.name:  # as of ".", which is what Python's Path makes of an empty text
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

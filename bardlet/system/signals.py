@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 HANGUP = getattr(signal, "SIGHUP", None)
+# no signs of impatience: they come from the system, and several at a time
+UNCOUNTED = {HANGUP, getattr(signal, "SIGUSR1", None)}
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -28,25 +30,25 @@ def stop_with_parent() -> None:
     if sys.platform != "linux":
         return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
     if os.getppid() != parent:  # it has ended in between
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @contextlib.contextmanager
 def stop_signals(answer: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Ask whether a signal to stop has come; a second one raises KeyboardInterrupt at once.
 
-    `answer` is called when the first one comes, from its handler. A closed terminal is no sign of
-    impatience, and comes from the system, the shell and the end of the session alike: it asks to
-    stop, and is not counted.
+    `answer` is called when the first one comes, from its handler. A closed terminal, told by the
+    system, the shell and the end of the session alike, asks to stop and is not counted; nor is what
+    a scheduler sends, or the system for each thread of a launcher that ends.
     """
     caught: list[int] = []
     counted: list[int] = []
 
     def note(number: int, frame: object) -> None:
         caught.append(number)
-        counted.extend([number] * (number != HANGUP))
+        counted.extend([number] * (number not in UNCOUNTED))
         if len(counted) > 1:
             raise KeyboardInterrupt
         if len(caught) == 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import ROOT, losses, metrics, tensors, tiny_config
+from support import ROOT, events, losses, metrics, tensors, tiny_config
 
 from bardlet import cli
 from bardlet.errors import TrainingError, is_out_of_memory
@@ -47,8 +47,8 @@ def test_training_goes_on_with_half_as_many_at_once(
         train(large)
     assert losses(large) == losses(small)
     assert all(torch.equal(t, tensors(small)[n]) for n, t in tensors(large).items())
-    events = [(e["event"], e["iter"], e["batch_size"]) for e in metrics(large, "event")]
-    assert events == [("memory", 0, 4), ("memory", 0, 2)]
+    halvings = [(e["event"], e["iter"], e["batch_size"]) for e in events(large)]
+    assert halvings == [("memory", 0, 4), ("memory", 0, 2)]
 
 
 def test_evaluation_goes_on_with_half_as_many_at_once(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import assert_same_end, dying, judged, losses, metrics, stop_after, tiny_config
+from support import assert_same_end, dying, events, judged, losses, stop_after, tiny_config
 
 from bardlet.data.dataset.loader import Prefetcher, StreamBatches
 from bardlet.errors import CheckpointError, TrainingError
@@ -49,7 +49,7 @@ def test_a_loss_that_is_none_stops_before_the_step(
         train(config)
     assert "learning_rate" in e.value.hint and "keeps its last checkpoint" in e.value.hint
     assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 5
-    assert metrics(config, "event")[-1]["event"] == "nonfinite"
+    assert events(config)[-1]["event"] == "nonfinite"
     assert len(losses(config)) == 5
 
 
@@ -84,7 +84,7 @@ def test_a_spike_is_logged_and_skipped_if_asked_for(
     )
     spoiled(monkeypatch, {6}, lambda loss: loss + 50)
     train(config)
-    event = metrics(config, "event")
+    event = events(config)
     assert [(e["event"], e["iter"]) for e in event] == [("skipped" if skip else "spike", 6)]
     assert event[0]["loss"] > 50 and event[0]["z"] > 6
     assert "iter 6: the loss 5" in capsys.readouterr().out
@@ -123,14 +123,14 @@ def test_spikes_are_skipped_alike_after_a_resume(
     options = {"skip_spikes": True, "max_iters": 24, "eval_interval": 100}
     whole = tiny_config(dataset_folder, tmp_path / "whole", **options)
     train(whole)
-    assert [e["event"] for e in metrics(whole, "event")].count("skipped") >= 2
+    assert [e["event"] for e in events(whole)].count("skipped") >= 2
     halves = tiny_config(dataset_folder, tmp_path / "halves", **options)
     with monkeypatch.context() as stopping:
         stop_after(12, stopping)
         assert train(halves).stopped
     train(halves)
     assert_same_end(whole, halves)
-    assert metrics(whole, "event") == metrics(halves, "event")
+    assert events(whole) == events(halves)
 
 
 def test_patience_ends_a_run_and_keeps_the_best(
@@ -180,7 +180,7 @@ def test_a_run_that_has_stopped_learning_is_stopped(
     with pytest.raises(TrainingError, match=rf"stopped learning: {seen} norm is 0 since") as e:
         train(config)
     assert "--fresh" in e.value.hint and "--guard_dead=false" in e.value.hint
-    event = metrics(config, "event")[-1]
+    event = events(config)[-1]
     assert (event["event"], event["iter"]) == ("dead", 40 + guards.DEAD - 1)
     assert event["loss"] == pytest.approx(math.log(15), abs=1e-5) and event["grad_norm"] == 0
 
@@ -192,7 +192,7 @@ def test_without_the_guard_it_is_said_once(
     config = tiny_config(dataset_folder, tmp_path / "run", guard_dead=False, **DYING)
     dying(monkeypatch, at=40)
     assert train(config).iter == 80
-    assert [e["event"] for e in metrics(config, "event")] == ["dead"]
+    assert [e["event"] for e in events(config)] == ["dead"]
     assert capsys.readouterr().out.count("warning: the run has stopped learning") == 1
 
 
@@ -206,7 +206,7 @@ def test_a_resumed_run_stops_where_the_undisturbed_one_does(
         assert train(config).stopped
     with pytest.raises(TrainingError, match="at iteration 40 the loss returned"):
         train(config)
-    assert metrics(config, "event")[-1]["iter"] == 40 + guards.DEAD - 1
+    assert events(config)[-1]["iter"] == 40 + guards.DEAD - 1
 
 
 def collapse_of(losses_and_norms: list[tuple[float, float]]) -> int:
@@ -260,7 +260,7 @@ def test_a_masked_run_at_a_tiny_rate_goes_on(
         max_iters=60, eval_interval=60,
     )  # fmt: skip
     assert train(config).iter == 60
-    assert metrics(config, "event") == []
+    assert events(config) == []
 
 
 def test_patience_counts_the_evaluation_after_which_a_run_was_killed(

@@ -39,6 +39,11 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "fresh": st.just(False),
     "eval_only": st.just(False),
     "wandb_log": st.just(False),
+    "trackio": st.just(False),
+    "tensorboard": st.just(False),
+    "distill_from": st.just(""),
+    "stages": st.just(1),
+    "stage_iters": st.just(0),
     "lora_rank": st.just(0),  # which needs a model to begin from
     "eval_interval": st.integers(1, 3),
     "eval_iters": st.integers(1, 3),
@@ -113,6 +118,9 @@ def valid(draw: st.DrawFn) -> dict[str, Any]:
             options["n_head"] *= options["n_kv_head"]
         if not options.get("head_dim"):
             options["n_embd"] = 2 * options["n_head"] * max(1, options["n_embd"] // 8)
+    if not options.get("distill_from"):
+        for name in ("distill_weight", "distill_temperature"):
+            options.pop(name, None)
     options["min_lr"] = min(options["min_lr"], options["learning_rate"])
     return options
 
@@ -206,7 +214,7 @@ def beyond(name: str) -> st.SearchStrategy[str]:
     """Values that an option cannot have, as they are typed."""
     field = FIELDS[name]
     known = field.metadata
-    anything = st.sampled_from(["\0", "", " "])
+    anything = st.sampled_from(["\0"] if field.default == "" else ["\0", "", " "])
     if field.type == "str" and not known["choices"]:
         return anything
     anything |= st.sampled_from(["maybe", "nan", "1e", "-", "[1]", "None", "1,5", "\u0661\u0662x"])
