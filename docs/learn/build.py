@@ -251,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.links:
         for path in (path for language in LANGUAGES for path in (HERE / language).glob("*.md")):
             path.write_text(with_links(path.read_text(encoding="utf-8")), encoding="utf-8")
+        write_notebooks()
         return 0
     wrong = []
     with contextlib.ExitStack() as stack:
@@ -281,10 +282,15 @@ def main(argv: list[str] | None = None) -> int:
                         picture = path.with_name(f"{chapter}-{block.name}.svg")
                         picture.write_text(block.svg[language], encoding="utf-8")
     if not args.check:
-        for language in LANGUAGES:
-            notebook.write(HERE, language, chapters(), {c: blocks_of(c) for c in chapters()})
+        write_notebooks()
     print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong else 0
+
+
+def write_notebooks() -> None:
+    """Both languages' notebooks of all chapters, as their texts are."""
+    for language in LANGUAGES:
+        notebook.write(HERE, language, chapters(), {c: blocks_of(c) for c in chapters()})
 
 
 if __name__ == "__main__":
