@@ -19,10 +19,7 @@ from bardlet.system import distributed
 from bardlet.train import Result
 from bardlet.training import resume
 
-ONE_RUN = {
-    name: FIELDS[name].default
-    for name in ("stages", "stage_iters", "distill_weight", "distill_temperature")
-}
+NO_TEACHER = {name: FIELDS[name].default for name in ("distill_weight", "distill_temperature")}
 
 
 def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result]) -> Result:
@@ -32,14 +29,18 @@ def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result])
     stages of this session.
     """
     out, main = Path(config.out_dir), distributed.here().main
+    if config.eval_only or config.stages == 1:
+        return train_one(config)
     begun = (out / "stages").is_dir() and not config.fresh
     if begun and config.init_from == "resume" and not run_folder.checkpoints(out):
         config = dataclasses.replace(config, init_from="scratch")
-    if config.eval_only or config.stages == 1:
-        return train_one(config)
-    if resume.resume_iteration(config) >= 0:  # a resumed run has its stage's options
-        resumes = config.init_from == "resume"
-        return train_one(config if resumes else stage_of(config, config.stages))
+    if resume.resume_iteration(config) >= 0:
+        if config.init_from != "resume":
+            return train_one(stage_of(config, config.stages))
+        # its options are the last stage's already; the folder may have been moved since
+        return train_one(
+            dataclasses.replace(config, distill_from=folder_of(config, config.stages - 1))
+        )
     if main:
         if config.fresh:
             shutil.rmtree(out / "stages", ignore_errors=True)
@@ -63,18 +64,22 @@ def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result])
 
 def stage_of(config: TrainConfig, number: int) -> TrainConfig:
     """The run that is stage `number` of a chain, from 1 on."""
-    folder = Path(config.out_dir) / "stages"
     changes: dict[str, object] = {"seed": config.seed + number - 1}
     if number < config.stages:
-        changes |= {"out_dir": str(folder / str(number)), "stages": 1, "stage_iters": 0}
+        changes |= {"out_dir": folder_of(config, number), "stages": 1, "stage_iters": 0}
     if number > 1:
         changes |= {
-            "distill_from": str(folder / str(number - 1)),
+            "distill_from": folder_of(config, number - 1),
             "max_iters": config.stage_iters or config.max_iters,
         }
     elif not config.distill_from:
-        changes |= ONE_RUN
+        changes |= NO_TEACHER
     return dataclasses.replace(config, **changes)
+
+
+def folder_of(config: TrainConfig, number: int) -> str:
+    """The folder of a stage before the last."""
+    return str(Path(config.out_dir) / "stages" / str(number))
 
 
 def is_finished(run: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ def test_a_last_stage_that_is_stopped_goes_on(
     own = {"seed": 1339, "max_iters": 8, "distill_from": f"{config.out_dir}/stages/2"}
     assert trained(dataclasses.replace(config, init_from="resume", **own)).iter == 8
     assert_same_end(whole, config)
+
+
+def test_a_chain_that_was_moved_goes_on(whole: TrainConfig, tmp_path: Path) -> None:
+    config = last_of(whole, tmp_path / "run")
+    shutil.copytree(whole.out_dir, config.out_dir)
+    more = {"init_from": "resume", "seed": 1339, "max_iters": 9, "distill_from": "out/elsewhere"}
+    assert trained(dataclasses.replace(config, **more)).iter == 9
+
+
+def test_an_unfinished_chain_has_no_model_to_evaluate(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = last_of(whole, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        stop_after(3, patched)
+        trained(config)
+    with pytest.raises(CheckpointError, match="no checkpoint 'last'"):
+        trained(dataclasses.replace(config, init_from="resume", eval_only=True))
 
 
 def test_a_finished_chain_is_kept(whole: TrainConfig, tmp_path: Path) -> None:
