@@ -56,7 +56,9 @@ def load_teachers(
     if config.eval_only:
         return Teachers(hashes=saved.teachers if saved else ())
     models, hashes = [], []
-    for name in filter(None, config.distill_from.split(",")):
+    whole = run_folder.is_run(Path(config.distill_from))  # whose name may have commas
+    names = [config.distill_from] if whole else config.distill_from.split(",")
+    for name in filter(None, names):
         folder = run_folder.find(Path(name.strip()), "best")
         model, tokenizer, _ = checkpoint.load(folder)
         if fingerprint(tokenizer) != fingerprint(dataset.tokenizer):

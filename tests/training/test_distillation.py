@@ -131,6 +131,12 @@ def test_two_processes_learn_the_same(folder: Path, tmp_path: Path) -> None:
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
+def test_a_name_with_a_comma_can_teach(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "llama", tmp_path / "one,two")
+    config = student(folder, tmp_path / "run", max_iters=1, distill_from=str(tmp_path / "one,two"))
+    assert train(config).iter == 1
+
+
 def test_teachers_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
     before = (run_folder.find(folder / "llama", "best") / "model.safetensors").read_bytes()
     config = student(folder, tmp_path / "run", dropout=0.1)
