@@ -66,29 +66,31 @@ class Scorer:
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].tokens))
         while len(result) < len(order):
             rest = order[len(result) :]
-            some = rest[: max(1, self.micro_batcher.size // len(spans[rest[0]].tokens))]
-            work = functools.partial(self.part, [spans[i] for i in some])
-            result.update(zip(some, self.micro_batcher.run(work), strict=True))
+            some = rest[: max(1, self.micro_batcher.size // (len(spans[rest[0]].tokens) - 1))]
+            scored = self.tokens([spans[i] for i in some])
+            for i, (logprobs, likeliest) in zip(some, scored, strict=True):
+                result[i] = Likelihood(logprobs.sum().item(), bool(likeliest.all()), len(logprobs))
             done(len(some))
         return [result[i] for i in range(len(spans))]
 
-    def part(self, spans: list[Span], size: int) -> list[Likelihood]:
-        """The likelihoods of spans, the longest first, `size` tokens at once."""
-        result: list[Likelihood] = []
+    def tokens(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+        """Of each span, the longest first, the log-probability of every scored token, (n,) float64
+        on the CPU, and whether it is the likeliest, (n,) bool.
+        """
+        return self.micro_batcher.run(functools.partial(self.in_parts, spans))
+
+    def in_parts(self, spans: Sequence[Span], size: int) -> list[tuple[Tensor, Tensor]]:
+        """The same, `size` inputs at once."""
+        result: list[tuple[Tensor, Tensor]] = []
         while spans:
-            n = max(1, size // len(spans[0].tokens))
-            result += [
-                Likelihood(logprobs.sum().item(), bool(likeliest.all()), len(logprobs))
-                for logprobs, likeliest in self.tokens(spans[:n])
-            ]
+            n = max(1, size // (len(spans[0].tokens) - 1))
+            result += self.at_once(spans[:n])
             spans = spans[n:]
         return result
 
     @torch.inference_mode()
-    def tokens(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
-        """Of each span the log-probability of every scored token, (n,) float64 on the CPU, and
-        whether it is the likeliest, (n,) bool.
-        """
+    def at_once(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+        """The same in one batch."""
         T = max(len(span.tokens) for span in spans) - 1
         idx = torch.zeros(len(spans), T, dtype=torch.int64)  # (B, T)
         for row, span in enumerate(spans):

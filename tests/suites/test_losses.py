@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support import CPU, scorer_of
 
 from bardlet.data.dataset.folder import Dataset
@@ -82,6 +83,25 @@ def test_documents_are_told_by_their_end(tmp_path: Path) -> None:
     count = int((data.splits["val"].read(0, 10**6) == data.end_of_text).sum())
     assert count >= 30 and losses.segments()[1] == f"{count:,} documents"
     assert losses.documents.min() == 0 and losses.documents.max() == count - 1
+
+
+def test_a_text_is_computed_in_smaller_parts_when_memory_runs_out(
+    dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset(dataset_folder)
+    scorer = scorer_of(data.tokenizer)
+    whole = of_split(scorer, data, "val")
+    inner = scorer.logits
+
+    def small(idx: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        if len(idx) > 1:
+            raise MemoryError
+        return inner(idx, *others)
+
+    monkeypatch.setattr(scorer, "logits", small)
+    with pytest.warns(UserWarning, match="out of memory"):
+        losses = of_split(scorer, data, "val")
+    np.testing.assert_allclose(losses.nats, whole.nats, atol=1e-5)
 
 
 def test_what_has_no_loss_is_refused(characters: Scorer) -> None:
