@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bardlet.data.dataset.loader import first_seen
 from bardlet.interop.verify import Trained
 from bardlet.model import GPT
 from bardlet.serve.model import without_padding
@@ -73,23 +74,31 @@ class Scorer:
             done(len(some))
         return [result[i] for i in range(len(spans))]
 
-    def tokens(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+    def tokens(
+        self, spans: Sequence[Span], end_of_text: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Of each span, the longest first, the log-probability of every scored token, (n,) float64
         on the CPU, and whether it is the likeliest, (n,) bool.
-        """
-        return self.micro_batcher.run(functools.partial(self.in_parts, spans))
 
-    def in_parts(self, spans: Sequence[Span], size: int) -> list[tuple[Tensor, Tensor]]:
+        Attention stays behind the last `end_of_text`, where one is named.
+        """
+        return self.micro_batcher.run(functools.partial(self.in_parts, spans, end_of_text))
+
+    def in_parts(
+        self, spans: Sequence[Span], end_of_text: int | None, size: int
+    ) -> list[tuple[Tensor, Tensor]]:
         """The same, `size` inputs at once."""
         result: list[tuple[Tensor, Tensor]] = []
         while spans:
             n = max(1, size // (len(spans[0].tokens) - 1))
-            result += self.at_once(spans[:n])
+            result += self.at_once(spans[:n], end_of_text)
             spans = spans[n:]
         return result
 
     @torch.inference_mode()
-    def at_once(self, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+    def at_once(
+        self, spans: Sequence[Span], end_of_text: int | None
+    ) -> list[tuple[Tensor, Tensor]]:
         """The same in one batch."""
         T = max(len(span.tokens) for span in spans) - 1
         idx = torch.zeros(len(spans), T, dtype=torch.int64)  # (B, T)
@@ -99,7 +108,7 @@ class Scorer:
         rows = torch.repeat_interleave(torch.arange(len(spans)), torch.tensor(counts))  # (N,)
         columns = torch.cat([torch.arange(s.start - 1, len(s.tokens) - 1) for s in spans])  # (N,)
         targets = torch.cat([torch.tensor(span.tokens[span.start :]) for span in spans])  # (N,)
-        logits = self.logits(idx, rows, columns, targets)  # (N, V)
+        logits = self.logits(idx, first_seen(idx, end_of_text), rows, columns, targets)  # (N, V)
         targets = targets.to(logits.device)
         logprobs = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]  # (N,)
         likeliest = logits.argmax(-1) == targets  # (N,)
@@ -108,8 +117,10 @@ class Scorer:
         )
         return list(parts)
 
-    def logits(self, idx: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
-        """The logits behind some places of idx (B, T) alone: (N, V)."""
+    def logits(
+        self, idx: Tensor, first: Tensor | None, rows: Tensor, columns: Tensor, targets: Tensor
+    ) -> Tensor:
+        """The logits behind some places of idx (B, T) alone: (N, V); `first` is GPT.forward's."""
         device = self.machine.device
 
         def chosen(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -119,7 +130,8 @@ class Scorer:
         hook = self.gpt.lm_head.register_forward_pre_hook(chosen)
         try:
             with self.machine.autocast():
-                logits, _ = self.gpt(idx.to(device), targets.to(device))
+                seen = None if first is None else first.to(device)
+                logits, _ = self.gpt(idx.to(device), targets.to(device), first=seen)
         finally:
             hook.remove()
         return logits[0]

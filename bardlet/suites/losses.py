@@ -79,16 +79,18 @@ def losses(
 ) -> TextLosses:  # fmt: skip
     """The losses of windows, (2, n) inputs and targets that follow each other; -1 does not count.
 
-    `end` is the token between documents.
+    `end` is the token between documents, beyond which attention does not reach in a model that was
+    trained with doc_mask.
     """
     names, sizes = tokenizer.tokens(), tokenizer.token_bytes()
+    masked = end if scorer.trained.state.config.get("doc_mask") else None
     nats: list[np.ndarray] = []
     kept = [np.zeros(1, dtype=bool)]  # whether each token counts: the first has no prediction
     ids: list[np.ndarray] = []
     last = -1
     for batch in batches(windows, scorer):
         spans = [Span((*window[0].tolist(), max(0, int(window[1, -1]))), 1) for window in batch]
-        for (logprobs, _), window in zip(scorer.tokens(spans), batch, strict=True):
+        for (logprobs, _), window in zip(scorer.tokens(spans, masked), batch, strict=True):
             counts = window[1] >= 0
             nats.append(-logprobs.numpy()[counts])
             kept.append(counts)

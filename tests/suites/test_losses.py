@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ from bardlet.system.distributed import Group
 
 def same_as_evaluate(scorer: Scorer, data: Dataset) -> TextLosses:
     losses = of_split(scorer, data, "val")
-    score = evaluate(scorer.gpt, data, "val", batch_size=3, machine=CPU, group=Group())
+    masked = bool(scorer.trained.state.config.get("doc_mask"))
+    score = evaluate(
+        scorer.gpt, data, "val", batch_size=3, machine=CPU, group=Group(), doc_mask=masked
+    )
     assert losses.loss == pytest.approx(score.loss, rel=1e-5)
     assert losses.bits_per_byte == pytest.approx(score.bits_per_byte, rel=1e-5)
     assert len(losses.nats) == score.tokens
@@ -79,10 +83,14 @@ def test_documents_are_told_by_their_end(tmp_path: Path) -> None:
 
     assert cli.main(["prepare", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "data")]) == 0
     data = Dataset(tmp_path / "data")
-    losses = same_as_evaluate(scorer_of(data.tokenizer), data)
+    scorer = scorer_of(data.tokenizer)
+    losses = same_as_evaluate(scorer, data)
     count = int((data.splits["val"].read(0, 10**6) == data.end_of_text).sum())
     assert count >= 30 and losses.segments()[1] == f"{count:,} documents"
     assert losses.documents.min() == 0 and losses.documents.max() == count - 1
+    state = replace(scorer.trained.state, config={"doc_mask": True})
+    scorer.trained = replace(scorer.trained, state=state)
+    assert same_as_evaluate(scorer, data).loss != pytest.approx(losses.loss, rel=1e-4)
 
 
 def test_a_text_is_computed_in_smaller_parts_when_memory_runs_out(
