@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 TARGET = 1.4697  # nanoGPT's best loss, by its README
-SEED_LOSSES = {250: (1.97, 2.06), 5000: (0.62, 1.71)}  # train and validation, by its README
+# train and validation, by a log of its recipe
+SEED_LOSSES = {250: (1.97, 2.06), 5000: (0.62, 1.71)}
 DROP = 10  # iterations before those that are timed
 GPT2 = ["--n_layer=12", "--n_head=12", "--n_embd=768", "--block_size=1024", "--batch_size=12",
         "--gradient_accumulation_steps=1", "--dropout=0.0", "--bias=False"]  # fmt: skip
@@ -138,10 +139,10 @@ def machine(visit: Visit) -> None:
     from bardlet import native
     from bardlet.system import device
 
-    found = device.choose(visit.device)
-    facts: dict[str, Any] = {**device.versions(), "device": found.describe(),
+    chosen = device.choose(visit.device)
+    facts: dict[str, Any] = {**device.versions(), "device": chosen.describe(),
                              "cuda": torch.version.cuda, "cores": os.cpu_count(),
-                             "peak_flops": found.peak_flops()}  # fmt: skip
+                             "peak_flops": chosen.peak_flops()}  # fmt: skip
     with contextlib.suppress(Exception):
         facts["core"] = bool(native.core())
     with contextlib.suppress(OSError):
@@ -170,7 +171,7 @@ def tests(visit: Visit) -> None:
 
 
 @contextlib.contextmanager
-def told(metrics: Path) -> Iterator[None]:
+def evaluations_reported(metrics: Path) -> Iterator[None]:
     """Hand out each evaluation of a run while it trains: it may be cut short."""
     done = threading.Event()
 
@@ -201,7 +202,7 @@ def classic(visit: Visit) -> None:
     visit.prepare()
     options = ["--max_iters=20", "--eval_interval=10", *SMALL[:5]] if visit.quick else []
     began = time.perf_counter()
-    with told(Path("out/classic/metrics.jsonl")):
+    with evaluations_reported(Path("out/classic/metrics.jsonl")):
         lines = visit.train("shakespeare-char-classic", "out/classic", *options)
     took = time.perf_counter() - began
     best = min(of(lines, "eval"), key=lambda line: line["val_loss"])
@@ -288,11 +289,11 @@ def written(
     torch.manual_seed(0)
     config = GPTConfig(n_layer=layers, n_head=heads, n_embd=width, block_size=context,
                        vocab_size=vocab_size)  # fmt: skip
-    found = choose(device)
-    model = GPT(config).eval().to(found.device)
+    chosen = choose(device)
+    model = GPT(config).eval().to(chosen.device)
     if not native.runs(model):
-        model.to(found.dtype)
-    writer = Writer(model, streams, found.dtype)
+        model.to(chosen.dtype)
+    writer = Writer(model, streams, chosen.dtype)
     total = tokens + 8
     sampling = Sampling(temperature=0.8, top_k=min(200, vocab_size))
     texts = [writer.add(torch.zeros(1, dtype=torch.int64), sampling, total, 1337, i)
@@ -303,7 +304,7 @@ def written(
     while texts[0].left:
         writer.step(texts)  # hands its tokens to the CPU, which waits for them
     seconds = time.perf_counter() - began
-    dtype = str(found.dtype).removeprefix("torch.")
+    dtype = str(chosen.dtype).removeprefix("torch.")
     return {"tokens_per_s": streams * left / seconds, "core": native.runs(model), "dtype": dtype}
 
 
@@ -397,9 +398,9 @@ def peer_train(
 
 
 def peer_times(lines: list[str]) -> list[float]:
-    """The milliseconds of each iteration, those with an evaluation in them left out later."""
-    found = [re.match(r"iter \d+: loss .*?, time ([\d.]+)ms", line) for line in lines]
-    return [float(match[1]) for match in found if match]
+    """The milliseconds of each iteration."""
+    matches = [re.match(r"iter \d+: loss .*?, time ([\d.]+)ms", line) for line in lines]
+    return [float(match[1]) for match in matches if match]
 
 
 def peer_classic(visit: Visit) -> None:

@@ -49,12 +49,12 @@ def test_a_part_cut_short_has_its_results(
     for part, limit in (("machine", 20), ("tests", 1), ("plan", 20), ("classic", 0.5)):
         gpu.run_part(part, [], [], limit, record, out)
     assert time.monotonic() - began < 10  # what still holds the pipe would be waited for
-    found = json.loads(out.read_text(encoding="utf-8"))["parts"]
-    assert [found[part]["status"] for part in ("machine", "tests", "plan", "classic")] == [
+    parts = json.loads(out.read_text(encoding="utf-8"))["parts"]
+    assert [parts[part]["status"] for part in ("machine", "tests", "plan", "classic")] == [
         "ok", "cut short: its time was up", "failed: exit code 1", "left out: no time",
     ]  # fmt: skip
-    assert found["machine"]["results"] == found["tests"]["results"] == [{"a": 1}]
-    assert found["tests"]["tail"] == ["a word"] and "tail" not in found["machine"]
+    assert parts["machine"]["results"] == parts["tests"]["results"] == [{"a": 1}]
+    assert parts["tests"]["tail"] == ["a word"] and "tail" not in parts["machine"]
 
 
 def test_wheels_are_unpacked_where_a_package_is_missing(
@@ -77,13 +77,15 @@ def test_every_part_has_a_limit_and_the_important_ones_fit() -> None:
     assert sum(ours) <= gpu.VISIT_S + 30
 
 
-def test_a_run_is_told_of_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_are_reported_while_a_run_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Evaluations are handed out once each; a line that is half written waits."""
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(gpu_parts, "result", lambda **values: said.append(values))
     path = tmp_path / "metrics.jsonl"
     line = {"type": "eval", "iter": 250, "train_loss": 2.0, "val_loss": 2.1}
-    with gpu_parts.told(path):
+    with gpu_parts.evaluations_reported(path):
         text = json.dumps({"type": "iter"}) + "\n" + json.dumps(line) + "\n" + '{"type": "ev'
         path.write_text(text, encoding="utf-8")
         time.sleep(0.8)
