@@ -25,27 +25,31 @@ pytestmark = [
 pytest.importorskip("lm_eval")
 
 CONTEXT = {"char": 192, "bpe": 48}  # the short tasks fit, the long one does not
-MC = """
+TASK = """
 task: mine_NAME
 dataset_path: json
 dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
+"""
+MC = (
+    TASK
+    + """
 output_type: multiple_choice
 doc_to_text: context
 doc_to_target: answer
 doc_to_choice: choices
 metric_list: [{metric: acc}, {metric: acc_norm}, {metric: acc_bytes}]
 """
-CLOZE = """
-task: mine_NAME
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-test_split: test
+)
+CLOZE = (
+    TASK
+    + """
 output_type: loglikelihood
 doc_to_text: "{{text.split(' ')[:-1]|join(' ')}}"
 doc_to_target: "{{' '+text.split(' ')[-1]}}"
 metric_list: [{metric: acc}, {metric: perplexity}]
 """
+)
 EVALUATE = """
 import json, sys
 from lm_eval import simple_evaluate
