@@ -2,8 +2,9 @@
 
 exact    counts, ids, sizes, files: every character
 losses   what training measured: words and whole numbers equal, decimals within 0.03
-shares   what a model thinks: percentages within 5 points; lines that only one side has may be few
-shape    logs and samples: as many lines; what they say is held by the block's `holds`
+shares   what a model thinks: percentages within 5 points, counts not at all; of a table ordered by
+         them up to 4 of 10 lines may be others
+shape    logs and samples, of which each machine writes others: nothing but the block's `holds`
 """
 
 from __future__ import annotations
