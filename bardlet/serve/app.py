@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 
 import bardlet
-from bardlet.errors import BardletError, UsageError
+from bardlet.errors import BardletError
 from bardlet.serve import embeddings, looking, pages, responses, runs, texts
 from bardlet.serve.engine import Engine
 from bardlet.serve.events import Gone, Refused, reason
@@ -23,7 +23,7 @@ from bardlet.serve.schema import (
     TokenizeBody,
     described,
 )  # fmt: skip
-from bardlet.serve.server import Server
+from bardlet.serve.server import Server, checked
 
 
 def create(
@@ -73,10 +73,8 @@ def create(
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
-        tokenizer = (await server.engine(body.model)).model.tokenizer
-        if any(token >= tokenizer.vocab_size for token in body.tokens):
-            raise UsageError(f"tokens are from 0 to {tokenizer.vocab_size - 1}")
-        return {"content": tokenizer.decode(body.tokens)}
+        model = (await server.engine(body.model)).model
+        return {"content": model.tokenizer.decode(list(checked(model, body.tokens)))}
 
     for module in (responses, embeddings, looking, texts):
         app.include_router(module.router(server))

@@ -66,9 +66,6 @@ def router(server: Server) -> APIRouter:
             if len(tokens) > model.context:
                 text = f"input {i} has {len(tokens):,} tokens, the context {model.context:,}"
                 raise Refused(400, text, "context_length_exceeded")
-            if not tokens or max(tokens) >= model.gpt.config.vocab_size:
-                last = model.gpt.config.vocab_size - 1
-                raise UsageError(f"input {i} is at least one token, each from 0 to {last}")
         data = []
         for i, tokens in enumerate(prompts):  # one at a time: texts are written between
             vector = await called(engine, lambda t=tokens: embedding(model.gpt, t))

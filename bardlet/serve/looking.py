@@ -20,7 +20,7 @@ from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob, prompt_l
 from bardlet.serve.engine import Event
 from bardlet.serve.events import called
 from bardlet.serve.model import Model
-from bardlet.serve.server import Server
+from bardlet.serve.server import Server, checked
 from bardlet.serve.shapes import finite
 from bardlet.web.served import HEADERS
 
@@ -147,14 +147,6 @@ def described(name: str, model: Model) -> dict[str, Any]:
         "dataset": model.trained.state.dataset.name.rpartition("/")[2],
         "can": {"attention": True, "evidence": bool(model.trained.state.dataset.name)},
     }  # fmt: skip
-
-
-def checked(model: Model, ids: list[int]) -> list[int]:
-    """Token ids that the model has; UsageError for others."""
-    size = model.gpt.config.vocab_size
-    if max(ids) >= size:
-        raise UsageError(f"tokens are from 0 to {size - 1}")
-    return ids
 
 
 @torch.inference_mode()

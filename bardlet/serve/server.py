@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import Request as Asked
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from bardlet.errors import BardletError
+from bardlet.errors import BardletError, UsageError
 from bardlet.serve.answers import echo, streamed, written
 from bardlet.serve.chat import Conversations, NoRoomError
 from bardlet.serve.engine import Engine
@@ -34,6 +34,14 @@ def conversations_of(model: Model) -> Conversations:
     except BardletError as error:
         text = f"{error.message}: use /v1/completions. {error.hint}"
         raise Refused(400, text, "no_chat_template") from None
+
+
+def checked(model: Model, ids: Sequence[int]) -> Sequence[int]:
+    """Token ids that the model has; UsageError for others."""
+    size = model.tokenizer.vocab_size
+    if any(token >= size for token in ids):
+        raise UsageError(f"tokens are from 0 to {size - 1}")
+    return ids
 
 
 class Server:
@@ -72,13 +80,18 @@ class Server:
     async def encoded(
         self, model: Model, prompts: Sequence[str | list[int]]
     ) -> list[tuple[int, ...]]:  # fmt: skip
-        """The tokens of prompts; Refused where all of them together are too many."""
+        """The tokens of prompts; Refused where all of them together are too many.
+
+        UsageError for ids that the model does not have.
+        """
         text = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
 
         def encode() -> list[tuple[int, ...]]:
             return [model.prompt(p) if isinstance(p, str) else tuple(p) for p in prompts]
 
         ids = encode() if text <= AT_ONCE else await asyncio.to_thread(encode)
+        for prompt in ids:
+            checked(model, prompt)
         if (tokens := sum(map(len, ids))) > self.max_tokens:
             text = f"prompts of {tokens:,} tokens are more than {self.max_tokens:,}"
             raise Refused(400, text, "context_length_exceeded")

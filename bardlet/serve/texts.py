@@ -11,9 +11,9 @@ from bardlet.analysis.counts import SplitText
 from bardlet.analysis.evidence import evidence
 from bardlet.data.dataset import mixture
 from bardlet.errors import BardletError, UsageError
-from bardlet.serve.looking import IdsBody, checked
+from bardlet.serve.looking import IdsBody
 from bardlet.serve.model import Model
-from bardlet.serve.server import Server
+from bardlet.serve.server import Server, checked
 
 
 class Texts:

@@ -235,7 +235,7 @@ def test_a_full_queue_says_so(model: Model) -> None:
      ({"prompt": "A", "tools": []}, "tools"), ({"prompt": "A", "grammar": "x"}, "grammar"),
      ({"prompt": "A", "logprobs": 99}, "logprobs"),
      ({"prompt": "A", "best_of": 1, "n": 2}, "best_of"),
-     ({"prompt": "\u4e16"}, "alphabet"), ({"prompt": [99999]}, "each from 0 to"),
+     ({"prompt": "\u4e16"}, "alphabet"), ({"prompt": [99999]}, "tokens are from 0"),
      ({"prompt": "A", "logit_bias": {"x": 1}}, "logit_bias"),
      ({"prompt": "A", "logit_bias": {"99999": 1}}, "logit_bias"), ([], ""), (b"{", "")],
 )  # fmt: skip
@@ -260,6 +260,10 @@ def test_tokens_and_their_pieces(served: Served, model: Model) -> None:
     assert [piece["piece"] for piece in pieces] == ["A", "l"]
     assert served.ask("POST", "/detokenize", {"tokens": ids})[1] == {"content": "All:"}
     assert served.ask("POST", "/detokenize", {"tokens": [99999]})[0] == 400
+    for options in ({}, {"echo": True}, {"echo": True, "logprobs": 0}, {"max_tokens": 0}):
+        for prompt in ([99999], [ids, [10**18]]):
+            status, answer, _ = served.ask("POST", "/v1/completions", {"prompt": prompt, **options})
+            assert status == 400 and "tokens are from 0" in answer["error"]["message"]
     assert served.ask("GET", "/nowhere")[1]["error"]["message"] == "there is no GET /nowhere"
     assert served.ask("GET", "/v1/completions")[0] == 405
 
