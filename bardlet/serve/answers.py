@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request as Asked
 from fastapi.responses import StreamingResponse
 
 from bardlet.errors import BardletError
-from bardlet.serve.completion import Completion, Request, prompt_logprobs
+from bardlet.serve.completion import Completion, Request, TokenLogprob, prompt_logprobs
 from bardlet.serve.engine import Engine, Job
 from bardlet.serve.events import Gone, Refused, called, failed, left, reason, submitted
 from bardlet.serve.guard import error_body
@@ -93,14 +93,20 @@ async def streamed(engine: Engine, requests: list[Request], answer: Chunks) -> S
 
 async def echo(engine: Engine, prompt: tuple[int, ...], top: int | None) -> Echo:
     """A prompt's own text, and with `top` its log-probabilities, for what `echo` asks for."""
-    model, size = engine.model, engine.model.context
+    model = engine.model
     behind = len(model.behind) if prompt[: len(model.behind)] == model.behind else 0
     text = model.tokenizer.decode(list(prompt[behind:]))
     if top is None:
         return text, []
-    logprobs: list[Any] = [] if behind else [prompt[0]]
-    for begin in range(0, len(prompt) - 1, size):  # a window at a time: texts are written between
-        window = prompt[begin : begin + size + 1]
-        logprobs += await called(engine, lambda w=window: prompt_logprobs(model.gpt, w, top))
     # the first token has no log-probability, but behind an end of text, which is not shown
-    return text, logprobs
+    return text, [*([] if behind else prompt[:1]), *await scored(engine, prompt, top)]
+
+
+async def scored(engine: Engine, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
+    """`prompt_logprobs` of an engine's model, which writes texts between two windows."""
+    gpt, size = engine.model.gpt, engine.model.context
+    logprobs: list[TokenLogprob] = []
+    for begin in range(0, len(tokens) - 1, size):
+        window = tokens[begin : begin + size + 1]
+        logprobs += await called(engine, lambda w=window: prompt_logprobs(gpt, w, top))
+    return logprobs

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bardlet.analysis import attention
 from bardlet.errors import UsageError
-from bardlet.serve.answers import streamed
-from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob, prompt_logprobs
+from bardlet.serve.answers import scored, streamed
+from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob
 from bardlet.serve.engine import Event
 from bardlet.serve.events import called
 from bardlet.serve.model import Model
@@ -59,13 +59,13 @@ class Tokens:
         return []
 
     def chunk(self, event: Event) -> dict[str, Any]:
-        return {"tokens": [scored(one) for one in event.logprobs], "finish": event.finish_reason}
+        return {"tokens": [as_json(one) for one in event.logprobs], "finish": event.finish_reason}
 
     def last(self, completions: Sequence[Completion]) -> list[dict[str, Any]]:
         return []
 
 
-def scored(one: TokenLogprob) -> dict[str, Any]:
+def as_json(one: TokenLogprob) -> dict[str, Any]:
     """A token with its log-probability, null where that is not finite, and the likeliest."""
     top = [[token, finite(logprob)] for token, logprob in one.top]
     return {"id": one.token, "logprob": finite(one.logprob), "top": top}
@@ -108,8 +108,8 @@ def router(server: Server) -> APIRouter:
         """What each token of a text was given, the first aside, and the likeliest in its place."""
         engine = await server.engine(body.model)
         ids = checked(engine.model, body.ids)
-        rest = await called(engine, lambda: prompt_logprobs(engine.model.gpt, ids, MAX_TOP))
-        return [{"id": ids[0], "logprob": None, "top": []}, *map(scored, rest)]
+        rest = await scored(engine, ids, MAX_TOP)
+        return [{"id": ids[0], "logprob": None, "top": []}, *map(as_json, rest)]
 
     @routes.post("/bardlet/attention")
     async def weights(body: IdsBody) -> Response:

@@ -116,8 +116,7 @@ class Server:
         ]  # fmt: skip
         answer = Legacy(self.named(body.model), engine.model, body, requests, best_of)
         if body.echo:
-            known = {each.prompt: await echo(engine, each.prompt, body.logprobs)
-                     for each in requests[::best_of]}  # fmt: skip
+            known = {prompt: await echo(engine, prompt, body.logprobs) for prompt in set(prompts)}
             answer.echoes = [known[request.prompt] for request in requests]
         if body.stream:
             return await streamed(engine, requests, answer)
