@@ -11,23 +11,23 @@ from bardlet.analysis.counts import SplitText
 from bardlet.analysis.evidence import evidence
 from bardlet.data.dataset import mixture
 from bardlet.errors import BardletError, UsageError
+from bardlet.run.state import DatasetRef
 from bardlet.serve.looking import IdsBody
-from bardlet.serve.model import Model
 from bardlet.serve.server import Server, checked
 
 
 class Texts:
     """The train split and the other of a model's dataset, in memory once they are asked for."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.lock = model, asyncio.Lock()
+    def __init__(self, ref: DatasetRef) -> None:
+        self.ref, self.lock = ref, asyncio.Lock()
         self.splits: list[SplitText] = []
         self.missing = ""
         self.ready = False
 
     def load(self) -> None:
         """Read and index the dataset where it is as the model knew it; else `missing` is why."""
-        ref = self.model.trained.state.dataset
+        ref = self.ref
         try:
             if not ref.name:
                 raise UsageError("this model was not trained here: its text is not known")
@@ -56,7 +56,8 @@ def router(server: Server) -> APIRouter:
         The first question waits until the text is in memory and sorted.
         """
         engine = await server.engine(body.model)
-        known = texts.setdefault(server.named(body.model), Texts(engine.model))
+        ref = engine.model.trained.state.dataset
+        known = texts.setdefault(server.named(body.model), Texts(ref))
         async with known.lock:
             if not known.ready:
                 await asyncio.to_thread(known.load)

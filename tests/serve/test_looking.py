@@ -165,7 +165,7 @@ def test_a_text_that_is_not_there_any_more_is_said(model: Model, tmp_path: Path)
     away = data.with_name("away")
     shutil.move(data, away)
     try:
-        texts = Texts(model)
+        texts = Texts(model.trained.state.dataset)
         texts.load()
         assert "no dataset" in texts.missing and not texts.splits
     finally:
