@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,20 +84,24 @@ class Conversations:
         rest = list(messages[len(first) :])
         if not rest:
             raise UsageError("there is no message of a user to answer")
-        dropped = 0
-        while True:
-            ids = template.encode([*first, *rest], prompt=True)[0]
-            if len(ids) <= limit:
-                return Prompt(ids=tuple(ids.tolist()), dropped=dropped)
-            # a question with all that follows it, up to the next
-            later = next((i for i, m in enumerate(rest) if i and m["role"] == "user"), 0)
-            if not later:
-                raise NoRoomError(
-                    f"the last message and what stands before it are {len(ids):,} tokens; the "
-                    f"context of {model.context} has room for {limit} beside an answer",
-                    "Shorten it, or the system message",
-                )
-            rest, dropped = rest[later:], dropped + later
+
+        def encode(begin: int) -> list[int]:
+            return template.encode([*first, *rest[begin:]], prompt=True)[0].tolist()
+
+        ids, dropped = encode(0), 0
+        if len(ids) > limit:
+            # a question is left out with all that follows it, up to the next
+            begins = [i for i, message in enumerate(rest) if i and message["role"] == "user"]
+            fits = bisect.bisect_left(begins, True, key=lambda begin: len(encode(begin)) <= limit)
+            dropped = begins[min(fits, len(begins) - 1)] if begins else 0
+            ids = encode(dropped)
+        if len(ids) > limit:
+            raise NoRoomError(
+                f"the last message and what stands before it are {len(ids):,} tokens; the "
+                f"context of {model.context} has room for {limit} beside an answer",
+                "Shorten it, or the system message",
+            )
+        return Prompt(ids=tuple(ids), dropped=dropped)
 
     def request(self, messages: Messages, **options: Any) -> tuple[Request, Prompt]:
         """The request for an answer, with the options of `Model.request`, and its prompt."""
