@@ -23,7 +23,7 @@ from bardlet.serve.schema import (
     TokenizeBody,
     described,
 )  # fmt: skip
-from bardlet.serve.server import Server, checked
+from bardlet.serve.server import Server, checked, encoding
 
 
 def create(
@@ -65,7 +65,8 @@ def create(
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
         tokenizer = (await server.engine(body.model)).model.tokenizer
-        ids = tokenizer.encode(body.content).tolist()
+        content = body.content
+        ids = await encoding(len(content), lambda: tokenizer.encode(content).tolist())
         if not body.with_pieces:
             return {"tokens": ids}
         pieces = tokenizer.tokens()

@@ -20,7 +20,7 @@ from bardlet.serve.completion import MAX_TOP, Completion, TokenLogprob
 from bardlet.serve.engine import Event
 from bardlet.serve.events import called
 from bardlet.serve.model import Model
-from bardlet.serve.server import Server, checked
+from bardlet.serve.server import Server, checked, encoding
 from bardlet.serve.shapes import finite
 from bardlet.web.served import HEADERS
 
@@ -90,7 +90,8 @@ def router(server: Server) -> APIRouter:
     @routes.post("/bardlet/encode")
     async def encode(body: TextBody) -> dict[str, Any]:
         model = (await server.engine(body.model)).model
-        return {"ids": list(model.prompt(body.text))}
+        ids = await encoding(len(body.text), lambda: list(model.prompt(body.text)))
+        return {"ids": ids}
 
     @routes.post("/bardlet/logits")
     async def logits(body: IdsBody) -> Response:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request as Asked
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -25,6 +25,7 @@ from bardlet.serve.schema import ChatBody, CompletionBody
 from bardlet.serve.shapes import Chat, Legacy
 
 AT_ONCE = 10_000  # characters that are encoded without a thread of their own
+T = TypeVar("T")
 
 
 def conversations_of(model: Model) -> Conversations:
@@ -34,6 +35,11 @@ def conversations_of(model: Model) -> Conversations:
     except BardletError as error:
         text = f"{error.message}: use /v1/completions. {error.hint}"
         raise Refused(400, text, "no_chat_template") from None
+
+
+async def encoding(characters: int, work: Callable[[], T]) -> T:
+    """The result of work that encodes so many characters; clients are served meanwhile."""
+    return work() if characters <= AT_ONCE else await asyncio.to_thread(work)
 
 
 def checked(model: Model, ids: Sequence[int]) -> Sequence[int]:
@@ -89,7 +95,7 @@ class Server:
         def encode() -> list[tuple[int, ...]]:
             return [model.prompt(p) if isinstance(p, str) else tuple(p) for p in prompts]
 
-        ids = encode() if text <= AT_ONCE else await asyncio.to_thread(encode)
+        ids = await encoding(text, encode)
         for prompt in ids:
             checked(model, prompt)
         if (tokens := sum(map(len, ids))) > self.max_tokens:
@@ -133,7 +139,9 @@ class Server:
         limit = self.limit(engine.model.context if body.wanted is None else body.wanted, n, [""])
         top = (body.top_logprobs or 0) if body.logprobs else None
         try:
-            prompt = talk.prompt([message.message() for message in body.messages], limit)
+            messages = [message.message() for message in body.messages]
+            text = sum(len(message["content"]) for message in messages)
+            prompt = await encoding(text, lambda: talk.prompt(messages, limit))
         except NoRoomError as error:
             raise Refused(400, str(error), "context_length_exceeded") from None
         except BardletError as error:
