@@ -78,7 +78,7 @@ def run(source: str, parsed: Namespace) -> int:
 
 
 def check(parsed: Namespace) -> None:
-    """Refuse what cannot be, and say what has no effect."""
+    """Raise UsageError for values that are not allowed, and name options without an effect."""
     if parsed.batch_size < 1:
         raise UsageError(f"batch_size={parsed.batch_size} must be at least 1")
     if parsed.max_examples < 0:
@@ -88,7 +88,7 @@ def check(parsed: Namespace) -> None:
     if parsed.examples is not None:
         path = Path(parsed.examples)
         if not path.parent.is_dir() or path.is_dir():
-            raise UsageError(f"--examples={path} is not a file in a folder that is there")
+            raise UsageError(f"--examples={path} is not a file in an existing folder")
     idle = {
         "dataset": hasattr(parsed, "dataset"), "split": parsed.split != "val",
         "suite_files": parsed.suite_files is not None and not parsed.suite,
@@ -148,8 +148,8 @@ def score_suite(
 
 @contextlib.contextmanager
 def progress() -> Iterator[Begin]:
-    """What a task of a name, and of so many sequences if known, begins with: it makes what hears of
-    those that are scored. On a terminal that is a bar.
+    """Yields begin(task, sequences), which returns a function to call with the number of sequences
+    whenever some are scored: on a terminal it advances a bar. `sequences` is None where unknown.
     """
     bar = live_bar("{task.description}", "bar", "{task.completed:,.0f}", "time left")
     if bar is None:
@@ -167,7 +167,7 @@ def progress() -> Iterator[Begin]:
 
 
 def remark(result: Result) -> None:
-    """Say what of a task could not be scored as it is."""
+    """Say how many contexts were cut and how many examples left out."""
     if result.cut:
         of = f"{result.cut:,} of {len(result.examples):,} contexts"
         say(f"{result.task}: {of} are longer than the model sees, and count with their ends")

@@ -88,7 +88,7 @@ def read_group(paths: Sequence[Path], group: str) -> dict[str, list[Pair]]:
 
 
 def pair_of(row: Any, group: str, stem: str) -> tuple[str, Pair]:
-    """A row's paradigm, and the two texts; ValueError where it is no such row."""
+    """A row's paradigm, and the two texts; ValueError where a text of it is missing."""
     if not isinstance(row, dict):
         raise ValueError("it is not an object")
     if group == "ewok":
@@ -123,8 +123,8 @@ def score_babylm(
     scorer: Scorer, folder: Path, max_examples: int = 0,
     progress: Callable[[str], Callable[[int], None]] = lambda name: lambda count: None,
 ) -> SuiteResult:  # fmt: skip
-    """The scores of the groups that a folder has; `progress` makes what hears of a group's
-    sequences.
+    """The scores of the groups that a folder has. `progress(group)` returns a function that is
+    called with the number of its sequences that were scored.
 
     `max_examples` scores the first so many of each paradigm; 0: all.
     """

@@ -109,7 +109,9 @@ def check(row: Any, kind: str) -> None:
     if kind != LM:
         options = tasks.texts(row, "choices" if kind == MC else "context_options")
         if type(row.get("gold")) is not int or not 0 <= row["gold"] < len(options):
-            raise ValueError(f"its gold {row.get('gold')!r} is none of its {len(options)} options")
+            raise ValueError(
+                f"its gold {row.get('gold')!r} is not one of its {len(options)} options"
+            )
 
 
 def shots_of(rows: Sequence[Row], i: int, count: int) -> list[Row]:
@@ -176,7 +178,7 @@ def score_core_task(
         except UnscorableError as error:
             prepared.append(error)
     values = task_score(
-        task.label, scorer, prepared, lambda row, found: float(correct(row, task.kind, found)), done
+        task.label, scorer, prepared, lambda row, some: float(correct(row, task.kind, some)), done
     )
     return replace(values, baseline=task.baseline, shots=task.shots, kind=task.kind)
 
@@ -185,10 +187,10 @@ def score_core(
     scorer: Scorer, folder: Path, max_examples: int = 0,
     progress: Callable[[str], Callable[[int], None]] = lambda name: lambda count: None,
 ) -> SuiteResult:  # fmt: skip
-    """The CORE metric of a model, by the files of a bundle; `progress` makes what hears of a task's
-    sequences.
+    """The CORE metric of a model, by the files of a bundle.
 
-    `max_examples` scores that many of each task, as nanochat's max_per_task does; 0: all.
+    `progress(task)` returns a function that is called with the number of its sequences that were
+    scored. `max_examples` scores that many of each task, as nanochat's max_per_task does; 0: all.
     """
     known = read_tasks(folder)
     scores = tuple(score_core_task(scorer, t, max_examples, progress(t.label)) for t in known)

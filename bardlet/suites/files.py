@@ -33,13 +33,13 @@ def folder_of(suite: str, named: str | None) -> Path:
         return cache
     if suite == "babylm":
         return blimp_of_the_hub(hint)
-    raise DataError(f"the files of the suite {suite} are not here", hint)
+    raise DataError(f"the files of the suite {suite} are missing", hint)
 
 
 def blimp_of_the_hub(hint: str) -> Path:
     """BLiMP from the hub, or from the hub's own cache; EWoK is given to those who ask there."""
     if not has("huggingface_hub"):
-        raise DataError("the files of the suite babylm are not here", hint)
+        raise DataError("the files of the suite babylm are missing", hint)
     hub = need("huggingface_hub", "eval", "--suite babylm")
     try:
         return Path(
@@ -47,7 +47,7 @@ def blimp_of_the_hub(hint: str) -> Path:
         )
     except Exception as error:  # its own, and those of its network library
         raise DataError(
-            f"the files of the suite babylm are not here, and the hub does not give {HUB_BLIMP}: "
+            f"the files of the suite babylm are missing, and the hub does not give {HUB_BLIMP}: "
             f"{reason(error)}", hint,
         ) from None  # fmt: skip
 

@@ -60,7 +60,9 @@ class Scorer:
     def score(
         self, spans: Sequence[Span], done: Callable[[int], None] = lambda count: None
     ) -> list[Likelihood]:
-        """The likelihood of each span, whatever stands beside it; `done` hears of each some."""
+        """The likelihood of each span, whatever stands beside it. `done` is called with the
+        number of spans whenever some are scored.
+        """
         result: dict[int, Likelihood] = {}
         # of one length together, so that little is padding; the longest first, so that memory
         # runs out at once or not at all

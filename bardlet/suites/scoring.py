@@ -45,7 +45,7 @@ class Result:
 def score_task(
     scorer: Scorer, task: Task, done: Callable[[int], None] = lambda count: None
 ) -> Result:
-    """The scores of a task; `done` hears of sequences as they are scored.
+    """The scores of a task. `done` is called with the number of sequences whenever some are scored.
 
     DataError where not one example can be scored by this model.
     """

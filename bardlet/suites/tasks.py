@@ -112,7 +112,7 @@ def parsed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
 
 
 def example_of(document: Any, line: int, delimiter: str) -> Example:
-    """The example that a line's value describes; ValueError where it is none."""
+    """The example that a line's value describes; ValueError where it is not an example."""
     if not isinstance(document, dict):
         raise ValueError(f"it is {type(document).__name__}, not an object")
     if "endings" in document:
@@ -162,7 +162,7 @@ def answer_of(answer: Any, choices: tuple[str, ...]) -> int:
         index = ord(answer) - ord("A")
     if not 0 <= index < len(choices):
         shown = str(answer)[:60]
-        raise ValueError(f"its answer {shown!r} is none of its {len(choices)} choices")
+        raise ValueError(f"its answer {shown!r} is not one of its {len(choices)} choices")
     return index
 
 

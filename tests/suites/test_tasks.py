@@ -69,7 +69,7 @@ def test_cloze(tmp_path: Path) -> None:
         ([[1, 2]], "line 1: it is list"),
         ([CHOICE, "{"], "line 2 is not JSON"),
         ([{"context": "a"}], "it has only context"),
-        ([{**CHOICE, "answer": 2}], "answer '2' is none of its 2 choices"),
+        ([{**CHOICE, "answer": 2}], "answer '2' is not one of its 2 choices"),
         ([{**CHOICE, "answer": -1}], "answer '-1'"),
         ([{**CHOICE, "answer": True}], "answer 'True'"),
         ([{**CHOICE, "choices": ["b"]}], "1 choices"),
