@@ -61,7 +61,7 @@ class Block:
     output: str = ""
     svg: dict[str, str] = field(default_factory=dict)  # by language
 
-    def found(self) -> dict[str, str]:
+    def measured(self) -> dict[str, str]:
         """Its values, as they stand in the output."""
         result = {}
         for name, pattern in self.values.items():
@@ -155,7 +155,7 @@ def shown(block: Block, raw: str) -> str:
 def filled(text: str, blocks: list[Block], chapter: str, language: str) -> str:
     """A chapter's text with the outputs, pictures and values of its blocks."""
     by_name = {block.name: block for block in blocks}
-    values = {name: value for block in blocks for name, value in block.found().items()}
+    values = {name: value for block in blocks for name, value in block.measured().items()}
 
     def write(match: re.Match[str]) -> str:
         block = by_name[match[2]]
@@ -226,7 +226,9 @@ def problems(text: str, blocks: list[Block]) -> list[str]:
                 f"block {block.name}: {one}"
                 for one in compare.differences(block.compare, shown_there[block.name], block.output)
             ]
-    by_value = {name: (value, block) for block in blocks for name, value in block.found().items()}
+    by_value = {
+        name: (value, block) for block in blocks for name, value in block.measured().items()
+    }
     for name, there in values_in(text):
         if name not in by_value:
             wrong.append(f"no block has the value {name}")
