@@ -148,11 +148,14 @@ function contextBegin(begin, length, size) {
 }
 
 function logSoftmax(logits) {
-  const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  let max = -Infinity;
+  for (const logit of logits) if (logit > max) max = logit;
   let sum = 0;
   for (const logit of logits) sum += Math.exp(logit - max);
   const shift = max + Math.log(sum);
-  return Float64Array.from(logits, (logit) => logit - shift);
+  const logprobs = new Float64Array(logits);
+  for (let id = 0; id < logprobs.length; id++) logprobs[id] -= shift;
+  return logprobs;
 }
 
 /** The TOP likeliest tokens, [id, logprob], the likeliest first. */

@@ -7,9 +7,12 @@ const COLDEST = 1e-30; // below it a temperature is 0: the likeliest alone is le
 export function softmax(logits) {
   let highest = -Infinity;
   for (const logit of logits) if (logit > highest) highest = logit;
-  const result = Float64Array.from(logits, (logit) => Math.exp(logit - highest));
+  const result = new Float64Array(logits.length);
   let sum = 0;
-  for (const value of result) sum += value;
+  for (let i = 0; i < result.length; i++) {
+    result[i] = Math.exp(logits[i] - highest);
+    sum += result[i];
+  }
   for (let i = 0; i < result.length; i++) result[i] /= sum;
   return result;
 }
@@ -43,15 +46,23 @@ export function reshape(logits, { temperature, top_k = 0, top_p = 1, min_p = 0 }
     one[largest(logits, 1)[0]] = 1;
     return one;
   }
-  const scaled = Float64Array.from(logits, (logit) => logit / temperature);
+  const scaled = new Float64Array(logits);
+  for (let id = 0; id < scaled.length; id++) scaled[id] /= temperature;
   if (top_k > 0 && top_k < scaled.length) {
     const cutoff = scaled[largest(scaled, top_k)[top_k - 1]]; // ties with it are kept
     for (let id = 0; id < scaled.length; id++) if (scaled[id] < cutoff) scaled[id] = -Infinity;
   }
   if (top_p < 1) {
     const probabilities = softmax(scaled);
+    // all below this together have less than is cut off: they go without being sorted
+    const rare = (1 - top_p) / (2 * scaled.length);
+    const likely = [];
+    for (let id = 0; id < scaled.length; id++) {
+      if (probabilities[id] > rare) likely.push(id);
+      else scaled[id] = -Infinity;
+    }
     let before = 0;
-    for (const id of sorted(scaled, Array.from(scaled.keys()).filter((one) => probabilities[one] > 0))) {
+    for (const id of sorted(scaled, likely)) {
       if (before >= top_p) scaled[id] = -Infinity;
       before += probabilities[id];
     }
