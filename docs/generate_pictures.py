@@ -9,11 +9,12 @@ runs shows all of the folder out, and samples of those that were trained with --
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from bardlet.interop.html import chromium
 
 FOLDER = Path(__file__).with_name("pictures")
 MAX_BYTES = 200_000
@@ -82,7 +83,7 @@ def main() -> None:
         )
         with sync_playwright() as driver:
             browser = driver.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+                executable_path=chromium.program(), args=["--no-sandbox"]
             )
             for take, scheme in ((light, "light"), (dark, "dark"), (counts, "light")):
                 page = browser.new_page(viewport=WIDE, color_scheme=scheme)  # pyright: ignore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bardlet.interop.html.chromium import program
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+MISSING = "is not installed, so that pages are not tested"
 # none of them needs a sandbox of its own, a GPU, or the network
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions"]
 LOCAL = ("data", "blob", "about")
@@ -23,10 +24,10 @@ LOCAL = ("data", "blob", "about")
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Headless Chromium; the test is skipped where it, or playwright, is not installed."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = program()
     if path is None:
-        pytest.skip("Chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+        pytest.skip(f"Chromium {MISSING}")
+    playwright = pytest.importorskip("playwright.sync_api", reason=f"playwright {MISSING}")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:

@@ -54,6 +54,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return cores if cores > 1 else 0
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests of pages were skipped, which one number of all that were does not."""
+    skipped = terminalreporter.getreports("skipped")
+    count = sum(browsing.MISSING in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.section("PAGES ARE NOT TESTED", red=True)
+        terminalreporter.line(f"{count} tests need Chromium and playwright (BARDLET_BROWSER=path)")
+
+
 @pytest.fixture
 def dataset_folder(tmp_path: Path) -> Path:
     """A prepared dataset of 6,000 characters."""

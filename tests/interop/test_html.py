@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browsing import Visitor
+from browsing import MISSING, Visitor
 from support import Refused, a_run, a_state, some_text, tiny_model
 
 from bardlet import cli
@@ -28,7 +28,7 @@ from bardlet.web import page
 NAME = "a<img src=x onerror=document.title='owned'>&\"'"
 NASTY = "</script><script>document.title='owned'</script><!--"
 TEXT = some_text(3000) + NASTY + " 春江潮水 " + some_text(2000, seed=1)
-needs_chromium = pytest.mark.skipif(chromium.program() is None, reason="Chromium is not installed")
+needs_chromium = pytest.mark.skipif(chromium.program() is None, reason=f"Chromium {MISSING}")
 
 
 @pytest.fixture(scope="module")
