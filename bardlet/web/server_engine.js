@@ -1,6 +1,6 @@
 // The engine of a page that `bardlet serve` answers: every question goes to the server.
 
-const MAX_IDS = 16384; // tokens that the server takes at once; more than any context
+const MAX_IDS = 16384; // tokens that the server takes at once
 const EVENTS = /\r?\n\r?\n/;
 
 export class Refused extends Error {
@@ -62,9 +62,11 @@ export class ServerEngine {
     return this.floats("logits", { ids });
   }
 
-  // A text is scored window by window, as evaluation does, and so in parts of whole windows.
+  // A text is scored window by window, as evaluation does, and so in parts of whole windows; a window
+  // is shorter than the context where that is larger than what the server takes.
   async score(ids) {
-    const part = this.info.context * Math.max(1, Math.floor((MAX_IDS - 1) / this.info.context));
+    const window = Math.min(this.info.context, MAX_IDS - 1);
+    const part = window * Math.floor((MAX_IDS - 1) / window);
     const scores = [];
     for (let at = 0; at === 0 || at < ids.length - 1; at += part) {
       const told = await this.json("score", { ids: ids.slice(at, at + part + 1) });

@@ -20,6 +20,7 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.run.state import DatasetRef
 from bardlet.sampling.filters import Sampling, filtered
+from bardlet.serve.looking import MAX_IDS
 from bardlet.serve.model import Model
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>&lt;\"'\n"
@@ -86,12 +87,13 @@ def probabilities(model: Model, text: str, **sampling: Any) -> dict[str, float]:
     return dict(zip(model.tokenizer.chars, values, strict=True))  # pyright: ignore
 
 
-def shown(page: Any) -> dict[str, str]:
-    """The percentages that the candidates have."""
+def shown(page: Any, column: str = ".model") -> dict[str, str]:
+    """What the candidates have in a column: by default their percentages."""
     marks = {"\u21b5": "\n", "\u2423": " "}
     rows = page.locator(ROWS).evaluate_all(
-        "rows => rows.map(r => [r.querySelector('.piece').textContent, "
-        "r.querySelector('.model').textContent])"
+        "(rows, column) => rows.map(r => [r.querySelector('.piece').textContent, "
+        "r.querySelector(column).textContent])",
+        column,
     )
     return {marks.get(token, token): text for token, text in rows}
 
@@ -119,11 +121,9 @@ def test_candidates_and_counts_are_those_of_model_and_text(show: Any, model: Mod
     train = TEXT[: int(len(TEXT) * 0.9)]
     times = train.count("Speak")
     assert f"\u201cSpeak\u201d stands there {times} times." in page.inner_text(".evidence")
-    counts = page.locator(ROWS).evaluate_all(
-        "rows => rows.map(r => [r.querySelector('.piece').textContent, "
-        "r.querySelector('.count').textContent])"
-    )
-    assert dict(counts).get(",", str(train.count("Speak,"))) == str(train.count("Speak,"))
+    counts = shown(page, ".count")
+    assert counts == {char: f"{train.count('Speak' + char):,}" for char in texts}
+    assert counts.keys() & set(", ") and any(counts[char] != "0" for char in counts)
     page.click(".end >> text='eak'")  # a shorter end of the context
     page.wait_for_selector(f".evidence .count >> text={train.count('eak')} times")
     assert page.locator(".places li").count() == 4
@@ -215,6 +215,23 @@ def test_characters_of_several_tokens_are_put_together_as_they_come(show: Any) -
     )
     assert steps[:4] == ["a", r"a\xe5", r"a\xe5\xba", "a床"]
     assert steps[-1] == "a床前明月光b" and len(steps) == 17
+
+
+def test_a_context_beyond_what_the_server_takes_is_scored_in_parts(show: Any) -> None:
+    page = show()
+    scored, sizes = page.evaluate("""async () => {
+      const { ServerEngine } = await import('/web/server_engine.js');
+      const engine = new ServerEngine('large', ''), sizes = [];
+      engine.info = { context: 40000 };
+      engine.json = async (path, { ids }) => {
+        sizes.push(ids.length);
+        return ids.map((id) => ({ id }));
+      };
+      const scores = await engine.score(Array.from({ length: 50000 }, (_, i) => i));
+      return [scores.map(({ id }) => id), sizes];
+    }""")
+    assert scored == list(range(50000))
+    assert max(sizes) == MAX_IDS
 
 
 def test_samples_stand_side_by_side(show: Any, model: Model) -> None:
