@@ -169,10 +169,10 @@ class Playground {
     branch.push(this.candidates.scored(id));
     texts.active = texts.all.indexOf(branch);
     texts.at = this.hovered = null;
-    const refocus = this.candidates.element.contains(document.activeElement);
     this.show();
     await this.looking;
-    if (refocus) this.candidates.rows[0]?.button.focus();
+    // unless the reader has left them meanwhile
+    if (this.candidates.element.contains(document.activeElement)) this.candidates.rows[0]?.button.focus();
   }
 
   set(settings) {
