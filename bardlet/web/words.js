@@ -4,7 +4,7 @@ import { remembered } from "./dom.js";
 
 export const LANGUAGES = { en: "English", zh: "中文" };
 
-const WORDS = {
+export const WORDS = {
   en: {
     tagline: "look inside a language model",
     facts: "{parameters} parameters · {layers} layers × {heads} heads · context {context} · {kind}, {vocabulary} tokens",
@@ -101,11 +101,6 @@ export function language() {
   if (chosen in WORDS) return chosen;
   return (navigator.languages || []).some((name) => name.startsWith("zh")) &&
     !(navigator.language || "").startsWith("en") ? "zh" : "en";
-}
-
-// The names of all texts, by language.
-export function names() {
-  return Object.fromEntries(Object.entries(WORDS).map(([key, words]) => [key, Object.keys(words)]));
 }
 
 // What says a text by its name, with values in its braces: `t("text", { name: "A" })`.

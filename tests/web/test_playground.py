@@ -346,8 +346,16 @@ def test_it_speaks_chinese_and_english(show: Any) -> None:
     page.select_option("select[aria-label='语言']", "en")
     assert page.get_attribute("a:text('Runs')", "href") == "runs"
     assert page.inner_text("button.primary") == "Write"
-    words = page.evaluate("import('/web/words.js').then((m) => m.names())")
-    assert words["en"] == words["zh"] and len(words["en"]) > 40
+
+
+@pytest.mark.parametrize("file", ["words.js", "report_words.js"])
+def test_both_languages_have_the_same_words(show: Any, file: str) -> None:
+    words = show().evaluate(f"import('/web/{file}').then((m) => m.WORDS)")
+    assert words["en"].keys() == words["zh"].keys() and len(words["en"]) > 40
+    for name, text in words["en"].items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(
+            re.findall(r"\{\w+\}", words["zh"][name])
+        ), name
 
 
 def test_no_text_can_inject_anything(show: Any, visit: Visitor) -> None:
