@@ -27,7 +27,7 @@ MODULES = [
 ]
 HELPERS = """
 const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-const lab = { bytes, engines: {} };
+const lab = { bytes };
 """
 
 

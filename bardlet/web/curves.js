@@ -1,6 +1,7 @@
 // Numbers of curves: axes to interpolate on, smoothing, scales and ticks. Nothing here draws.
 
-/** The value at `at` of a table of ascending `xs` and their `ys`, in between linearly; null outside of what is known. */
+/** The value at `at` of a table of ascending `xs` and their `ys`, in between linearly; before them the
+ * first, behind them along the last two. Null where the table is empty, or has null there. */
 export function interpolate(xs, ys, at) {
   let low = 0, high = xs.length - 1;
   if (high < 0) return null;

@@ -4,7 +4,7 @@
 import { embeddedBytes, embeddedData, workerURL } from "./embedded.js";
 import { Engine } from "./engine.js";
 
-const START_MS = 10_000; // for a worker to come up; weights are read within it too
+const START_MS = 10_000; // for a worker to come up
 const UNSHOWN_MS = 30; // of writing, before the page is drawn
 const METHODS = ["encode", "pieces", "decode", "logits", "score", "attention", "evidence"];
 
