@@ -81,7 +81,7 @@ export function getLanguage() {
 
 /** The words of a key in the language, with {names} filled in; a key without words is its own. */
 export function word(key, values = {}) {
-  const text = WORDS[language][key] ?? key;
+  const words = WORDS[language], text = Object.hasOwn(words, key) ? words[key] : key;
   return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 

@@ -51,9 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a_run(path / "out" / "first")
     hostile = a_run(path / "out" / "<b>hostile", n_layer=4, dataset=ATTACK)
     event = {"type": "event", "iter": 30, "event": "spike", "loss": 3.0}
-    odd = {"type": "event", "iter": 31, "event": ATTACK}
+    odd = [{"type": "event", "iter": 31, "event": name} for name in (ATTACK, "constructor")]
     with (hostile / "metrics.jsonl").open("a") as file:
-        file.write(f"{json.dumps(event)}\n{json.dumps(odd)}\n")
+        file.writelines(f"{json.dumps(line)}\n" for line in (event, *odd))
     with (hostile / "samples.jsonl").open("w") as file:
         for it in (0, 20, 40):
             record = {"iter": it, "prompt": ATTACK, "text": f"after {it} {ATTACK}"}
