@@ -23,8 +23,8 @@ from bardlet.sampling.filters import Sampling, choose
 from bardlet.sampling.torch_decoder import TorchDecoder
 
 STEPS_AT_ONCE = 16  # of the compiled core: few enough to be read as they come
-TOKENS_AT_ONCE = 512  # of all texts: for whoever joins them, or reads one of many
-STEPS_WITHOUT_GUESSES = 2  # before it is tried again
+TOKENS_AT_ONCE = 512  # of all texts together: a new text waits for no more than these
+STEPS_WITHOUT_GUESSES = 2  # before guesses are tried again
 
 
 def generate(
@@ -158,10 +158,10 @@ class Writer:
             if not here:
                 room = (min(text.left, size + 1 - n) for text, n in zip(texts, known, strict=True))
                 guesses_next = alone and not self.pace.rest
-                most = STEPS_WITHOUT_GUESSES if guesses_next else STEPS_AT_ONCE
+                max_steps = STEPS_WITHOUT_GUESSES if guesses_next else STEPS_AT_ONCE
                 if any(text.length == text.prompt for text in texts):
-                    most = 1  # whoever waits for a first token has it before others go on
-                k = min(most, max(1, TOKENS_AT_ONCE // len(texts)), *room)
+                    max_steps = 1  # a new text shows its first token before all go on
+                k = min(max_steps, max(1, TOKENS_AT_ONCE // len(texts)), *room)
             scores = self.decoder.step(
                 contexts, known, streams, self.uniform(texts, k),
                 [None if text in here else text.sampling.degree for text in texts],
@@ -206,7 +206,7 @@ class Writer:
                 break
         right = text.length - before - 1
         decoder.rewind(text.stream, base + right)
-        self.pace.told(count, right)
+        self.pace.adjust_count(count, right)
         return text.tokens[before : text.length].clone()
 
     def uniform(self, texts: Sequence[Text], k: int) -> Tensor:

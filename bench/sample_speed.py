@@ -93,7 +93,7 @@ SHAPES = {
 def main() -> None:
     parser = common.arguments(__doc__, trains=False)
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="most, of either side")
+    parser.add_argument("--new_tokens", type=int, default=NEW_TOKENS, help="limit, of either side")
     parser.add_argument(
         "--formats", nargs="+", choices=sample_formats.FORMATS, default=[],
         help="formats of weights, beside transformers and llama.cpp",
@@ -151,23 +151,24 @@ def main() -> None:
 
 
 def cases(
-    work: Workspace, shape: Shape, most: int
+    work: Workspace, shape: Shape, max_new_tokens: int
 ) -> dict[str, dict[str, Callable[[int], dict[str, Any]]]]:
     """The two tables of a shape: one text, and ten."""
     out = made(work, shape)
 
     def peer(texts: int, tokens: int) -> Callable[[int], dict[str, Any]]:
-        tokens = min(tokens, most)
+        tokens = min(tokens, max_new_tokens)
         return lambda number: last_json(
             [sys.executable, "-c", PEER_SAMPLE, work.peer, shape.model, texts, tokens,
              common.SEED + number], work.folder, tokens,
         )  # fmt: skip
 
     def ours(texts: int) -> Callable[[int], dict[str, Any]]:
-        options = [f"--num_samples={texts}", f"--max_new_tokens={most}", "--device=cpu", "--json"]
+        options = [f"--num_samples={texts}", f"--max_new_tokens={max_new_tokens}",
+                   "--device=cpu", "--json"]  # fmt: skip
         return lambda number: last_json(
             [sys.executable, "-m", "bardlet", "sample", out, *options,
-             f"--seed={common.SEED + number}"], work.folder, most,
+             f"--seed={common.SEED + number}"], work.folder, max_new_tokens,
         )  # fmt: skip
 
     return {

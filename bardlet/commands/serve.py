@@ -47,7 +47,7 @@ def run(parser: Parser, args: list[str]) -> int:
     sizes = {name: size_bytes(path, options.checkpoint) for name, path in folders.items()}
     app = create(models, max_tokens=options.max_tokens, sizes=sizes, metrics=options.metrics)
     engines = app.state.server.engines
-    engines.load(names[0])  # so that what cannot be loaded says so now
+    engines.load(names[0])  # a model that cannot be loaded ends the command
     hosts = [*LOOPBACK, options.host, *(getattr(options, "allow_host", None) or [])]
     guarded = Guard(
         app, hosts=hosts, key=key, origins=getattr(options, "allow_origin", None) or [],
@@ -111,13 +111,13 @@ def add_options(parser: Parser) -> None:
 
 
 def engines_follower(engines: Any, folders: dict[str, Path], options: Namespace) -> Any:
-    """What has newer checkpoints of runs answer; UsageError where there is no run to follow."""
+    """The thread that loads newer checkpoints of runs; UsageError for a folder that is no run."""
     from bardlet.run import run_folder
     from bardlet.serve.engines import Follower
 
     for path in folders.values():
         if not run_folder.is_run(path):
-            raise UsageError(f"{path} is not a run, which --follow looks into", "Leave it out")
+            raise UsageError(f"--follow needs a run, and {path} is not one", "Leave --follow out")
     follower = Follower(engines, folders, options.checkpoint, say)
     follower.start()
     return follower
@@ -142,7 +142,7 @@ def serve(server: Any, config: Any, names: list[str]) -> None:
         raise UsageError(
             f"cannot listen on {config.host}, port {config.port}", "Name another with --port"
         ) from None
-    socket.listen(config.backlog)  # before it is said: who reads the line may connect at once
+    socket.listen(config.backlog)  # so that a client may connect as soon as it reads the line
     port = socket.getsockname()[1]
     host = f"[{config.host}]" if ":" in config.host else config.host
     where = f"http://{host}:{port}"

@@ -47,7 +47,7 @@ def check_decoded(model: GPT, weights: str) -> None:
 def round_weights(model: GPT, weights: str) -> None:
     """Round a model's matrices and its embedding of tokens to a format, in place.
 
-    Positions, norms and biases stay. Raises UsageError where rows are no multiple of 32 weights.
+    Positions, norms and biases stay. Raises UsageError where a row is not a multiple of 32 weights.
     """
     check(weights)
     if weights == "auto":
@@ -70,9 +70,9 @@ def rounded(weight: Tensor, weights: str) -> Tensor:
     groups = weight.float().view(-1, GROUP)  # (N, 32)
     low, high = groups.aminmax(dim=1, keepdim=True)  # (N, 1)
     if weights == "int8":
-        scale, least = torch.maximum(high, -low) / 127, -127
+        scale, min_q = torch.maximum(high, -low) / 127, -127
     else:  # the largest becomes -8, whose mirror image there is not
-        scale, least = torch.where(high > -low, high / -8, low / -8), -8
+        scale, min_q = torch.where(high > -low, high / -8, low / -8), -8
     inverse = torch.where(scale.abs() > 1e-30, 1 / scale, 0.0)
-    q = (groups * inverse).round().clamp(least, 127 if weights == "int8" else 7)
+    q = (groups * inverse).round().clamp(min_q, 127 if weights == "int8" else 7)
     return (q * scale.half().float()).view(weight.shape)

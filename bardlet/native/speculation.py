@@ -23,7 +23,7 @@ SUFFIXES = (12, 6, 3)  # tokens at the end of a text that are looked up, the lon
 
 
 class Guesser(Protocol):
-    """What guesses."""
+    """Proposes the next tokens of a text."""
 
     def guess(
         self, tokens: Tensor, uniform: Tensor, temperature: float, top_k: int
@@ -44,8 +44,8 @@ class Pace:
         self.rest = 4  # tokens to write without guesses, which tells what these take
         self.seconds: dict[bool, float] = {}  # a token, with guesses and without: a moving average
 
-    def told(self, guesses: int, right: int) -> None:
-        """`right` of so many guesses were, up to the first that was not."""
+    def adjust_count(self, guesses: int, right: int) -> None:
+        """Guess more or fewer next time: the first `right` of so many guesses were right."""
         self.count = min(MAX_GUESSES, self.count + 2) if right == guesses else max(1, right)
 
     def took(self, seconds: float, tokens: int, guessed: bool) -> None:

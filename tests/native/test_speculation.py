@@ -119,10 +119,10 @@ def test_guesses_rest_where_they_do_not_pay() -> None:
 def test_the_pace_follows_what_was_right() -> None:
     pace = Pace()
     for guesses, right, count in ((3, 3, 5), (5, 5, 7), (7, 2, 2), (2, 0, 1), (1, 1, 3)):
-        pace.told(guesses, right)
+        pace.adjust_count(guesses, right)
         assert pace.count == count
     for _ in range(20):
-        pace.told(4, 4)
+        pace.adjust_count(4, 4)
     assert pace.count == 15
 
 
