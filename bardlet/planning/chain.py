@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 from bardlet.config import FIELDS, TrainConfig, to_toml
 from bardlet.io.atomic import write_text
+from bardlet.io.safe_read import read_text
 from bardlet.io.terminal import say
 from bardlet.run import run_folder
 from bardlet.system import distributed
@@ -33,7 +35,7 @@ def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result])
         return train_one(config)
     begun = (out / "stages").is_dir() and not config.fresh
     if begun and config.init_from == "resume" and not run_folder.checkpoints(out):
-        config = dataclasses.replace(config, init_from="scratch")
+        config = dataclasses.replace(config, init_from=origin(out))
     if resume.resume_iteration(config) >= 0:
         if config.init_from != "resume":
             return train_one(stage_of(config, config.stages))
@@ -80,6 +82,12 @@ def stage_of(config: TrainConfig, number: int) -> TrainConfig:
 def folder_of(config: TrainConfig, number: int) -> str:
     """The folder of a stage before the last."""
     return str(Path(config.out_dir) / "stages" / str(number))
+
+
+def origin(out: Path) -> str:
+    """What a chain began from, which the command that goes on with it does not say."""
+    options = tomllib.loads(read_text(out / "config.toml"))
+    return str(options.get("init_from", "scratch"))
 
 
 def is_finished(run: Path) -> bool:

@@ -44,7 +44,7 @@ def command(folder: Path, config: dict[str, Any], start: dict[str, Any]) -> str:
     """The command that trains the run again from its beginning, in a folder beside it."""
     run, processes = folder.as_posix(), start.get("processes")
     words = ["bardlet", "train", f"{run}/config.toml", f"--out_dir={run}-again"]
-    if config.get("init_from") == "resume":  # how it went on
+    if config.get("init_from") == "resume":  # of a bardlet that noted no other beginning
         words.append("--init_from=scratch")
     if isinstance(processes, int) and 1 < processes < 100_000:
         words = ["torchrun", f"--nproc_per_node={processes}", "-m", *words]

@@ -90,6 +90,9 @@ def init_or_resume(
         folder = Path(config.out_dir) / "checkpoints" / run_folder.name_of(start)
         model, tokenizer, state = checkpoint.load(folder)
         config = with_model_shape(config, model.config)
+        # what the run began from, which the command that goes on with it does not say
+        begun = str(state.config.get("init_from", config.init_from))
+        config = dataclasses.replace(config, init_from=begun)
         if state.imported and not state.dataset.hash:  # of a dataset that is not known
             check_tokenizer(config, tokenizer, dataset)
             known = dataclasses.replace(state.dataset, hash=dataset.hash)

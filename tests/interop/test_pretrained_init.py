@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import CHARS, a_ckpt, a_data_folder, a_run, some_text, tiny_config, tiny_model, trained
+from support import (
+    CHARS,
+    a_ckpt,
+    a_data_folder,
+    a_run,
+    some_text,
+    stop_after,
+    tiny_config,
+    tiny_model,
+    trained,
+)
 
 from bardlet import cli
 from bardlet.commands import settings
@@ -17,6 +27,7 @@ from bardlet.data.dataset.folder import Dataset
 from bardlet.errors import BardletError, DataError, UsageError
 from bardlet.interop.huggingface import export as huggingface
 from bardlet.interop.pretrained_init import load_pretrained
+from bardlet.report.files import command, read_config
 from bardlet.run import checkpoint, run_folder
 from bardlet.train import train
 
@@ -92,6 +103,21 @@ def test_finetuning_is_resumed_exactly(data: Path, source: Path, tmp_path: Path)
             assert cli.main([*args, *(["--resume"] if stop != stops[0] else [])]) == 0
     pairs = zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("more", [["--resume", "--max_iters=4"], []], ids=["resumed", "by folder"])
+def test_a_run_that_goes_on_still_says_what_it_began_from(
+    more: list[str], data: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        if not more:
+            stop_after(2, patched)
+        assert cli.main(options(data, out, source, max_iters=3)) in (0, 130)
+    assert cli.main(["train", f"--out_dir={out}", *more]) == 0
+    assert read_config(out)[0]["init_from"] == str(source)
+    assert run_folder.saved_options(out)["init_from"] == str(source)  # pyright: ignore
+    assert "init_from" not in command(out, read_config(out)[0], {})
 
 
 def test_nanogpts_checkpoint_and_a_run_of_ours_are_gone_on_from(data: Path, tmp_path: Path) -> None:

@@ -116,6 +116,24 @@ def test_an_unfinished_chain_has_no_model_to_evaluate(
         trained(dataclasses.replace(config, init_from="resume", eval_only=True))
 
 
+def test_every_stage_of_a_chain_that_goes_on_begins_from_the_same_model(
+    data: Path, tmp_path: Path
+) -> None:
+    config = in_stages(data, tmp_path / "run", init_from="some/model")
+    stages: list[TrainConfig] = []
+
+    def train_one(stage: TrainConfig) -> Result:
+        stages.append(stage)
+        return Result(
+            out_dir="", iter=0, val_loss=1.0, best_val_loss=1.0, train_s=0.0,
+            stopped=len(stages) == 1,
+        )  # fmt: skip
+
+    for init_from in ("some/model", "resume", "resume"):
+        chain.train_chain(dataclasses.replace(config, init_from=init_from), train_one)
+    assert {stage.init_from for stage in stages} == {"some/model"} and len(stages) == 7
+
+
 def test_a_finished_chain_is_kept(whole: TrainConfig, tmp_path: Path) -> None:
     before = losses(whole)
     with pytest.raises(CheckpointError, match="already holds a run"):
