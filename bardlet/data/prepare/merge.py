@@ -62,7 +62,8 @@ def merge(parts: list[Path], out: Path, replacing: Replacing = replaced_freely) 
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"}, counts=counts(datasets),
-            notes=notes(datasets) + uneven(splits, first["split"], parts=True)
+            notes=notes(datasets)
+            + uneven(splits, first["split"], masked=first["masked"], parts=True)
             + undropped(first["options"]),
         )  # fmt: skip
         place.publish(described)

@@ -232,7 +232,7 @@ class Work:
         kind = options.tokenizer if options.tokenizer in factory.OURS else encoder.kind
         notes = list(self.collection.notes) + self.tally.report()
         if options.part[1] == 1:
-            notes += uneven(splits, rule)
+            notes += uneven(splits, rule, masked=options.reading.masked)
         notes += unended(encoder, options.end_of_text, separate=self.borders)
         for note in notes[len(self.collection.notes) :]:
             self.say(note)

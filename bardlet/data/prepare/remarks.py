@@ -51,16 +51,20 @@ def failures(failed: dict[str, str]) -> list[str]:
     return lines
 
 
-def uneven(splits: dict[str, Any], rule: dict[str, Any], *, parts: bool = False) -> list[str]:
+def uneven(
+    splits: dict[str, Any], rule: dict[str, Any], *, masked: bool, parts: bool = False
+) -> list[str]:  # fmt: skip
     """A remark where a split by documents gives one side far more or less than was asked for."""
     sizes = {split: entry["bytes"] for split, entry in splits.items()}
     share, wanted = sizes["val"] / max(sum(sizes.values()), 1), rule["val_fraction"]
     if rule["by"] != "document" or wanted / 2 <= share <= min(2 * wanted, (1 + wanted) / 2):
         return []
+    hint = f"--split position{' without --part' * parts} takes the end of each"
+    if masked:  # whose documents no split may cut
+        hint = "--val takes a source for validation alone"
     return [
         f"val has {share:.1%} of the text, not {wanted:.1%}: by their hash, few documents or some "
-        f"long ones fall to one side; --split position{' without --part' * parts} takes the end of "
-        "each"
+        f"long ones fall to one side; {hint}"
     ]
 
 

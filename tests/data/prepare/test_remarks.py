@@ -32,6 +32,9 @@ def test_a_split_far_from_what_was_asked_for_is_said(tmp_path: Path) -> None:
     parts = [made(tmp_path / f"p{i}", tmp_path / "a.jsonl", part=(i, 2)).folder for i in (1, 2)]
     of_parts = note.replace("--split position", "--split position without --part")
     assert merge(parts, tmp_path / "m").manifest["notes"] == [of_parts] != [note]
+    splits, rule = dataset.manifest["splits"], dataset.manifest["split"]
+    [of_pairs] = remarks.uneven(splits, rule, masked=True)
+    assert of_pairs == note.split(";")[0] + "; --val takes a source for validation alone"
     by_position = made(tmp_path / "e", tmp_path / "a.jsonl", split="position")
     assert by_position.manifest["notes"] == []
 
