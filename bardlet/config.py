@@ -217,6 +217,8 @@ def coerce(name: str, value: object) -> Value:
         result = number if kind == "float" else int(text if text.isdecimal() else number)
     elif (not text and FIELDS[name].default) or "\0" in text:
         raise ValueError(f"{name} is empty" if not text else f"{name} has a NUL in it")
+    elif kind == "str" and not allowed["choices"]:
+        result = str(value)  # spaces around a text belong to it
     if allowed["choices"] and result not in allowed["choices"]:
         raise ValueError(f"{name}={value} is not one of {', '.join(map(str, allowed['choices']))}")
     low, high = allowed["low"], allowed["high"]

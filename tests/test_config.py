@@ -297,3 +297,11 @@ def test_the_help_of_train_lists_every_option_and_preset(
     text = capsys.readouterr().out
     assert [name for name in FIELDS if f"--{name}" not in text] == []
     assert [name for name in settings.preset_names() if name not in text] == []
+
+
+def test_spaces_around_a_text_belong_to_it(tmp_path: Path) -> None:
+    config = one(sample_start=" To be, ", dataset="a", family=" llama ", n_layer=" 3 ")
+    assert (config.sample_start, config.family, config.n_layer) == (" To be, ", "llama", 3)
+    (tmp_path / "again.toml").write_text(to_toml(config), encoding="utf-8")
+    assert resolved(str(tmp_path / "again.toml")) == config
+    assert "out_dir is empty" in refused(out_dir=" ")
