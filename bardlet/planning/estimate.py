@@ -23,6 +23,7 @@ from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
 from bardlet.training import auto_batch, saver, trial_process
+from bardlet.training.distillation import Teachers, load_teachers
 from bardlet.training.expected import duration
 from bardlet.training.resume import model_config
 from bardlet.training.trial_process import CompileLateError, TrialProcess
@@ -51,6 +52,11 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     with torch.device("meta"):
         model = GPT(model_config(config, vocab_size))
     optimizers = build_optimizers(model, config, "meta", torch.float32)
+    teachers = load_teachers(config, dataset, vocab_size, None) if dataset else Teachers()
+    taught_flops, taught_bytes = teachers.flops_per_token, teachers.weight_bytes
+    del teachers  # the trials have their own, and need the room
+    if config.stages > 1:
+        unknown.append(f"the other stages: all of this is of the first of {config.stages}")
     measured = measured_within(config, 0 if dataset else vocab_size, seconds, unknown)
     if "failed" in measured:
         unknown.append("times and the peak of memory: the run does not fit into memory")
@@ -65,8 +71,8 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "iterations": config.max_iters, "tokens_per_iter": tokens_per_iter, "tokens": tokens,
         "train_tokens": train_tokens, "epochs": tokens / train_tokens if train_tokens else None,
-        "flops": model.flops_per_token() * tokens,
-        "memory": memory_of(config, model, optimizers, measured),
+        "flops": (model.flops_per_token() + taught_flops) * tokens,
+        "memory": memory_of(config, model, optimizers, measured, taught_bytes),
         "time": time_of(config, dataset, measured),
         "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), measured),
         "unknown": unknown,
@@ -114,15 +120,16 @@ def memory_of(
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
     measured: dict[str, Any],
+    teachers: int,
 ) -> dict[str, Any]:
-    """The peak of memory in bytes, by what it is for.
+    """The peak of memory in bytes, by what it is for; `teachers` is the size of their weights.
 
     The compiled core sums gradients in each thread, and never has all logits at once.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     parts: dict[str, Any] = {
         "weights": weights, "gradients": weights,
-        "optimizer": checkpoint.optimizer_bytes(optimizers),
+        "optimizer": checkpoint.optimizer_bytes(optimizers), "teachers": teachers,
     }  # fmt: skip
     if "failed" in measured:
         return {**parts, "total": None, "available": known(memory.available()), "fits": False}
@@ -201,6 +208,7 @@ def describe(config: TrainConfig, planned: dict[str, Any]) -> str:
     ]
     sizes = planned["memory"]
     names = ("weights", "gradients", "optimizer", "logits", "activations", "process")
+    names += ("teachers",) * bool(sizes["teachers"])
     parts = ", ".join(f"{n} {sizes[n] / MEGABYTE:,.0f}" for n in names if n in sizes)
     lines.append(f"memory       {total(sizes, 'available')}: {parts}")
     times = planned["time"]

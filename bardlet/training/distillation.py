@@ -40,6 +40,12 @@ class Teachers:
         """FLOPs of the teachers for one token: forward only, a third of training."""
         return sum(teacher.flops_per_token() / 3 for teacher in self.models)
 
+    @property
+    def weight_bytes(self) -> int:
+        """The size of the teachers' weights."""
+        weights = (p for teacher in self.models for p in teacher.parameters())
+        return sum(p.numel() * p.element_size() for p in weights)
+
     def taught(self, forward: nn.Module, config: TrainConfig, machine: Machine) -> nn.Module:
         """A student, called as before, that learns from them."""
         return Distilled(forward, self.models, config, machine) if self.models else forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -134,6 +135,18 @@ def test_memory_is_that_of_the_run(
     parts = [sizes[n] for n in ("weights", "gradients", "optimizer", "logits", "process")]
     assert sum(parts) + sizes["activations"] == max(sizes["total"], sum(parts))
     assert sizes["fits"]
+
+
+def test_teachers_are_counted(dataset_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", max_iters=1)
+    train(config)
+    alone = planned(config)
+    taught = planned(dataclasses.replace(config, distill_from=config.out_dir, stages=2))
+    assert alone["memory"]["teachers"] == 0 and alone["unknown"] == []
+    assert taught["memory"]["teachers"] == taught["memory"]["weights"]
+    assert taught["flops"] == pytest.approx(alone["flops"] * 4 / 3)
+    assert taught["unknown"] == ["the other stages: all of this is of the first of 2"]
+    assert "teachers" in estimate.describe(config, taught)
 
 
 def test_time_is_added_up(dataset_folder: Path, tmp_path: Path) -> None:
