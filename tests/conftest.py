@@ -30,8 +30,11 @@ from bardlet.system import device
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and every process they start
+# A shell that runs the tests in the background has them ignore Ctrl-C, and every process that they
+# start; nohup, that the terminal is closed, which this process goes on doing, and those do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 # Every run measures the machine for as long as a tiny one takes: of a session, the first one does.
 device.measure_flops = functools.cache(device.measure_flops)
