@@ -75,24 +75,32 @@ class Playground {
 
   // --- what is done
 
-  async readPrompt() {
-    await this.stop();
-    const prompt = this.prompt.value;
-    const turn = this.reading = Symbol("turn");
-    this.problem.textContent = "";
-    await this.attempt(async () => {
-      const { ids } = await this.engine.encode(prompt);
-      const scores = await this.engine.score(ids);
-      if (turn !== this.reading) return;
-      if (this.texts.all.length) this.texts.mark();
-      this.texts.restart(prompt, ids, scores);
-      this.show();
-    });
+  readPrompt() {
+    const reading = this.reading = { prompt: this.prompt.value };
+    reading.done = this.read(reading);
+    return reading.done;
   }
 
-  // The prompt, if it is another than the one that was read.
-  async readNew() {
-    if (this.prompt.value !== this.texts.prompt) await this.readPrompt();
+  async read(reading) {
+    await this.stop();
+    this.problem.textContent = "";
+    await this.attempt(async () => {
+      const { ids } = await this.engine.encode(reading.prompt);
+      const scores = await this.engine.score(ids);
+      if (reading !== this.reading) return;
+      if (this.texts.all.length) this.texts.mark();
+      this.texts.restart(reading.prompt, ids, scores);
+      this.show();
+    });
+    if (reading === this.reading) this.reading = null;
+  }
+
+  // Read the prompt, unless it is the one that was read or is being read.
+  readNew() {
+    const prompt = this.prompt.value;
+    if (this.texts.current && prompt === this.texts.prompt) this.reading = null;
+    else if (prompt !== this.reading?.prompt) this.readPrompt();
+    return this.reading?.done;
   }
 
   // Write on, once what was typed just now is read.

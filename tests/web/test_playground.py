@@ -305,6 +305,43 @@ def test_the_keyboard_alone_does_everything(show: Any) -> None:
     assert written(page) == before and page.input_value("#prompt") == "Speak"
 
 
+def test_a_prompt_that_is_being_read_is_written_on(show: Any, served: Served) -> None:
+    """Also where the server takes longer for it than the page waits for more to be typed."""
+    page = show("length=6")
+    event = served.held()
+    try:
+        page.focus("#prompt")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("Speak")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(500)  # longer than the 250 ms; shorter would let anything pass
+    finally:
+        event.set()
+    wait(page, "document.querySelectorAll('.token').length === 12")
+    page.click("text=Undo")
+    page.click("text=Undo")
+    wait(page, "document.querySelectorAll('.token').length === 2")  # one reading, not two
+
+
+def test_a_prompt_that_was_typed_back_is_not_read(show: Any, served: Served) -> None:
+    page = show("prompt=Speak&length=6")
+    write(page, 11)
+    before = written(page)
+    event = served.held()
+    try:
+        page.focus("#prompt")
+        with page.expect_request("**/bardlet/score"):
+            page.keyboard.press("End")
+            page.keyboard.type("k")
+        page.keyboard.press("Backspace")
+        page.wait_for_timeout(500)
+    finally:
+        event.set()
+    page.click(".card .text")
+    page.wait_for_selector(".counted")
+    assert written(page) == before
+
+
 def test_light_and_dark(show: Any) -> None:
     def brightness(page: Any) -> float:
         color = page.evaluate("getComputedStyle(document.body).backgroundColor")
