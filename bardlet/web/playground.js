@@ -215,14 +215,15 @@ class Playground {
 
   actions() {
     return {
-      select: (branch, at) => this.select(branch, at), undo: () => this.undo(),
+      select: (branch, at) => this.select(branch, at),
       preview: (branch, at) => {
         this.hovered = { branch, at };
         this.lookLater();
       },
       toCandidates: async () => {
+        const from = document.activeElement;
         await this.look();
-        this.candidates.focus();
+        if (document.activeElement === from) this.candidates.focus();
       },
       close: (branch) => {
         if (branch.writing) return;
@@ -297,6 +298,10 @@ class Playground {
       this.begin();
     } else if (event.key === "Escape") {
       this.stop();
+    } else if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z" &&
+      !event.target.matches("input, textarea")) {
+      event.preventDefault(); // browsers would take back what was last typed, wherever that was
+      this.undo();
     }
   }
 }

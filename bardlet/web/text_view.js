@@ -4,8 +4,7 @@ import { h } from "./dom.js";
 import { listed, running, tokenElement } from "./tokens.js";
 
 export class TextView {
-  // `actions`: select(branch, at), preview(branch, at), toCandidates(), undo(),
-  // close(branch).
+  // `actions`: select(branch, at), preview(branch, at), toCandidates(), close(branch).
   constructor(t, engine, branch, actions) {
     Object.assign(this, { t, engine, branch, actions });
     this.tokens = [];
@@ -125,9 +124,7 @@ export class TextView {
     const size = this.branch.ids.length;
     const at = this.place(document.activeElement) ?? size;
     const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: size };
-    if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") {
-      this.actions.undo();
-    } else if (event.key in moves && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    if (event.key in moves && !event.ctrlKey && !event.metaKey && !event.altKey) {
       const to = Math.min(Math.max(moves[event.key], 0), size);
       this.actions.select(this.branch, to);
       this.focus(to);

@@ -305,6 +305,20 @@ def test_the_keyboard_alone_does_everything(show: Any) -> None:
     assert written(page) == before and page.input_value("#prompt") == "Speak"
 
 
+def test_undo_among_candidates_takes_a_choice_back_and_not_the_typing(show: Any) -> None:
+    page = show("length=6")
+    page.fill("#prompt", "")
+    page.type("#prompt", "Speak")
+    write(page, 11)
+    before = written(page)
+    page.locator(f"{ROWS} >> nth=0").press("Enter")
+    wait(page, "document.querySelectorAll('.token').length === 13")
+    page.wait_for_selector(f"{ROWS}:focus")
+    page.keyboard.press("Control+Z")
+    wait(page, "document.querySelectorAll('.token').length === 12")
+    assert written(page) == before and page.input_value("#prompt") == "Speak"
+
+
 def test_a_prompt_that_is_being_read_is_written_on(show: Any, served: Served) -> None:
     """Also where the server takes longer for it than the page waits for more to be typed."""
     page = show("length=6")
