@@ -174,36 +174,48 @@ class Muon(Optimizer):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            grads = [p.grad for p in params]
-            buffers = [self.state[p]["momentum"] for p in params]
-            if all(muon.fits(p, self.rows[p], self.matmul_dtype) for p in params):
-                tensors = zip(params, grads, buffers, strict=True)
-                split = [[t.split(self.rows[trio[0]]) for t in trio] for trio in tensors]
-                muon.step(
-                    [m for parts in split for m in zip(*parts, strict=True)], rate=group["lr"],
-                    momentum=group["momentum"], decay=1 - group["lr"] * group["weight_decay"],
-                    coefficients=POLAR, min_norm=MIN_NORM, dtype=self.matmul_dtype,
-                )  # fmt: skip
-                continue
-            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-            updates = torch._foreach_lerp(grads, buffers, group["momentum"])
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            # batches of one shape: wide matrices as they are, tall ones turned and stepped further
-            batches: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
-            for p, update in zip(params, updates, strict=True):
-                parts = zip(p.split(self.rows[p]), update.split(self.rows[p]), strict=True)
-                for target, part in parts:
-                    rows, columns = part.shape
-                    if rows > columns:
-                        step = (target.T, part.T, math.sqrt(rows / columns))
-                    else:
-                        step = (target, part, 1.0)
-                    batches[step[1].shape].append(step)
-            for steps in batches.values():
-                stacked = torch.stack([part for _, part, _ in steps])  # (N, m, n)
-                orthogonal = newton_schulz(stacked, self.matmul_dtype).to(stacked.dtype)
-                for (target, _, scale), change in zip(steps, orthogonal, strict=True):
-                    target.add_(change, alpha=-group["lr"] * scale)
+            self.move(
+                params, [p.grad for p in params], [self.state[p]["momentum"] for p in params],
+                [self.rows[p] for p in params], rate=group["lr"], momentum=group["momentum"],
+                decay=1 - group["lr"] * group["weight_decay"],
+            )  # fmt: skip
+
+    def move(
+        self, weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor],
+        rows: list[list[int]], *, rate: float, momentum: float, decay: float,
+    ) -> None:  # fmt: skip
+        """Take the step of whole parameters, in place, and of their momentum, `buffers`.
+
+        `rows` has the row counts of the matrices stacked in each.
+        """
+        if all(
+            muon.fits(w, each, self.matmul_dtype) for w, each in zip(weights, rows, strict=True)
+        ):
+            split = [
+                [t.split(each) for t in trio]
+                for *trio, each in zip(weights, grads, buffers, rows, strict=True)
+            ]
+            muon.step(
+                [m for parts in split for m in zip(*parts, strict=True)], rate=rate,
+                momentum=momentum, decay=decay, coefficients=POLAR, min_norm=MIN_NORM,
+                dtype=self.matmul_dtype,
+            )  # fmt: skip
+            return
+        torch._foreach_lerp_(buffers, grads, 1 - momentum)
+        updates = torch._foreach_lerp(grads, buffers, momentum)
+        torch._foreach_mul_(weights, decay)
+        # batches of one shape: wide matrices as they are, tall ones turned and stepped further
+        batches: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+        for weight, update, each in zip(weights, updates, rows, strict=True):
+            for target, part in zip(weight.split(each), update.split(each), strict=True):
+                m, n = part.shape
+                step = (target.T, part.T, math.sqrt(m / n)) if m > n else (target, part, 1.0)
+                batches[step[1].shape].append(step)
+        for steps in batches.values():
+            stacked = torch.stack([part for _, part, _ in steps])  # (N, m, n)
+            orthogonal = newton_schulz(stacked, self.matmul_dtype).to(stacked.dtype)
+            for (target, _, scale), change in zip(steps, orthogonal, strict=True):
+                target.add_(change, alpha=-rate * scale)
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype, coefficients: muon.Coefficients = POLAR) -> Tensor:
