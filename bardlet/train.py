@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -26,25 +25,17 @@ from bardlet.evaluate import EvalInterrupted
 from bardlet.optim import learning_rate, set_learning_rate
 from bardlet.run import lock
 from bardlet.system import device, distributed
+from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
 from bardlet.training import resume
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
 from bardlet.training.scoring import both_losses, first_look
 from bardlet.training.setup import Training, setup
+from bardlet.training.steps import StepResult, Steps
 
 # (options, iterations done, seconds of them) -> the options with other numbers of iterations
 Replan = Callable[[TrainConfig, int, float], TrainConfig | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What one iteration gave, over all processes."""
-
-    loss: float  # before the step; NaN where no target of the batch counts
-    grad_norm: float
-    lr: float
-    stop: bool  # a process was asked to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +90,7 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
     best = min(t.start.best_val_loss or math.inf, scores.compared if scores else math.inf)
     measured = t.model, t.dataset, t.machine, t.group
     pretrained = config.init_from not in BUILTIN_INIT  # a model that can do something already
-    train_s, interval, waits = 0.0, [], []  # seconds per iteration since the last log line
-    stopped = False
+    steps, stopped = Steps(t), False
     t.model.train()
     t.say_expected_time()
     log.start_progress(it)
@@ -111,6 +101,7 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
             final = it >= config.max_iters or config.eval_only or guards.out_of_patience
             due = final or (it % config.eval_interval == 0 and (it > 0 or pretrained))
             if due and not (it == t.start.iter and t.start.scores and not config.eval_only):
+                steps.settle()
                 # What is kept in any case is saved before evaluating can fail.
                 if final or config.always_save_checkpoint:
                     saver.save(t.state(it, best))
@@ -127,42 +118,37 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
                 scores = dataclasses.replace(scores, since_best=since)
                 saver.attach_scores(t.state(it, best), scores, best=improved, keep=final)
             if t.samples.due(it, final=final):
+                steps.settle()
                 t.samples.take(it, t.model, t.dataset, t.machine)
             if final:
                 break
             if saver.due(it):
+                steps.settle()
                 saver.save(t.state(it, best))
 
             began = time.perf_counter()
             idx, targets = t.batches.batch(it)
-            waits.append(time.perf_counter() - began)
+            waiting = time.perf_counter() - began
             step = train_step(t, it, idx, targets, stop=interrupted())
-            interval.append(time.perf_counter() - began)
-            train_s += interval[-1]
-            if it % config.log_interval == 0:
-                log.iteration(
-                    it, loss=step.loss, seconds=fmean(interval), waiting=fmean(waits), lr=step.lr,
-                    flops=t.flops_per_iter, peak_flops=t.peak_flops, grad_norm=step.grad_norm,
-                    tokens=t.tokens_per_iter, tokens_seen=t.tokens(it + 1),
-                )  # fmt: skip
-                interval.clear()
-                waits.clear()
-            log.advance(it, step.loss)
+            stop = steps.add(step, began, waiting)
             it += 1
-            if step.stop and it < config.max_iters:
+            if stop and it < config.max_iters:
                 stopped = True
+                steps.settle()
                 saver.save(t.state(it, best), must=True)
                 break
             if should_stop():
+                steps.settle()
                 break
-            if changed := replan(config, it, train_s):
-                t, config = t.replanned(changed, it), changed
+            if changed := replan(config, it, steps.train_s):
+                steps.t = t = t.replanned(changed, it)
+                config = changed
         if stopped:
             log.stopped(it, t.group.world_size)
     t.group.wait()
     return Result(
         out_dir=config.out_dir, iter=it, val_loss=scores.val_loss if scores else math.nan,
-        best_val_loss=best, train_s=train_s, stopped=stopped,
+        best_val_loss=best, train_s=steps.train_s, stopped=stopped,
     )  # fmt: skip
 
 
@@ -173,7 +159,7 @@ def train_step(
 
     idx and targets (B, T) int64 are this process's part of iteration `it`; -1 is a target that
     does not count. Where none of the batch does, there is nothing to learn or to judge, and no
-    step is taken. Raises TrainingError where a guard does.
+    step is taken. Raises TrainingError where a guard does, of those that are not late.
     """
     config, device = t.config, t.machine.device
     lr = learning_rate(config, it)
@@ -184,11 +170,12 @@ def train_step(
         counted = t.group.sum([sum(counts)], device)[0]
     if not counted:
         stops = t.group.sum([stop], device)[0]
-        return StepResult(loss=math.nan, grad_norm=math.nan, lr=lr, stop=bool(stops))
+        nothing = math.nan, math.nan, stops
+        return StepResult(iter=it, lr=lr, read=lambda: nothing, counted=False)
     end_of_text = t.dataset.end_of_text if config.doc_mask else None  # where attention stops
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 
-    def gradients(size: int) -> float:
+    def gradients(size: int) -> Tensor:
         """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
         t.model.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(config.seed, it, t.group.rank))
@@ -202,32 +189,48 @@ def train_step(
             mean_loss += loss.detach()
             # DDP takes the mean over the processes, and this is a part of the whole
             t.scaler.scale(loss * t.group.world_size).backward()
-        return mean_loss.item()  # waits for the device
+        return mean_loss
 
     size = t.micro_batcher.size
-    loss, stops = t.group.sum([t.micro_batcher.run(gradients), stop], device)
+    part = t.micro_batcher.run(gradients)
+    totals = t.group.total(torch.stack((part, torch.full_like(part, stop))))  # (2,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
         t.log.record(type="event", event="memory", iter=it, batch_size=size)
-    grad_norm = step_optimizers(t, it, loss)
+    norm = unscaled_norm(t)
+    values = torch.stack((totals[0], norm.to(totals), totals[1]))  # (3,)
+    if t.late:
+        read, step = Readback(values).read, True
+    else:
+        seen = values.tolist()  # waits for the device
+        read, step = (lambda: seen), may_step(t, it, *seen[:2])
+    if step:
+        step_optimizers(t, norm)
+    t.scaler.update()
     t.model.zero_grad(set_to_none=True)
-    return StepResult(loss=loss, grad_norm=grad_norm, lr=lr, stop=bool(stops))
+    return StepResult(iter=it, lr=lr, read=read)
 
 
-def step_optimizers(t: Training, it: int, loss: float) -> float:
-    """Let every optimizer take its step, or none; return the gradient's norm before clipping."""
+def unscaled_norm(t: Training) -> Tensor:
+    """Take float16's scale out of the gradients; their norm, a scalar on the device."""
     for optimizer in t.optimizers:
         t.scaler.unscale_(optimizer)
-    params = [p for p in t.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in params])  # pyright: ignore
-    grad_norm = norm.item()  # waits for the device
+    grads = [p.grad for p in t.model.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)
+
+
+def may_step(t: Training, it: int, loss: float, grad_norm: float) -> bool:
+    """Whether to take a step; raises TrainingError where a guard does."""
     # float16: the scaled gradient overflows now and then; the scaler then lowers its scale
     overflow = t.scaler.is_enabled() and not math.isfinite(grad_norm) and t.scaler.get_scale() > 1
     t.guards.stop_if_not_finite(it, loss, 0.0 if overflow else grad_norm)
     t.guards.stop_if_dead(it, loss, grad_norm)
-    if t.guards.should_step(it, loss) and not overflow:
-        if t.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(params, t.config.grad_clip, norm)
-        for optimizer in t.optimizers:
-            t.scaler.step(optimizer)
-    t.scaler.update()
-    return grad_norm
+    return t.guards.should_step(it, loss) and not overflow
+
+
+def step_optimizers(t: Training, norm: Tensor) -> None:
+    """Clip the gradients, whose norm is `norm`, and let every optimizer take its step."""
+    if t.config.grad_clip:
+        params = [p for p in t.model.parameters() if p.grad is not None]
+        torch.nn.utils.clip_grads_with_norm_(params, t.config.grad_clip, norm)
+    for optimizer in t.optimizers:
+        t.scaler.step(optimizer)

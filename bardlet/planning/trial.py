@@ -51,7 +51,8 @@ class TrialLog(Log):
         self.seen = seen
 
     def start_progress(self, start: int) -> None:
-        self.seen.update(began=time.perf_counter(), times=[], waits=[])
+        began = time.perf_counter()
+        self.seen.update(began=began, last=began, times=[], waits=[])
 
     def expected(self, measure: Callable[[], float], device: str) -> None:
         """Nothing: what it takes is what the trial measures."""

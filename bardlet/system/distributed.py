@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import TrainingError, UsageError
@@ -42,10 +43,14 @@ class Group:
         """The sums over all processes, in float64 where the device has it."""
         if self.world_size == 1:
             return values
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        total = torch.tensor(values, dtype=wide, device=device)
-        dist.all_reduce(total)
-        return total.tolist()
+        return self.total(torch.tensor(values, dtype=wide(device), device=device)).tolist()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sums of each process's values, as `sum` but left on the device."""
+        values = values.to(wide(values.device))
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
 
     def agree(self, value: int) -> int:
         """The main process's value, on all of them."""
@@ -58,6 +63,11 @@ class Group:
         """Return when all processes have come here."""
         if self.world_size > 1:
             dist.barrier()
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The widest dtype that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def here() -> Group:

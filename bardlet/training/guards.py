@@ -41,14 +41,19 @@ class Guards:
             collapse=self.collapse.state(),
         )  # fmt: skip
 
-    def stop_if_not_finite(self, it: int, loss: float, grad_norm: float) -> None:
-        """Raise TrainingError where the loss or the gradient's norm is not finite."""
+    def stop_if_not_finite(
+        self, it: int, loss: float, grad_norm: float, *, late: bool = False
+    ) -> None:
+        """Raise TrainingError where the loss or the gradient's norm is not finite.
+
+        `late`: the step was taken; what is saved was saved before it.
+        """
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {grad_norm}"
         self.log.record(type="event", event="nonfinite", iter=it, loss=loss, grad_norm=grad_norm)
         raise TrainingError(
-            f"{what} at iteration {it}, before its step",
+            f"{what} at iteration {it}{'' if late else ', before its step'}",
             f"{likely_cause(self.losses)}. {self.config.out_dir} keeps its last checkpoint",
         )
 

@@ -64,6 +64,12 @@ class Training:
     peak_flops: float  # of all processes
 
     @property
+    def late(self) -> bool:
+        """Whether an iteration is read while the next one computes, one that is never skipped."""
+        skips = self.config.skip_spikes or self.scaler.is_enabled()  # known before the step only
+        return self.machine.device.type == "cuda" and not skips
+
+    @property
     def tokens_per_iter(self) -> int:
         return self.sequences_per_iter * self.config.block_size
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,8 +23,14 @@ from bardlet import cli
 from bardlet.config import to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.loader import Prefetcher, batches_of
+from bardlet.errors import TrainingError
+from bardlet.model import GPT
+from bardlet.run import run_folder
 from bardlet.system import device
-from bardlet.train import train
+from bardlet.system.distributed import Group
+from bardlet.train import train, train_step
+from bardlet.training.log import Log
+from bardlet.training.setup import setup
 
 pytestmark = [
     pytest.mark.gpu,
@@ -126,6 +134,49 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once(
     assert sizes and sizes == [128 >> i for i in range(len(sizes))]
     # equal but for the order of float32 sums
     assert losses(large) == pytest.approx(losses(small), abs=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("default")  # of the compiler itself
+def test_an_iteration_waits_for_nothing_on_the_device(
+    compiled: bool, family: str, dataset_folder: Path, tmp_path: Path
+) -> None:
+    """CUDA itself raises where the host would wait; what was read late is what is read at once."""
+    options: dict[str, Any] = {**ON_GPU, "compile": compiled, "gradient_accumulation_steps": 2}
+    config = tiny_config(dataset_folder, tmp_path / "run", family, **options)
+    t = setup(config, Group(), device.choose("cuda", "float32"), None, Log, "", None)
+    assert t.late
+    batches = [t.batches.batch(it) for it in range(6)]
+    train_step(t, 0, *batches[0])  # which may wait: kernels are loaded, state is made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps = [train_step(t, it, *batches[it]) for it in range(1, 6)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    t.log.close()
+    plain = tiny_config(dataset_folder, tmp_path / "plain", family, max_iters=6)
+    train(dataclasses.replace(plain, gradient_accumulation_steps=2))
+    # equal but for the order of float32 sums
+    assert [step.loss for step in steps] == pytest.approx(losses(plain)[1:], abs=2e-4)
+
+
+def test_a_loss_that_is_not_finite_is_never_saved(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(dataset_folder, tmp_path / "run", **ON_GPU, save_interval=1)
+    count, forward = -1, GPT.forward
+
+    def spoiled(self: GPT, *args: Any, **more: Any) -> Any:
+        nonlocal count
+        count += self.training
+        logits, loss = forward(self, *args, **more)
+        return logits, loss * math.nan if count == 5 and loss is not None else loss
+
+    monkeypatch.setattr(GPT, "forward", spoiled)
+    with pytest.raises(TrainingError, match="the loss is nan at iteration 5"):
+        train(config)
+    assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 5
+    assert all(p.isfinite().all() for p in tensors(config).values())
 
 
 ONE_OF_NCCL = """
