@@ -21,10 +21,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
 # best core that runs
+AVX512BF16 = ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"]
 BUILDS = {
-    "native/src/core-avx512bf16.so": (
-        "native/src/core.cpp", ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"],
+    "native/src/core-amx.so": (
+        "native/src/core.cpp", [*AVX512BF16, "-mamx-tile", "-mamx-bf16"],
     ),
+    "native/src/core-avx512bf16.so": ("native/src/core.cpp", AVX512BF16),
     "native/src/core-avx2.so": ("native/src/core.cpp", ["-march=x86-64-v3"]),
     "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", []),
 }  # fmt: skip

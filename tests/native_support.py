@@ -35,13 +35,15 @@ def usable() -> list[str]:
     has = torch.cpu.get_capabilities()
     return [
         build for build, needs in native.BUILDS.items()
-        if (FOLDER / f"core-{build}.so").exists() and all(has.get(need) for need in needs)
+        if (path := FOLDER / f"core-{build}.so").exists()
+        and all(has.get(need) for need in needs)
+        and native.load(path).bardlet_permitted()
     ]  # fmt: skip
 
 
 def formats(build: str) -> list[tuple[torch.dtype, float]]:
     """Number formats of a build's products, with the relative error that each may make."""
-    return [(torch.float32, 1e-5)] + [(torch.bfloat16, 3e-2)] * (build == "avx512bf16")
+    return [(torch.float32, 1e-5)] + [(torch.bfloat16, 3e-2)] * (build != "avx2")
 
 
 def random_model(config: GPTConfig) -> GPT:

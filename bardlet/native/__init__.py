@@ -23,15 +23,12 @@ from bardlet.model import GPT, GPTConfig
 from bardlet.system import native_library
 
 # the builds, best first, and what each must find in the CPU
+AVX512BF16 = (
+    "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vnni",
+)  # fmt: skip
 BUILDS = {
-    "avx512bf16": (
-        "avx512_f",
-        "avx512_bw",
-        "avx512_dq",
-        "avx512_vl",
-        "avx512_bf16",
-        "avx512_vnni",
-    ),
+    "amx": (*AVX512BF16, "amx_tile", "amx_bf16"),
+    "avx512bf16": AVX512BF16,
     "avx2": ("avx2", "fma3"),
 }
 UNIT = 32  # sizes are multiples of it: two of the widest registers
@@ -91,7 +88,9 @@ def library() -> ctypes.CDLL | None:
         path = Path(__file__).parent / "src" / f"core-{build}.so"
         if path.exists() and all(has.get(feature) for feature in needs):
             try:
-                return load(path)
+                core = load(path)
+                if core.bardlet_permitted():
+                    return core
             except OSError as error:  # compiled elsewhere, or from an earlier version
                 warnings.warn(f"going on without the compiled core: {error}", stacklevel=2)
     return None

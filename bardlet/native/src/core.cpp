@@ -9,6 +9,10 @@
 #include "decode.h"
 #include "muon.h"
 #include "train.h"
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 enum Status { OK, OUT_OF_MEMORY, FAILED };
 
@@ -48,6 +52,17 @@ const char* bardlet_source() { return BARDLET_SOURCE; }
 // What went wrong in this thread's last call that returned another status than 0.
 const char* bardlet_error() { return error_text; }
 
+// Whether the system lets this process use what the build needs: it keeps AMX's registers of a
+// thread only where it was asked to.
+int bardlet_permitted() {
+#ifdef __AMX_BF16__
+    constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, of XTILEDATA
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+    return 1;
+#endif
+}
+
 // Whether this build multiplies bfloat16.
 int bardlet_bf16() {
 #ifdef __AVX512BF16__
@@ -67,6 +82,7 @@ int bardlet_peak(int threads, int bf16_products, double* flops) {
             Team team(threads);
             const auto began = std::chrono::steady_clock::now();
             team.run([&](int) {
+                [[maybe_unused]] const Tiles tiles;
                 alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
                 vec sums = set1(0.0f);
                 for (int i = 0; i < rounds; i++)

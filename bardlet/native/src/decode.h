@@ -77,6 +77,7 @@ class Decoder {
         threads = team.size();
         barrier.reset(threads);
         team.run([&](int t) {
+            [[maybe_unused]] const Tiles tiles;
             long prompts = 0;
             bool twins = false;
             for (int i = 0; i < n; i++)

@@ -4,7 +4,7 @@
 // of one step of the contraction lie side by side, so that the loop reads it front to back:
 //     [columns / NR][steps][NR] words of 32 bits, a step being two bf16 elements or one float.
 #pragma once
-#include "vector.h"
+#include "tiles.h"
 
 constexpr int NR = 2 * W;
 constexpr int MR = W == 16 ? 8 : 4;  // rows whose sums stay in registers
@@ -32,9 +32,27 @@ void pack_rows(const E* x, long stride, int depth, int columns, E* out) {
 template <class E>
 void pack_columns(const E* x, long stride, int depth, int columns, E* out) {
     auto* to = (int32_t*)out;
+#ifdef __AVX512F__
+    for (int n = 0; n < columns; n += NR)
+        for (int k = 0; k < depth; k += SIDE * PAIR<E>, to += SIDE * NR)
+            for (int j = 0; j < NR; j += SIDE) {
+                words block[SIDE];
+                for (int i = 0; i < SIDE; i++) block[i] = load_words(x + (n + j + i) * stride + k);
+                transpose(block);
+                for (int i = 0; i < SIDE; i++) store_words(to + i * NR + j, block[i]);
+            }
+#else
     for (int n = 0; n < columns; n += NR)
         for (int k = 0; k < depth; k += PAIR<E>, to += NR)
             for (int j = 0; j < NR; j++) memcpy(to + j, x + (n + j) * stride + k, 4);
+#endif
+}
+
+// Pack x (depth, columns) as the A^T of multiply_transposed.
+template <class E>
+void pack_left(const E* x, long stride, int depth, int columns, E* out) {
+    if constexpr (TILED<E>) pack_for_tiles(x, stride, depth, columns, out);
+    else pack_rows(x, stride, depth, columns, out);
 }
 
 // The sums of R rows and one panel. Row r at step k is the word at a + r * row + k * step.
@@ -66,6 +84,7 @@ template <class E, class Out>
 inline __attribute__((always_inline)) void gemm(const E* a, long row, long step, const E* b,
                                                 long panel, int rows, int columns, int steps,
                                                 Out out) {
+    if constexpr (TILED<E>) return multiply_tiles(a, row, b, panel, rows, columns, steps, out);
     for (int n = 0; n < columns; n += NR, b += panel) {
         int m = 0;
         for (; m + MR <= rows; m += MR) tile<MR>(a + m * row, row, step, b, steps, m, n, out);
@@ -81,11 +100,13 @@ inline __attribute__((always_inline)) void multiply(const E* a, long stride, con
     gemm(a, stride, (long)PAIR<E>, b, (long)depth * NR, rows, columns, depth / PAIR<E>, out);
 }
 
-// A^T B over `steps` steps of both, A packed by rows with panels `a_panel` elements apart.
+// A^T B over `steps` steps of both, A packed by pack_left with `a_panel` elements for NR columns.
 template <class E, class Out>
 inline __attribute__((always_inline)) void multiply_transposed(const E* a, long a_panel, const E* b,
                                                                long b_panel, int rows, int columns,
                                                                int steps, Out out) {
+    if constexpr (TILED<E>)
+        return multiply_tiles(a, a_panel / NR, b, b_panel, rows, columns, steps, out);
     for (int m = 0; m < rows; m += NR, a += a_panel) {
         auto shifted = [&](int i, int n, vec sums) { out(m + i, n, sums); };
         const int here = rows - m < NR ? rows - m : NR;

@@ -58,17 +58,22 @@ class Orthogonaliser {
     void iterate(int rows, int columns, const float* abc) {
         const vec a = set1(abc[0]), b = set1(abc[1]), c = set1(abc[2]);
         const bool tall = rows >= columns;  // a square one too: packing rows is cheaper
+        E* left = TILED<E> ? y : packed;
         const int side = std::min(rows, columns), depth = std::max(rows, columns);
         auto to_gram = [&](int i, int j, vec v) { store(gram + (long)i * side + j, v); };
-        if (tall) pack_rows(x, columns, rows, columns, packed);
-        else pack_columns(x, columns, columns, rows, packed);
+        if (tall) {
+            pack_rows(x, columns, rows, columns, packed);
+            if (TILED<E>) pack_left(x, columns, rows, columns, left);
+        } else {
+            pack_columns(x, columns, columns, rows, packed);
+        }
         upper(
             gram, side,
             [&](int panel, int above, auto out) {
                 const E* part = packed + (long)panel * depth;
                 const long size = (long)depth * NR;
                 if (tall)
-                    multiply_transposed(packed, size, part, size, above, NR, depth / PAIR<E>, out);
+                    multiply_transposed(left, size, part, size, above, NR, depth / PAIR<E>, out);
                 else multiply(x, columns, part, above, NR, depth, out);
             },
             to_gram);
@@ -116,6 +121,7 @@ void muon_step(const Matrix* matrices, int count, const Rule& rule, int threads,
     if (!arena.base) return;
     std::atomic<int> next{0};
     Team(threads).run([&](int t) {
+        [[maybe_unused]] const Tiles tiles;
         for (int i; (i = next.fetch_add(1)) < count;) workers[t].step(*order[i], rule);
     });
 }

@@ -419,8 +419,8 @@ class Worker {
                              store(ds + m * seen + n, share * (v - set1(inner[m])) * set1(scale));
                          });
                 const int steps = ROWS / PAIR<E>;
-                pack_rows(p, seen, ROWS, seen, packed_p);
-                pack_rows(ds, seen, ROWS, seen, packed_ds);
+                pack_left(p, seen, ROWS, seen, packed_p);
+                pack_left(ds, seen, ROWS, seen, packed_ds);
                 E* dq = d_qkv + (long)first * s.qkv() + h * D;
                 gemm(ds, (long)seen, (long)PAIR<E>, key_rows + (long)from * NR, (long)T * NR, ROWS,
                      D, seen / PAIR<E>,
@@ -505,7 +505,7 @@ class Worker {
     // d_w (N, K) += dy (M, N)^T x (M, K), and the bias's gradient; dy's rows are `stride` apart.
     void weight_gradient(const E* dy, int stride, const E* x, int M, int N, int K, float* d_w,
                          float* d_bias) {
-        pack_rows(dy, stride, M, stride, packed_dy);
+        pack_left(dy, stride, M, stride, packed_dy);
         pack_rows(x, K, M, K, packed_x);
         multiply_transposed(packed_dy, (long)M * NR, packed_x, (long)M * NR, N, K, M / PAIR<E>,
                             [&](int m, int n, vec v) {
@@ -606,6 +606,7 @@ double train_step(const Shape& s, Params p, Params* gradients, const float* rota
     std::atomic<int> next{0};
     Barrier barrier(threads);
     team.run([&](int t) {
+        [[maybe_unused]] const Tiles tiles;
         while (weights.pack_one(s, p, next.fetch_add(1), t)) {
         }
         if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);

@@ -1,0 +1,140 @@
+// What of products knows blocks of 16 by 16: the transposition of words, and Intel's AMX, whose
+// registers ("tiles") hold 16 rows of 64 bytes and whose product of two is one instruction.
+#pragma once
+#include "vector.h"
+
+// Whether products of E run on tiles.
+#ifdef __AMX_BF16__
+template <class E>
+constexpr bool TILED = std::is_same_v<E, bf16>;
+#else
+template <class E>
+constexpr bool TILED = false;
+#endif
+
+#ifdef __AVX512F__
+constexpr int SIDE = 16;  // words in a register, and registers in a block
+
+// Word j of rows[i] and word i of rows[j] change places.
+inline void transpose(words (&rows)[SIDE]) {
+    words a[SIDE], b[SIDE];
+    for (int i = 0; i < SIDE; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < SIDE; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+        }
+    for (int j = 0; j < 4; j++)  // what is left are the blocks of four words
+        for (int half = 0; half < 2; half++) {
+            a[8 * half + j] = _mm512_shuffle_i32x4(b[8 * half + j], b[8 * half + 4 + j], 0x88);
+            a[8 * half + 4 + j] = _mm512_shuffle_i32x4(b[8 * half + j], b[8 * half + 4 + j], 0xdd);
+        }
+    for (int i = 0; i < 8; i++) {
+        rows[i] = _mm512_shuffle_i32x4(a[i], a[8 + i], 0x88);
+        rows[8 + i] = _mm512_shuffle_i32x4(a[i], a[8 + i], 0xdd);
+    }
+}
+#endif
+
+#ifdef __AMX_BF16__
+constexpr int BLOCK = 2 * SIDE;  // rows and columns of the four tiles of sums
+
+// How many rows the tiles of a thread have: 0, 1 and 4 of the upper half of a block, 2, 3 and 5 of
+// the lower one. Tiles 6 and 7 hold 16 steps of two times 16 columns.
+inline thread_local int tile_rows = 0;
+
+inline void set_tile_rows(int rows) {
+    if (rows == tile_rows) return;
+    struct alignas(64) {
+        uint8_t palette = 1, first_row = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {};
+        uint8_t rows[16] = {};
+    } shape;
+    const int upper = rows < SIDE ? rows : SIDE, lower = rows - upper;
+    for (int tile = 0; tile < 8; tile++) {
+        shape.rows[tile] = tile > 5 ? SIDE : tile < 2 || tile == 4 ? upper : lower;
+        shape.row_bytes[tile] = shape.rows[tile] ? 64 : 0;
+    }
+    asm volatile("" ::"r"(&shape) : "memory");  // the compiler does not know that all is read
+    _tile_loadconfig(&shape);
+    tile_rows = rows;
+}
+
+// While it lives, its thread can multiply on tiles. Others may have used them before.
+struct Tiles {
+    Tiles() { tile_rows = 0, set_tile_rows(BLOCK); }
+    ~Tiles() { _tile_release(); }
+};
+
+// The sums of up to 32 rows, as many as the tiles have, and one panel (gemm.h).
+template <bool LOWER>
+inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps,
+                           float (&sums)[BLOCK][BLOCK]) {
+    constexpr long LINE = 2 * SIDE * sizeof(int32_t);
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles are loaded from memory
+    _tile_zero(0);
+    _tile_zero(1);
+    if (LOWER) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int k = 0; k < steps; k += SIDE, a += 2 * SIDE, panel += 2 * SIDE * BLOCK) {
+        _tile_loadd(4, a, row * sizeof(bf16));
+        _tile_loadd(6, panel, LINE);
+        _tile_loadd(7, panel + 2 * SIDE, LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (!LOWER) continue;
+        _tile_loadd(5, a + SIDE * row, row * sizeof(bf16));
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], LINE);
+    _tile_stored(1, sums[0] + SIDE, LINE);
+    if (!LOWER) return;
+    _tile_stored(2, sums[SIDE], LINE);
+    _tile_stored(3, sums[SIDE] + SIDE, LINE);
+}
+
+// Write x (depth, columns) column by column, each of `depth` elements.
+inline void pack_for_tiles(const bf16* x, long stride, int depth, int columns, bf16* out) {
+    for (int n = 0; n < columns; n += SIDE)
+        for (int k = 0; k < depth; k += BLOCK) {
+            words block[SIDE];
+            for (int i = 0; i < SIDE; i++) {
+                const bf16* row = x + (k + 2 * i) * stride + n;
+                block[i] = two_rows(row, row + stride);
+            }
+            transpose(block);
+            for (int i = 0; i < SIDE; i++) store_words(out + (long)(n + i) * depth + k, block[i]);
+        }
+}
+
+// gemm() of gemm.h for A's steps side by side. A row's sums do not depend on the rows beside it.
+template <class Out>
+inline __attribute__((always_inline)) void multiply_tiles(const bf16* a, long row, const bf16* b,
+                                                          long panel, int rows, int columns,
+                                                          int steps, Out out) {
+    alignas(64) float sums[BLOCK][BLOCK];
+    for (int first = 0, end; first < rows; first = end) {
+        const int rest = rows - first, block = rest < BLOCK ? rest : BLOCK;
+        end = first + rest / block * block;
+        set_tile_rows(block);
+        for (int n = 0; n < columns; n += BLOCK)
+            for (int m = first; m < end; m += block) {
+                const bf16 *at = a + m * row, *its = b + n / BLOCK * panel;
+                if (block > SIDE) multiply_block<true>(at, row, its, steps, sums);
+                else multiply_block<false>(at, row, its, steps, sums);
+                for (int r = 0; r < block; r++) {
+                    out(m + r, n, load(sums[r]));
+                    out(m + r, n + W, load(sums[r] + W));
+                }
+            }
+    }
+}
+#else
+struct Tiles {};
+#endif
