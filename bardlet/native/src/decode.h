@@ -299,14 +299,22 @@ class Decoder {
         }
         const float scale = 1.0f / std::sqrt((float)D);
         const E *k = cache(keys, l, b, kv), *v = cache(values, l, b, kv);
-        float highest = -INFINITY;
-        for (int j = 0; j < seen; j++, k += D) {
-            vec sum = set1(0.0f);
-            for (int i = 0; i < D; i += W) sum = fma(load(q + i), load(k + i), sum);
-            scores[j] = hsum(sum) * scale;
-            highest = std::max(highest, scores[j]);
+        vec top = set1(-INFINITY);
+        for (int j = 0; j < seen; j += W, k += W * D) {  // keys behind the last do not count
+            vec sums[W];
+            for (vec& sum : sums) sum = set1(0.0f);
+            for (int i = 0; i < D; i += W * PAIR<E>) {
+                const words part = load_words(q + i);
+                for (int r = 0; r < W; r++) {
+                    sums[r] = multiply_add(sums[r], part, load_words(k + r * D + i), E{});
+                    __builtin_prefetch(v + (long)(j + r) * D + i);  // for mix()
+                }
+            }
+            store(scores + j, sums_of(sums) * set1(scale));
+            for (int r = seen; r < j + W; r++) scores[r] = -INFINITY;
+            top = max(load(scores + j), top);
         }
-        for (int j = seen; j % W; j++) scores[j] = -INFINITY;
+        const float highest = hmax(top);
         vec sum = set1(0.0f);
         for (int j = 0; j < seen; j += W) {
             const vec e = exp(load(scores + j) - set1(highest));

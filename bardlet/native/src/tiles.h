@@ -39,6 +39,20 @@ inline void transpose(words (&rows)[SIDE]) {
 }
 #endif
 
+// Lane i: the sum of rows[i].
+inline vec sums_of(vec (&rows)[W]) {
+#ifdef __AVX512F__
+    transpose((words(&)[SIDE])rows);
+    for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) rows[i] += rows[half + i];
+    return rows[0];
+#else
+    float lanes[W];
+    for (int i = 0; i < W; i++) lanes[i] = hsum(rows[i]);
+    return load(lanes);
+#endif
+}
+
 #ifdef __AMX_BF16__
 constexpr int BLOCK = 2 * SIDE;  // rows and columns of the four tiles of sums
 
