@@ -96,22 +96,22 @@ int bardlet_peak(int threads, int bf16_products, double* flops) {
 }
 
 // Sum of losses over a batch (B, T), into `result`; gradients of the mean over `counted` targets go
-// to grads[0]. `soft` as in train.h. Without `memory`, `result` is how many bytes it must have. grads: per thread a table
-// like params, its arrays one block of grad_size floats that begins with the embedding's.
+// to grads[0]. `soft` as in train.h. Without `memory`, `result` is how many bytes it must have.
+// grads: per thread a table like params, its arrays one block of grad_size floats that begins with
+// the embedding's.
 int bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
                   const float* rotary, const int64_t* idx, const int64_t* targets,
                   const int64_t* earliest, const Soft* soft, int B, int T, float counted,
-                  float dropout, uint32_t seed, int threads, int bf16_products, long grad_size, char* memory,
-                  double* result) {
+                  float dropout, uint32_t seed, int threads, int bf16_products, long grad_size,
+                  char* memory, double* result) {
     return guarded(threads, [&] {
         Arena arena{memory};
         std::vector<Params> gradients;
         for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
         in_format(bf16_products, [&](auto e) {
-            *result = train_step<decltype(e)>(*s, {params}, gradients.data(), rotary,
-                                              {idx, targets, earliest, B, T, counted},
-                                              {dropout, seed}, *soft, threads,
-                                              grads != nullptr, grad_size, arena);
+            *result = train_step<decltype(e)>(
+                *s, {params}, gradients.data(), rotary, {idx, targets, earliest, B, T, counted},
+                {dropout, seed}, *soft, threads, grads != nullptr, grad_size, arena);
         });
         if (!memory) *result = (double)arena.used;
     });
@@ -122,9 +122,8 @@ int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int thread
                  int bf16_products, char* memory, long* bytes) {
     return guarded(threads, [&] {
         Arena arena{memory};
-        in_format(bf16_products, [&](auto e) {
-            muon_step<decltype(e)>(matrices, count, *rule, threads, arena);
-        });
+        in_format(bf16_products,
+                  [&](auto e) { muon_step<decltype(e)>(matrices, count, *rule, threads, arena); });
         *bytes = (long)arena.used;
     });
 }

@@ -10,15 +10,15 @@
 
 struct Texts {  // n of the streams, and what each reads and writes
     int n;
-    const int32_t* stream;  // which of the decoder's B each is
+    const int32_t* stream;        // which of the decoder's B each is
     const int32_t *past, *known;  // tokens in its cache, and all that it has
-    int64_t* const* tokens;  // its context
+    int64_t* const* tokens;       // its context
     const float* temperature;
     const int32_t* top_k;
     float* const* logits;  // null, or where those of its next token go, in place of a choice
-    const int32_t* twin;  // the text before it whose whole context this one has, or -1
-    int guesses;  // of a single text: how many of its last tokens are guesses
-    int64_t* chosen;  // with guesses: the tokens chosen in place of each and after the last
+    const int32_t* twin;   // the text before it whose whole context this one has, or -1
+    int guesses;           // of a single text: how many of its last tokens are guesses
+    int64_t* chosen;       // with guesses: the tokens chosen in place of each and after the last
 };
 
 constexpr int ROWS_AT_ONCE = 64;  // rows of a prompt taken through the model together
@@ -52,8 +52,8 @@ class Decoder {
             ThreadScratch& mine = scratch[t];
             mine.normed = arena.take<Normed>((long)M * s.width);
             if (INTEGERS)
-                mine.rows = IntegerRows::take(
-                    arena, M, std::max({s.width, s.hidden, s.heads * s.head}));
+                mine.rows =
+                    IntegerRows::take(arena, M, std::max({s.width, s.hidden, s.heads * s.head}));
             mine.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
             mine.scores = arena.take<float>(round_up(s.context, W) + s.head);
             mine.best = arena.take<float>(s.vocab);
@@ -69,8 +69,8 @@ class Decoder {
     }
 
     // Take tokens[past, known) of each text in and choose `steps` more, written behind them, by
-    // uniform (steps, n), each in [0, 1). With guesses of a single text, steps is 1, and `chosen` is
-    // written by uniform (guesses + 1).
+    // uniform (steps, n), each in [0, 1). With guesses of a single text, steps is 1, and `chosen`
+    // is written by uniform (guesses + 1).
     void run(const Texts& texts, int steps, const float* uniform) {
         const int n = texts.n, outputs = n + texts.guesses, V = s.padded_vocab();
         Team team(threads);
@@ -106,8 +106,8 @@ class Decoder {
                         memcpy(texts.logits[j], its, s.vocab * sizeof(float));
                         continue;
                     }
-                    int64_t& to = texts.guesses ? texts.chosen[j]
-                                                : texts.tokens[i][texts.known[i] + step];
+                    int64_t& to =
+                        texts.guesses ? texts.chosen[j] : texts.tokens[i][texts.known[i] + step];
                     to = choose(its, texts.temperature[i], texts.top_k[i],
                                 uniform[(long)step * n + j], scratch[t].best);
                 }
@@ -198,7 +198,8 @@ class Decoder {
         return texts.twin[i] >= 0 ? 0 : texts.known[i] - texts.past[i];
     }
 
-    // Caches, and newest rows, of texts whose context another has: this thread's share of the heads.
+    // Caches, and newest rows, of texts whose context another has: this thread's share of the
+    // heads.
     void copy_twins(const Texts& texts, int t) {
         const Slice mine(s.kv_heads, t, threads);
         for (int i = 0; i < texts.n; i++) {
@@ -271,8 +272,8 @@ class Decoder {
     // x += rows of y times w^T, this thread's share of the columns.
     void add(const E* y, const Matrix& w, const float* bias, int M, int K, int t) {
         const Slice panels(s.width / NR, t, threads);
-        part(operand(y, M, K, t), w, M, K, (int)panels.first * NR, (int)(panels.last - panels.first) * NR,
-             [&](int m, int n, vec v) {
+        part(operand(y, M, K, t), w, M, K, (int)panels.first * NR,
+             (int)(panels.last - panels.first) * NR, [&](int m, int n, vec v) {
                  float* at = x + (long)m * s.width + n;
                  v += load(at);
                  store(at, bias ? v + load(bias + n) : v);
@@ -342,8 +343,7 @@ class Decoder {
         const int C = s.width, V = s.padded_vocab();
         const Operand a = normed(newest, n, p[LNF], p[LNF_B], t);
         const Slice panels(V / NR, t, threads);
-        part(a, weights.head, n, C, (int)panels.first * NR,
-             (int)(panels.last - panels.first) * NR,
+        part(a, weights.head, n, C, (int)panels.first * NR, (int)(panels.last - panels.first) * NR,
              [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
         barrier.wait();
     }

@@ -116,7 +116,7 @@ class Worker {
     const bool grad;
     const Dropout dropout;
     const Soft soft;
-    long first_row = 0;  // of the batch's rows, the first that this chunk has
+    long first_row = 0;                 // of the batch's rows, the first that this chunk has
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Activations<E>> layers;
     float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row;
