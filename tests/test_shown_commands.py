@@ -38,6 +38,10 @@ from bardlet.interop.huggingface import export as hf
 from bardlet.planning import sizing
 from bardlet.run.state import Imported
 
+sys.path.insert(0, str(ROOT / "bench"))
+
+import all as every
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("bardlet", "python", "torchrun", "pip", "pytest", "make")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -104,6 +108,7 @@ BEFORE = {
 }  # fmt: skip
 BY_CI = ("pip install -c constraints.txt -e .", "pip install -c constraints.txt -e '.[test]'",
          "pytest", "bardlet demo")  # fmt: skip
+ALL = "python bench/all.py --peer PATH_TO_NANOGPT --text FILE"
 # each has a test of its own
 OTHERS = (
     "make docs",
@@ -111,40 +116,26 @@ OTHERS = (
     "bardlet serve out/demo",
     "bardlet serve out/chat-sft",
     "python bench/gpu.py --device cpu --quick",
+    f"{ALL} --quick",
 )
 BY_HAND = {
     "pytest -m slow": "hundreds of kills and runs take too long for every change",
+    f"{ALL} --texts TEXTS --english ENGLISH --write": "hours; test_bench_all.py has what it does",
+    f"{ALL} --only memory prepare --write": "minutes, and it writes the README",
+    "python bench/all.py --only --write": "it writes the README",
     "pytest -n 0": "the same tests in one process",
 }
 
-TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
+TRAINED = every.TRAINED
 ALONE = ("best_loss", "chat", "ngram", "page_speed", "plan_accuracy", "save_cost", "serve_load",
          "tokenizer_speed", "ways")  # no peer  # fmt: skip
 # by script: what makes it small
 BENCH: dict[str, list[str]] = {
+    **every.SMALL,
     "chat": ["--pairs=60", "--epochs=0.5", "--layers=1", "--size=32", "--base_iters=2",
              "--held_out=5"],
-    "best_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
-    "classic_parity": ["--repeats=1", "--max_iters=2", f"--ours_args={TRAINED}"],
-    "first_step": ["--repeats=1", f"--ours_args={TRAINED}"],
-    "loader_speed": ["--repeats=1", "--gigabytes=0.001", "--seconds=0.05",
-                     "--ours_args=--max_iters=12"],
-    "loss_curve": ["--repeats=1", "--presets", "demo", f"--ours_args={TRAINED}",
-                   "--svg=curve.svg"],
-    "memory": ["--repeats=1", f"--ours_args={TRAINED} --batch_size=1"],
-    "ngram": [],
-    "page_speed": ["--repeats=1", "--shapes", "0.8M", "--new_tokens=4"],
     "plan_accuracy": ["--repeats=1", "--cases", "demo", f"--ours_args={TRAINED}"],
-    "prepare_speed": ["--repeats=1", "--megabytes=1"],
-    "sample_speed": ["--repeats=1", "--shapes", "0.8M", "--new_tokens=4"],
     "save_cost": ["--repeats=1", "--iters=4", "--every=2", f"--ours_args={TRAINED} --max_iters=4"],
-    "serve_load": ["--repeats=1", "--shape=0.8M", "--clients=3", "--requests=1", "--new_tokens=8",
-                   "--alone", "--minutes=0.005"],
-    "throughput": ["--repeats=1", f"--ours_args={TRAINED} --max_iters=21 --batch_size=1"],
-    "time_to_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
-    "tokenizer_speed": ["--repeats=1", "--megabytes=0.03", "--train_megabytes=0.01",
-                        "--vocab_size=300"],
-    "ways": ["--repeats=1", "--presets", "demo", f"--ours_args={TRAINED}"],
 }  # fmt: skip
 
 
@@ -185,7 +176,9 @@ def shown(page: str, text: str) -> Iterator[Shown]:
 SHOWN = [one for page in PAGES for one in shown(page.name, page.read_text(encoding="utf-8"))]
 BENCHES = list(
     dict.fromkeys(
-        one.command for one in SHOWN if "python bench/" in one.command and one.command not in OTHERS
+        one.command
+        for one in SHOWN
+        if "python bench/" in one.command and one.command not in (*OTHERS, *BY_HAND)
     )
 )
 
@@ -397,21 +390,24 @@ def words_of(command: str, folder: Path) -> list[str]:
     return [str(ROOT / words[0]), *words[1:], *BENCH[script(command)]]
 
 
-def to_run() -> list[str]:
-    """Every benchmark's command in the README, and one of every other script."""
-    readme = dict.fromkeys(one.command for one in SHOWN if way(one) == "bench"
-                           and one.page == "README.md")  # fmt: skip
-    others = {script(command): command for command in BENCHES}
-    others |= {name: f"python bench/{name}.py" for name in BENCH.keys() - others.keys()}
-    missing = others.keys() - {script(command) for command in readme}
-    return [*readme, *(others[name] for name in sorted(missing))]
-
-
 def test_every_benchmark_has_a_small_case() -> None:
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py")
                if "common.arguments(" in path.read_text(encoding="utf-8")}  # fmt: skip
     assert scripts == BENCH.keys()
-    assert {script(command) for command in to_run()} == BENCH.keys()
+    assert {one.command.split()[0] for one in every.BENCHMARKS.values()} == every.SMALL.keys()
+
+
+def test_every_benchmark_of_the_readme_is_among_those_of_one_command() -> None:
+    def options(command: str) -> tuple[str, str]:
+        """The script, and the options that say what it measures."""
+        command = re.sub(r" --(peer PATH_TO_NANOGPT|text FILE)(?= |$)", "", command)
+        return script(command), " ".join(command.split()[2:])
+
+    among = [options(every.command(name)) for name in every.BENCHMARKS]
+    for one in SHOWN:
+        if one.page == "README.md" and way(one) == "bench":
+            name, asked = options(one.command)
+            assert any(name == other and asked in measured for other, measured in among), one
 
 
 @pytest.mark.parametrize("command", BENCHES)
@@ -436,7 +432,9 @@ def test_a_benchmarks_command_is_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", to_run())
+@pytest.mark.parametrize(
+    "command", [f"python bench/{name}.py" for name in sorted(BENCH.keys() - every.SMALL.keys())]
+)
 def test_a_benchmark_runs(command: str, folder: Path) -> None:
     fake_peer.make(folder / "peer")
     words = [*words_of(command, folder), "--out", "out.json"]
@@ -446,6 +444,21 @@ def test_a_benchmark_runs(command: str, folder: Path) -> None:
     record = json.loads(Path("out.json").read_text(encoding="utf-8"))
     assert record["benchmark"] == script(command)
     assert record["runs"] and record["tables"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_benchmark_runs_in_one_command(folder: Path) -> None:
+    """In small; all but those whose packages or browser are not installed here."""
+    fake_peer.make(folder / "peer")
+    command = [sys.executable, ROOT / "bench" / "all.py", "--quick", "--peer", folder / "peer"]
+    subprocess.run([*command, "--text", "plays.txt"], check=True, timeout=880)
+    parts = json.loads(Path("all-quick.json").read_text(encoding="utf-8"))["parts"]
+    assert parts.keys() == every.BENCHMARKS.keys()
+    for name, part in parts.items():
+        if part["status"] == "ok":
+            assert part["record"]["runs"] and part["record"]["tables"], name
+    assert sum(part["status"] == "ok" for part in parts.values()) >= 16
 
 
 @pytest.mark.slow
