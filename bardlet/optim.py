@@ -17,6 +17,8 @@ from torch import Tensor
 from bardlet.config import TrainConfig
 from bardlet.model import GPT
 from bardlet.native import muon
+from bardlet.system import sharing
+from bardlet.system.distributed import Group
 
 # Four iterations that bring singular values from [0.003, 1] to within 0.2 of one: the best odd
 # quintics one after another (Polar Express, arXiv:2505.16932). Muon's own five train as well.
@@ -86,8 +88,9 @@ def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], scale: float)
 
 
 def build_optimizers(
-    model: GPT, config: TrainConfig, device_type: str, matmul_dtype: torch.dtype
-) -> list[torch.optim.Optimizer]:
+    model: GPT, config: TrainConfig, device_type: str, matmul_dtype: torch.dtype,
+    group: Group = Group(),  # noqa: B008
+) -> list[torch.optim.Optimizer]:  # fmt: skip
     """The optimizers of a model, each parameter in exactly one group.
 
     AdamW decays what has two dimensions or more and leaves biases and norms alone, as nanoGPT.
@@ -105,24 +108,20 @@ def build_optimizers(
     taken = {id(p) for p, _ in matrices}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
-        {
-            "params": [p for p in rest if p.dim() >= 2],
-            "weight_decay": 0.0 if matrices else config.weight_decay,
-        },
+        {"params": [p for p in rest if p.dim() >= 2],
+         "weight_decay": 0.0 if matrices else config.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    ]  # fmt: skip
     adamw = AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         fused=device_type in ("cpu", "cuda"),
     )
-    for group in adamw.param_groups:
-        group["peak_lr"] = config.learning_rate
-    if not matrices:
-        return [adamw]
-    muon = Muon(matrices, config.muon_lr, config.muon_momentum, config.weight_decay, matmul_dtype)
-    return [adamw, muon]
+    for part in adamw.param_groups:
+        part["peak_lr"] = config.learning_rate
+    rates = (config.muon_lr, config.muon_momentum, config.weight_decay)
+    return [adamw, Muon(matrices, *rates, matmul_dtype, group)] if matrices else [adamw]
 
 
 def matrix_rows(model: GPT, name: str, p: Tensor) -> list[int]:
@@ -147,6 +146,9 @@ class Muon(Optimizer):
     is taller than wide, decoupled weight decay. Matrices of one shape are orthogonalised in one
     batch: at the sizes of small models the call, not the arithmetic, is what costs.
 
+    Processes share the matrices out: one steps each, and the others get its weights. All momenta
+    move everywhere, so that each process could save the run.
+
     `matrices` are 2-D parameters, each with the row counts of the matrices stacked in it.
     """
 
@@ -157,11 +159,13 @@ class Muon(Optimizer):
         momentum: float,
         weight_decay: float,
         matmul_dtype: torch.dtype,
+        group: Group = Group(),  # noqa: B008
     ) -> None:
         defaults = {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__([p for p, _ in matrices], defaults)
         self.rows = dict(matrices)
         self.matmul_dtype = matmul_dtype
+        self.group = group
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
@@ -188,29 +192,37 @@ class Muon(Optimizer):
 
         `rows` has the row counts of the matrices stacked in each.
         """
-        if all(
-            muon.fits(w, each, self.matmul_dtype) for w, each in zip(weights, rows, strict=True)
-        ):
-            split = [
-                [t.split(each) for t in trio]
-                for *trio, each in zip(weights, grads, buffers, rows, strict=True)
-            ]
+        matrices = [  # (weight, gradient, momentum) of each
+            matrix for *trio, each in zip(weights, grads, buffers, rows, strict=True)
+            for matrix in zip(*(tensor.split(each) for tensor in trio), strict=True)
+        ]  # fmt: skip
+        costs = tuple(float(w.numel() * min(w.shape)) for w, _, _ in matrices)
+        ranks = sharing.owners(costs, self.group.world_size)
+        mine = [rank == self.group.rank for rank in ranks]
+        formats = [self.matmul_dtype] * len(weights)
+        if all(map(muon.fits, weights, rows, formats)):
             muon.step(
-                [m for parts in split for m in zip(*parts, strict=True)], rate=rate,
-                momentum=momentum, decay=decay, coefficients=POLAR, min_norm=MIN_NORM,
-                dtype=self.matmul_dtype,
+                matrices, mine, rate=rate, momentum=momentum, decay=decay, coefficients=POLAR,
+                min_norm=MIN_NORM, dtype=self.matmul_dtype,
             )  # fmt: skip
-            return
-        torch._foreach_lerp_(buffers, grads, 1 - momentum)
-        updates = torch._foreach_lerp(grads, buffers, momentum)
-        torch._foreach_mul_(weights, decay)
-        # batches of one shape: wide matrices as they are, tall ones turned and stepped further
+        else:
+            torch._foreach_lerp_(buffers, grads, 1 - momentum)
+            owned = [matrix for matrix, own in zip(matrices, mine, strict=True) if own]
+            self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
+        sharing.gather([weight for weight, _, _ in matrices], ranks, self.group)
+
+    def move_by_torch(
+        self, matrices: Sequence[tuple[Tensor, ...]], *, rate: float, momentum: float, decay: float
+    ) -> None:
+        """Move weights, with their gradients and momenta, which have moved already.
+
+        Those of one shape are a batch: wide ones as they are, tall ones turned and moved further.
+        """
         batches: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
-        for weight, update, each in zip(weights, updates, rows, strict=True):
-            for target, part in zip(weight.split(each), update.split(each), strict=True):
-                m, n = part.shape
-                step = (target.T, part.T, math.sqrt(m / n)) if m > n else (target, part, 1.0)
-                batches[step[1].shape].append(step)
+        for weight, grad, buffer in matrices:
+            update, (m, n) = torch.lerp(grad, buffer, momentum), weight.mul_(decay).shape
+            step = (weight.T, update.T, math.sqrt(m / n)) if m > n else (weight, update, 1.0)
+            batches[step[1].shape].append(step)
         for steps in batches.values():
             stacked = torch.stack([part for _, part, _ in steps])  # (N, m, n)
             orthogonal = newton_schulz(stacked, self.matmul_dtype).to(stacked.dtype)

@@ -44,11 +44,12 @@ def fits(weight: Tensor, rows: Sequence[int], dtype: torch.dtype) -> bool:
 
 
 def step(
-    matrices: Sequence[tuple[Tensor, Tensor, Tensor]], *, rate: float, momentum: float,
-    decay: float, coefficients: Coefficients, min_norm: float, dtype: torch.dtype,
+    matrices: Sequence[tuple[Tensor, Tensor, Tensor]], mine: Sequence[bool], *, rate: float,
+    momentum: float, decay: float, coefficients: Coefficients, min_norm: float, dtype: torch.dtype,
 ) -> None:  # fmt: skip
     """Move (weight, gradient, momentum) of each matrix, (m, n) float32 each, as optim.Muon does.
 
+    Of matrices that are not `mine` only the momentum moves: another process steps them.
     `decay` is what remains of a weight; products are taken in `dtype`, norms in float32, and a
     matrix is divided by `min_norm` at least.
     """
@@ -59,6 +60,8 @@ def step(
     items = (Matrix * len(matrices))(
         *(Matrix(*map(native.pointer, each), *each[0].shape) for each in matrices)
     )
+    for item, own in zip(items, mine, strict=True):
+        item.weight = item.weight if own else None
     flat = [number for row in coefficients for number in row]
     numbers = (ctypes.c_float * len(flat))(*flat)
     address = ctypes.addressof(numbers)

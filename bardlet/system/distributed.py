@@ -59,6 +59,14 @@ class Group:
         )
         return round(self.sum([float(value) if self.main else 0.0], device)[0])
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """What each process has given, by rank: tensors of one shape and dtype."""
+        if self.world_size == 1:
+            return [tensor]
+        received = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(received, tensor)
+        return received
+
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.world_size > 1:

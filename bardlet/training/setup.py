@@ -141,7 +141,7 @@ def setup(
     teachers = load_teachers(config, dataset, model.config.vocab_size, saved)
 
     # --- what moves it
-    optimizers = build_optimizers(model, config, machine.device.type, machine.dtype)
+    optimizers = build_optimizers(model, config, machine.device.type, machine.dtype, group)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     if saved:
         name = run_folder.name_of(saved.iter)

@@ -121,7 +121,7 @@ p, g = torch.zeros(64, 64), torch.zeros(64, 32)
 options = dict(rate=0.1, momentum=0.9, decay=1.0, coefficients=[(1.0, 0.0, 0.0)], min_norm=1e-9,
                dtype=torch.float32)
 for trio in [(p, g, p), (p, p, g), (p, p.double(), p), (p[0], p[0], p[0])]:
-    refused(ValueError, lambda: muon.step([trio], **options))
+    refused(ValueError, lambda: muon.step([trio], [True], **options))
 model = random_model(LLAMA)
 decoder = Decoder(model, 2, torch.float32)
 tokens, uniform = torch.zeros(2, 9, dtype=torch.int64), torch.zeros(8, 2)

@@ -8,7 +8,7 @@
 #include "threads.h"
 
 // bardlet/native/muon.py writes this struct: same order there.
-struct Matrix {  // (rows, columns) each
+struct Matrix {  // (rows, columns) each; no weight where another process steps it
     float *weight, *gradient, *momentum;
     int32_t rows, columns;
     long size() const { return (long)rows * columns; }
@@ -41,6 +41,7 @@ class Orthogonaliser {
             const vec u = update(i);
             squares = fma(u, u, squares);
         }
+        if (!w.weight) return;
         const float norm = std::sqrt(hsum(squares));
         const vec scale = set1(1.0f / (norm < rule.min_norm ? rule.min_norm : norm));  // keeps NaN
         for (long i = 0; i < w.size(); i += W) store(x + i, update(i) * scale);
