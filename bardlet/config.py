@@ -151,6 +151,9 @@ class TrainConfig:
         choices=("auto", True, False),
     )  # fmt: skip
     deterministic: bool = option(False, "bit for bit on a GPU too, slower; a CPU always is")
+    recompute: str = option(
+        "none", "block: less memory, activations are computed twice", choices=("none", "block")
+    )
     backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
 
 

@@ -1,14 +1,15 @@
-"""Main memory: how much is available, and retrying with smaller micro-batches when it runs out."""
+"""Memory: how much is available, and less of it: recomputed blocks, and smaller micro-batches."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -48,6 +49,24 @@ class MicroBatcher:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
+
+
+def recompute(blocks: Iterable[torch.nn.Module]) -> None:
+    """Let blocks keep their inputs alone for the backward pass, which computes the rest again.
+
+    arXiv:1604.06174. Losses and gradients stay as they are, bit for bit, dropout included.
+    """
+    for block in blocks:
+        block.forward = functools.partial(recomputed, block.forward)
+
+
+def recomputed(forward: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+    """The result of a forward pass whose activations are computed again where they are needed."""
+    if not torch.is_grad_enabled():
+        return forward(*args)
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(forward, *args, use_reentrant=False)
 
 
 def available() -> float:

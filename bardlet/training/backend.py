@@ -12,7 +12,7 @@ from bardlet.config import TrainConfig
 from bardlet.io import terminal
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
-from bardlet.system import device, distributed
+from bardlet.system import device, distributed, memory
 from bardlet.system.device import Machine
 
 COMPILING = "compiling the model"
@@ -26,6 +26,13 @@ class Backend:
     numerics: dict[str, Any]  # settings that change rounding
     name: str  # for people; empty for the model as it is
     peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
+
+
+def place(model: GPT, config: TrainConfig, machine: Machine) -> None:
+    """Put a model on the machine's device, with what its blocks are to recompute."""
+    if config.recompute == "block":
+        memory.recompute(model.get_submodule("transformer.h").children())
+    model.to(machine.device)
 
 
 def select(
@@ -44,7 +51,7 @@ def select(
         if distributed.here().main:
             terminal.say(f"{COMPILING}, which takes up to some minutes")
         forward = device.try_compile(model, idx, machine, first)
-    if forward is model and fits(model, training=True):
+    if forward is model and core_trains(config, model):
         forward = NativeGPT(model, machine.dtype)
     core = isinstance(forward, NativeGPT)
     compiled = forward is not model and not core
@@ -67,4 +74,9 @@ def wants_compile(
     if "compiled" in before:
         return before["compiled"]
     pays = device.compile_pays(machine.device.type, flops * config.max_iters)
-    return pays and not fits(model, training=True)  # which is faster
+    return pays and not core_trains(config, model)  # which is faster
+
+
+def core_trains(config: TrainConfig, model: GPT) -> bool:
+    """Whether the compiled core computes the gradients; it keeps all activations."""
+    return config.recompute == "none" and fits(model, training=True)

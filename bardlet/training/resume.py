@@ -28,7 +28,7 @@ MAY_CHANGE = {
     "out_dir", "dataset", "init_from", "fresh", "eval_only", "eval_interval", "log_interval",
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size", "guard_dead",
-    "eval_on_start", "distill_from", "stages", "stage_iters",
+    "eval_on_start", "distill_from", "stages", "stage_iters", "recompute",
     "sample_interval", "sample_start", "tensorboard", "trackio",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of

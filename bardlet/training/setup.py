@@ -28,7 +28,7 @@ from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
 from bardlet.training import expected, resume, tracker
-from bardlet.training.backend import Backend, select
+from bardlet.training.backend import Backend, place, select
 from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
 from bardlet.training.guards import Guards
@@ -137,7 +137,7 @@ def setup(
     saved, notes = extend(config, saved) if saved and not config.eval_only else (saved, [])
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
-    model.to(machine.device)
+    place(model, config, machine)
     teachers = load_teachers(config, dataset, model.config.vocab_size, saved)
 
     # --- what moves it
