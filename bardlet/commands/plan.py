@@ -10,10 +10,10 @@ from bardlet.io.terminal import say
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    config, seconds, as_json = parse_timed(parser, args, 3.0, "of each trial of the run")
+    config, rest = parse_timed(parser, args, 3.0, "of each trial of the run")
     from bardlet.planning.estimate import describe, fits, plan
 
     say("measuring some iterations of this run")
-    result = plan(config, seconds)
-    print(json.dumps(result) if as_json else describe(config, result))
+    result = plan(config, rest["seconds"])
+    print(json.dumps(result) if rest["json"] else describe(config, result))
     return 0 if fits(result) else 1

@@ -187,14 +187,14 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
 
 def parse_timed(
     parser: Parser, args: list[str], seconds: float, of: str
-) -> tuple[TrainConfig, float, bool]:
-    """The run to try out, for how many seconds, and whether the result is wanted as JSON."""
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """The run to try out, and the parser's other options: `seconds` of it, `json` as output."""
     parser.add_argument("--seconds", type=float, default=seconds, help=of)
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
     config, rest = parse_settings(parser, args)
     if not 0 < rest["seconds"] <= 3600:
         raise UsageError(f"seconds={rest['seconds']} must be above 0, and at most 3600")
-    return config, rest["seconds"], rest["json"]
+    return config, rest
 
 
 def spelt_out(args: list[str]) -> list[str]:

@@ -27,9 +27,9 @@ Process = subprocess.Popen[bytes]
 
 
 def run(parser: Parser, args: list[str]) -> int:
-    config, seconds, as_json = parse_timed(parser, args, 15.0, "of training, each way")
-    result = verify_resume(config, seconds, say)
-    if as_json:
+    config, rest = parse_timed(parser, args, 15.0, "of training, each way")
+    result = verify_resume(config, rest["seconds"], say)
+    if rest["json"]:
         print(json.dumps(result))
     elif result["equal"]:
         print(
