@@ -74,6 +74,7 @@ SMALLER = {
     "bardlet report": "--out report.html", "bardlet plot": "",
     "bardlet verify-resume": f"{TINY} --max_iters=100000 --seconds=0.5",
     "bardlet plan": f"{TINY} --seconds=0.1",
+    "bardlet plan gpt2-124m": "", "bardlet plan gpt2-124m-fast": "",  # elsewhere: by formulas
 }  # fmt: skip
 # commands that start processes or load other programs: .ci/run has them run
 SLOW = (
@@ -199,7 +200,7 @@ def way(one: Shown) -> str:
         return "extra"
     if not one.block and NAMED.fullmatch(command):
         return "help"
-    if command.startswith(SLOW):
+    if command.startswith(SLOW) and " --gpu " not in command:
         return "slow"
     return "here" if beginning(command) else ""
 

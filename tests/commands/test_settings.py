@@ -285,7 +285,8 @@ def test_every_preset_builds_a_model(name: str, kind: str) -> None:
     if not config.eval_only:
         assert config.out_dir == f"out/{name}"
     if config.init_from == "scratch":
-        assert config.dataset == "tinyshakespeare"
+        texts = {"gpt2-124m": "openwebtext", "gpt2-124m-fast": "fineweb-edu"}
+        assert config.dataset == texts.get(name, "tinyshakespeare")
 
 
 def test_the_classic_preset_is_the_seeds_recipe() -> None:
@@ -313,6 +314,26 @@ def test_the_classic_cpu_preset_is_nanogpts_documented_one() -> None:
         device="cpu", dtype="float32",
     )  # fmt: skip
     assert differences(given, expected) == {}
+
+
+def test_the_preset_of_gpt2_is_nanogpts_recipe() -> None:
+    """config/train_gpt2.py of nanoGPT, whose defaults are TrainConfig's."""
+    given = resolve(settings.load_layers("gpt2-124m", lambda: "gpu"))
+    expected = TrainConfig(
+        out_dir="out/gpt2-124m", vocab_size=50304, eval_interval=1000, eval_full=False,
+        log_interval=10, max_iters=600_000, lr_decay_iters=600_000, compile=True,
+    )  # fmt: skip
+    assert differences(given, expected) == {}
+    assert given.batch_size * given.gradient_accumulation_steps * given.block_size == 491_520
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-124m-fast"])
+def test_expected_losses_are_marked_as_those_of_others(name: str) -> None:
+    text = (settings.PRESETS / f"{name}.toml").read_text(encoding="utf-8")
+    comment = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+    assert "Expected, from the literature and not measured here: " in comment
+    assert {"gpt2-124m": "2.85 after 295 billion tokens",
+            "gpt2-124m-fast": "3.28 after 1.70 billion tokens"}[name] in comment  # fmt: skip
 
 
 def differences(a: TrainConfig, b: TrainConfig) -> dict[str, tuple[object, object]]:
