@@ -76,7 +76,6 @@ class Sources:
         self.collection = collection
         self.threads, self.stopped = ThreadPoolExecutor(1), Event()
         self.streamed: dict[str, tuple[int, Any]] = {}
-        self.digests = self.threads.submit(self.read)
 
     def read(self) -> dict[str, Source | None]:
         """The entry of every file, by its path."""
@@ -116,6 +115,11 @@ class Sources:
         return Source(name=entry.name, bytes=entry.bytes, sha256=digest)
 
     def __enter__(self) -> Sources:
+        try:
+            self.digests = self.threads.submit(self.read)
+        except BaseException:  # Ctrl-C as the thread begins, which would read on to the end
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -17,11 +17,13 @@ from corpora import TEXTS, jsonl, made
 from bardlet.data.prepare import encoding
 from bardlet.data.prepare.merge import merge
 
-SLOW_S = 10.0  # that reading one of the files takes
+SLOW_S = 120.0  # that reading one of the files takes
 
 
 class Slow(io.RawIOBase):
-    """A file whose bytes come slowly."""
+    """A file whose bytes come slowly; Ctrl-C comes with the first of them where it `interrupts`."""
+
+    interrupts = False
 
     def __init__(self) -> None:
         self.until = time.monotonic() + SLOW_S
@@ -30,6 +32,9 @@ class Slow(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self.interrupts:
+            Slow.interrupts = False
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
         buffer[:] = bytes(len(buffer))
         return len(buffer) if time.monotonic() < self.until else 0
@@ -82,29 +87,25 @@ def test_ctrl_c_does_not_wait_for_the_checksum_of_a_shard(
         made(tmp_path / "d", path, shard_tokens=99)
 
 
-def ctrl_c_in(seconds: float) -> None:
-    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_does_not_wait_for_the_check_of_what_is_prepared_again(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "d", jsonl(tmp_path / "a.jsonl", TEXTS))
     request.getfixturevalue("slow_reads")
-    ctrl_c_in(0.3)
+    monkeypatch.setattr(Slow, "interrupts", True)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "d", tmp_path / "a.jsonl")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_does_not_wait_for_parts_that_are_merged(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = jsonl(tmp_path / "a.jsonl", TEXTS)
     parts = [made(tmp_path / f"{i}", path, part=(i, 2)).folder for i in (1, 2)]
     request.getfixturevalue("slow_reads")
-    ctrl_c_in(0.3)
+    monkeypatch.setattr(Slow, "interrupts", True)
     with pytest.raises(KeyboardInterrupt):
         merge(parts, tmp_path / "m")
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["1", "2"]
