@@ -44,7 +44,7 @@ def looked_for(text: list[int], row: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=few_tokens, rows=st.lists(few_tokens, max_size=3), least=st.integers(1, 12))
 def test_the_runs_are_those_that_looking_for_each_one_finds(
     text: list[int], rows: list[list[int]], least: int

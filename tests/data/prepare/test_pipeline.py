@@ -64,7 +64,7 @@ def test_the_hashes_in_the_manifest_are_those_of_the_bytes(tmp_path: Path) -> No
         assert whole.hexdigest() == split["sha256"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(2, 500), val_fraction=st.sampled_from([0.1, 0.1, 0.001, 0.999]))
 def test_the_border_is_nanogpts_and_no_side_is_empty(
     n: int, val_fraction: float, tmp_path_factory: pytest.TempPathFactory

@@ -179,7 +179,6 @@ def test_only_words_longer_than_the_longest_are_cut(
     assert cut == [*own.encode(start).tolist(), *own.encode("".join(rest)).tolist()] != whole
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(awkward, st.just(" the cat,"))), st.integers(1, 9))
 def test_any_text_in_parts_has_the_ids_of_the_whole(
     by_pattern: dict[str, BPETokenizer], texts: list[str], size: int

@@ -65,7 +65,7 @@ BPE = trained()
 EXACT = {"byte": ByteTokenizer(), "bpe": BPE, "char": CharTokenizer.train(MIXED)}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.one_of(any_text, awkward))
 def test_any_text_comes_back_whole_streamed_and_piece_by_piece(text: str) -> None:
     for tokenizer in (ByteTokenizer(), BPE):
