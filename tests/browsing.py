@@ -50,7 +50,7 @@ class Visitor:
         `color_scheme`, `locale`, `has_touch` or `is_mobile`."""
         options = {"locale": "en-US", "viewport": {"width": 1200, "height": 900}, **context}
         page = self.browser.new_context(**options).new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda message: message.type in ("error", "warning")
@@ -72,7 +72,7 @@ class Visitor:
         assert outside(self.requests) == []
 
 
-def wait(page: Page, condition: str, seconds: float = 10.0) -> None:
+def wait(page: Page, condition: str, seconds: float = 60.0) -> None:
     """Wait until an expression of JavaScript is true.
 
     Playwright's own waiting evaluates strings in the page, which a strict policy forbids.

@@ -76,13 +76,13 @@ class Served:
     def held(self) -> threading.Event:
         """Have the engine's thread wait for the event that is returned."""
         event, reached = threading.Event(), threading.Event()
-        self.engine.call(lambda: (reached.set(), event.wait(20)), lambda result: None)
-        reached.wait(20)
+        self.engine.call(lambda: (reached.set(), event.wait(60)), lambda result: None)
+        reached.wait(60)
         return event
 
     def idle(self) -> bool:
-        """Whether every text is out of the engine, within five seconds."""
-        until = time.monotonic() + 5
+        """Whether every text is out of the engine, within a minute."""
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.engine.load == (0, 0) and len(self.engine.completer.writer.free) == (
                 self.engine.streams

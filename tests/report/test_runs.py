@@ -156,7 +156,7 @@ def test_the_server_answers_itself_alone(sent: Path) -> None:
     thread.start()
 
     def get(path: str, host: str = "127.0.0.1:1", method: str = "GET") -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
         connection.request(method, path, headers={"host": host})
         answer = connection.getresponse()
         body = answer.read().decode()

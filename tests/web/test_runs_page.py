@@ -197,8 +197,9 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_a_run_appears_and_grows_while_it_trains(served: tuple[Path, str], visit: Visitor) -> None:
     out, address = served
     page = visit(address)
-    assert "No runs here yet" in page.locator(".status").inner_text()
+    page.locator(".status", has_text="No runs here yet").wait_for()
     folder = a_run(out / "live")
+    page.get_by_text("60 / 100").first.wait_for()  # it may have been read half written before
     page.wait_for_selector(".chart-large path.smooth")
     assert page.locator(".runs").inner_text().startswith(f"{folder} training, 60 / 100")
     page.locator("#x").focus()

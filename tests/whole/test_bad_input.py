@@ -156,7 +156,7 @@ def test_a_huge_number_of_samples_is_refused_at_once(option: str) -> None:
     command = ["sample", "out/a", "--device=cpu", f"--{option}=100000000000"]
     limited = f"ulimit -v {16 << 20}; exec {sys.executable} -m bardlet {' '.join(command)}"
     done = subprocess.run(
-        ["bash", "-c", limited], capture_output=True, text=True, timeout=60,
+        ["bash", "-c", limited], capture_output=True, text=True, timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) in {(1, ""), (2, "")}

@@ -232,9 +232,9 @@ OPTIONS = {
 )
 def test_a_bomb_in_a_file_of_options(name: str, text: str, refused: Refused) -> None:
     Path(name).write_text(text, encoding="utf-8")
-    began = time.monotonic()
+    began = time.process_time()
     assert name in refused("train", name, "--device=cpu")
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert not Path("boom").exists()
 
 

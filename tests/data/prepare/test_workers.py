@@ -54,9 +54,9 @@ def test_no_process_outlives_an_end_from_outside(number: signal.Signals, tmp_pat
     assert process.stderr is not None
     err = process.stderr.read()  # ends when the last process that writes to it has ended
     process.stderr.close()
-    assert process.wait(20) in (130, -signal.SIGKILL)
+    assert process.wait(60) in (130, -signal.SIGKILL)
     assert "Traceback" not in err
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in found) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
@@ -75,7 +75,7 @@ def test_processes_that_start_do_not_hear_ctrl_c(wait: float, tmp_path: Path) ->
     for pid in found:  # as a terminal does, which sends it to their parent as well
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
 
 
@@ -111,10 +111,12 @@ def test_ctrl_c_is_held_back_and_not_lost(beside: bool) -> None:
     if beside:
         threading.Thread(target=done.wait, daemon=True).start()
     held = False
-    with pytest.raises(KeyboardInterrupt), starting():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
-        held = True
+    with pytest.raises(KeyboardInterrupt):
+        with starting():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            held = True
+        done.wait(60)  # on a busy machine the other thread hears of it only now
     done.set()
     assert held
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

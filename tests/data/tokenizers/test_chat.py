@@ -165,12 +165,12 @@ HOSTILE = [
 class TestATemplateOfOthers:
     @pytest.mark.parametrize(("source", "why"), HOSTILE)
     def test_runs_in_bounds(self, source: str, why: str) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(DataError, match="chat template cannot be used") as error:
             template = ChatTemplate(source, ByteTokenizer())
             template.encode([{"role": "user", "content": "a"}])
         assert why in str(error.value)
-        assert time.perf_counter() - began < 5  # 0.5 s; without bounds they never end
+        assert time.process_time() - began < 5  # 0.5 s; without bounds they never end
 
     def test_that_hides_what_is_said_has_no_mask(self) -> None:
         upper = "{% for m in messages %}{{ m.content[1:] }}{% endfor %}"

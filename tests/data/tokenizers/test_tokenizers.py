@@ -302,10 +302,10 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_hostile_file_is_refused_at_once(name: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DataError, match=r"tokenizer\.json is damaged: .") as refused:
         from_json(DAMAGED[name], "tokenizer.json")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert len(str(refused.value)) < 400
     assert "\n" not in str(refused.value)
 
