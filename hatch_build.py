@@ -7,6 +7,7 @@ everything then runs through other libraries.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -43,9 +44,26 @@ def source_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_current(target: Path, made: str, how: Path, march: list[str]) -> bool:
+    """Whether a library is there that was made of these sources, in this way, for this machine.
+
+    `made` is what was compiled into it, `how` the file that has the compiler's flags. One for a
+    kind of CPU has a name of its own, and may be for another than this.
+    """
+    try:
+        if not march:
+            ctypes.CDLL(str(target))
+        return target.stat().st_mtime > how.stat().st_mtime and made.encode() in target.read_bytes()
+    except OSError:
+        return False
+
+
 class CompileCore(BuildHookInterface):
     def initialize(self, version: str, build_data: dict) -> None:
-        """Compile, and add what was compiled to the wheel, which then fits this platform only."""
+        """Compile, and add what was compiled to the wheel, which then fits this platform only.
+
+        An editable installation after another compiles what has changed.
+        """
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         if not x86:
             self.app.display_info("bardlet: not an x86-64 CPU, the core is not compiled")
@@ -53,6 +71,7 @@ class CompileCore(BuildHookInterface):
             self.app.display_info("bardlet: Windows is not supported, nothing is compiled")
             return
         builds = [build for build in BUILDS.items() if x86 or not build[1][1]]
+        self.again = version == "editable" and not os.environ.get("CXX")
         with ThreadPoolExecutor() as pool:
             made = list(pool.map(lambda build: self.compile(build[0], *build[1]), builds))
         if any(made):
@@ -65,7 +84,10 @@ class CompileCore(BuildHookInterface):
         package = Path(self.root) / "bardlet"
         target, path = package / library, package / source
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        version = f'-DBARDLET_SOURCE="{source_hash(path.parent)}"'
+        made = source_hash(path.parent)
+        if self.again and is_current(target, made, Path(self.root) / "hatch_build.py", march):
+            return True
+        version = f'-DBARDLET_SOURCE="{made}"'
         command = [*compiler, *FLAGS, *march, version, str(path), "-o", str(partial)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
