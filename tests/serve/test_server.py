@@ -369,15 +369,19 @@ def test_the_command_serves_until_a_signal(folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stderr is not None
-    line = process.stderr.readline()
-    match = re.search(r"serving run at (http://127.0.0.1:\d+/v1)", line)
-    assert match, line
-    client = openai.OpenAI(base_url=match[1], api_key="none", max_retries=0)
-    got = client.completions.create(model="run", prompt="All:", max_tokens=5, temperature=0)
-    expected = bardlet.load(folder / "run").generate("All:", max_new_tokens=5, temperature=0)
-    assert got.choices[0].text == expected.text
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) in (0, -signal.SIGTERM)
+    try:
+        line = process.stderr.readline()
+        match = re.search(r"serving run at (http://127.0.0.1:\d+/v1)", line)
+        assert match, line
+        client = openai.OpenAI(base_url=match[1], api_key="none", max_retries=0)
+        got = client.completions.create(model="run", prompt="All:", max_tokens=5, temperature=0)
+        expected = bardlet.load(folder / "run").generate("All:", max_new_tokens=5, temperature=0)
+        assert got.choices[0].text == expected.text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
     with process.stderr as rest:
         assert "Traceback" not in rest.read()
 
