@@ -338,6 +338,7 @@ class Worker {
             const int from = begin_of_block(b, first), seen = first + ROWS - from;
             multiply(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
                      [&](int m, int n, vec v) { store(scores + m * seen + n, v * set1(scale)); });
+            float share[ROWS];  // 1 / the sum of each row's exponentials
             for (int i = 0; i < ROWS; i++) {
                 float* row = scores + i * seen;
                 const int before = begin(b, first + i) - from, after = first + i + 1 - from;
@@ -346,26 +347,23 @@ class Worker {
                 vec top = set1(-INFINITY), sum = set1(0.0f);
                 for (int j = 0; j < seen; j += W) top = max(top, load(row + j));
                 const vec highest = set1(hmax(top));
+                const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
                 for (int j = 0; j < seen; j += W) {
-                    const vec e = exp(load(row + j) - highest);
-                    store(row + j, e);
+                    vec e = exp(load(row + j) - highest);
                     sum += e;
+                    if (drops_attention()) e *= dropout.scale(key, from + j);
+                    store(p + i * seen + j, e);
                 }
                 const float z = hsum(sum);
                 log_sums[first + i] = highest[0] + std::log(z);
-                const vec share = set1(1.0f / z);
-                const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
-                for (int j = 0; j < seen; j += W) {
-                    vec y = load(row + j) * share;
-                    if (drops_attention()) y *= dropout.scale(key, from + j);
-                    store(p + i * seen + j, y);
-                }
+                share[i] = 1.0f / z;
                 for (int j = 0; j < before; j++) p[i * seen + j] = E{};
                 for (int j = after; j < seen; j++) p[i * seen + j] = E{};
             }
             gemm(p, (long)seen, (long)PAIR<E>, values + (long)from * NR, (long)T * NR, ROWS, D,
-                 seen / PAIR<E>,
-                 [&](int m, int n, vec v) { store(o + (long)(first + m) * HD + n, v); });
+                 seen / PAIR<E>, [&](int m, int n, vec v) {
+                     store(o + (long)(first + m) * HD + n, v * set1(share[m]));
+                 });
         }
     }
 
