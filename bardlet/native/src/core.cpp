@@ -77,20 +77,26 @@ int bardlet_peak(int threads, int bf16_products, double* flops) {
     return guarded(threads, [&] {
         in_format(bf16_products, [&](auto e) {
             using E = decltype(e);
-            constexpr int rows = 8 * MR, depth = 64, rounds = 20000;
+            // the fastest of some bursts: others may have the cores during the rest
+            constexpr int rows = 8 * MR, depth = TILED<E> ? 256 : 64;
+            constexpr int rounds = TILED<E> ? 5000 : 2500, bursts = 8;
             std::atomic<float> used{0};
             Team team(threads);
-            const auto began = std::chrono::steady_clock::now();
-            team.run([&](int) {
-                [[maybe_unused]] const Tiles tiles;
-                alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
-                vec sums = set1(0.0f);
-                for (int i = 0; i < rounds; i++)
-                    multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
-                used = hsum(sums);
-            });
-            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
-            *flops = 2.0 * rows * NR * depth * rounds * team.size() / took.count();
+            double fastest = INFINITY;
+            for (int burst = 0; burst < bursts; burst++) {
+                const auto began = std::chrono::steady_clock::now();
+                team.run([&](int) {
+                    [[maybe_unused]] const Tiles tiles;
+                    alignas(64) E a[rows * depth] = {}, b[NR * depth] = {};
+                    vec sums = set1(0.0f);
+                    for (int i = 0; i < rounds; i++)
+                        multiply(a, depth, b, rows, NR, depth, [&](int, int, vec v) { sums += v; });
+                    used = hsum(sums);
+                });
+                const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+                fastest = std::min(fastest, took.count());
+            }
+            *flops = 2.0 * rows * NR * depth * rounds * team.size() / fastest;
         });
     });
 }
