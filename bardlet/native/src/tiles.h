@@ -54,7 +54,8 @@ inline vec sums_of(vec (&rows)[W]) {
 }
 
 #ifdef __AMX_BF16__
-constexpr int BLOCK = 2 * SIDE;  // rows and columns of the four tiles of sums
+constexpr int BLOCK = 2 * SIDE;   // rows and columns of the four tiles of sums
+constexpr int STRIP = 2 * BLOCK;  // rows that meet every panel before others do: the cache has them
 
 // How many rows the tiles of a thread have: 0, 1 and 4 of the upper half of a block, 2, 3 and 5 of
 // the lower one. Tiles 6 and 7 hold 16 steps of two times 16 columns.
@@ -134,7 +135,8 @@ inline __attribute__((always_inline)) void multiply_tiles(const bf16* a, long ro
                                                           int steps, Out out) {
     alignas(64) float sums[BLOCK][BLOCK];
     for (int first = 0, end; first < rows; first = end) {
-        const int rest = rows - first, block = rest < BLOCK ? rest : BLOCK;
+        const int rest = rows - first < STRIP ? rows - first : STRIP;
+        const int block = rest < BLOCK ? rest : BLOCK;
         end = first + rest / block * block;
         set_tile_rows(block);
         for (int n = 0; n < columns; n += BLOCK)
