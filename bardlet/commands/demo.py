@@ -25,9 +25,9 @@ from bardlet.run import run_folder
 CORPUS, PRESET = "tinyshakespeare", "demo"
 NEXT = """
 All in {seconds:.0f} s. Go on with:
-  bardlet sample {run} --start "ROMEO:" --num_samples=1   # more text
-  bardlet eval {run}                                      # its loss on all of val
-  bardlet inspect {run}                                   # what was saved
+  bardlet sample {run} --start "ROMEO:" --num_samples=1  # more text
+  bardlet eval {run}                                     # its loss on all of val
+  bardlet inspect {run}                                  # what was saved
   bardlet report                                            # its curves, as a page
   bardlet train shakespeare-char                            # a better model, in minutes
   bardlet prepare MY_TEXTS --out data/mine                  # your own text, then
