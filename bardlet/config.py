@@ -151,6 +151,10 @@ class TrainConfig:
         choices=("auto", True, False),
     )  # fmt: skip
     deterministic: bool = option(False, "bit for bit on a GPU too, slower; a CPU always is")
+    shard: str = option(
+        "none", "weights, gradients and moments shared out; full: among all processes; node: "
+        "among those of a node", choices=("none", "full", "node"),
+    )  # fmt: skip
     recompute: str = option(
         "none", "block: less memory, activations are computed twice", choices=("none", "block")
     )

@@ -18,6 +18,7 @@ from bardlet.data.dataset.loader import first_seen, random_batches
 from bardlet.errors import DataError
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
+from bardlet.system import sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
@@ -70,6 +71,7 @@ def evaluate(
     score = NativeGPT(model, machine.dtype) if fits(model, training=False) else model
     alone = group.world_size == 1
     micro_batcher = MicroBatcher(batch_size, can_retry=alone)
+    i = -1
     try:
         for i, (idx, targets) in enumerate(batches):
             if i % group.world_size != group.rank:
@@ -81,6 +83,11 @@ def evaluate(
             counted = targets[targets >= 0]  # (predicted tokens,)
             tokens += len(counted)
             size += int(token_bytes[counted].sum())
+        if sharding.is_sharded(model):
+            if 0 < (i + 1) % group.world_size <= group.rank:  # others gather weights once more
+                nothing = torch.full((1, T), -1)
+                summed(score, machine, end_of_text, torch.zeros_like(nothing), nothing, 1)
+            sharding.release(model)
     finally:
         native.scratch.release()  # a large vocabulary's is large
         model.train(was_training)

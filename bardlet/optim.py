@@ -6,6 +6,7 @@ only the embeddings, the head and the norms, while Muon takes the blocks' matric
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 from bardlet.config import TrainConfig
 from bardlet.model import GPT
 from bardlet.native import muon
-from bardlet.system import sharing
+from bardlet.system import sharding, sharing
 from bardlet.system.distributed import Group
 
 # Four iterations that bring singular values from [0.003, 1] to within 0.2 of one: the best odd
@@ -146,21 +147,16 @@ class Muon(Optimizer):
     is taller than wide, decoupled weight decay. Matrices of one shape are orthogonalised in one
     batch: at the sizes of small models the call, not the arithmetic, is what costs.
 
-    Processes share the matrices out: one steps each, and the others get its weights. All momenta
-    move everywhere, so that each process could save the run.
+    Processes share the matrices out: one steps each, the others get its weights. Momenta move
+    everywhere, so that each process could save the run, or where their rows are, if sharded.
 
     `matrices` are 2-D parameters, each with the row counts of the matrices stacked in it.
     """
 
     def __init__(
-        self,
-        matrices: Sequence[tuple[Tensor, list[int]]],
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        matmul_dtype: torch.dtype,
-        group: Group = Group(),  # noqa: B008
-    ) -> None:
+        self, matrices: Sequence[tuple[Tensor, list[int]]], lr: float, momentum: float,
+        weight_decay: float, matmul_dtype: torch.dtype, group: Group = Group(),  # noqa: B008
+    ) -> None:  # fmt: skip
         defaults = {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__([p for p, _ in matrices], defaults)
         self.rows = dict(matrices)
@@ -178,27 +174,30 @@ class Muon(Optimizer):
             for p in params:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            self.move(
-                params, [p.grad for p in params], [self.state[p]["momentum"] for p in params],
-                [self.rows[p] for p in params], rate=group["lr"], momentum=group["momentum"],
+            buffers = [self.state[p]["momentum"] for p in params]
+            sharded = sharding.is_sharded(params[0])
+            move = functools.partial(sharing.move_rows, self.move) if sharded else self.move
+            move(
+                params, [p.grad for p in params], buffers, [self.rows[p] for p in params],
+                self.group, rate=group["lr"], momentum=group["momentum"],
                 decay=1 - group["lr"] * group["weight_decay"],
             )  # fmt: skip
 
     def move(
         self, weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor],
-        rows: list[list[int]], *, rate: float, momentum: float, decay: float,
+        rows: list[list[int]], group: Group, *, rate: float, momentum: float, decay: float,
     ) -> None:  # fmt: skip
         """Take the step of whole parameters, in place, and of their momentum, `buffers`.
 
-        `rows` has the row counts of the matrices stacked in each.
+        `rows` has the row counts of the matrices stacked in each; `group` shares these out.
         """
         matrices = [  # (weight, gradient, momentum) of each
             matrix for *trio, each in zip(weights, grads, buffers, rows, strict=True)
             for matrix in zip(*(tensor.split(each) for tensor in trio), strict=True)
         ]  # fmt: skip
         costs = tuple(float(w.numel() * min(w.shape)) for w, _, _ in matrices)
-        ranks = sharing.owners(costs, self.group.world_size)
-        mine = [rank == self.group.rank for rank in ranks]
+        ranks = sharing.owners(costs, group.world_size)
+        mine = [rank == group.rank for rank in ranks]
         formats = [self.matmul_dtype] * len(weights)
         if all(map(muon.fits, weights, rows, formats)):
             muon.step(
@@ -209,7 +208,7 @@ class Muon(Optimizer):
             torch._foreach_lerp_(buffers, grads, 1 - momentum)
             owned = [matrix for matrix, own in zip(matrices, mine, strict=True) if own]
             self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
-        sharing.gather([weight for weight, _, _ in matrices], ranks, self.group)
+        sharing.gather([weight for weight, _, _ in matrices], ranks, group)
 
     def move_by_torch(
         self, matrices: Sequence[tuple[Tensor, ...]], *, rate: float, momentum: float, decay: float

@@ -24,7 +24,7 @@ from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
 from bardlet.optim import learning_rate, set_learning_rate
 from bardlet.run import lock
-from bardlet.system import device, distributed
+from bardlet.system import device, distributed, sharding
 from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
 from bardlet.training import resume
@@ -215,7 +215,7 @@ def unscaled_norm(t: Training) -> Tensor:
     for optimizer in t.optimizers:
         t.scaler.unscale_(optimizer)
     grads = [p.grad for p in t.model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads)
+    return sharding.summed_over_all(torch.nn.utils.get_total_norm(grads))
 
 
 def may_step(t: Training, it: int, loss: float, grad_norm: float) -> bool:

@@ -190,7 +190,9 @@ def rank_environments(processes: int) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def as_ranks(processes: int, work: Callable[[], object]) -> None:
+def as_ranks(
+    processes: int, work: Callable[[], object], *, kill_after_s: float = 120
+) -> None:  # fmt: skip
     """Do `work` in forks of this process that are the ranks of a group; all must succeed."""
 
     def in_rank(environment: dict[str, str]) -> int:
@@ -198,7 +200,7 @@ def as_ranks(processes: int, work: Callable[[], object]) -> None:
             os.environ |= environment
             work()
 
-        return in_child(begin, kill_after_s=120)
+        return in_child(begin, kill_after_s)
 
     with ThreadPoolExecutor(processes) as threads:
         codes = list(threads.map(in_rank, rank_environments(processes)))

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
-def temporary(path: Path) -> Path:
-    """The name under which this process builds `path`, in the same folder."""
+def temporary(path: Path, pid: int = 0) -> Path:
+    """The name under which this process, or that of another number, builds `path` beside it."""
     if not path.name:  # as of ".", which is what Python's Path makes of an empty text
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{pid or os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:

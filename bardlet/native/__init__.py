@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bardlet.model import GPT, GPTConfig
 from bardlet.system import native_library
+from bardlet.system.sharding import is_sharded
 
 # the builds, best first, and what each must find in the CPU
 AVX512BF16 = (
@@ -143,6 +144,7 @@ def runs(model: GPT) -> bool:
         and config.n_head % config.kv_heads == 0
         and (config.llama or config.gelu_approximate == "none")
         and not config.lora_rank
+        and not is_sharded(model)
     )
 
 

@@ -10,8 +10,9 @@ renamed: under its own name it is whole. run_folder.py says which of a run's che
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +24,13 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import CheckpointError
 from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
-from bardlet.run import run_folder, weights
+from bardlet.run import run_folder, shards, weights
 from bardlet.run.state import FORMAT_VERSION, RunState, corrupt
+from bardlet.system import sharding
+from bardlet.system.distributed import Group
 
-OPTIMIZER = "optimizer.safetensors"
-FILES = ["model.safetensors", OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+FILES = [WEIGHTS, OPTIMIZER, "config.json", "tokenizer.json", "state.json"]
 
 
 def save(
@@ -53,19 +56,68 @@ def write(
     What takes long, waiting for the disk, is left to `finish`, which need not be done at once.
     """
     building = temporary(folder)
-    tensors = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
-    version = {"format_version": FORMAT_VERSION}
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        save_file(tensors, building / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizers), building / OPTIMIZER)
-        write_json(building / "config.json", {**version, **dataclasses.asdict(model.config)})
-        write_text(building / "tokenizer.json", tokenizer.to_json())
-        run_folder.write_versioned(building / "state.json", state)
+        for name, tensors in tensor_files(model, optimizers).items():
+            save_file(tensors, building / name)
+        write_documents(building, model, tokenizer, state)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise not_saved(folder, error) from None
+
+
+def write_together(
+    folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
+    tokenizer: tokenizers.Tokenizer, state: RunState, group: Group,
+) -> None:  # fmt: skip
+    """Write the same files by all processes of `group`, each its part of a sharded model.
+
+    All must call it. Raises CheckpointError on the main process where one has failed.
+    """
+    building = temporary(folder, group.agree(os.getpid()))
+    files = tensor_files(model, optimizers)
+    problem: OSError | None = None
+    try:
+        if group.main:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            for name, tensors in files.items():
+                shards.create(building / name, tensors)
+            write_documents(building, model, tokenizer, state)
+    except OSError as error:
+        problem = error
+    if group.first(problem is not None) < 0:
+        try:
+            for name, tensors in files.items():
+                elsewhere = group.rank != group.local_rank
+                shards.fill(building / name, tensors, main=group.main, elsewhere=elsewhere)
+        except OSError as error:
+            problem = error
+        failed = group.first(problem is not None)
+        if failed > 0 and not problem:
+            problem = OSError(f"process {failed} could not write its part into this folder")
+    if problem and group.main:
+        shutil.rmtree(building, ignore_errors=True)
+        raise not_saved(folder, problem)
+
+
+def tensor_files(
+    model: GPT, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+    """The tensors of each file of a checkpoint by name."""
+    parameters = {n: p.detach().contiguous() for n, p in model.named_parameters()}  # tied ones once
+    return {WEIGHTS: parameters, OPTIMIZER: optimizer_tensors(model, optimizers)}
+
+
+def write_documents(
+    building: Path, model: GPT, tokenizer: tokenizers.Tokenizer, state: RunState
+) -> None:  # fmt: skip
+    """Write what else than tensors a checkpoint has."""
+    version = {"format_version": FORMAT_VERSION}
+    write_json(building / "config.json", {**version, **dataclasses.asdict(model.config)})
+    write_text(building / "tokenizer.json", tokenizer.to_json())
+    run_folder.write_versioned(building / "state.json", state)
 
 
 def finish(folder: Path) -> None:
@@ -132,13 +184,18 @@ def optimizer_tensors(
     }
 
 
-def read_moments(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The optimizers' state in a checkpoint, by parameter; empty before the first step."""
+def read_moments(
+    folder: Path, params: Mapping[str, Tensor] | None = None
+) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+    """The optimizers' state in a checkpoint, by parameter; empty before the first step.
+
+    It is shared out among processes as the parameters of these names are.
+    """
     run_folder.verify(folder, OPTIMIZER)
     saved: dict[str, dict[str, Tensor]] = {}
-    for key, value in weights.read_tensors(folder / OPTIMIZER).items():
+    for key, value in weights.mapped(folder / OPTIMIZER):
         name, _, what = key.rpartition("/")
-        saved.setdefault(name, {})[what] = value
+        saved.setdefault(name, {})[what] = sharding.like(value, (params or {}).get(name))
     return saved
 
 
@@ -148,7 +205,7 @@ def load_optimizers(
     """Put a checkpoint's optimizer state into freshly built optimizers."""
     path = folder / OPTIMIZER
     names = {p: n for n, p in model.named_parameters()}
-    saved = read_moments(folder)
+    saved = read_moments(folder, dict(model.named_parameters()))
     for optimizer in optimizers:
         state = optimizer.state_dict()
         params = [p for group in optimizer.param_groups for p in group["params"]]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import TrainingError, UsageError
+from bardlet.system import sharding
 from bardlet.system.signals import stop_with_parent
 
 # what gloo and NCCL say where another process is not there any more
@@ -54,10 +55,13 @@ class Group:
 
     def agree(self, value: int) -> int:
         """The main process's value, on all of them."""
-        device = torch.device(
-            "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
-        )
-        return round(self.sum([float(value) if self.main else 0.0], device)[0])
+        return round(self.sum([float(value) if self.main else 0.0], exchange_device())[0])
+
+    def first(self, flag: bool) -> int:
+        """The first process whose flag is set, or -1 where none is."""
+        flags = [float(flag and rank == self.rank) for rank in range(self.world_size)]
+        total = self.sum(flags, exchange_device())
+        return next((rank for rank, count in enumerate(total) if count), -1)
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """What each process has given, by rank: tensors of one shape and dtype."""
@@ -76,6 +80,12 @@ class Group:
 def wide(device: torch.device) -> torch.dtype:
     """The widest dtype that a device has."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def exchange_device() -> torch.device:
+    """Where numbers are that the processes exchange."""
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda" if nccl else "cpu")
 
 
 def here() -> Group:
@@ -139,7 +149,7 @@ def peer_lost(group: Group) -> TrainingError:
 
 def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn.Module:
     """The model with its gradients averaged over the processes after a backward pass."""
-    if group.world_size == 1:
+    if group.world_size == 1 or sharding.root(model):  # which sees to that itself
         return model
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
@@ -147,6 +157,8 @@ def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn
 
 def synced(model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
     """A context for a micro-batch's forward pass: only the last one's gradients are averaged."""
+    if sharded := sharding.root(model):
+        sharded.set_requires_gradient_sync(last)
     if last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from bardlet.system.distributed import Group
+from bardlet.system.sharding import local, span
 
 ROUND = 1 << 24  # numbers that are gathered at once: 64 MB in float32
 
@@ -61,3 +65,86 @@ def rounds(
                 room -= sizes[items[0]]
                 part.append(items.pop(0))
         yield parts
+
+
+def move_rows(
+    move: Callable[..., None], weights: Sequence[Tensor], grads: Sequence[Tensor],
+    buffers: Sequence[Tensor], rows: Sequence[list[int]], group: Group, *, rate: float,
+    momentum: float, decay: float,
+) -> None:  # fmt: skip
+    """Take the step of sharded matrices, in place, as `move` (optim.Muon's) does for whole ones.
+
+    Momenta and weights need their own rows only; each update is gathered by one process of those
+    that share it, where `move` makes a step of it.
+    """
+    whole = Matrices(weights)
+    weights, grads, buffers = ([local(t) for t in ts] for ts in (weights, grads, buffers))
+    torch._foreach_lerp_(buffers, grads, 1 - momentum)
+    updates = whole.gather(torch._foreach_lerp(grads, buffers, momentum))
+    steps, past = ([torch.zeros_like(update) for update in updates] for _ in range(2))
+    if updates:
+        own, alone = [rows[i] for i in whole.mine], dataclasses.replace(group, rank=0, world_size=1)
+        move(steps, updates, past, own, alone, rate=rate, momentum=0.0, decay=1.0)
+    torch._foreach_mul_(weights, decay)
+    torch._foreach_add_(weights, whole.scatter(steps))
+
+
+class Matrices:
+    """Sharded matrices of which each is computed as a whole, by its owner.
+
+    One exchange brings all rows to the owners and one brings results back, so that each process
+    sends and receives about what it holds of them.
+    """
+
+    def __init__(self, tensors: Sequence[Any]) -> None:
+        """The matrices (m, n), sharded alike."""
+        self.tensors, mesh = tensors, tensors[0].device_mesh
+        self.group = mesh.get_group(mesh.ndim - 1)
+        self.rank, self.size = mesh.get_coordinate()[-1], mesh.size(-1)
+        ranks = owners(tuple(float(t.numel() * min(t.shape)) for t in tensors), self.size)
+        self.owned = [[i for i, owner in enumerate(ranks) if owner == rank]
+                      for rank in range(self.size)]  # fmt: skip
+        # of each rank: the rows of what it owns that are here, and of what is owned here
+        self.here = [[self.shape(i, self.rank) for i in part] for part in self.owned]
+        self.there = [[self.shape(i, rank) for i in self.mine] for rank in range(self.size)]
+
+    @property
+    def mine(self) -> list[int]:
+        """The numbers of the matrices that this process owns; there may be none."""
+        return self.owned[self.rank]
+
+    def shape(self, i: int, rank: int) -> tuple[int, int]:
+        """(rows, columns) of the part of matrix `i` that a rank has."""
+        part = span(self.tensors[i], rank)
+        return part.stop - part.start, self.tensors[i].size(1)
+
+    def gather(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Whole matrices, those of `mine`, from every process's rows of all."""
+        flat = [[parts[i] for i in part] for part in self.owned]
+        received = self.exchange(flat, self.there)
+        return [torch.cat(rows) for rows in zip(*received, strict=True)]
+
+    def scatter(self, whole: Sequence[Tensor]) -> list[Tensor]:
+        """This process's rows of all matrices, from every process's whole ones."""
+        cut = [[t[span(self.tensors[i], rank)] for i, t in zip(self.mine, whole, strict=True)]
+               for rank in range(self.size)]  # fmt: skip
+        received = self.exchange(cut, self.here)
+        by_number = {i: rows for part, got in zip(self.owned, received, strict=True)
+                     for i, rows in zip(part, got, strict=True)}  # fmt: skip
+        return [by_number[i] for i in range(len(self.tensors))]
+
+    def exchange(
+        self, parts: list[list[Tensor]], shapes: list[list[tuple[int, int]]]
+    ) -> list[list[Tensor]]:
+        """Send parts[r] to each rank r, and receive tensors of shapes[r] from it."""
+        example = local(self.tensors[0])
+        sent = torch.cat([example.new_empty(0), *(t.flatten() for part in parts for t in part)])
+        sizes = [sum(t.numel() for t in part) for part in parts]
+        counts = [[rows * columns for rows, columns in part] for part in shapes]
+        totals = [sum(part) for part in counts]
+        got = example.new_empty(sum(totals))
+        dist.all_to_all_single(got, sent, totals, sizes, group=self.group)
+        return [
+            [flat.view(shape) for flat, shape in zip(block.split(count), part, strict=True)]
+            for block, count, part in zip(got.split(totals), counts, shapes, strict=True)
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 
 from bardlet.config import TrainConfig
+from bardlet.errors import UsageError
 from bardlet.io import terminal
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
-from bardlet.system import device, distributed, memory
+from bardlet.system import device, distributed, memory, sharding
 from bardlet.system.device import Machine
+from bardlet.system.distributed import Group
 
 COMPILING = "compiling the model"
 
@@ -28,11 +31,40 @@ class Backend:
     peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
 
 
-def place(model: GPT, config: TrainConfig, machine: Machine) -> None:
-    """Put a model on the machine's device, with what its blocks are to recompute."""
+def place(model: GPT, config: TrainConfig, group: Group, machine: Machine) -> None:
+    """Put a model where it is computed: on the machine's device, or as `shard` shares it out."""
+    blocks = list(model.get_submodule("transformer.h").children())
     if config.recompute == "block":
-        memory.recompute(model.get_submodule("transformer.h").children())
-    model.to(machine.device)
+        memory.recompute(blocks)
+    if config.shard == "none" or group.world_size == 1:
+        model.to(machine.device)
+    else:
+        check_shard(config, group.world_size)
+        sharding.shard(model, blocks, config.shard, group.world_size, machine.device)
+
+
+def check_shard(config: TrainConfig, processes: int) -> None:
+    """Raise UsageError where a sharded model cannot do what a run asks for.
+
+    Every process gathers weights in every forward pass, so all must make equally many.
+    """
+    asked = f"shard={config.shard}"
+    if config.sample_interval:
+        raise UsageError(
+            f"{asked}: sample_interval={config.sample_interval} needs the whole model in a process",
+            "Leave it out, and sample the run's checkpoints",
+        )
+    if config.compile is True:
+        raise UsageError(f"{asked}: compile=true is not there for it", "Leave it out")
+    even = processes // math.gcd(processes, config.batch_size)
+    steps = config.gradient_accumulation_steps
+    if steps % even:
+        near = sorted({max(even, steps // even * even), (steps // even + 1) * even})
+        raise UsageError(
+            f"{asked} needs as many sequences on each process: {config.batch_size} x {steps} are "
+            f"not a multiple of {processes}",
+            f"Give --gradient_accumulation_steps={' or '.join(map(str, near))}",
+        )
 
 
 def select(
@@ -67,7 +99,7 @@ def wants_compile(
     config: TrainConfig, model: GPT, machine: Machine, flops: float, before: Mapping[str, Any]
 ) -> bool:
     """Whether to try torch.compile; a resumed run does as it did before, for equal rounding."""
-    if config.eval_only:  # evaluation runs the model as it is
+    if config.eval_only or sharding.is_sharded(model):  # evaluation runs the model as it is
         return False
     if isinstance(config.compile, bool):
         return config.compile

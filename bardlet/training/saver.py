@@ -17,6 +17,8 @@ from bardlet.errors import CheckpointError, TrainingError
 from bardlet.model import GPT
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import RunState, Scores
+from bardlet.system import sharding
+from bardlet.system.distributed import Group
 from bardlet.training.log import Log
 
 
@@ -29,10 +31,12 @@ class Saver:
 
     def __init__(
         self, config: TrainConfig, log: Log, model: GPT,
-        optimizers: Sequence[torch.optim.Optimizer], tokenizer: Tokenizer, *, main: bool,
+        optimizers: Sequence[torch.optim.Optimizer], tokenizer: Tokenizer, group: Group,
     ) -> None:  # fmt: skip
-        """Only the `main` process saves; on the others nothing is done."""
-        self.config, self.log, self.main = config, log, main
+        """The main process saves; the others write their parts of a sharded model, or nothing."""
+        self.config, self.log, self.group = config, log, group
+        self.main = group.main and not config.eval_only
+        self.together = sharding.is_sharded(model) and not config.eval_only
         self.model, self.optimizers, self.tokenizer = model, optimizers, tokenizer
         self.run = Path(config.out_dir)
         self.size = checkpoint.size_bytes(model, optimizers)
@@ -54,6 +58,8 @@ class Saver:
         """Whether to save after `it` iterations for the time that has passed, or their number."""
         every, minutes = self.config.save_interval, self.config.save_minutes
         late = bool(minutes) and time.monotonic() - self.began > minutes * 60
+        if minutes and self.together:  # clocks differ
+            late = bool(self.group.agree(late))
         return it > 0 and (late or bool(every and it % every == 0))
 
     def save(self, state: RunState, *, must: bool = False) -> None:
@@ -61,37 +67,58 @@ class Saver:
 
         `must` is for the last chance: it waits for the disk, and raises where it fails.
         """
-        if not self.main:
-            return
-        self.wait()
-        if state.iter != self.newest:
-            self.log.say(f"saving checkpoint to {self.run}")
-            self.newest = state.iter
-            folder = self.run / "checkpoints" / run_folder.name_of(state.iter)
-            try:
-                self.make_room()
-                checkpoint.write(folder, self.model, self.optimizers, self.tokenizer, state)
-                self.began = time.monotonic()
-                # a daemon, for the second signal that is not to wait for a disk
-                self.thread = threading.Thread(target=self.finish, args=[folder], daemon=True)
-                self.thread.start()
-                self.log.record(type="event", event="saved", iter=state.iter)
-            except CheckpointError as error:
-                self.failure = error
-            except OSError as error:
-                self.failure = checkpoint.not_saved(folder, error)
-        if must:
+        wanted = self.main and self.is_wanted(state)
+        if self.together:
+            wanted = bool(self.group.agree(wanted))
+        if wanted:
+            self.write(state)
+        if must and self.main:
             self.wait(must=True)
+
+    def is_wanted(self, state: RunState) -> bool:
+        """Whether the main process saves this state: it is new, and the disk has room for it."""
+        self.wait()
+        if state.iter == self.newest:
+            return False
+        self.log.say(f"saving checkpoint to {self.run}")
+        self.newest = state.iter
+        try:
+            self.make_room()
+        except CheckpointError as error:
+            self.failure = error
+        return self.failure is None
+
+    def write(self, state: RunState) -> None:
+        """Write a checkpoint, and have the main process bring it to disk in a thread."""
+        folder = self.run / "checkpoints" / run_folder.name_of(state.iter)
+        what = folder, self.model, self.optimizers, self.tokenizer, state
+        try:
+            if self.together:
+                checkpoint.write_together(*what, self.group)
+            else:
+                checkpoint.write(*what)
+        except CheckpointError as error:
+            self.failure = error
+            return
+        except OSError as error:
+            self.failure = checkpoint.not_saved(folder, error)
+            return
+        self.began = time.monotonic()
+        if self.main:
+            # a daemon, for the second signal that is not to wait for a disk
+            self.thread = threading.Thread(target=self.finish, args=[folder], daemon=True)
+            self.thread.start()
+            self.log.record(type="event", event="saved", iter=state.iter)
 
     def attach_scores(self, state: RunState, scores: Scores, *, best: bool, keep: bool) -> None:
         """Add its losses to the checkpoint of `state`, and let `best` name it if it is.
 
         `keep` is for the run's end: it is saved in any case, and must be.
         """
-        if not self.main:
-            return
         if best or keep:
             self.save(state, must=keep)
+        if not self.main:
+            return
         self.wait()
         folder = self.run / "checkpoints" / run_folder.name_of(state.iter)
         if state.iter != self.newest or not folder.is_dir():  # not wanted, or not saved

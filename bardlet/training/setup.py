@@ -23,7 +23,7 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.branch import set_aside
 from bardlet.run.state import DatasetRef, RunState
-from bardlet.system import device, distributed
+from bardlet.system import device, distributed, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
@@ -87,6 +87,8 @@ class Training:
         left = self.config.max_iters - self.start.iter
         if not self.group.main or self.flops_per_iter * left < expected.LARGE:
             return
+        if sharding.is_sharded(self.model):  # the main process computes nothing alone
+            return
         # a compiled model would be compiled again for these shapes
         forward = self.model if self.backend.numerics["compiled"] else self.backend.forward
         sequences = math.ceil(self.sequences_per_iter / self.group.world_size)
@@ -137,7 +139,7 @@ def setup(
     saved, notes = extend(config, saved) if saved and not config.eval_only else (saved, [])
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
-    place(model, config, machine)
+    place(model, config, group, machine)
     teachers = load_teachers(config, dataset, model.config.vocab_size, saved)
 
     # --- what moves it
@@ -175,7 +177,7 @@ def setup(
     tracked = open_folder(config, size, saved, checkpoint_name) if writes else None
     resumed = {"start": start.iter, "evaluated": start.scores is not None}
     log = make_log(config, main=group.main, tracker=tracked, **resumed)
-    saver = Saver(config, log, model, optimizers, dataset.tokenizer, main=writes)
+    saver = Saver(config, log, model, optimizers, dataset.tokenizer, group)
     log.introduction(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
         params=model.num_params(), vocab_size=dataset.vocab_size,
