@@ -140,7 +140,8 @@ def option(
     layout = Layout(
         gpus=cluster.gpus, per_node=cluster.gpus_per_node, network=cluster.network, shard=shard,
         recompute=float(again), sequences=share, batch_size=min(config.batch_size, share),
-        optimizer=config.optimizer, fused_blocks=config.compile is not False,
+        optimizer=config.optimizer, fused_blocks=config.compile is not False and shard == "none",
+        gather_bytes=4, summed_once=True,  # as system/sharding.py has it
     )  # fmt: skip
     room = USABLE * cluster.gpu.memory
     held = scaling.memory(shape, layout)

@@ -50,6 +50,7 @@ class Layout:
     fused_loss: bool = False
     gather_bytes: int = 2  # of a weight that is gathered
     reduce_bytes: int = 4  # of a gradient that is summed
+    summed_once: bool = False  # a step, not a micro-batch: whole gradients wait for that
 
     @property
     def in_node(self) -> int:
@@ -175,8 +176,8 @@ def sent(shape: GPTConfig, layout: Layout) -> tuple[float, float]:
     """
     size, m = parameters(shape), layout.micro_batches
     reduced = layout.reduce_bytes * size
-    # weights are gathered forward and backward, gradients reduced, in each micro-batch
-    both = m * (2 * layout.gather_bytes * size + reduced)
+    # weights are gathered forward and backward, gradients reduced, in each micro-batch or at last
+    both = 2 * m * layout.gather_bytes * size + (1 if layout.summed_once else m) * reduced
     n, k, inner = layout.gpus, layout.nodes, layout.in_node
     if layout.shard == "full":
         return both * (n - 1) / n, both * (k - 1) / k / inner
@@ -205,9 +206,10 @@ def memory(shape: GPTConfig, layout: Layout) -> Memory:
     one_block = 2 * block_activations(shape)
     kept = 2 * shape.n_embd * layout.recompute + one_block * (1 - layout.recompute)
     largest = max(blocks / shape.n_layer, head_weights(shape))
+    whole_gradients = layout.summed_once and layout.micro_batches > 1
     return Memory(
         weights=4 * size / layout.shards,
-        gradients=4 * size / layout.shards,
+        gradients=4 * size / (1 if whole_gradients else layout.shards),
         optimizer=states / layout.state_shards,
         # whole weights in bfloat16: all, or where they are sharded those of two blocks
         gathered=2 * size if layout.shards == 1 else 2 * layout.gather_bytes * largest,

@@ -40,6 +40,15 @@ def test_what_a_step_sends() -> None:
     assert scaling.sent(shape, full) == pytest.approx((24 * size * 7 / 8, 24 * size / 2 / 4))
     node = dataclasses.replace(layout, shard="node")
     assert scaling.sent(shape, node) == pytest.approx((24 * size * 3 / 4, 8 * size / 4 / 2))
+    once = dataclasses.replace(full, summed_once=True, gather_bytes=4)
+    steps = once.micro_batches
+    assert steps > 1
+    inside = (8 * steps + 4) * size * 7 / 8
+    assert scaling.sent(shape, once) == pytest.approx((inside, inside * 4 / 7 / 4))
+    held = [scaling.memory(shape, each) for each in (full, once)]
+    assert held[1].gradients == 8 * held[0].gradients, "whole ones wait for the last micro-batch"
+    alone = scaling.memory(shape, dataclasses.replace(once, batch_size=once.sequences))
+    assert alone.gradients == held[0].gradients
     assert scaling.sent(shape, Layout(sequences=6, batch_size=2)) == (0, 0)
 
 
