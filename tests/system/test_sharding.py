@@ -112,6 +112,7 @@ def assert_equal_runs(a: TrainConfig, b: TrainConfig) -> None:
     run_folder.verify(run_folder.newest(Path(b.out_dir)))
 
 
+@pytest.mark.slow
 def test_shared_out_among_two_it_is_what_one_computes_and_goes_on_alone(folder: Path) -> None:
     """Saved by two, a run goes on in one, and by two again as if nothing had been."""
     one = tiny_config(folder, "one", decay_lr=False, **CASES["llama-muon"])
@@ -201,6 +202,26 @@ def test_four_processes_hold_little_more_than_a_quarter_each(
         assert 0.2 * whole < part <= 0.4 * whole
 
 
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_process_is_named_and_the_run_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = shards.fill
+
+    def full(path: Path, tensors: Any, *, main: bool, elsewhere: bool) -> None:
+        if not main and "iter-00000002" in str(path):
+            raise OSError(28, "No space left on device")
+        fill(path, tensors, main=main, elsewhere=elsewhere)
+
+    monkeypatch.setattr(shards, "fill", full)
+    run = sharded(tiny_config(folder, "no-room", family="gpt2"), "full")
+    in_ranks(2, [run])
+    assert [run_folder.iter_of(p) for p in run_folder.checkpoints(Path(run.out_dir))] == [4]
+    assert {line["iter"] for line in metrics(run, "event") if line["event"] == "disk"} == {2}
+    assert not list(Path(run.out_dir, "checkpoints").glob(".*"))
+    run_folder.verify(run_folder.newest(Path(run.out_dir)))
+
+
 def test_a_file_that_processes_fill_is_the_one_that_safetensors_writes(tmp_path: Path) -> None:
     tensors = {
         "b": torch.arange(6.0).view(3, 2), "a/é": torch.tensor(1.5), "empty": torch.zeros(0, 4),
@@ -224,7 +245,7 @@ class Mesh:
         return self.count
 
 
-def test_rows_are_those_that_chunks_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_those_that_chunks_have() -> None:
     """torch.chunk's: the last process has fewer, or none; of two nodes the first saves."""
     for rows in range(10):
         for size in (1, 2, 3, 4, 8):
@@ -238,8 +259,10 @@ def test_rows_are_those_that_chunks_have(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sharding.own_part(tensor, main=False) is None
 
 
-def test_what_a_sharded_run_cannot_do_is_said(folder: Path, monkeypatch: Any) -> None:
-    config = tiny_config(folder, "refused", shard="full", batch_size=2)
+def test_what_a_sharded_run_cannot_do_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, "refused", shard="full", batch_size=2)
     check_shard(config, 4)
     with pytest.raises(UsageError, match="2 x 8 are not a multiple of 6") as refused:
         check_shard(config, 6)
