@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "measure a model's loss on a whole split, or its scores on tasks and suites",
     "compare": "put models side by side, and say which differences matter",
     "plan": "say what a run will take, and whether it fits",
+    "launch-check": "try out, under torchrun, whether processes can train together",
     "verify-resume": "prove here that a killed run ends as if it had not been",
     "tokenizer": "make, compare and try tokenizers",
     "ls": "list the runs and datasets here",
