@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from bardlet.data.text import conversations, decoding, guess
 from bardlet.data.text.counts import Omission
+from bardlet.data.text.fields import ABSENT, field_of, joined, size_of, text_fields
 from bardlet.data.text.json_stream import values
 from bardlet.errors import DataError
 
-ABSENT = object()  # the value of a field that is not there
 LINE_BYTES = 1 << 28  # the longest line of JSON, which has to be in memory
 
 
@@ -142,55 +142,12 @@ def of_conversation(record: dict[str, Any], place: str, key: str) -> Piece:
     return Piece(text="\n".join(content for _, content in kept), turns=kept)
 
 
-def field_of(record: Any, key: str) -> Any:
-    """The value of a field, "doc.text" being the text of doc; of a list of records the values of
-    all; ABSENT where there is none.
-    """
-    if isinstance(record, list):
-        values = [field_of(part, key) for part in record]
-        return ABSENT if ABSENT in values else values
-    if not isinstance(record, dict):
-        return ABSENT
-    if key in record:
-        return record[key]
-    head, _, rest = key.partition(".")
-    return field_of(record.get(head), rest) if rest else ABSENT
-
-
-def text_fields(record: dict[str, Any], before: str = "") -> Iterator[str]:
-    """Yields the names of the fields of a record that are text, in records within it too."""
-    for name, value in record.items():
-        if isinstance(value, dict) and not before:
-            yield from text_fields(value, f"{name}.")
-        elif joined(value) is not None:
-            yield f"{before}{name}"
-
-
-def joined(value: Any) -> str | None:
-    """The text that a value is, or that a list has as its lines; None for anything else."""
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
-    return value if isinstance(value, str) else None
-
-
 def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0, size: int = -1) -> Piece:
     """The document that a record is, or its problem; `size` in bytes, -1: of the texts in it."""
     try:
         return replace(of_record(record, place, reading), replaced_bytes=replaced)
     except DataError as error:
         return unread(error, size if size >= 0 else size_of(record), replaced)
-
-
-def size_of(value: Any) -> int:
-    """The bytes of all texts in a value of JSON or a row, in UTF-8."""
-    size, waiting = 0, [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            size += len(value.encode("utf-8", "surrogatepass"))
-        elif isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-    return size
 
 
 def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> Iterator[Piece]:

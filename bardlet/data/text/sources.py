@@ -14,9 +14,9 @@ from pathlib import Path
 
 from bardlet.data.text import compression, conversations, corpus, folders, guess, registry
 from bardlet.data.text.counts import Counts
+from bardlet.data.text.fields import ABSENT, field_of
 from bardlet.data.text.formats import ARCHIVES, TEXTS, ending, kind_by_head, kind_of
 from bardlet.data.text.inputs import Collection, Input, of_text
-from bardlet.data.text.records import ABSENT, field_of
 from bardlet.errors import DataError, UsageError, did_you_mean
 from bardlet.io.safe_read import parse_json, regular
 

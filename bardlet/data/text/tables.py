@@ -10,12 +10,12 @@ from itertools import chain
 from typing import IO, Any
 
 from bardlet.data.text import compression, decoding
+from bardlet.data.text.fields import size_of
 from bardlet.data.text.records import (
     LINE_BYTES,
     Piece,
     Reading,
     piece_of,
-    size_of,
     unread,
 )
 from bardlet.errors import DataError
