@@ -21,9 +21,9 @@ from typing import Any
 from bardlet.config import TrainConfig
 from bardlet.io import terminal
 from bardlet.io.atomic import write_text
-from bardlet.io.safe_read import read_json_lines
 from bardlet.run.state import Scores
 from bardlet.training import expected
+from bardlet.training.metrics_lines import lines_until
 from bardlet.training.sparkline import Sparkline
 from bardlet.training.tracker import Tracker
 
@@ -232,19 +232,3 @@ class Log:
                 what = f"{self.file.name}: {error.strerror}"
                 self.say(f"warning: {what}; lines are lost until it can be written again")
             self.lost = True
-
-
-def lines_until(path: Path, it: int, evaluated: bool = True) -> list[str]:
-    """The lines of a metrics file that belong to the first `it` iterations, whole ones only.
-
-    `evaluated`: the evaluation after them is one.
-    """
-    kept = []
-    with contextlib.suppress(OSError):
-        for line, entry in read_json_lines(path):
-            with contextlib.suppress(KeyError, TypeError):
-                # iteration `it` is yet to come; the evaluation after `it` iterations has been
-                last = it if entry["type"] == "eval" and evaluated else it - 1
-                if line.endswith("\n") and entry["iter"] <= last:
-                    kept.append(line)
-    return kept

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from support import tiny_config
 
-from bardlet.training.log import Log, lines_until
+from bardlet.training.log import Log
+from bardlet.training.metrics_lines import lines_until
 
 STEP = {
     "loss": 1.5, "seconds": 0.1, "waiting": 0.002, "flops": 1e9, "peak_flops": 1e11, "lr": 1e-3,

@@ -17,7 +17,7 @@ from bardlet.data.tokenizers import json_file
 from bardlet.io import safe_read
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import Checksums
-from bardlet.training.log import lines_until
+from bardlet.training.metrics_lines import lines_until
 
 pytestmark = pytest.mark.usefixtures("sent")
 
