@@ -89,6 +89,7 @@ class Manifest:
     end_of_text: int | None = None  # the token after each document
     split: SplitRule | None = None
     masked: bool = False
+    preferences: bool = False  # whether documents are pairs, of one chosen and one rejected
     chat_template: str = ""  # of conversations, in Jinja
     options: Mapping[str, object] | None = None
     counts: Mapping[str, Count] = field(default_factory=dict)  # of what was left out, by reason
@@ -98,6 +99,7 @@ class Dataset:
     """An opened dataset folder."""
 
     chat_template = ""  # of conversations, in Jinja
+    preferences = False  # whether documents are pairs, of one chosen and one rejected
 
     def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> None:
         """Read the manifest and check the shards' headers; DataError where something is wrong.
@@ -136,7 +138,7 @@ class Dataset:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
         self.end_of_text, self.hash = about.end_of_text, about.hash
-        self.chat_template = about.chat_template
+        self.chat_template, self.preferences = about.chat_template, about.preferences
         self.tokenizer = tokenizer or tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != about.tokenizer_hash:
             raise DataError(f"{folder}: the tokenizer is not the one of the tokens", PREPARE_AGAIN)

@@ -65,6 +65,7 @@ class Mixture(Dataset):
             )
         self.end_of_text = next(iter(ends), None)
         self.chat_template = next((d.chat_template for d in datasets if d.chat_template), "")
+        self.preferences = any(d.preferences for d in datasets)
         self.tokenizer = tokenizers.with_end_of_text(first.tokenizer, self.end_of_text)
         shares = [f"{d.hash}:{w:.9f}" for d, (_, w) in zip(datasets, self.parts, strict=True)]
         self.hash = hashlib.sha256(",".join(shares).encode()).hexdigest()

@@ -15,6 +15,7 @@ from bardlet.data.prepare.splits import sides
 from bardlet.data.prepare.units import Range, Unit, read
 from bardlet.data.text.conversations import Turn
 from bardlet.data.text.counts import Counts
+from bardlet.data.text.preferences import shared
 from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.separators import MARKS, count_marks
 from bardlet.data.tokenizers import base as tokenizers
@@ -181,7 +182,8 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
         result.digests.append(digest)
         for split, part, begins, ends in sides(piece, spec.by, spec.val_fraction):
             if piece.turns:
-                encode_conversation(result, split, piece.turns, spec)
+                for turns in filter(None, (piece.turns, piece.rejected)):
+                    encode_conversation(result, split, turns, spec, piece)
                 continue
             encode_part(result, split, part, piece.prompt, begins, ends, spec)
     return result
@@ -209,19 +211,19 @@ def encode_part(
         uncut = False
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
-    length = sum(map(len, ids))
-    counted = np.arange(length) >= len(asked) if spec.reading.masked else None
+    counted = np.arange(sum(map(len, ids))) >= len(asked) if spec.reading.masked else None
     add(result, split, ids, counted, begins, prompt + shown, spec)
 
 
 def encode_conversation(
-    result: Result, split: str, turns: tuple[Turn, ...], spec: EncodeSpec
+    result: Result, split: str, turns: tuple[Turn, ...], spec: EncodeSpec, piece: Piece
 ) -> None:
     """Add a conversation to a split, which ends with what ends a text, or begins with it where its
-    template does.
+    template does. What both of a pair have in common is a prompt, which does not count.
     """
     end = spec.encoder.end_of_text
-    ids, counted = spec.chat.encode([{"role": role, "content": text} for role, text in turns])
+    messages = [{"role": role, "content": text} for role, text in turns]
+    ids, counted = spec.chat.encode(messages, after=shared(piece.turns, piece.rejected))
     if end is not None and (not len(ids) or ids[0] != end):
         ids, counted = np.append(ids, end), np.append(counted, False)
     for _, text in turns:
@@ -229,8 +231,7 @@ def encode_conversation(
         if not spec.coverage.exact:
             tokens = spec.encoder.encode(text)
             result.counts.add_all(spec.coverage.omissions(text, tokens, begins=False))
-    text = "\n".join(text for _, text in turns)
-    add(result, split, [ids.astype(np.uint32)], counted, True, text, spec)
+    add(result, split, [ids.astype(np.uint32)], counted, True, "\n".join(t for _, t in turns), spec)
 
 
 def add(

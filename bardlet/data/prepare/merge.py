@@ -31,6 +31,7 @@ MERGEABLE = {
     "split": {"by": str, "val_fraction": float}, "masked": bool, "tokenizer": str,
     "end_of_text": (int, None), "options": {...: object}, "splits": {...: SIZES},
 }  # fmt: skip
+OPTIONAL = ("chat_template", "preferences")  # of what only some datasets have
 KINDS = ("", "docs", "mask")  # a shard, and what may stand beside it
 
 
@@ -58,7 +59,7 @@ def merge(parts: list[Path], out: Path, replacing: Replacing = replaced_freely) 
         tokens = {split: entry["tokens"] for split, entry in splits.items()}
         manifest.check_tokens(tokens, first["name"], first["split"]["by"], parts=True)
         keep = ("tokenizer", "split", "end_of_text", "masked", "sources")
-        keep += ("chat_template",) * ("chat_template" in first)
+        keep += tuple(key for key in OPTIONAL if key in first)
         described = manifest.describe(
             first["name"], datasets[0].tokenizer, splits, **{key: first[key] for key in keep},
             options={**first["options"], "part": "1/1"}, counts=counts(datasets),
@@ -107,7 +108,7 @@ def ordered(parts: list[Dataset]) -> list[Dataset]:
                 "Give each part once",
             )
         by_number[number] = part
-        for key in ("tokenizer_hash", "end_of_text", "split", "sources", "masked", "chat_template"):
+        for key in ("tokenizer_hash", "end_of_text", "split", "sources", "masked", *OPTIONAL):
             if part.manifest.get(key) != first.get(key):
                 raise DataError(
                     f"{part.folder} is of another {key.replace('_', ' ')} than {parts[0].folder}",

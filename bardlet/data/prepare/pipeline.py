@@ -121,7 +121,8 @@ class Work:
             spec.use(encoder)
         with manifest.Sources(self.collection) as sources:
             splits = self.write(spec, encoder, seen, noted, sources)
-            return {**self.describe(encoder, splits, sources), **seen.template()}, encoder
+            pairs = {"preferences": True} if options.reading.preferences else {}
+            return {**self.describe(encoder, splits, sources), **pairs, **seen.template()}, encoder
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""

@@ -17,6 +17,7 @@ Turn = tuple[str, str]  # role and content
 INSTRUCTION = "instruction"  # the key that stands for Alpaca's form
 KEYS: dict[str, tuple[str, ...]] = {INSTRUCTION: (INSTRUCTION, "output")}  # required of a form
 MORE: dict[str, tuple[str, ...]] = {INSTRUCTION: ("input", "system")}  # and read where they are
+PAIR = ("chosen", "rejected", "prompt")  # of a pair of answers, see `preferences`
 LISTS = ("messages", "conversations", "conversation")  # keys of lists of turns
 ROLE, CONTENT = ("role", "from"), ("content", "value")
 ROLES = {
@@ -24,6 +25,7 @@ ROLES = {
     "prompter": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
     "model": "assistant", "bot": "assistant",
 }  # fmt: skip
+ANSWERS = tuple(name for name, role in ROLES.items() if role == "assistant")
 MAX_TURNS = 1000
 
 
@@ -31,6 +33,9 @@ def key_of(record: Any) -> str:
     """The key by which a record is a conversation; empty where it is none, or has a `text`."""
     if not isinstance(record, Mapping) or isinstance(record.get("text"), str):
         return ""
+    there = [name in record for name in PAIR]
+    if sum(there) > 1:  # one that lacks an answer is a pair, too, and its reader says so
+        return ",".join(PAIR[:2])
     for name in LISTS:
         turns = record.get(name)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from bardlet.data.text import conversations, decoding, guess
+from bardlet.data.text import conversations, decoding, guess, preferences
 from bardlet.data.text.counts import Omission
 from bardlet.data.text.fields import ABSENT, field_of, joined, size_of, text_fields
 from bardlet.data.text.json_stream import values
@@ -29,7 +29,8 @@ class Reading:
     text_key: str = "text"
     prompt_key: str = ""
     response_key: str = ""
-    messages_key: str = ""  # of a conversation, see `conversations`; empty: records are texts
+    # of a conversation, see `conversations`; two with a comma: see `preferences`; empty: of none
+    messages_key: str = ""
     document_separator: str = ""  # of plain text; empty: it is one document
     format: str = ""  # of files that are no archives; empty: by their names
     ext: str = ""  # endings of the files of archives, with commas between; empty: all
@@ -39,14 +40,21 @@ class Reading:
     def keys(self) -> tuple[str, ...]:
         """The fields that are read of a record."""
         if self.messages_key:
-            return conversations.KEYS.get(self.messages_key, (self.messages_key,))
+            return conversations.KEYS.get(self.messages_key, tuple(self.messages_key.split(",")))
         paired = (self.prompt_key, self.response_key)
         return paired if self.prompt_key else (self.text_key,)
 
     @property
     def more_keys(self) -> tuple[str, ...]:
         """The fields that are read where a record has them."""
+        if self.preferences:
+            return preferences.MORE
         return conversations.MORE.get(self.messages_key, ())
+
+    @property
+    def preferences(self) -> bool:
+        """Whether a record is a pair of conversations, one chosen and one rejected."""
+        return "," in self.messages_key
 
     @property
     def masked(self) -> bool:
@@ -61,7 +69,8 @@ class Piece:
     Of a part, `char_offset` is the number of characters before it, and `split_point` how many
     characters of the document are for training; of a whole document `split_point` is -1, not known
     yet. A conversation is a whole document: `turns` are its roles and contents, and `text` all of
-    its contents. A piece with a `problem` stands for a document that cannot be read.
+    its contents; of a pair `turns` were chosen and `rejected` were not. A piece with a `problem`
+    stands for a document that cannot be read.
     `replaced_bytes` counts the places that the error handler has replaced since the piece before.
     `omitted` is what the reader has left out since then: all that a piece has that is a `notice`.
     """
@@ -69,6 +78,7 @@ class Piece:
     text: str
     prompt: str = ""
     turns: tuple[conversations.Turn, ...] = ()
+    rejected: tuple[conversations.Turn, ...] = ()
     first: bool = True
     last: bool = True
     char_offset: int = 0
@@ -85,8 +95,11 @@ def normalized(piece: Piece, form: str) -> Piece:
         return piece
     name: Any = form.upper()
     text, prompt = (unicodedata.normalize(name, text) for text in (piece.text, piece.prompt))
-    turns = tuple((role, unicodedata.normalize(name, content)) for role, content in piece.turns)
-    return replace(piece, text=text, prompt=prompt, turns=turns)
+    turns, rejected = (
+        tuple((role, unicodedata.normalize(name, content)) for role, content in part)
+        for part in (piece.turns, piece.rejected)
+    )
+    return replace(piece, text=text, prompt=prompt, turns=turns, rejected=rejected)
 
 
 def unread(problem: DataError, bytes: int = 0, replaced: int = 0) -> Piece:
@@ -106,6 +119,8 @@ def of_record(record: Any, place: str, reading: Reading) -> Piece:
         raise DataError(
             f"{place} is not a record with names", "Each is an object of JSON, or a text"
         )
+    if reading.preferences:
+        return of_pair(record, place, reading.keys)
     if reading.messages_key:
         return of_conversation(record, place, reading.messages_key)
     texts: list[str] = []
@@ -140,6 +155,24 @@ def of_conversation(record: dict[str, Any], place: str, key: str) -> Piece:
     if omitted:
         return Piece(text="", omitted=omitted, notice=True)
     return Piece(text="\n".join(content for _, content in kept), turns=kept)
+
+
+def of_pair(record: dict[str, Any], place: str, keys: tuple[str, ...]) -> Piece:
+    """The pair that a record has under two keys, or the notice of one that is left out."""
+    chosen, rejected = (field_of(record, key) for key in keys)
+    for key, answer in zip(keys, (chosen, rejected), strict=True):
+        if answer is ABSENT:
+            raise DataError(
+                f"{place}: {key!r} is not there, and a pair has both answers",
+                "Mend or remove it, or leave it out with --skip_unreadable",
+            )
+    pair, omitted = preferences.checked(preferences.pair_of(record, chosen, rejected, place))
+    if omitted:
+        return Piece(text="", omitted=omitted, notice=True)
+    contents = [content for turns in pair for _, content in turns]
+    for content in contents:
+        decoding.check_surrogates(content, place)
+    return Piece(text="\n".join(contents), turns=pair[0], rejected=pair[1])
 
 
 def piece_of(record: Any, place: str, reading: Reading, replaced: int = 0, size: int = -1) -> Piece:

@@ -96,10 +96,13 @@ class ChatTemplate:
         """How often a text has the name of a special token, which is no such token there."""
         return len(self.names.findall(text))
 
-    def encode(self, messages: Messages, *, prompt: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, messages: Messages, *, prompt: bool = False, after: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a conversation, (T,) int64, and which of them count in the loss, (T,) bool.
 
-        What the assistant has written counts, to the end of its turn. With `prompt` the beginning
+        What the assistant has written counts, to the end of its turn, but for the first `after`
+        messages. With `prompt` the beginning
         of an answer stands at the end. DataError where the template does not take the messages, or
         does not show what of its text is an answer.
         """
@@ -131,7 +134,8 @@ class ChatTemplate:
             elif part:
                 waiting.append((part.replace(broken, ""), counts))
         add_text()
-        return np.concatenate(ids), np.concatenate(counted)
+        before = sum(message["role"] == "assistant" for message in messages[:after])
+        return np.concatenate(ids), without_first(np.concatenate(counted), before)
 
     def overlapping(self, parts: Sequence[tuple[str, bool]], tokens: np.ndarray) -> np.ndarray:
         """Which `tokens` (T,) of a text have a character of a part that counts, (T,) bool."""
@@ -217,6 +221,12 @@ class ChatTemplate:
         ids, _ = self.encode(messages)
         roles = {*self.special.values()} - {self.tokenizer.end_of_text}
         return not {*"".join(self.characters.split())} - {"a"} and not roles & {*ids.tolist()}
+
+
+def without_first(counted: np.ndarray, runs: int) -> np.ndarray:
+    """`counted` (T,) bool without its first `runs` runs of tokens that count."""
+    begins = counted & ~np.concatenate(([False], counted[:-1]))
+    return counted & (np.cumsum(begins) > runs) if runs else counted
 
 
 def split(name: str, mark: str) -> str:
