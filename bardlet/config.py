@@ -119,6 +119,14 @@ class TrainConfig:
     beta2: float = option(0.95, "AdamW's decay of the squared gradient", low=0, high=0.9999999)
     muon_lr: float = option(0.02, "peak rate of Muon", low=0)
     muon_momentum: float = option(0.95, "Muon's momentum", low=0, high=0.9999999)
+    objective: str = option(
+        "lm", "lm: the next token; dpo: which of two answers is preferred, on pairs of them",
+        choices=("lm", "dpo"),
+    )  # fmt: skip
+    dpo_beta: float = option(
+        0.1, "dpo: the larger, the nearer the model stays to the one it begins from",
+        low=1e-6, high=1000,
+    )  # fmt: skip
     distill_from: str = option(
         "", "finished runs, separated by commas, whose predictions the run learns too"
     )
@@ -254,6 +262,14 @@ def contradictions(c: TrainConfig) -> list[str]:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
     if c.lora_rank and c.optimizer == "muon":
         problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
+    if c.objective == "dpo":
+        if c.init_from == "scratch":
+            problems.append("objective=dpo goes on from a model: init_from names it")
+        for name in ("distill_from", "stages"):
+            if getattr(c, name) != FIELDS[name].default:
+                problems.append(f"{name}={getattr(c, name)} is for objective=lm")
+    elif c.dpo_beta != FIELDS["dpo_beta"].default:
+        problems.append(f"dpo_beta={c.dpo_beta} needs objective=dpo")
     for name in ("distill_weight", "distill_temperature"):
         if c.stages == 1 and not c.distill_from and getattr(c, name) != FIELDS[name].default:
             problems.append(f"{name}={getattr(c, name)} needs distill_from, or stages")

@@ -7,7 +7,9 @@ the weights' would; `merge` adds 2 B A to W, which leaves a model without adapte
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -31,8 +33,11 @@ class LoRALinear(nn.Module):
         self.lora_a = nn.Parameter(torch.empty(rank, size))
         nn.init.normal_(self.lora_a, std=size**-0.5)
         self.lora_b = nn.Parameter(torch.zeros(out, rank))
+        self.adapts = True  # whether they are used
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.adapts:
+            return F.linear(x, self.weight, self.bias)
         small = F.linear(F.linear(x, self.lora_a), self.lora_b)  # (B, T, out)
         return F.linear(x, self.weight, self.bias) + SCALE * small
 
@@ -47,6 +52,19 @@ def adapt(model: GPT, rank: int) -> None:
     for part, name, layer in layers(model, nn.Linear):
         setattr(part, name, LoRALinear(layer, rank))
     model.config = dataclasses.replace(model.config, lora_rank=rank)
+
+
+@contextlib.contextmanager
+def without(model: GPT) -> Iterator[None]:
+    """A context in which a model computes as it did before it was adapted."""
+    adapters = [layer for _, _, layer in layers(model, LoRALinear)]
+    for layer in adapters:
+        layer.adapts = False
+    try:
+        yield
+    finally:
+        for layer in adapters:
+            layer.adapts = True
 
 
 @torch.no_grad()

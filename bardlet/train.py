@@ -30,7 +30,7 @@ from bardlet.system.signals import stop_signals
 from bardlet.training import resume
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
-from bardlet.training.scoring import both_losses, first_look
+from bardlet.training.scoring import first_look
 from bardlet.training.setup import Training, setup
 from bardlet.training.steps import StepResult, Steps
 
@@ -106,7 +106,7 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
                 if final or config.always_save_checkpoint:
                     saver.save(t.state(it, best))
                 try:
-                    scores = both_losses(config, *measured, stop=interrupted)
+                    scores = t.losses(stop=interrupted)
                 except EvalInterrupted:
                     stopped = True
                     saver.save(t.state(it, best), must=True)
@@ -158,13 +158,16 @@ def train_step(
     """Move the weights by one batch: forward, backward, the gradient's norm, a step.
 
     idx and targets (B, T) int64 are this process's part of iteration `it`; -1 is a target that
-    does not count. Where none of the batch does, there is nothing to learn or to judge, and no
-    step is taken. Raises TrainingError where a guard does, of those that are not late.
+    does not count. Of pairs they are (B, 2, T), and each pair counts as one. Where nothing of the
+    batch counts, there is nothing to learn or to judge, and no step is taken. Raises TrainingError
+    where a guard does, of those that are not late.
     """
     config, device = t.config, t.machine.device
     lr = learning_rate(config, it)
     set_learning_rate(t.optimizers, lr / config.learning_rate)
-    counts = (targets >= 0).sum(1).tolist()  # in the loss, of each sequence
+    of_pairs = targets.dim() == 3
+    # in the loss, of each sequence
+    counts = [1] * len(targets) if of_pairs else (targets >= 0).sum(1).tolist()
     counted = t.tokens_per_iter
     if any(stream.masked for stream, _ in t.dataset.parts):
         counted = t.group.sum([sum(counts)], device)[0]
@@ -176,28 +179,32 @@ def train_step(
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 
     def gradients(size: int) -> Tensor:
-        """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time."""
+        """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time.
+
+        Returns the mean, (1,), and of pairs behind it margins and pairs in order summed, (3,).
+        """
         t.model.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(config.seed, it, t.group.rank))
-        mean_loss = torch.zeros((), device=device)
+        sums = torch.zeros(3 if of_pairs else 1, device=device)
         for first in range(0, len(idx), size):
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx)
             with t.machine.autocast(), distributed.synced(t.forward, last):
-                _, loss = t.forward(x, y, first=first_seen(x, end_of_text))
+                more, loss = t.forward(x, y, first=first_seen(x, end_of_text))
             loss = loss * (sum(counts[first : first + size]) / counted)
-            mean_loss += loss.detach()
+            sums += torch.cat((loss.detach().view(1), more)) if of_pairs else loss.detach()
             # DDP takes the mean over the processes, and this is a part of the whole
             t.scaler.scale(loss * t.group.world_size).backward()
-        return mean_loss
+        return sums
 
     size = t.micro_batcher.size
     part = t.micro_batcher.run(gradients)
-    totals = t.group.total(torch.stack((part, torch.full_like(part, stop))))  # (2,)
+    totals = t.group.total(torch.cat((part, torch.full_like(part[:1], stop))))  # (2,) or (4,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
         t.log.record(type="event", event="memory", iter=it, batch_size=size)
     norm = unscaled_norm(t)
-    values = torch.stack((totals[0], norm.to(totals), totals[1]))  # (3,)
+    of_all = totals[:1], norm.to(totals).view(1), totals[-1:], totals[1:-1] / counted
+    values = torch.cat(of_all)  # (3,) or (5,)
     if t.late:
         read, step = Readback(values).read, True
     else:

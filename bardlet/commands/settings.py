@@ -21,6 +21,7 @@ from bardlet.run import run_folder
 
 PRESETS = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "shakespeare-char"
+PAIRS_PRESET = "chat-dpo"
 LARGEST = 1 << 17  # bytes of a file of options
 
 
@@ -50,6 +51,9 @@ def resolve_settings(
             return resolve([*own, ("command line", flags)])
         if resume:
             raise no_run(out)
+    if not bases and flags.get("objective") == "dpo":
+        bases = [PAIRS_PRESET]
+        say(f"objective=dpo: taking the preset {PAIRS_PRESET}")
     if not bases and size is not None and "dataset" in flags:
         layers = [("sized", size(flags))]
     else:
@@ -72,15 +76,17 @@ def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -
     if not config.epochs or "max_iters" in flags:
         return dataclasses.replace(config, epochs=0.0)
     from bardlet.data.dataset import mixture
+    from bardlet.data.dataset.pairs import Pairs
 
-    tokens = len(mixture.opened(config.dataset).splits["train"])
-    windows = max(1, (tokens - 1) // config.block_size - 1)
+    dataset = mixture.opened(config.dataset)
+    windows = max(1, (len(dataset.splits["train"]) - 1) // config.block_size - 1)
+    what = f"{windows:,} windows of {config.block_size} tokens"
+    if config.objective == "dpo" and dataset.preferences:
+        windows = len(Pairs(dataset, "train", config.block_size))
+        what = f"{windows:,} pair{'s' * (windows != 1)}"
     epoch = windows / (config.batch_size * config.gradient_accumulation_steps)
     iters = math.ceil(config.epochs * epoch)
-    say(
-        f"{config.epochs:g} epochs of {windows:,} windows of {config.block_size} tokens are "
-        f"{iters:,} iterations"
-    )
+    say(f"{config.epochs:g} epochs of {what} are {iters:,} iterations")
     changed = {"max_iters": iters, "warmup_iters": min(config.warmup_iters, iters // 10)}
     if "eval_interval" not in flags:
         changed["eval_interval"] = max(1, round(epoch))

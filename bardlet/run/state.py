@@ -37,6 +37,9 @@ class Scores:
     val_batches: int = 0  # that val_loss is an estimate of; 0: the whole split
     # the estimate that the run compared itself by, where the whole split was scored after it
     sampled_val_loss: float | None = None
+    # of a run on pairs, whose losses are those of preferences
+    reward_margin: float | None = None
+    accuracy: float | None = None  # share of the pairs whose chosen answer has the higher reward
 
     @property
     def compared(self) -> float:
@@ -45,17 +48,27 @@ class Scores:
 
     def logged(self) -> dict[str, float]:
         """What metrics.jsonl and trackers have of an evaluation."""
+        pairs = {"reward_margin": self.reward_margin, "accuracy": self.accuracy}
         return {
             "train_loss": self.train_loss, "val_loss": self.val_loss,
             "bits_per_byte": self.bits_per_byte, "val_batches": self.val_batches,
+            **{name: value for name, value in pairs.items() if value is not None},
         }  # fmt: skip
 
     @property
     def val(self) -> str:
         """The validation loss as text; an estimate says of how many batches it is."""
         if not self.val_batches:
-            return f"{self.val_loss:.4f}"
-        return f"~{self.val_loss:.4f} ({self.val_batches} batch{'es' * (self.val_batches > 1)})"
+            return f"{self.val_loss:.4f}{self.of_pairs}"
+        of = f"{self.val_batches} batch{'es' * (self.val_batches > 1)}"
+        return f"~{self.val_loss:.4f} ({of}){self.of_pairs}"
+
+    @property
+    def of_pairs(self) -> str:
+        """What is said of pairs behind the loss."""
+        if self.reward_margin is None or self.accuracy is None:
+            return ""
+        return f", reward margin {self.reward_margin:.4f}, accuracy {self.accuracy:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +118,9 @@ class RunState:
     versions: Mapping[str, str] = field(default_factory=dict)
     imported: Imported | None = None
     teachers: Sequence[str] = ()  # the sha256 of the weights of each that it learns from
+    reference: str = (
+        ""  # the sha256 of the weights that rewards of a run on pairs are measured from
+    )
     wandb_id: str | None = None  # of the run of Weights & Biases that it is logged to
     compiled: bool | None = None  # format 1 had it here, and no numerics
     scores: Scores | None = field(default=None, metadata={"key": None})  # where it was evaluated

@@ -105,10 +105,15 @@ def wants_compile(
         return config.compile
     if "compiled" in before:
         return before["compiled"]
+    if config.objective != "lm":  # whose batches are of many lengths, each compiled anew
+        return False
     pays = device.compile_pays(machine.device.type, flops * config.max_iters)
     return pays and not core_trains(config, model)  # which is faster
 
 
 def core_trains(config: TrainConfig, model: GPT) -> bool:
-    """Whether the compiled core computes the gradients; it keeps all activations."""
-    return config.recompute == "none" and fits(model, training=True)
+    """Whether the compiled core computes the gradients; it keeps all activations, and computes mean
+    losses only, no log-probability of a sequence.
+    """
+    wanted = config.recompute == "none" and config.objective == "lm"
+    return wanted and fits(model, training=True)

@@ -13,7 +13,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,16 @@ class Log:
     def iteration(
         self, it: int, *, loss: float, seconds: float, waiting: float, flops: float,
         peak_flops: float, lr: float, grad_norm: float, tokens: int, tokens_seen: int,
+        pairs: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         """Report one iteration: `tokens` were trained on in `seconds`, at `flops` an iteration.
 
         `waiting` is the part of the seconds in which the batch was fetched.
         MFU is a part of `peak_flops`, of all devices together; 0 is a peak that is not known. A
-        loss of NaN says that no target of the batch counted.
+        loss of NaN says that no target of the batch counted. `pairs` has the reward margin and the
+        accuracy of a batch of them.
         """
+        pairs = pairs or {}
         if math.isnan(loss):
             self.say(f"iter {it}: no token of this batch counts in the loss, no step is taken")
             self.record(
@@ -174,12 +177,16 @@ class Log:
             f"mfu {f'{mfu:.2%}' if mfu is not None else 'unknown'}", f"lr {lr:.3e}",
             f"grad norm {grad_norm:.3f}", f"{tokens / seconds:,.0f} tok/s",
         ]  # fmt: skip
+        if pairs:
+            shown = "margin {reward_margin:.4f}, accuracy {accuracy:.1%}".format(**pairs)
+            parts.insert(1, shown)
         while len(parts) > 1 and len(", ".join(parts)) > self.width():
             parts.pop()
         self.say(", ".join(parts))
         self.record(
             type="iter", iter=it, loss=loss, lr=lr, grad_norm=grad_norm, time_ms=seconds * 1000,
             data_ms=waiting * 1000, mfu=mfu, tokens_per_s=tokens / seconds, tokens=tokens_seen,
+            **pairs,
         )  # fmt: skip
 
     def evaluation(self, scores: Scores, it: int) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from bardlet.config import BUILTIN_INIT, FIELDS, TrainConfig
 from bardlet.data.dataset.folder import Dataset
+from bardlet.data.dataset.pairs import Pairs
 from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
@@ -20,6 +21,7 @@ from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import RunState
 from bardlet.system.distributed import Group
 from bardlet.training import auto_batch
+from bardlet.training.preferences import check_objective
 
 InitModel = Callable[[TrainConfig, Dataset], GPT]
 
@@ -32,12 +34,19 @@ MAY_CHANGE = {
     "sample_interval", "sample_start", "tensorboard", "trackio",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of
-MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {"optimizer"}
+MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {
+    "optimizer", "objective",
+}  # fmt: skip
 
 
 def check_data(config: TrainConfig, dataset: Dataset) -> None:
     """Raise where the dataset is damaged or too small, or its vocabulary too large."""
     dataset.verify()
+    check_objective(config, dataset)
+    if dataset.preferences:
+        for split in dataset.splits:
+            Pairs(dataset, split, config.block_size)  # which says why there are none
+        return
     for split, needed in (("train", config.block_size + 1), ("val", 2)):
         tokens = len(dataset.splits[split])
         if split == "val" and not config.eval_full:
@@ -181,7 +190,7 @@ def check_resume(config: TrainConfig, model: GPT, state: RunState, dataset: Data
     Each entry names an option that moves the results from those of an undisturbed run.
     """
     before = state.config
-    have = {**before, **dataclasses.asdict(model.config)}
+    have = {"objective": "lm", **before, **dataclasses.asdict(model.config)}
     differ = [
         f"{name}={getattr(config, name)}, not {have[name]}"
         for name in FIELDS

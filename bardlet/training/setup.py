@@ -14,15 +14,14 @@ import torch
 from bardlet.config import TrainConfig, to_toml
 from bardlet.data.dataset import mixture
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.dataset.loader import Prefetcher, batches_of
-from bardlet.errors import UsageError
+from bardlet.data.dataset.loader import Prefetcher
 from bardlet.io.atomic import write_text
 from bardlet.io.terminal import say
 from bardlet.model import GPT
 from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.branch import set_aside
-from bardlet.run.state import DatasetRef, RunState
+from bardlet.run.state import DatasetRef, RunState, Scores
 from bardlet.system import device, distributed, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
@@ -31,10 +30,14 @@ from bardlet.training import expected, resume, tracker
 from bardlet.training.backend import Backend, place, select
 from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
+from bardlet.training.feed import feed_of
 from bardlet.training.guards import Guards
 from bardlet.training.log import Log
+from bardlet.training.pair_scores import both_pair_losses
+from bardlet.training.preferences import Preferences, Reference, load_reference, said_of_pairs
 from bardlet.training.samples import Samples, WriteSamples
 from bardlet.training.saver import Saver, check_room
+from bardlet.training.scoring import both_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,9 @@ class Training:
     start: RunState  # where the run goes on from
     wandb_id: str | None  # of the run of Weights & Biases
     teachers: Sequence[str]  # the hashes of their weights
+    reference: Reference  # of a run on pairs
     sequences_per_iter: int
+    tokens_per_sequence: float  # of pairs the mean
     flops_per_iter: float
     peak_flops: float  # of all processes
 
@@ -71,7 +76,7 @@ class Training:
 
     @property
     def tokens_per_iter(self) -> int:
-        return self.sequences_per_iter * self.config.block_size
+        return round(self.sequences_per_iter * self.tokens_per_sequence)
 
     def sequences(self, it: int) -> int:
         """The sequences trained on after `it` iterations, in all sessions."""
@@ -89,14 +94,24 @@ class Training:
             return
         if sharding.is_sharded(self.model):  # the main process computes nothing alone
             return
+        # those of a model alone that cost as much: pairs and teachers cost more, short pairs less
+        of_one = self.model.flops_per_token() * self.config.block_size
+        sequences = math.ceil(round(self.flops_per_iter / of_one, 6) / self.group.world_size)
         # a compiled model would be compiled again for these shapes
         forward = self.model if self.backend.numerics["compiled"] else self.backend.forward
-        sequences = math.ceil(self.sequences_per_iter / self.group.world_size)
         measure = functools.partial(
             expected.iteration_s, forward, self.machine,
             block_size=self.config.block_size, sequences=sequences,
         )  # fmt: skip
         self.log.expected(lambda: left * measure(), self.machine.device.type)
+
+    def losses(self, *, stop: Callable[[], bool]) -> Scores:
+        """What an evaluation measures of the model as it is. EvalInterrupted where `stop` says."""
+        of = self.config, self.model
+        on = self.dataset, self.machine, self.group
+        if self.dataset.preferences:
+            return both_pair_losses(*of, self.reference, *on, stop=stop)
+        return both_losses(*of, *on, stop=stop)
 
     def replanned(self, config: TrainConfig, it: int) -> Training:
         """The same run with other numbers of iterations, from iteration `it` on."""
@@ -118,6 +133,7 @@ class Training:
             ),
             scaler=self.scaler.state_dict(), config=dataclasses.asdict(self.config),
             versions=device.versions(), wandb_id=self.wandb_id, teachers=self.teachers,
+            reference=self.reference.hash,
         )  # fmt: skip
 
 
@@ -139,6 +155,7 @@ def setup(
     saved, notes = extend(config, saved) if saved and not config.eval_only else (saved, [])
     nothing = DatasetRef(name=config.dataset, hash=dataset.hash)
     start = saved or RunState(iter=0, tokens=0, dataset=nothing, scaler={})
+    reference = load_reference(model, config, dataset, saved, init_model)
     place(model, config, group, machine)
     teachers = load_teachers(config, dataset, model.config.vocab_size, saved)
 
@@ -153,23 +170,20 @@ def setup(
 
     # --- where its batches come from: one an iteration, shared out among the processes
     sequences = config.batch_size * config.gradient_accumulation_steps
-    if sequences < group.world_size:
-        raise UsageError(f"{sequences} sequences an iteration are too few for all processes")
-    batches = batches_of(
-        dataset.parts, block_size=config.block_size, batch_size=sequences,
-        seed=config.seed, rank=group.rank, world_size=group.world_size,
-        start=start.iter, consumed=start.consumed(sequences),
-    )  # fmt: skip
-    tokens_per_iter = sequences * config.block_size
-    flops_per_iter = (model.flops_per_token() + teachers.flops_per_token) * tokens_per_iter
+    feed = feed_of(config, dataset, group, start, sequences)
+    tokens_per_iter = round(sequences * feed.tokens_per_sequence)
+    flops_per_token = model.flops_per_token() * feed.passes + teachers.flops_per_token
+    flops_per_iter = flops_per_token * tokens_per_iter
 
     # --- how it is computed on this machine
     backend = select(
-        config, model, machine, sequences=min(config.batch_size, len(batches.mine)),
+        config, model, machine, sequences=min(config.batch_size, len(feed.batches.mine)),
         flops=flops_per_iter, processes=group.world_size, before=start.numerics,
     )  # fmt: skip
     changed += resume.changed_numerics(start.numerics, backend.numerics)
     forward = teachers.taught(backend.forward, config, machine)
+    if dataset.preferences:
+        forward = Preferences(forward, model, reference, config, machine)
 
     # --- what is written of it
     writes = group.main and not config.eval_only
@@ -181,22 +195,24 @@ def setup(
     log.introduction(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
         params=model.num_params(), vocab_size=dataset.vocab_size,
-        model_vocab_size=model.config.vocab_size, train_tokens=len(dataset.splits["train"]),
+        model_vocab_size=model.config.vocab_size, train_tokens=feed.tokens,
         tokens_per_iter=tokens_per_iter, tokens=start.tokens,
-        counted_windows=counted_windows(dataset, config.block_size), **backend.numerics,
+        counted_windows=feed.counted_windows, **backend.numerics,
     )  # fmt: skip
     if saved:
         saver.resume_at(saved.iter)
-        for line in (f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes):
-            log.say(line)
+        notes = [f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes]
+    for line in (*said_of_pairs(dataset, config), *notes):
+        log.say(line)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
-        scaler=scaler, batches=Prefetcher(batches, pin=machine.device.type == "cuda"),
+        scaler=scaler, batches=Prefetcher(feed.batches, pin=machine.device.type == "cuda"),
         micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
         samples=Samples(config, log, write_samples, main=writes, start=start.iter),
         log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
+        reference=reference, tokens_per_sequence=feed.tokens_per_sequence,
         sequences_per_iter=sequences, flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
@@ -224,8 +240,3 @@ def open_folder(
         say(f"what came after iteration {saved.iter} is kept as the run {branch}")
     write_text(out / "config.toml", to_toml(config))
     return tracked
-
-
-def counted_windows(dataset: Dataset, block_size: int) -> float:
-    """The share of the windows trained on in which a target counts in the loss."""
-    return sum(share * stream.counted_windows(block_size) for stream, share in dataset.parts)

@@ -21,7 +21,7 @@ class StepResult:
 
     iter: int
     lr: float
-    read: Callable[[], Sequence[float]]  # the three below
+    read: Callable[[], Sequence[float]]  # the three below, and of pairs two more
     counted: bool = True  # whether a target of the batch counts
 
     @property
@@ -37,6 +37,11 @@ class StepResult:
     def stop(self) -> bool:
         """Whether a process was asked to stop."""
         return bool(self.read()[2])
+
+    @property
+    def pairs(self) -> dict[str, float]:
+        """The reward margin and the accuracy of a batch of pairs; empty of another one."""
+        return dict(zip(("reward_margin", "accuracy"), self.read()[3:], strict=False))
 
 
 class Steps:
@@ -69,7 +74,7 @@ class Steps:
         if self.unread is None:
             return False
         (step, waiting), self.unread = self.unread, None
-        loss, grad_norm, stop = step.read()
+        loss, grad_norm, stop, *_ = step.read()
         now = time.perf_counter()
         self.seconds.append(now - self.since)
         self.waits.append(waiting)
@@ -85,6 +90,7 @@ class Steps:
                 it, loss=loss, seconds=fmean(self.seconds), waiting=fmean(self.waits), lr=step.lr,
                 flops=t.flops_per_iter, peak_flops=t.peak_flops, grad_norm=grad_norm,
                 tokens=t.tokens_per_iter, tokens_seen=t.tokens(it + 1),
+                pairs=step.pairs,
             )  # fmt: skip
             self.seconds.clear()
             self.waits.clear()

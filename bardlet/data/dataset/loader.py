@@ -169,15 +169,16 @@ def shuffle_of(seed: int, epoch: int, offsets: int) -> tuple[int, tuple[int, ...
 
 
 def first_seen(idx: Tensor, end_of_text: int | None) -> Tensor | None:
-    """The earliest position that each attends to where documents are kept apart: (B, T) int64.
+    """The earliest position that each attends to where documents are kept apart: int64, as idx
+    (..., T) is.
 
     A document begins with the end-of-text token before it, which is what it is sampled from. None
     where there is no such token.
     """
     if end_of_text is None:
         return None
-    positions = torch.arange(idx.size(1), device=idx.device).expand_as(idx)
-    return torch.where(idx == end_of_text, positions, 0).cummax(dim=1).values
+    positions = torch.arange(idx.size(-1), device=idx.device).expand_as(idx)
+    return torch.where(idx == end_of_text, positions, 0).cummax(dim=-1).values
 
 
 def random_batches(
