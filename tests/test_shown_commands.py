@@ -66,6 +66,7 @@ SMALLER = {
     "bardlet train --out_dir=out/run": "--resume --max_iters=3",
     "bardlet train demo --dataset=plain": TINY.replace("block_size=16", "block_size=64"),
     "bardlet train chat-sft": FEW, "bardlet train chat-lora": FEW,
+    "bardlet train chat-dpo": FEW,
     "bardlet chat": "--max_new_tokens=4 --device=cpu",
     "bardlet compare": "--device=cpu",
     "bardlet sample": SHORT, "bardlet eval": "--device=cpu", "bardlet doctor": "",
@@ -97,6 +98,10 @@ BEFORE = {
         "data/openwebtext", "bardlet train demo --out_dir=out/run",
     ],
     "A run: `out/<name>/`": ["bardlet train demo"],
+    "Preferences": [
+        "bardlet prepare chats.jsonl --tokenizer byte --out data/plain",
+        "bardlet train demo --dataset=plain --out_dir=out/chat-sft",
+    ],
     "A task of your own": ["bardlet train demo"],
     "Write one": ["bardlet train demo"],
     "Counting in the terminal": ["bardlet train demo"],
@@ -269,6 +274,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]  # fmt: skip
     lines = "".join(f"{json.dumps(chat)}\n" for chat in chats)
     Path("chats.jsonl").write_text(lines, encoding="utf-8")
+    preferred = [
+        {"prompt": f"Where is Ann? {i}", "chosen": "In Rome.", "rejected": "Eh?"} for i in range(40)
+    ]
+    lines = "".join(f"{json.dumps(pair)}\n" for pair in preferred)
+    Path("preferences.jsonl").write_text(lines, encoding="utf-8")
     choice = {"context": "to be or not", "choices": ["to be", "the question"], "answer": 0}
     Path("choices.jsonl").write_text(f"{json.dumps(choice)}\n" * 9, encoding="utf-8")
     chars = from_meta(tmp_path)

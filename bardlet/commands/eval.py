@@ -47,6 +47,11 @@ def run(parser: Parser, args: list[str]) -> int:
             "{split} loss {loss:.4f} nats per token, perplexity {perplexity:.4f}, "
             "{bits_per_byte:.4f} bits per byte, over {tokens:,} tokens".format(**scores)
         )
+        if "accuracy" in scores:
+            print(
+                "that is of the chosen answers, which are likelier than the rejected ones in "
+                "{accuracy:.1%} of {pairs:,} pairs".format(**scores)
+            )
         if "weights_cost" in scores:
             print("weights in {weights} cost {weights_cost:+.4f} nats per token".format(**scores))
     return 0
@@ -65,11 +70,12 @@ def eval_run(
     """
     from bardlet.data.dataset import mixture
     from bardlet.data.tokenizers import base as tokenizers
-    from bardlet.evaluate import evaluate
+    from bardlet.evaluate import Score, evaluate
     from bardlet.interop import load, origin
     from bardlet.native import quantised
     from bardlet.system import device
     from bardlet.system.distributed import Group
+    from bardlet.training.pair_scores import PairScore, by_likelihood
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
@@ -89,19 +95,24 @@ def eval_run(
     exact = weights != "auto" and dtype == "auto"  # bfloat16 would round the weights again
     machine = device.choose(device_name, "float32" if exact else dtype)
     model.to(machine.device)
-    whole_split = functools.partial(
-        evaluate, model, data, split, batch_size=batch_size, machine=machine, group=Group(),
-        doc_mask=bool(state.config.get("doc_mask")), stop=stop,
-    )  # fmt: skip
+    how: dict[str, Any] = {"batch_size": batch_size, "machine": machine, "group": Group()}
+    whole_split: Callable[[], Score] = functools.partial(
+        evaluate, model, data, split, **how, doc_mask=bool(state.config.get("doc_mask")), stop=stop
+    )
+    if data.preferences:
+        whole_split = functools.partial(by_likelihood, model, data, split, **how, stop=stop)
     unrounded = whole_split() if weights != "auto" else None
     quantised.round_weights(model, weights)
     score = whole_split()
+    pairs = {}
+    if isinstance(score, PairScore):
+        pairs = {"pairs": score.pairs, "accuracy": score.accuracy}
     cost = {"weights": weights, "weights_cost": score.loss - unrounded.loss} if unrounded else {}
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens, "iter": state.iter, "device": str(machine.device),
-        "dtype": str(machine.dtype).removeprefix("torch."), **cost,
+        "dtype": str(machine.dtype).removeprefix("torch."), **cost, **pairs,
     }  # fmt: skip
 
 
@@ -118,7 +129,7 @@ def best_val_loss(
     sampled = Scores(
         train_loss=math.nan, val_loss=estimate, bits_per_byte=math.nan, val_batches=batches
     )
-    if config.eval_full or config.eval_only:
+    if config.eval_full or config.eval_only or config.objective != "lm":
         return sampled.val
     run = Path(config.out_dir)
     pointers = [run_folder.read_pointer(run, name) for name in ("best", "last")]

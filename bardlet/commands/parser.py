@@ -173,7 +173,8 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--messages_key", default="",
         help="key of a conversation: a list of turns with role and content, or from and value; "
-        "default: messages, conversations, or instruction with output, where records have them",
+        "default: messages, conversations, or instruction with output, where records have them; "
+        "chosen,rejected: keys of two answers, of which the first is preferred",
     )  # fmt: skip
     parser.add_argument(
         "--document_separator",

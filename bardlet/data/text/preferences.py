@@ -84,8 +84,8 @@ def checked(pair: Pair) -> tuple[Pair, tuple[Omission, ...]]:
         return ((), ()), (Omission("equal_answers", 1, size),)
     prompt = shared(chosen, rejected)
     rest = [turns[prompt:] for turns in (chosen, rejected)]
-    if not prompt or any(turns and turns[0][0] != "assistant" for turns in rest):
-        return ((), ()), (Omission("other_prompts", 1, size),)
     if not all(rest):  # one of them ends where the other goes on
         return ((), ()), (Omission("unpaired", 1, size),)
+    if not prompt or any(turns[0][0] != "assistant" for turns in rest):
+        return ((), ()), (Omission("other_prompts", 1, size),)
     return (chosen, rejected), ()
