@@ -262,14 +262,11 @@ def contradictions(c: TrainConfig) -> list[str]:
         problems.append(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}")
     if c.lora_rank and c.optimizer == "muon":
         problems.append("lora_rank trains no whole matrices, which optimizer=muon is for")
-    if c.objective == "dpo":
-        if c.init_from == "scratch":
-            problems.append("objective=dpo goes on from a model: init_from names it")
-        for name in ("distill_from", "stages"):
-            if getattr(c, name) != FIELDS[name].default:
-                problems.append(f"{name}={getattr(c, name)} is for objective=lm")
-    elif c.dpo_beta != FIELDS["dpo_beta"].default:
-        problems.append(f"dpo_beta={c.dpo_beta} needs objective=dpo")
+    if c.objective == "dpo" and c.init_from == "scratch":
+        problems.append("objective=dpo goes on from a model: init_from names it")
+    for name in ("distill_from", "stages", "shard") if c.objective == "dpo" else ("dpo_beta",):
+        if getattr(c, name) != FIELDS[name].default:
+            problems.append(f"{name}={getattr(c, name)} does not go with objective={c.objective}")
     for name in ("distill_weight", "distill_temperature"):
         if c.stages == 1 and not c.distill_from and getattr(c, name) != FIELDS[name].default:
             problems.append(f"{name}={getattr(c, name)} needs distill_from, or stages")

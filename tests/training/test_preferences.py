@@ -239,8 +239,11 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
     assert "trains on one dataset" in refusal(dataclasses.replace(config, dataset=two))
     for options, message in (
         ({"objective": "dpo"}, "goes on from a model"),
-        ({"dpo_beta": 0.5}, "needs objective=dpo"),
-        ({"objective": "dpo", "init_from": "x", "distill_from": "y"}, "is for objective=lm"),
+        ({"dpo_beta": 0.5}, "dpo_beta=0.5 does not go with objective=lm"),
+        (
+            {"objective": "dpo", "init_from": "x", "distill_from": "y"},
+            "does not go with objective=dpo",
+        ),
         ({"objective": "dpo", "init_from": "x", "dpo_beta": 0}, "out of range"),
     ):
         with pytest.raises(UsageError, match=message):
