@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import metrics, some_text, tiny_config
+from support import FAMILIES, metrics, some_text, tiny_config
 
 from bardlet import cli
 from bardlet.config import TrainConfig, resolve
@@ -26,18 +28,31 @@ TWO_CORES, GPU = Speed(flops=310e9), Speed(flops=3e14, layer_s=1e-3)
 GPT2 = GPTConfig(bias=True, vocab_size=50257)
 
 
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainConfig]:
+    """A folder with a run on data/words, and another text of the same characters."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_config(Path("data/words"), Path("out/base"), request.param, max_iters=30)
+    with contextlib.chdir(folder):
+        prepare(Corpus(name="words", text=some_text(6000), sources=()), Path("data/words"))
+        other = Corpus(name="other", text=some_text(9000, seed=5), sources=())
+        prepare(other, Path("data/other"), tokenizer="data/words")
+        train(config)
+    return folder, config
+
+
 @pytest.fixture
 def base(
-    dataset_folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Path, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> TrainConfig:
-    """A run on the words, and another text of the same characters, in the working folder."""
+    """The run, in a copy of its folder that is the working folder."""
+    folder, config = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetuning, "measure", lambda machine: Speed(flops=1e9))
     monkeypatch.setattr(pace, "EARLY", 100.0)  # no adjustment to what it takes here
-    other = Corpus(name="other", text=some_text(9000, seed=5), sources=())
-    prepare(other, Path("data/other"), tokenizer=str(dataset_folder))
-    config = tiny_config(dataset_folder, Path("out/base"), family, max_iters=30)
-    train(config)
     return config
 
 
