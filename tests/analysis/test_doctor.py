@@ -61,10 +61,10 @@ def dataset_of(text: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60,000 characters: enough for tiny runs to read them once."""
-    return dataset_of(some_text(60000), tmp_path / "data" / "words60")
+    return dataset_of(some_text(60000), tmp_path_factory.mktemp("data") / "words60")
 
 
 def findings_of(folder: Path, out: Path, family: str = "llama", **options: Any) -> list[Finding]:
