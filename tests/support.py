@@ -10,8 +10,12 @@ import pickle
 import signal
 import socket
 import string
+import subprocess
 import sys
+import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +35,7 @@ from bardlet.evaluate import Score
 from bardlet.interop import nanogpt
 from bardlet.interop.verify import Trained
 from bardlet.model import GPT, GPTConfig
+from bardlet.planning import trial
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import DatasetRef, RunState
 from bardlet.suites.likelihood import Scorer
@@ -176,6 +181,80 @@ def in_child(work: Callable[[], object], kill_after_s: float = math.inf) -> int:
             os.kill(pid, signal.SIGKILL)
             ends = math.inf
         time.sleep(0.0005)
+
+
+class Forked:
+    """Work in a fork of this process, as `subprocess.Popen` of text has it.
+
+    It spares importing torch, and so serves where the process itself is not what is tested.
+    """
+
+    def __init__(self, work: Callable[[], object], env: dict[str, str], stderr: Any) -> None:
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        self.returncode: int | None = None
+        self.lock = threading.Lock()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                for number, there in enumerate((theirs_in, theirs_out, stderr.fileno())):
+                    os.dup2(there, number)
+                os.close(ours_in)
+                os.close(ours_out)
+                sys.stdin, sys.stdout, sys.stderr = (
+                    open(number, mode, encoding="utf-8", buffering=1)  # noqa: PTH123, SIM115
+                    for number, mode in enumerate("rww")
+                )
+                os.environ.clear()
+                os.environ.update(env)
+                warnings.resetwarnings()
+                work()
+                code = 0
+            except Exception:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.stdin = os.fdopen(ours_in, "w", encoding="utf-8", buffering=1)
+        self.stdout = os.fdopen(ours_out, encoding="utf-8")
+
+    def poll(self) -> int | None:
+        with self.lock:  # the one that watches it asks as well
+            if self.returncode is None:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+        return self.returncode
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(0.001)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        self.stdout.close()
+        self.wait()
+
+
+def trials_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process that makes trials of a run be a fork of this one, where there are forks."""
+
+    def popen(command: list[str], **options: Any) -> Any:
+        if command[-1] != "bardlet.planning.trial":
+            return started(command, **options)
+        return Forked(trial.main, options["env"], options["stderr"])
+
+    started = subprocess.Popen
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 def rank_environments(processes: int) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import FAMILIES, some_text, tiny_config
+from support import FAMILIES, some_text, tiny_config, trials_are_forked
 
 from bardlet import cli
 from bardlet.config import TrainConfig, to_toml
@@ -39,7 +39,7 @@ print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 sys.exit(code)
 """
 LARGE = {
-    "n_embd": 128, "n_head": 2, "block_size": 128, "batch_size": 64, "mlp_dim": 384, "max_iters": 4,
+    "n_embd": 128, "n_head": 2, "block_size": 128, "batch_size": 64, "mlp_dim": 384, "max_iters": 2,
     "eval_interval": 2, "eval_iters": 1, "vocab_size": 2048,
 }  # fmt: skip
 
@@ -70,10 +70,18 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         gradient_accumulation_steps=4,
     )  # fmt: skip
     before = sorted(folder.rglob("*"))
-    found = planned(config)
+    with pytest.MonkeyPatch.context() as patch:
+        trials_are_forked(patch)
+        found = planned(config)
     assert sorted(folder.rglob("*")) == before, "nothing is left of the trials"
     train(config)
     return Planned(config=config, found=found)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of trials are forks of this one."""
+    trials_are_forked(monkeypatch)
 
 
 def test_sizes_are_those_of_the_run(both: Planned) -> None:
@@ -137,6 +145,7 @@ def test_memory_is_that_of_the_run(
     assert sizes["fits"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_teachers_are_counted(dataset_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(dataset_folder, tmp_path / "run", max_iters=1)
     train(config)
@@ -188,6 +197,7 @@ def test_many_micro_batches_are_inferred_from_three(accumulated: int) -> None:
     assert found["peak_bytes"] == 100 + min(accumulated, 3)
 
 
+@pytest.mark.usefixtures("forked")
 def test_without_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_config(tmp_path / "absent", tmp_path / "run", vocab_size=300)
     (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
@@ -216,6 +226,7 @@ def test_what_does_not_fit(
     assert "the run does not fit into memory" in text and "checkpoints of" in text
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_mistake_is_told(dataset_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(dataset_folder, tmp_path / "run", block_size=4096)
     with pytest.raises(TrainingError, match="block_size=4096 needs at least"):
@@ -228,6 +239,7 @@ def test_a_run_from_another_model_is_refused(dataset_folder: Path, tmp_path: Pat
         plan(config, 0.1)
 
 
+@pytest.mark.usefixtures("forked")
 def test_compiling_is_said_and_bounded(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
