@@ -24,6 +24,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
 
+Mask = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor] | None  # as in `attend`
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -135,12 +137,14 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return (x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin).type_as(x)  # rounded once
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Mask) -> Tensor:
     """Causal attention of T queries (B, H, T, D) over S >= T keys (B, K, S, D).
 
     A query sees the S - T positions of the past and, among the T newest, itself and those before
-    it, or what `mask` (B, 1, T, S) says.
+    it, or what `mask` (B, 1, T, S) says. A function in its place attends itself, to q, k and v.
     """
+    if callable(mask):
+        return mask(q, k, v)
     T, S = q.size(2), k.size(2)
     plain = mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16
     if plain and 1 < S <= 128 and k.shape == q.shape:  # SDPA takes 1.5 to 2.4 times as long here
@@ -170,23 +174,20 @@ class CausalSelfAttention(nn.Module):
             self.q_norm = RMSNorm(D, config.norm_eps)
             self.k_norm = RMSNorm(D, config.norm_eps)
 
-    def forward(
-        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None, cache: KVCache | None, mask: Mask) -> Tensor:
         config = self.config
         parts = self.c_attn(x).split(self.sizes, dim=2)
         q, k, v = (part.unflatten(2, (-1, config.head_size)) for part in parts)  # (B, T, H|K, D)
         if config.llama and config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D), (B, K, T, D) twice
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         # Attention dropout is part of gpt2's recipe; llama drops out on the residual stream only.
         p = config.dropout if self.training and not config.llama else 0.0
-        y = attend(q, k, v, p, mask)  # (B, H, T, D)
-        y = y.transpose(1, 2).flatten(2)  # (B, T, H * D)
+        y = attend(q, k, v, p, mask).transpose(1, 2).flatten(2)  # (B, T, H * D)
         return F.dropout(self.c_proj(y), config.dropout, self.training)  # (B, T, C)
 
 
@@ -217,10 +218,8 @@ class Block(nn.Module):
         self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None, mask: Tensor | None
-    ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), rotary, cache, mask)
+    def forward(self, x: Tensor, rope: Tensor | None, cache: KVCache | None, mask: Mask) -> Tensor:
+        x = x + self.attn(self.ln_1(x), rope, cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -279,7 +278,7 @@ class GPT(nn.Module):
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
-        first: Tensor | None = None,
+        first: Mask = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Logits for token ids, and their mean cross-entropy where targets are given.
 
@@ -289,30 +288,32 @@ class GPT(nn.Module):
         With a cache, idx continues what it holds; past and T together must fit block_size.
         Without one, first (B, T) int64 may name the earliest position that each attends to.
         """
-        T, past = idx.size(1), cache.length if cache is not None else 0
-        assert past + T <= self.config.block_size, "longer than the context"
-        x = self.transformer["wte"](idx)  # (B, T, C)
-        rotary = self.rotary[:, past : past + T] if self.config.llama else None  # (2, T, D)
-        at = torch.arange(past, past + T, device=idx.device)  # (T,)
-        if rotary is None:
-            x = x + self.transformer["wpe"](at)
-        mask = None  # whether each query sees each key: (B, 1, T, T)
-        if first is not None:
-            mask = ((at >= first.unsqueeze(2)) & (at <= at.unsqueeze(1))).unsqueeze(1)
-        x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.transformer["h"]:  # pyright: ignore[reportGeneralTypeIssues]
-            x = block(x, rotary, cache, mask)
-        x = self.transformer["ln_f"](x)
-        if cache is not None:
-            cache.length += T
+        x = self.hidden(idx, cache, first)
         if targets is None:
             wide = torch.promote_types(x.dtype, torch.float32)  # logits of 8 bits would tie
             return F.linear(x[:, -1:].to(wide), self.lm_head.weight.to(wide)), None  # (B, 1, V)
         logits = self.lm_head(x)  # (B, T, V)
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum"
-        )
+        rows, wanted = logits.float().flatten(0, 1), targets.flatten()  # (B * T, V), (B * T,)
+        losses = F.cross_entropy(rows, wanted, ignore_index=-1, reduction="sum")
         return logits, losses / (targets >= 0).sum().clamp(min=1)
+
+    def hidden(self, idx: Tensor, cache: KVCache | None = None, first: Mask = None) -> Tensor:
+        """The states (B, T, C) that the head makes logits of; the arguments are `forward`'s."""
+        assert idx.size(1) <= self.config.block_size, "longer than the context"
+        past = cache.length if cache is not None else 0
+        at = torch.arange(idx.size(1), device=idx.device) + past  # (T,)
+        x = self.transformer["wte"](idx)  # (B, T, C)
+        rope = self.rotary[:, at] if self.config.llama else None  # (2, T, D)
+        if rope is None:
+            x = x + self.transformer["wpe"](at)
+        if isinstance(first, Tensor):
+            first = ((at >= first.unsqueeze(2)) & (at <= at.unsqueeze(1))).unsqueeze(1)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.transformer["h"]:  # pyright: ignore[reportGeneralTypeIssues]
+            x = block(x, rope, cache, first)
+        if cache is not None:
+            cache.length += idx.size(1)
+        return self.transformer["ln_f"](x)
 
     def num_params(self) -> int:
         """Parameters without the learned positions, as nanoGPT counts them; tied ones once."""
@@ -321,8 +322,7 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """FLOPs of forward and backward for one token at full context.
 
-        6 N + 12 L H D T (PaLM, arXiv:2204.02311, appendix B), full rather than causal attention,
-        as nanoGPT. N leaves out what is only looked up: positions and an untied embedding.
+        6 N + 12 L H D T (PaLM, arXiv:2204.02311, appendix B), N without what is only looked up.
         """
         config = self.config
         looked_up = 0 if config.tied else config.vocab_size * config.n_embd
