@@ -16,6 +16,7 @@ from bardlet import native
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import first_seen, random_batches
 from bardlet.errors import DataError
+from bardlet.gpu.forward import on_gpu
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
 from bardlet.system import sharding
@@ -68,7 +69,8 @@ def evaluate(
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
-    score = NativeGPT(model, machine.dtype) if fits(model, training=False) else model
+    core = fits(model, training=False)
+    score = NativeGPT(model, machine.dtype) if core else on_gpu(model, machine.device, batch_size)
     alone = group.world_size == 1
     micro_batcher = MicroBatcher(batch_size, can_retry=alone)
     i = -1

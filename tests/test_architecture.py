@@ -19,7 +19,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 
 # What each room may import, itself aside; a room is a folder, or a file at the top.
 BELOW = ("errors", "io", "config", "system")
-MODEL = ("model", "lora", "native")
+MODEL = ("model", "lora", "native", "gpu")
 DATA = ("data.text", "data.tokenizers", "data.dataset")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
@@ -29,13 +29,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "model": (),
     "lora": ("model",),
     "native": ("errors", "model", "system"),
+    "gpu": ("model",),
     "data.text": BELOW,
     "data.tokenizers": (*BELOW, "data.text"),
     "data.dataset": (*BELOW, "data.text", "data.tokenizers"),
     "data.prepare": (*BELOW, *DATA),
     "optim": (*BELOW, *MODEL),
     "evaluate": (*BELOW, *MODEL, *DATA),
-    "sampling": ("errors", "model"),
+    "sampling": ("errors", "model", "gpu"),
     "sample": (*BELOW, *MODEL, "sampling"),
     "run": (*BELOW, *DATA, "model", "lora"),
     "training": (*BELOW, *DATA, *MODEL, "optim", "evaluate", "run"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
+from bardlet.gpu.compiling import Compilation, compilations
+from bardlet.gpu.forward import on_gpu
 from bardlet.io import terminal
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
@@ -76,23 +78,46 @@ def select(
     `processes` share each of them, which changes the order of sums and the masks of dropout.
     `before` is what the run has computed with up to here, for it to go on with.
     """
-    forward: torch.nn.Module = model
+    logits = bool(config.distill_from) or config.objective != "lm"  # a loss of more than targets
+    plain = forward = on_gpu(model, machine.device, sequences, logits=logits)
+    name = ""
     if wants_compile(config, model, machine, flops, before):
         idx = torch.zeros(sequences, config.block_size, dtype=torch.int64, device=machine.device)
         first = torch.zeros_like(idx) if config.doc_mask else None  # another graph
         if distributed.here().main:
             terminal.say(f"{COMPILING}, which takes up to some minutes")
-        forward = device.try_compile(model, idx, machine, first)
-    if forward is model and core_trains(config, model):
+        alone = processes == config.gradient_accumulation_steps == 1
+        part = flops / config.gradient_accumulation_steps
+        ways = compilations(machine.device.type, part, flops * config.max_iters, alone)
+        forward, name = compiled(model, ways, idx, machine, first, logits) or (plain, "")
+    if forward is plain and core_trains(config, model):
         forward = NativeGPT(model, machine.dtype)
     core = isinstance(forward, NativeGPT)
-    compiled = forward is not model and not core
     return Backend(
-        forward=forward, numerics={**machine.facts(), "core": core, "compiled": compiled,
+        forward=forward, numerics={**machine.facts(), "core": core, "compiled": bool(name),
                   "processes": processes},
-        name="compiled core" if core else "compiled" if compiled else "",
+        name="compiled core" if core else name,
         peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,
     )  # fmt: skip
+
+
+def compiled(
+    model: GPT, ways: Sequence[Compilation], idx: torch.Tensor, machine: Machine,
+    first: torch.Tensor | None, logits: bool,
+) -> tuple[torch.nn.Module, str] | None:  # fmt: skip
+    """The model compiled in the first way that works, and the way's name; None where none does.
+
+    Document masks are tried by FlexAttention before the dense ones.
+    """
+    for blocks in (True, False) if first is not None else (False,):
+        fast = on_gpu(model, machine.device, len(idx), logits=logits, blocks=blocks)
+        if blocks and getattr(fast, "blocks", False) != blocks:
+            continue
+        for way in ways:
+            forward = device.try_compile(fast, idx, machine, first, **way.options)
+            if forward is not fast:
+                return forward, way.name + (", FlexAttention" if blocks else "")
+    return None
 
 
 def wants_compile(
