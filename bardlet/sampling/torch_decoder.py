@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from bardlet.gpu.decoding import DecodeStep
 from bardlet.model import GPT, KVCache
 
 
@@ -16,6 +19,9 @@ class TorchDecoder:
 
     def __init__(self, model: GPT, use_cache: bool) -> None:
         self.model, self.use_cache = model, use_cache
+        self.captures = model.lm_head.weight.is_cuda
+        # of caches whose texts are written token by token
+        self.steps: WeakKeyDictionary[KVCache, DecodeStep] = WeakKeyDictionary()
         # streams that step together, and their cache with a row for each
         self.groups: list[tuple[list[int], KVCache]] = []
 
@@ -38,10 +44,25 @@ class TorchDecoder:
         for group, cache in self.grouped(places, known):
             past = cache.length if cache else 0
             new = [contexts[places[stream]][past : known[places[stream]]] for stream in group]
-            logits, _ = self.model(torch.stack(new).to(device), cache=cache)  # (b, 1, V)
+            logits = self.next(torch.stack(new).to(device), cache)  # (b, 1, V)
             for stream, row in zip(group, logits[:, -1].float(), strict=True):
                 rows[places[stream]] = row
         return torch.stack([rows[i] for i in range(len(streams))])
+
+    def next(self, idx: Tensor, cache: KVCache | None) -> Tensor:
+        """Logits (b, 1, V) behind idx (b, T) and what is cached."""
+        if self.captures and cache is not None and cache.length and idx.size(1) == 1:
+            try:
+                step = self.steps.get(cache)
+                if step is None or cache.length >= step.span:
+                    step = self.steps[cache] = DecodeStep(self.model, cache)
+                logits = step(idx, cache.length)
+                cache.length += 1
+                return logits
+            except RuntimeError as error:
+                self.captures = False
+                warnings.warn(f"CUDA graphs failed, going on without them: {error}", stacklevel=2)
+        return self.model(idx, cache=cache)[0]
 
     def grouped(
         self, places: dict[int, int], known: Sequence[int]
