@@ -5,6 +5,7 @@ tests            `pytest -m gpu`
 classic          nanoGPT's recipe, shakespeare-char-classic: losses at 250 and 5,000, and the best
 time_to_loss     shakespeare-char: seconds of the loop to a loss of 1.4697, and of compiling
 throughput       GPT-2 124M, T = 1024: tokens/s, MFU, peak of memory, compiled and not
+techniques       what each is worth: the same run or text with it and without
 sampling         GPT-2 124M at 1 and 64 texts; the tiny models on the GPU and on the CPU
 plan             `plan` and `batch_size=auto` beside what then happens
 peer_classic, peer_throughput, peer_sampling     nanoGPT's own, likewise
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,20 +155,26 @@ def machine(visit: Visit) -> None:
 
 
 def tests(visit: Visit) -> None:
-    """The tests that are marked gpu; all are skipped where there is none."""
+    """The tests that are marked gpu, those that compile last; all are skipped where there is none.
+
+    Each is handed out as it ends, for time may be up before the last.
+    """
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-n0", "-rfE",
+    files = [f"tests/gpu/test_{name}.py" for name in ("precision", "decoding", "gpu", "compiling")]
+    command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-vv", "-n0", "-rfE",
                "-p", "no:cacheprovider"]  # fmt: skip
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    lines = ran.stdout.splitlines()
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)",
-                                                     lines[-1] if lines else "")}  # fmt: skip
-    if not counts:  # -q -q of the project's own options leaves the sum out
-        marks = "".join(re.findall(r"^[.sFE]+(?= |$)", ran.stdout, re.MULTILINE))
-        names = {".": "passed", "s": "skipped", "F": "failed", "E": "error"}
-        counts = {name: marks.count(mark) for mark, name in names.items()}
-    result(exit_code=ran.returncode, **counts, tail=[] if ran.returncode == 0 else lines[-40:])
-    if ran.returncode not in (0, 5):
+    counts: Counter[str] = Counter()
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout is not None
+        lines = []
+        for line in ran.stdout:
+            lines.append(line.rstrip())
+            if match := re.match(r"tests/gpu/(\S+) (PASSED|FAILED|SKIPPED|ERROR)", line):
+                counts[match[2].lower()] += 1
+                result(test=match[1], outcome=match[2].lower())
+    bad = ran.returncode not in (0, 5)
+    result(exit_code=ran.returncode, **counts, tail=lines[-40:] if bad else [])
+    if bad:
         raise SystemExit(f"pytest: exit code {ran.returncode}")
 
 
@@ -256,6 +264,65 @@ def throughput(visit: Visit) -> None:
             ms_per_iteration=statistics.median(line["time_ms"] for line in iters),
             first_iteration_s=of(lines, "iter")[0]["time_ms"] / 1000, peak_bytes=visit.peak(),
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def without(technique: str) -> Iterator[None]:
+    """Leave a technique of bardlet/gpu, or of its loop, out."""
+    from bardlet.gpu import loss
+    from bardlet.sampling.torch_decoder import TorchDecoder
+    from bardlet.training import backend
+    from bardlet.training.setup import Training
+
+    ways = backend.compilations
+    left_out: dict[str, tuple[Any, str, Any]] = {
+        "late": (Training, "late", False),
+        "chunks": (loss, "pays", lambda *_: False),
+        "graphs": (backend, "compilations", lambda *how: [w for w in ways(*how) if not w.graphs]),
+        "capture": (TorchDecoder, "next", lambda self, idx, cache: self.model(idx, cache=cache)[0]),
+    }
+    if not technique:
+        yield
+        return
+    owner, name, value = left_out[technique]
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def techniques(visit: Visit) -> None:
+    """Each on and off in one process, the cheap ones first; compiling comes last."""
+    visit.prepare()
+    vocab_size, count = (128, 12) if visit.quick else (50304, 30)
+    shape = (2, 2, 32, 64) if visit.quick else (12, 12, 768, 1024)
+    big = [*(SMALL if visit.quick else GPT2), f"--vocab_size={vocab_size}"]
+    small = ["--n_layer=2"] if visit.quick else []
+    cases = [  # and whether to compile, which takes a CPU too long
+        ("late", False, "shakespeare-char", small),
+        ("chunks", False, "shakespeare-char-classic", big),
+        ("graphs", True, "shakespeare-char", small),
+        ("chunks", True, "shakespeare-char-classic", big),
+    ]  # fmt: skip
+    for left_out in ("", "capture"):
+        with without(left_out):
+            speed = written(shape, vocab_size, visit.device, 1, count)
+        result(technique="capture", on=not left_out, texts=1, **speed)
+    for number, (technique, compiled, preset, options) in enumerate(cases):
+        for left_out in ("", technique) if not (visit.quick and compiled) else ():
+            visit.forget_peak()
+            with without(left_out):
+                lines = visit.train(
+                    preset, f"out/{number}{left_out}", *options, *NO_EVAL, "--eval_full=False",
+                    "--log_interval=1", f"--max_iters={count}", "--eval_on_start=False",
+                    f"--compile={compiled}",
+                )  # fmt: skip
+            times = [line["time_ms"] for line in of(lines, "iter")]
+            result(technique=technique, on=not left_out, run=preset, compiled=compiled,
+                   ms_per_iteration=median_ms(times), first_iteration_s=times[0] / 1000,
+                   peak_bytes=visit.peak())  # fmt: skip
 
 
 def sampling(visit: Visit) -> None:
@@ -463,8 +530,9 @@ def peer_sampling(visit: Visit) -> None:
 
 PARTS: dict[str, Callable[[Visit], None]] = {
     "machine": machine, "tests": tests, "classic": classic, "time_to_loss": time_to_loss,
-    "throughput": throughput, "sampling": sampling, "plan": plan, "peer_classic": peer_classic,
-    "peer_throughput": peer_throughput, "peer_sampling": peer_sampling,
+    "throughput": throughput, "techniques": techniques, "sampling": sampling, "plan": plan,
+    "peer_classic": peer_classic, "peer_throughput": peer_throughput,
+    "peer_sampling": peer_sampling,
 }  # fmt: skip
 
 if __name__ == "__main__":
