@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import secrets
 import signal
 import socket
 import string
@@ -257,11 +258,21 @@ def trials_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(subprocess, "Popen", popen)
 
 
+def free_port() -> int:
+    """A port that is free, below those that the system gives to a process that asks for any.
+
+    One of those may be another test's before the processes that are told of it listen there.
+    """
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 def rank_environments(processes: int) -> list[dict[str, str]]:
     """What torchrun puts into the environment of each of so many processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [
         {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -270,7 +281,7 @@ def rank_environments(processes: int) -> list[dict[str, str]]:
 
 
 def as_ranks(
-    processes: int, work: Callable[[], object], *, kill_after_s: float = 120
+    processes: int, work: Callable[[], object], *, kill_after_s: float = 240
 ) -> None:  # fmt: skip
     """Do `work` in forks of this process that are the ranks of a group; all must succeed."""
 

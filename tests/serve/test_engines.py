@@ -81,7 +81,7 @@ def test_a_run_that_trains_on_is_answered_from_its_newest(
     monkeypatch.setattr(engines_module, "GRACE_S", 0.0)
     engines.end_retired()
     assert before.thread.is_alive() or done.is_set()
-    assert done.wait(60) and job.completions[0].finish_reason == "length"
+    assert done.wait(240) and job.completions[0].finish_reason == "length"
     until = time.monotonic() + 60
     while before.thread.is_alive() and time.monotonic() < until:
         engines.end_retired()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import as_ranks
+from support import as_ranks, free_port
 
 from bardlet import cli
 from bardlet.system import faults, launch_check, network
@@ -107,9 +107,7 @@ def test_a_process_alone_says_how_to_start_several(
 def test_a_process_that_meets_nobody_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for name, value in {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2",
                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -130,7 +128,7 @@ def test_a_port_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert network.probe("127.0.0.1", port, 5.0).outcome == "open"
-    assert network.probe("127.0.0.1", port, 0.1).outcome == "refused"
+    assert network.probe("127.0.0.1", free_port(), 5.0).outcome == "refused"
 
     def fails(error: OSError) -> str:
         def connect(*_: Any, **__: Any) -> None:

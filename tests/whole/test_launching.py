@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import ROOT, losses, tiny_config
+from support import ROOT, free_port, losses, tiny_config
 from torch.distributed.run import get_args_parser
 
 from bardlet.commands import COMMANDS, settings
@@ -128,9 +127,7 @@ def test_two_agents_are_two_nodes(dataset_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "many.toml").write_text(to_toml(many), encoding="utf-8")
     for words in (["launch-check", f"--out_dir={tmp_path}", "--device=cpu", "--json"],
                   ["train", str(tmp_path / "many.toml")]):  # fmt: skip
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [
             sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
             "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--local_addr=127.0.0.1",
