@@ -22,9 +22,26 @@ RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of me
 class MicroBatcher:
     """The number of sequences that are computed at once, halved when memory runs out."""
 
-    def __init__(self, size: int, *, can_retry: bool = True) -> None:
-        """`can_retry`: no other process waits for this one, which may compute its part again."""
-        self.size, self.can_retry = size, can_retry
+    def __init__(self, size: int, *, can_retry: bool = True, overlap: bool = False) -> None:
+        """`can_retry`: no other process waits for this one, which may compute its part again.
+
+        With `overlap`, processes exchange gradients while they compute them, once a size has been
+        seen to fit on all.
+        """
+        self.size, self.can_retry, self.overlap = size, can_retry, overlap
+        self.fits = 0  # the size that has done so
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last micro-batch exchanges gradients as they come, so that nothing can be
+        computed again.
+        """
+        return not self.can_retry or self.fits == self.size
+
+    def settle(self, size: int) -> None:
+        """Go on with the smallest size of all processes, with which all are done."""
+        self.size = size
+        self.fits = size if self.overlap else 0
 
     def run(self, work: Callable[[int], T]) -> T:
         """The result of work(size), computed again at half the size whenever memory runs out.
@@ -38,7 +55,7 @@ class MicroBatcher:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.size == 1 or not self.can_retry:
+                if self.size == 1 or self.settled:
                     raise TrainingError(
                         f"out of memory with {self.size} sequences at once",
                         "Lower batch_size, block_size or the model's size",

@@ -30,15 +30,20 @@ class WindowBatches(ABC):
 
     def __init__(
         self, *, block_size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-        start: int = 0, consumed: int = 0,
+        start: int = 0, consumed: int = 0, micro: int = 1,
     ) -> None:  # fmt: skip
-        """`batch_size` is that of a whole iteration, of which each rank takes every n-th window.
+        """`batch_size` is that of a whole iteration, of which each rank takes every n-th window, or
+        every n-th micro-batch of `micro` where each has as many: such a one is the same on any
+        number of processes.
 
         Before iteration `start`, the first that is asked for, `consumed` windows have been taken,
         in batches of whatever sizes.
         """
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
-        self.mine = range(rank, batch_size, world_size)  # this rank's places in a batch
+        if batch_size % (micro * world_size):
+            micro = 1
+        # this rank's places in a batch
+        self.mine = [place for place in range(batch_size) if place // micro % world_size == rank]
         self.start, self.consumed = start, consumed
 
     @abstractmethod
@@ -201,9 +206,9 @@ def random_batches(
         yield as_tensors(windows)
 
 
-def dropout_seed(seed: int, it: int, rank: int) -> int:
-    """The seed of the generator of dropout masks at an iteration."""
-    state = np.random.SeedSequence((seed, DROPOUT, it, rank)).generate_state(1, np.uint64)
+def dropout_seed(seed: int, it: int, place: int) -> int:
+    """The seed of the generator of dropout masks at an iteration, of its micro-batch `place`."""
+    state = np.random.SeedSequence((seed, DROPOUT, it, place)).generate_state(1, np.uint64)
     return int(state[0])
 
 
