@@ -76,6 +76,7 @@ class TrainConfig:
         12, "sequences in one micro-batch; auto: the fastest that fits here", group="batches", low=1
     )  # fmt: skip
     gradient_accumulation_steps: int = option(40, "micro-batches an iteration, all ranks", low=1)
+    tokens_per_step: int = option(0, "tokens an iteration, all ranks; 0: by micro-batches", low=0)
     block_size: int = option(1024, "context length in tokens", low=1)
     doc_mask: bool = option(False, "attention stays within documents; false: it crosses them")
     seed: int = option(1337, "of initial weights, batches and dropout", low=0, high=2**63 - 1)
@@ -167,6 +168,13 @@ class TrainConfig:
         "none", "block: less memory, activations are computed twice", choices=("none", "block")
     )
     backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
+    ddp_timeout: float = option(600.0, "seconds of waiting for a process that end the run", low=1)
+
+    @property
+    def sequences_per_iter(self) -> int:
+        """Sequences in one iteration of all processes together."""
+        by_tokens = self.tokens_per_step // self.block_size
+        return by_tokens or self.batch_size * self.gradient_accumulation_steps
 
 
 # What a trial of a run changes: it begins anew, and is neither evaluated nor saved before its end.
@@ -174,7 +182,7 @@ TRIAL = {
     "init_from": "scratch", "eval_only": False, "eval_full": False, "eval_interval": 10**9,
     "log_interval": 1, "wandb_log": False, "tensorboard": False, "trackio": False,
     "sample_interval": 0, "save_interval": 0, "save_minutes": 0.0,
-    "keep_checkpoints": 1, "patience": 0,
+    "keep_checkpoints": 1, "patience": 0, "tokens_per_step": 0,
 }  # fmt: skip
 
 
@@ -206,7 +214,10 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, object]]]) -> TrainConfig:
     problems += contradictions(config)
     if problems:
         raise UsageError("; ".join(problems), "`bardlet train --help` lists every option")
-    return config
+    if not config.tokens_per_step:
+        return config
+    steps = math.ceil(config.sequences_per_iter / config.batch_size)
+    return dataclasses.replace(config, gradient_accumulation_steps=steps)
 
 
 def coerce(name: str, value: object) -> Value:
@@ -256,6 +267,13 @@ def contradictions(c: TrainConfig) -> list[str]:
     problems = []
     if c.n_embd % c.n_head and not c.head_dim:
         problems.append(f"n_embd={c.n_embd} is not divisible by n_head={c.n_head}")
+    if c.tokens_per_step % c.block_size:
+        below = c.tokens_per_step // c.block_size * c.block_size
+        near = f"{below} and {below + c.block_size} are" if below else f"{c.block_size} is"
+        problems.append(
+            f"tokens_per_step={c.tokens_per_step} is not a multiple of block_size="
+            f"{c.block_size}: {near} nearest"
+        )
     if not c.learning_rate:
         problems.append("learning_rate=0 trains nothing")
     if c.min_lr > c.learning_rate and c.decay_lr:

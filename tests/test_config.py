@@ -305,3 +305,13 @@ def test_spaces_around_a_text_belong_to_it(tmp_path: Path) -> None:
     (tmp_path / "again.toml").write_text(to_toml(config), encoding="utf-8")
     assert resolved(str(tmp_path / "again.toml")) == config
     assert "out_dir is empty" in refused(out_dir=" ")
+
+
+def test_tokens_per_step_sets_the_micro_batches() -> None:
+    options = {"tokens_per_step": 64 * 1024, "batch_size": 12, "block_size": 1024}
+    config = resolve([("test", options)])
+    assert config.sequences_per_iter == 64 and config.gradient_accumulation_steps == 6
+    assert resolve([("test", {"batch_size": 3})]).sequences_per_iter == 120
+    for tokens, nearest in ((1000, "1024 is nearest"), (5000, "4096 and 5120 are nearest")):
+        with pytest.raises(UsageError, match=f"tokens_per_step={tokens} is not a .*: {nearest}"):
+            resolve([("test", {"tokens_per_step": tokens})])

@@ -84,7 +84,7 @@ def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -
     if config.objective == "dpo" and dataset.preferences:
         windows = len(Pairs(dataset, "train", config.block_size))
         what = f"{windows:,} pair{'s' * (windows != 1)}"
-    epoch = windows / (config.batch_size * config.gradient_accumulation_steps)
+    epoch = windows / config.sequences_per_iter
     iters = math.ceil(config.epochs * epoch)
     say(f"{config.epochs:g} epochs of {what} are {iters:,} iterations")
     changed = {"max_iters": iters, "warmup_iters": min(config.warmup_iters, iters // 10)}

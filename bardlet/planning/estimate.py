@@ -60,7 +60,7 @@ def plan(config: TrainConfig, seconds: float) -> dict[str, Any]:
     measured = measured_within(config, 0 if dataset else vocab_size, seconds, unknown)
     if "failed" in measured:
         unknown.append("times and the peak of memory: the run does not fit into memory")
-    tokens_per_iter = config.batch_size * config.gradient_accumulation_steps * config.block_size
+    tokens_per_iter = config.sequences_per_iter * config.block_size
     tokens = tokens_per_iter * config.max_iters
     train_tokens = len(dataset.splits["train"]) if dataset else None
     computes = ("device", "dtype", "threads", "core", "compiled")

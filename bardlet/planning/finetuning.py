@@ -99,7 +99,7 @@ def batches(
     fit = TRAINING * budget_s * speed.flops / (part * model.flops_per_token())  # tokens
     seen = min(fit, EPOCHS * train_tokens)
     tokens = min(MAX_TOKENS, train_tokens / STEPS, seen / MIN_ITERS)
-    rows = sequences(2 ** max(0, math.floor(math.log2(max(1.0, tokens / context)))), fixed)
+    rows = sequences(2 ** max(0, math.floor(math.log2(max(1.0, tokens / context)))), context, fixed)
     at_once = max(1, min(16384, LOGITS // model.config.vocab_size) // context)
     steps = fixed.get("gradient_accumulation_steps") or -(-rows // min(rows, at_once))
     size = fixed.get("batch_size") or max(1, rows // steps)

@@ -76,8 +76,10 @@ def rates(recipe: Recipe, values: Mapping[str, Any], *, n_embd: int, iters: int,
     }  # fmt: skip
 
 
-def sequences(rows: int, fixed: Mapping[str, Any]) -> int:
-    """The sequences of an iteration, near `rows` and in micro-batches as `fixed` has them."""
+def sequences(rows: int, context: int, fixed: Mapping[str, Any]) -> int:
+    """The sequences of an iteration, near `rows` of `context` tokens, as `fixed` has them."""
+    if fixed.get("tokens_per_step"):
+        return max(1, fixed["tokens_per_step"] // context)
     size, steps = (fixed.get(name) for name in ("batch_size", "gradient_accumulation_steps"))
     if size and steps:
         return size * steps

@@ -110,7 +110,7 @@ def plan(
     max_tokens = MAX_EPOCHS * smaller * train_tokens
     seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), max_tokens)
     rows = 4096 * (seen / 3e6) ** 0.6 / config.block_size
-    rows = recipes.sequences(2 ** max(0, round(math.log2(rows))), fixed)
+    rows = recipes.sequences(2 ** max(0, round(math.log2(rows))), config.block_size, fixed)
     tokens = rows * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
@@ -168,7 +168,7 @@ def options(
     return {
         **{name: getattr(config, name) for name in shape},
         "batch_size": batch_size,
-        "gradient_accumulation_steps": rows // batch_size, "max_iters": chosen.iters,
+        "gradient_accumulation_steps": max(1, rows // batch_size), "max_iters": chosen.iters,
         "eval_interval": max(1, math.ceil(chosen.iters / evaluations)), "eval_full": full,
         "eval_iters": 10 if full else max(10, sampled),
         "log_interval": 10, "always_save_checkpoint": True,

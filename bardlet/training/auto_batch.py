@@ -53,7 +53,7 @@ def resolve_auto_batch_size(
     """
     if not isinstance(config.batch_size, Auto) or config.eval_only:
         return config
-    sequences = config.batch_size * config.gradient_accumulation_steps
+    sequences = config.sequences_per_iter
     size = group.agree(choose_batch_size(config, group, start, vocab_size) if group.main else 0)
     return dataclasses.replace(
         config, batch_size=size, gradient_accumulation_steps=sequences // size
@@ -62,12 +62,15 @@ def resolve_auto_batch_size(
 
 def choose_batch_size(config: TrainConfig, group: Group, start: int, vocab_size: int) -> int:
     """The size that the run had where it goes on with as many sequences, else one by trials."""
-    sequences = config.batch_size * config.gradient_accumulation_steps
+    sequences = config.sequences_per_iter
     run = Path(config.out_dir)
     before = run_folder.saved_options(run) if start >= 0 else options_of_killed(config)
     if before is not None:
         size = before.get("batch_size", 0)
-        if size * before.get("gradient_accumulation_steps", 0) == sequences:
+        asked = before.get("tokens_per_step", 0) or size * before.get(
+            "gradient_accumulation_steps", 0
+        ) * before.get("block_size", 0)
+        if asked == sequences * config.block_size:
             say(f"batch_size=auto: {size} at once, as the run had it")
             return size
     share = math.ceil(sequences / group.world_size)

@@ -141,7 +141,7 @@ class TrialProcess:
     def of(self, batch_size: int, steps: int, **changes: Any) -> dict[str, Any]:
         """The run's options, changed for a trial of `steps` micro-batches of a size."""
         config = self.config
-        sequences = config.batch_size * config.gradient_accumulation_steps
+        sequences = config.sequences_per_iter
         options = {
             **TRIAL, "fresh": True, "dataset": self.dataset, "out_dir": str(self.folder / "run"),
             "batch_size": batch_size, "gradient_accumulation_steps": steps, "skip_spikes": False,
