@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return dispatch(args)
         except BardletError as error:
+            if error.quiet and not debug:
+                return error.exit_code
             return failed(str(error), error.exit_code, debug)
         except KeyboardInterrupt:
             return failed("interrupted", 130, debug)

@@ -177,15 +177,6 @@ class TrainConfig:
         return by_tokens or self.batch_size * self.gradient_accumulation_steps
 
 
-# What a trial of a run changes: it begins anew, and is neither evaluated nor saved before its end.
-TRIAL = {
-    "init_from": "scratch", "eval_only": False, "eval_full": False, "eval_interval": 10**9,
-    "log_interval": 1, "wandb_log": False, "tensorboard": False, "trackio": False,
-    "sample_interval": 0, "save_interval": 0, "save_minutes": 0.0,
-    "keep_checkpoints": 1, "patience": 0, "tokens_per_step": 0,
-}  # fmt: skip
-
-
 class Auto(int):
     """A batch_size given as "auto": where trials start from (training/auto_batch.py)."""
 
@@ -214,9 +205,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, object]]]) -> TrainConfig:
     problems += contradictions(config)
     if problems:
         raise UsageError("; ".join(problems), "`bardlet train --help` lists every option")
-    if not config.tokens_per_step:
-        return config
-    steps = math.ceil(config.sequences_per_iter / config.batch_size)
+    steps = -(-config.sequences_per_iter // config.batch_size)
     return dataclasses.replace(config, gradient_accumulation_steps=steps)
 
 
@@ -267,13 +256,9 @@ def contradictions(c: TrainConfig) -> list[str]:
     problems = []
     if c.n_embd % c.n_head and not c.head_dim:
         problems.append(f"n_embd={c.n_embd} is not divisible by n_head={c.n_head}")
-    if c.tokens_per_step % c.block_size:
-        below = c.tokens_per_step // c.block_size * c.block_size
-        near = f"{below} and {below + c.block_size} are" if below else f"{c.block_size} is"
-        problems.append(
-            f"tokens_per_step={c.tokens_per_step} is not a multiple of block_size="
-            f"{c.block_size}: {near} nearest"
-        )
+    if rest := c.tokens_per_step % c.block_size:
+        near = f"{c.tokens_per_step - rest} or {c.tokens_per_step - rest + c.block_size}"
+        problems.append(f"tokens_per_step={c.tokens_per_step}: multiples of block_size are {near}")
     if not c.learning_rate:
         problems.append("learning_rate=0 trains nothing")
     if c.min_lr > c.learning_rate and c.decay_lr:
@@ -310,8 +295,6 @@ def contradictions(c: TrainConfig) -> list[str]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The resolved configuration as TOML, which `resolve` reads back to an equal one."""
-    lines = ["# every option of this run, resolved"]
-    for name, value in dataclasses.asdict(config).items():  # JSON's values are TOML's
-        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
-    return "\n".join(lines) + "\n"
+    """The resolved configuration as TOML, whose values are JSON's; `resolve` reads an equal one."""
+    lines = (f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in vars(config).items())
+    return "# every option of this run, resolved\n" + "".join(lines).replace("\x7f", "\\u007f")

@@ -17,6 +17,7 @@ class BardletError(Exception):
     """A failure with a clear cause. `hint` is what to do next, or empty."""
 
     exit_code = 1
+    quiet = False  # another process says it
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -74,7 +74,7 @@ def train(
     machine = device.choose(config.device, config.dtype, group.local_rank, config.tf32)
     writes = group.main and not config.eval_only
     with (
-        distributed.joined(group, config.backend, machine.device),
+        distributed.joined(group, config.backend, machine.device, config.ddp_timeout),
         lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
     ):
         t = setup(
@@ -184,11 +184,12 @@ def train_step(
         Returns the mean, (1,), and of pairs behind it margins and pairs in order summed, (3,).
         """
         t.model.zero_grad(set_to_none=True)
-        torch.manual_seed(dropout_seed(config.seed, it, t.group.rank))
         sums = torch.zeros(3 if of_pairs else 1, device=device)
-        for first in range(0, len(idx), size):
+        for number, first in enumerate(range(0, len(idx), size)):
+            place = t.group.rank + number * t.group.world_size  # among the micro-batches of all
+            torch.manual_seed(dropout_seed(config.seed, it, place))
             x, y = idx[first : first + size], targets[first : first + size]
-            last = first + size >= len(idx)
+            last = first + size >= len(idx) and t.micro_batcher.settled
             with t.machine.autocast(), distributed.synced(t.forward, last):
                 more, loss = t.forward(x, y, first=first_seen(x, end_of_text))
             loss = loss * (sum(counts[first : first + size]) / counted)
@@ -199,6 +200,9 @@ def train_step(
 
     size = t.micro_batcher.size
     part = t.micro_batcher.run(gradients)
+    if not t.micro_batcher.settled:
+        distributed.average(t.model, t.group)
+        t.micro_batcher.settle(t.group.smallest(t.micro_batcher.size, device))
     totals = t.group.total(torch.cat((part, torch.full_like(part[:1], stop))))  # (2,) or (4,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
         t.log.record(type="event", event="memory", iter=it, batch_size=size)

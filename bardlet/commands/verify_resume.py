@@ -16,11 +16,12 @@ from typing import Any
 
 from bardlet.commands.parser import Parser
 from bardlet.commands.train import parse_timed
-from bardlet.config import TRIAL, TrainConfig, to_toml
+from bardlet.config import TrainConfig, to_toml
 from bardlet.errors import CheckpointError, TrainingError
 from bardlet.io.atomic import write_text
 from bardlet.io.terminal import say
 from bardlet.run import run_folder
+from bardlet.training.trial_process import TRIAL
 
 POLL_S = 0.005
 Process = subprocess.Popen[bytes]

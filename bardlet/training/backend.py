@@ -19,6 +19,7 @@ from bardlet.native.training import NativeGPT, fits
 from bardlet.system import device, distributed, memory, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
+from bardlet.system.memory import MicroBatcher
 
 COMPILING = "compiling the model"
 
@@ -60,13 +61,26 @@ def check_shard(config: TrainConfig, processes: int) -> None:
         raise UsageError(f"{asked}: compile=true is not there for it", "Leave it out")
     even = processes // math.gcd(processes, config.batch_size)
     steps = config.gradient_accumulation_steps
-    if steps % even:
+    if config.sequences_per_iter % processes:
         near = sorted({max(even, steps // even * even), (steps // even + 1) * even})
         raise UsageError(
             f"{asked} needs as many sequences on each process: {config.batch_size} x {steps} are "
             f"not a multiple of {processes}",
             f"Give --gradient_accumulation_steps={' or '.join(map(str, near))}",
         )
+
+
+def micro_batcher(
+    config: TrainConfig, model: GPT, group: Group, machine: Machine
+) -> MicroBatcher:  # fmt: skip
+    """How many sequences are computed at once, and what happens where memory runs out.
+
+    A sharded model's processes wait for each other in every forward pass.
+    """
+    return MicroBatcher(
+        config.batch_size, can_retry=not sharding.is_sharded(model),
+        overlap=group.overlaps(machine.device),
+    )  # fmt: skip
 
 
 def select(

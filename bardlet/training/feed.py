@@ -8,7 +8,6 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import WindowBatches, batches_of
 from bardlet.data.dataset.pairs import PairBatches, Pairs
-from bardlet.errors import UsageError
 from bardlet.run.state import RunState
 from bardlet.system.distributed import Group
 
@@ -27,15 +26,11 @@ class Feed:
 def feed_of(
     config: TrainConfig, dataset: Dataset, group: Group, start: RunState, sequences: int
 ) -> Feed:
-    """What a run is fed from `start` on, with so many windows or pairs an iteration.
-
-    UsageError where these are too few for all processes.
-    """
-    if sequences < group.world_size:
-        raise UsageError(f"{sequences} sequences an iteration are too few for all processes")
+    """What a run is fed from `start` on, with so many windows or pairs an iteration."""
     shares = {
         "batch_size": sequences, "seed": config.seed, "rank": group.rank,
         "world_size": group.world_size, "start": start.iter, "consumed": start.consumed(sequences),
+        "micro": config.batch_size,
     }  # fmt: skip
     if dataset.preferences:
         pairs = Pairs(dataset, "train", config.block_size)

@@ -19,6 +19,7 @@ from bardlet.errors import CheckpointError, DataError, UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import RunState
+from bardlet.system import meeting
 from bardlet.system.distributed import Group
 from bardlet.training import auto_batch
 from bardlet.training.preferences import check_objective
@@ -31,7 +32,7 @@ MAY_CHANGE = {
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size", "guard_dead",
     "eval_on_start", "distill_from", "stages", "stage_iters", "recompute",
-    "sample_interval", "sample_start", "tensorboard", "trackio",
+    "sample_interval", "sample_start", "tensorboard", "trackio", "ddp_timeout",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of
 MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {
@@ -130,10 +131,13 @@ def resume_iteration(config: TrainConfig, checkpoint_name: str = "") -> int:
     """The iterations of the checkpoint that a run goes on from, or -1 where it begins.
 
     An unfinished run in out_dir is continued, unless `fresh` starts over. The newest checkpoint
-    counts that is as it was written, or the one that is named. CheckpointError where a finished
+    counts that is as it was written, or the one that is named. What torchrun has started again goes
+    on, however it was begun. CheckpointError where a finished
     run would be overwritten.
     """
     run = Path(config.out_dir)
+    if meeting.restarted() and run_folder.checkpoints(run):
+        return run_folder.iter_of(newest_valid(run))
     wanted = config.init_from == "resume"
     if checkpoint_name:
         if not wanted:

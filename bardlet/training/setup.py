@@ -22,12 +22,13 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.branch import set_aside
 from bardlet.run.state import DatasetRef, RunState, Scores
-from bardlet.system import device, distributed, sharding
+from bardlet.system import device, distributed, meeting, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
-from bardlet.training import expected, resume, tracker
-from bardlet.training.backend import Backend, place, select
+from bardlet.training import agreement, expected, resume, tracker
+from bardlet.training.agreement import shares
+from bardlet.training.backend import Backend, micro_batcher, place, select
 from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
 from bardlet.training.feed import feed_of
@@ -144,6 +145,7 @@ def setup(
     """All that a run needs before its first step, new or as a checkpoint left it."""
     # --- what is trained on
     dataset = mixture.opened(config.dataset)
+    agreement.check(config, group, machine, dataset)
     resume.check_data(config, dataset)
     tracker.check(config)
 
@@ -169,7 +171,7 @@ def setup(
             scaler.load_state_dict(dict(saved.scaler))
 
     # --- where its batches come from: one an iteration, shared out among the processes
-    sequences = config.batch_size * config.gradient_accumulation_steps
+    sequences, shared_out = config.sequences_per_iter, shares(config, group.world_size)
     feed = feed_of(config, dataset, group, start, sequences)
     tokens_per_iter = round(sequences * feed.tokens_per_sequence)
     flops_per_token = model.flops_per_token() * feed.passes + teachers.flops_per_token
@@ -202,13 +204,13 @@ def setup(
     if saved:
         saver.resume_at(saved.iter)
         notes = [f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes]
-    for line in (*said_of_pairs(dataset, config), *notes):
+    for line in (*shared_out, *said_of_pairs(dataset, config), *notes):
         log.say(line)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(feed.batches, pin=machine.device.type == "cuda"),
-        micro_batcher=MicroBatcher(config.batch_size, can_retry=group.world_size == 1),
+        micro_batcher=micro_batcher(config, model, group, machine),
         samples=Samples(config, log, write_samples, main=writes, start=start.iter),
         log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
@@ -236,7 +238,7 @@ def open_folder(
     tracked = tracker.start(config, saved)
     if not saved:
         resume.create_run_folder(out)
-    elif checkpoint_name and (branch := set_aside(out, saved.iter)):
+    elif checkpoint_name and not meeting.restarted() and (branch := set_aside(out, saved.iter)):
         say(f"what came after iteration {saved.iter} is kept as the run {branch}")
     write_text(out / "config.toml", to_toml(config))
     return tracked

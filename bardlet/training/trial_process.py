@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bardlet.config import BUILTIN_INIT, TRIAL, TrainConfig
+from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.data.dataset import mixture
 from bardlet.errors import TrainingError, UsageError
 from bardlet.io.terminal import say
@@ -27,7 +27,21 @@ from bardlet.training import backend, log
 
 POLL_S = 0.2
 ANSWER_S = 1800.0  # seconds that a trial may take beside those it is to run: compiling, slow disks
-OURS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of torchrun
+# What a trial of a run changes: it begins anew, and is neither evaluated nor saved before its end.
+TRIAL = {
+    "init_from": "scratch", "eval_only": False, "eval_full": False, "eval_interval": 10**9,
+    "log_interval": 1, "wandb_log": False, "tensorboard": False, "trackio": False,
+    "sample_interval": 0, "save_interval": 0, "save_minutes": 0.0,
+    "keep_checkpoints": 1, "patience": 0, "tokens_per_step": 0,
+}  # fmt: skip
+OURS = {
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RESTART_COUNT",
+}  # of torchrun
 
 
 class CompileLateError(TrainingError):

@@ -6,15 +6,19 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import as_ranks, in_child, rank_environments, tiny_config
+import torch
+from support import as_ranks, in_child, rank_environments, tensors, tiny_config
 
 from bardlet import cli
 from bardlet.config import TrainConfig, to_toml
@@ -106,7 +110,7 @@ def test_no_thread_outlives_the_process_group(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_named_by_the_others(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And they end, with an error of their own, in a second or two."""
+    """And they end, with an error of their own, in some seconds."""
     fetch = Prefetcher.batch
 
     def dying(self: Prefetcher, it: int) -> Any:
@@ -131,8 +135,9 @@ def test_a_process_that_dies_is_named_by_the_others(
         assert list(threads.map(rank, rank_environments(2))) == [0, 9]
     assert (tmp_path / "code0").read_text(encoding="utf-8") == "1"
     assert (tmp_path / "said").read_text(encoding="utf-8") == (
-        "bardlet: another of the 2 processes has ended, so process 0 stops. Its own message says "
-        "why; started again, all go on with the last checkpoint"
+        f"bardlet: process 1 of 2 on {socket.gethostname()} has ended without a word: it was "
+        "killed, by the system perhaps when memory ran out. Started again, all go on from the last "
+        "checkpoint"
     )
     assert run_folder.iter_of(run_folder.newest(tmp_path / "run")) == 3
 
@@ -167,6 +172,44 @@ def test_workers_save_and_end_with_their_launcher(
     newest = run_folder.newest(tmp_path / "run")
     run_folder.verify(newest)
     assert 4 <= run_folder.iter_of(newest) < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed on Linux")
+def test_kills_and_restarts_by_torchrun_change_no_weight(
+    dataset_folder: Path, tmp_path: Path
+) -> None:
+    """Twenty workers killed at random moments, each after another stretch of the run."""
+    options = {"max_iters": 400, "eval_interval": 400, "save_interval": 7}
+    undisturbed = tiny_config(dataset_folder, tmp_path / "undisturbed", **options)
+    as_ranks(2, lambda: train(undisturbed))
+    config = dataclasses.replace(undisturbed, out_dir=str(tmp_path / "run"), fresh=True)
+    (tmp_path / "a.toml").write_text(to_toml(config), encoding="utf-8")
+    moments = random.Random(0)
+    kills = 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         "--max_restarts=20", "-m", "bardlet", "train", str(tmp_path / "a.toml")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as launcher:  # fmt: skip
+        try:
+            assert launcher.stdout is not None
+            left = moments.randrange(1, 20)
+            for line in launcher.stdout:
+                left -= line.startswith("iter ")
+                if left == 0 and kills < 20:
+                    time.sleep(moments.random() / 50)
+                    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+                    workers = [int(pid) for pid in children.read_text("ascii").split()]
+                    os.kill(moments.choice(workers), signal.SIGKILL)
+                    kills, left = kills + 1, moments.randrange(1, 20)
+            assert launcher.wait(60) == 0 and kills == 20
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
+    ours, theirs = tensors(config), tensors(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(
