@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ def configure(
     `budget` is the time that a run without bases is sized for, or that a resumed one goes on for.
     """
     resumes = flags.get("init_from") == "resume"
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun's, after a failure
+        # the run goes on from its last checkpoint, which has its options, and no longer than it was
+        flags = {name: value for name, value in flags.items() if name != "fresh"}
+        budget, checkpoint = None if resumes else budget, ""
     if bases and budget and not resumes:
         raise UsageError(f"budget={budget} sizes a run without preset or file", "Leave one out")
     seconds = seconds_of(budget or "5m")
@@ -40,13 +45,8 @@ def configure(
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
         from bardlet.planning.pace import Pace
         from bardlet.planning.sizing import sized
-        from bardlet.system.distributed import here
+        from bardlet.system.meeting import from_main
 
-        if here().world_size > 1:
-            raise UsageError(
-                "a run without preset or file is sized by one process, torchrun started several",
-                "Name one: bardlet train writes config.toml, which can be given to all",
-            )
         nonlocal unused, pace
         unused = False
         source = str(flags.get("init_from", "scratch"))
@@ -54,9 +54,10 @@ def configure(
             from bardlet.interop.pretrained_init import shape_of
             from bardlet.planning.finetuning import finetuned
 
-            options, most = finetuned(flags, shape_of(source), seconds, say)
+            chosen = from_main(lambda: finetuned(flags, shape_of(source), seconds, say))
         else:
-            options, most = sized(flags, seconds, say)
+            chosen = from_main(lambda: sized(flags, seconds, say))
+        options, most = chosen
         if "max_iters" not in flags:
             pace = Pace(budget_s=seconds, max_iters=most, say=log)
         return options
@@ -78,19 +79,31 @@ def with_more_time(
 
     UsageError where that is not known.
     """
-    from statistics import median
-
-    from bardlet.analysis import history
     from bardlet.planning.pace import Pace
-    from bardlet.planning.sizing import TRAINING
-    from bardlet.run import run_folder
-    from bardlet.system.distributed import here
+    from bardlet.system.meeting import from_main
 
     if "max_iters" in flags:
         raise UsageError(
             f"max_iters={flags['max_iters']} and a budget both say how long a resumed run trains",
             "Give one of them",
         )
+    out, done, more = from_main(lambda: iterations_for(flags, seconds, say, checkpoint))
+    pace = Pace(budget_s=seconds, max_iters=1 << 62, say=log, start=done)
+    return {**flags, "out_dir": out, "max_iters": done + more}, pace
+
+
+def iterations_for(
+    flags: Mapping[str, Any], seconds: float, say: Callable[[str], None], checkpoint: str
+) -> tuple[str, int, int]:
+    """The folder of the run that `flags` resume, its iterations, and as many more as `seconds`
+    are, by the time that its last ones took.
+    """
+    from statistics import median
+
+    from bardlet.analysis import history
+    from bardlet.planning.sizing import TRAINING
+    from bardlet.run import run_folder
+
     out = str(flags.get("out_dir") or settings.newest_run(say))
     if not run_folder.is_run(Path(out)):
         raise settings.no_run(out)
@@ -107,10 +120,7 @@ def with_more_time(
         f"{more:,} iterations more, to {done + more:,}: about {seconds:,.0f} s at "
         f"{1000 * median(times):,.1f} ms each"
     )
-    # processes that each measured would part
-    pace = Pace(budget_s=seconds, max_iters=1 << 62, say=log, start=done)
-    alone = here().world_size == 1
-    return {**flags, "out_dir": out, "max_iters": done + more}, pace if alone else None
+    return out, done, more
 
 
 def seconds_of(text: str) -> float:

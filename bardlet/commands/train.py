@@ -179,9 +179,11 @@ def parse_settings(parser: Parser, args: list[str]) -> tuple[TrainConfig, dict[s
     budget = flags.pop("budget", None)
     rest = {name: flags.pop(name) for name in others & flags.keys()}
     checkpoint = rest.get("checkpoint", "")
+    alone = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks
     config, rest["pace"] = configure(
-        bases, {**flags, **unknown}, budget=budget, checkpoint=checkpoint, say=say
-    )
+        bases, {**flags, **unknown}, budget=budget, checkpoint=checkpoint,
+        say=say if alone else lambda _: None,
+    )  # fmt: skip
     return config, rest
 
 

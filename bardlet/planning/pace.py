@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from bardlet.config import TrainConfig
 from bardlet.planning.sizing import TRAINING
+from bardlet.system.distributed import Group, here
 
 MIN_ITERS = 5  # the first of which warms up and does not count
 EARLY = 0.06  # of the budget: before the cooldown of any run begins
@@ -22,6 +23,7 @@ class Pace:
     budget_s: float
     max_iters: int  # as many as the text is worth, however fast the machine
     say: Callable[[str], None]
+    group: Group = field(default_factory=here)
     start: int = 0  # iterations that were done before, of a run that has so much time more
     warm: tuple[int, float] | None = field(default=None, init=False)
     decided: bool = field(default=False, init=False)
@@ -33,6 +35,7 @@ class Pace:
         """
         if self.decided:
             return None
+        train_s = self.group.of_main(train_s)  # processes that each measured would part
         if self.warm is None:
             self.warm = it, train_s
             return None
@@ -49,7 +52,8 @@ class Pace:
         iters = max(it, self.start + more)
         if abs(more / planned - 1) < DIFFERS:
             return None
-        self.say(
+        say = self.say if self.group.main else lambda _: None
+        say(
             f"an iteration takes {1000 * each:,.1f} ms here: {iters:,} iterations in place of "
             f"{config.max_iters:,}, for {self.budget_s:,.0f} s"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.training import NativeGPT, fits
 from bardlet.system.device import Machine
+from bardlet.system.distributed import here
 
 STEP_S = 0.003  # of an iteration, whatever its size
 REACHED = 0.35  # of a GPU's peak, by a well fed model
@@ -30,7 +32,12 @@ class Speed:
 
 
 def measure(machine: Machine) -> Speed:
-    """The machine's speed: a small model's forward and backward, and of a GPU its peak besides."""
+    """The speed of all processes: a small model's forward and backward, and of a GPU its peak
+    besides, as often as there are processes.
+
+    Those of one machine share its cores.
+    """
+    processes = here().world_size
     config = GPTConfig(
         family="llama", n_layer=12, n_head=3, n_embd=96, block_size=256, vocab_size=256,
         qk_norm=True, rope_theta=1024.0,
@@ -48,5 +55,8 @@ def measure(machine: Machine) -> Speed:
         loss.item()  # waits for the device
         best = min(best, time.perf_counter() - began)
     if machine.device.type == "cpu":
-        return Speed(flops=model.flops_per_token() * idx.numel() / best)
-    return Speed(flops=REACHED * machine.peak_flops(), layer_s=best / config.n_layer)
+        busy = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        processes *= min(1.0, (os.cpu_count() or 1) / busy)
+        return Speed(flops=processes * model.flops_per_token() * idx.numel() / best)
+    flops = processes * REACHED * machine.peak_flops()
+    return Speed(flops=flops, layer_s=best / config.n_layer)
