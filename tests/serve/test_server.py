@@ -211,14 +211,18 @@ def test_a_full_queue_says_so(model: Model) -> None:
         for raw in slow:
             raw.sendall(post(body))
         until = time.monotonic() + 60
-        while sum(one.engine.load) < 2 and time.monotonic() < until:
+        while one.engine.load != (1, 1) and time.monotonic() < until:
             time.sleep(0.01)
-        status, answer, headers = one.ask("POST", "/v1/completions", body)
-        assert status == 429 and headers["retry-after"] == "1"
-        assert answer["error"]["code"] == "queue_full"
-        assert one.ask("GET", "/health")[1] == {"status": "ok", "running": 1, "waiting": 1}
-        for raw in slow:
-            raw.close()
+        event = one.held()  # so that the first does not end meanwhile
+        try:
+            status, answer, headers = one.ask("POST", "/v1/completions", body)
+            assert status == 429 and headers["retry-after"] == "1"
+            assert answer["error"]["code"] == "queue_full"
+            assert one.ask("GET", "/health")[1] == {"status": "ok", "running": 1, "waiting": 1}
+            for raw in slow:
+                raw.close()
+        finally:
+            event.set()
         assert one.idle()
         assert one.ask("POST", "/v1/completions", {**body, "max_tokens": 1})[0] == 200
     finally:
