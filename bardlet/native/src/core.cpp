@@ -38,9 +38,8 @@ static int guarded(int threads, Call call) noexcept {
 // Call run with a value of the matrices' element type.
 template <class Run>
 static void in_format([[maybe_unused]] int bf16_products, Run run) {
-#ifdef __AVX512BF16__
-    if (bf16_products) return run(bf16{});
-#endif
+    if constexpr (MULTIPLIES_BF16)
+        if (bf16_products) return run(bf16{});
     return run(0.0f);
 }
 
@@ -64,13 +63,7 @@ int bardlet_permitted() {
 }
 
 // Whether this build multiplies bfloat16.
-int bardlet_bf16() {
-#ifdef __AVX512BF16__
-    return 1;
-#else
-    return 0;
-#endif
-}
+int bardlet_bf16() { return MULTIPLIES_BF16; }
 
 // FLOP/s of the innermost loop on data in the first cache: what this CPU can reach with it.
 int bardlet_peak(int threads, int bf16_products, double* flops) {

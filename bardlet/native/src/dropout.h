@@ -28,6 +28,6 @@ struct Dropout {
         uint32_t bits;
         memcpy(&bits, &kept, 4);
         const lanes y = (lanes)(x >= (uint32_t)(rate * 4294967295.0f)) & bits;
-        return as_floats((words)y);
+        return as_floats(load_words(&y));
     }
 };

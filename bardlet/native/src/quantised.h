@@ -102,7 +102,7 @@ struct Quantised {
         const vec top = set1(BITS == 8 ? 127.0f : 7.0f);
         for (int i = 0; i < GROUP; i += W)
             store_nearest(q + i, min(::round(load(w + i) * inverse), top));
-        return _cvtss_sh(scale + hsum(poison), _MM_FROUND_TO_NEAREST_INT);
+        return half_bits(scale + hsum(poison));
     }
 };
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include "vector.h"
 
 constexpr int MAX_THREADS = 64;  // tables have this many rows
 
@@ -23,7 +24,7 @@ class Barrier {
             return;
         }
         for (int spins = 0; round.load(std::memory_order_acquire) == turn; spins++) {
-            if (spins < 2000) __builtin_ia32_pause();
+            if (spins < 2000) pause_spinning();
             else std::this_thread::yield();
         }
     }
