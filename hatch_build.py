@@ -20,16 +20,20 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# each library, its source, and the kind of x86-64 CPU it is for, if any; bardlet.native takes the
-# best core that runs
+X86 = ("x86_64", "amd64")
+ARM = ("aarch64", "arm64")
 AVX512BF16 = ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"]
+# each library, its source, the machines that it is for, if not for all, and the compiler's flags;
+# bardlet.native takes the best core that runs
 BUILDS = {
     "native/src/core-amx.so": (
-        "native/src/core.cpp", [*AVX512BF16, "-mamx-tile", "-mamx-bf16"],
+        "native/src/core.cpp", X86, [*AVX512BF16, "-mamx-tile", "-mamx-bf16"],
     ),
-    "native/src/core-avx512bf16.so": ("native/src/core.cpp", AVX512BF16),
-    "native/src/core-avx2.so": ("native/src/core.cpp", ["-march=x86-64-v3"]),
-    "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", []),
+    "native/src/core-avx512bf16.so": ("native/src/core.cpp", X86, AVX512BF16),
+    "native/src/core-avx2.so": ("native/src/core.cpp", X86, ["-march=x86-64-v3"]),
+    "native/src/core-neonbf16.so": ("native/src/core.cpp", ARM, ["-march=armv8.2-a+bf16"]),
+    "native/src/core-neon.so": ("native/src/core.cpp", ARM, []),
+    "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", (), []),
 }  # fmt: skip
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",
@@ -64,23 +68,34 @@ class CompileCore(BuildHookInterface):
 
         An editable installation after another compiles what has changed.
         """
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
-        if not x86:
-            self.app.display_info("bardlet: not an x86-64 CPU, the core is not compiled")
         if sys.platform == "win32":
-            self.app.display_info("bardlet: Windows is not supported, nothing is compiled")
+            self.app.display_info("bardlet: on Windows nothing is compiled, torch computes")
             return
-        builds = [build for build in BUILDS.items() if x86 or not build[1][1]]
+        machine = platform.machine().lower()
+        if machine not in X86 + ARM:
+            self.app.display_info(f"bardlet: the core is not for {machine} CPUs, torch computes")
+        compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+        if not shutil.which(compiler[0]):
+            self.app.display_warning(
+                f"bardlet: {compiler[0]} is not installed, nothing is compiled, torch computes. "
+                "With a C++ compiler (macOS: xcode-select --install; Debian: apt install g++), "
+                "install bardlet again"
+            )
+            return
+        builds = [
+            (compiler, library, source, march)
+            for library, (source, machines, march) in BUILDS.items()
+            if not machines or machine in machines
+        ]
         self.again = version == "editable" and not os.environ.get("CXX")
         with ThreadPoolExecutor() as pool:
-            made = list(pool.map(lambda build: self.compile(build[0], *build[1]), builds))
+            made = list(pool.map(lambda build: self.compile(*build), builds))
         if any(made):
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
-    def compile(self, library: str, source: str, march: list[str]) -> bool:
+    def compile(self, compiler: list[str], library: str, source: str, march: list[str]) -> bool:
         """Write a library; a message and False where the compiler cannot."""
-        compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++") or "c++"]
         package = Path(self.root) / "bardlet"
         target, path = package / library, package / source
         partial = target.with_suffix(f".{os.getpid()}.tmp")

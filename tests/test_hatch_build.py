@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import ROOT
+from native_support import hatch_build
 
 SOURCE = """extern "C" const char* bardlet_source() { return BARDLET_SOURCE; }\n"""
 
 
 @pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """hatch_build.py, without hatchling, which installing brings for itself alone."""
-    names = ["hatchling", "builders", "hooks", "plugin", "interface"]
-    for i in range(len(names)):
-        monkeypatch.setitem(sys.modules, ".".join(names[: i + 1]), ModuleType(names[i]))
-    monkeypatch.setattr(sys.modules[".".join(names)], "BuildHookInterface", object, raising=False)
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def build() -> Any:
+    return hatch_build()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is compiled there")
@@ -36,7 +26,7 @@ def test_an_installation_after_another_compiles_what_has_changed(
     build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build, "BUILDS", {"core.so": ("core.cpp", [])})
+    monkeypatch.setattr(build, "BUILDS", {"core.so": ("core.cpp", (), [])})
     folder, how = tmp_path / "bardlet", tmp_path / "hatch_build.py"
     folder.mkdir()
     (folder / "core.cpp").write_text(SOURCE)

@@ -1,7 +1,7 @@
 """The compiled core: losses, gradients, Muon's iterations and token steps in C++, on CPUs.
 
 It computes what model.py, optim.py and sample.py compute; they stay the definition, and the tests
-hold the core to them. Installing compiles it where there is a C++ compiler and an x86-64 CPU
+hold the core to them. Installing compiles it where there is a C++ compiler and an x86-64 or Arm CPU
 (hatch_build.py); everything runs through torch without it.
 """
 
@@ -31,6 +31,8 @@ BUILDS = {
     "amx": (*AVX512BF16, "amx_tile", "amx_bf16"),
     "avx512bf16": AVX512BF16,
     "avx2": ("avx2", "fma3"),
+    "neonbf16": ("neon", "bf16"),
+    "neon": ("neon",),
 }
 UNIT = 32  # sizes are multiples of it: two of the widest registers
 MAX_THREADS = 64  # of one call: native/src/threads.h

@@ -36,8 +36,8 @@ def check_decoded(model: GPT, weights: str) -> None:
     if not native.runs(model):
         raise UsageError(
             f"weights={weights} needs the compiled core, which does not run this model here",
-            "It runs on x86-64 CPUs, in sizes that are multiples of 32; --weights=auto goes "
-            "without it",
+            "It runs on x86-64 and Arm CPUs, in sizes that are multiples of 32; --weights=auto "
+            "goes without it",
         )
     if weights == "bfloat16" and not native.core().bardlet_bf16():
         raise UsageError("weights=bfloat16: this CPU has no such products", "int8 takes less")

@@ -43,7 +43,7 @@ def need_core(name: str, model: GPT) -> None:
     if not native.runs(model):
         raise UsageError(
             f"draft={name} needs the compiled core, which does not run both models here",
-            "It runs on x86-64 CPUs, in sizes that are multiples of 32",
+            "It runs on x86-64 and Arm CPUs, in sizes that are multiples of 32",
         )
 
 

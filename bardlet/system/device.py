@@ -145,9 +145,14 @@ def machine_kind(device: str = "auto") -> str:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 products. Without them it is emulated, tens of times slower."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """Whether torch multiplies bfloat16 by the CPU's instructions, not tens of times slower.
+
+    On macOS it does not, though Arm CPUs may have them; the compiled core then takes them where
+    dtype=bfloat16 is asked for.
+    """
+    has = torch.cpu.get_capabilities()
+    arm = sys.platform == "linux" and has.get("bf16")
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or arm)
 
 
 def tune_process(deterministic: bool = False) -> None:

@@ -15,6 +15,7 @@ from bardlet.system import device
 @pytest.mark.parametrize(
     ("capabilities", "dtype"),
     [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
+     ({"neon": True, "bf16": True}, torch.bfloat16), ({"neon": True}, torch.float32),
      ({"avx512_f": True, "avx2": True}, torch.float32), ({}, torch.float32)],
 )  # fmt: skip
 def test_a_cpu_gets_bfloat16_only_where_it_has_it(

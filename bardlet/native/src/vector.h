@@ -1,6 +1,6 @@
 // One vector register of floats, and the two dtypes of matrices: float and bf16.
 //
-// vector_x86.h knows the instructions; every other file is written once for all of them.
+// vector_x86.h or vector_arm.h, by the compiler's flags; every other file is written once for all.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -10,7 +10,11 @@ struct bf16 {  // the upper half of a float
     uint16_t bits;
 };
 
+#ifdef __aarch64__
+#include "vector_arm.h"
+#else
 #include "vector_x86.h"
+#endif
 
 inline words two_rows(const float* row, const float*) { return load_words(row); }
 inline vec multiply_add(vec sum, words a, words b, float) {
