@@ -28,7 +28,10 @@ Process = subprocess.Popen[bytes]
 
 
 def run(parser: Parser, args: list[str]) -> int:
+    from bardlet.system import signals
+
     config, rest = parse_timed(parser, args, 15.0, "of training, each way")
+    signals.need_signals("verify-resume")
     result = verify_resume(config, rest["seconds"], say)
     if rest["json"]:
         print(json.dumps(result))

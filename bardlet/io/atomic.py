@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def new_file(path: Path, name: str) -> Iterator[Path]:
         building.mkdir(parents=True)
         yield building
         flush(building / name)
-        (building / name).rename(path)
+        (building / name).replace(path)
         flush(path.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -70,9 +71,10 @@ def new_file(path: Path, name: str) -> Iterator[Path]:
 
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of files where the system has that, is on disk."""
-    if path.is_dir() and os.name == "nt":
+    windows = sys.platform == "win32"
+    if path.is_dir() and windows:
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # it flushes what is writable
     try:
         os.fsync(descriptor)
     finally:

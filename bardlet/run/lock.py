@@ -31,8 +31,9 @@ def held(run: Path) -> Iterator[None]:
         yield
     finally:
         if [path.name for path in run.iterdir()] == [".lock"]:  # nothing came of the run
-            (run / ".lock").unlink()
-            run.rmdir()
+            with contextlib.suppress(PermissionError):  # Windows removes no open file
+                (run / ".lock").unlink()
+                run.rmdir()
         lock.release()
 
 

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from bardlet.errors import UsageError
+
 # SIGUSR1 is what cluster schedulers send before the time is up, SIGHUP that the terminal is closed;
 # Windows knows neither
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
@@ -33,6 +35,15 @@ def stop_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
     if os.getppid() != parent:  # it has ended in between
         os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def need_signals(what: str) -> None:
+    """Raise UsageError where no process can be asked to stop, only be ended, as on Windows."""
+    if sys.platform == "win32":
+        raise UsageError(
+            f"{what} needs signals, which Windows does not have",
+            "Run it in the Windows Subsystem for Linux",
+        )
 
 
 @contextlib.contextmanager
