@@ -21,7 +21,6 @@ from bardlet.errors import CheckpointError, TrainingError
 from bardlet.io.atomic import write_text
 from bardlet.io.terminal import say
 from bardlet.run import run_folder
-from bardlet.training.trial_process import TRIAL
 
 POLL_S = 0.005
 Process = subprocess.Popen[bytes]
@@ -60,6 +59,8 @@ def verify_resume(
     Both are processes of their own in a temporary folder, with the options of `config` but for how
     far they go. Returns what was compared, JSON values; "equal" says how it came out.
     """
+    from bardlet.training.trial_process import TRIAL
+
     with tempfile.TemporaryDirectory(prefix="bardlet-") as name:
         folder = Path(name)
         options: dict[str, Any] = {
