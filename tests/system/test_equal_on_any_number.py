@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import warnings
@@ -54,42 +55,51 @@ def without_room(model: GPT, idx: Tensor, *args: Tensor, **more: Tensor) -> obje
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs of one, two and four processes."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset of prompts and answers."""
     folder = tmp_path_factory.mktemp("equal")
     rows = [{"q": some_text(9, seed), "a": some_text(30, seed + 99)} for seed in range(80)]
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     keys = ["--prompt_key=q", "--response_key=a", "--tokenizer=byte"]
     assert cli.main(["prepare", str(folder / "a.jsonl"), *keys, f"--out={folder / 'data'}"]) == 0
-
-    def all_cases(processes: int) -> None:
-        for name, config in configs(folder, processes).items():
-            short = name == "memory" and here().rank == 1
-            GPT.forward = without_room if short else PLAIN  # pyright: ignore
-            with warnings.catch_warnings():
-                if short:  # and it is said
-                    warnings.filterwarnings("ignore", message="out of memory")
-                train(config, load_pretrained)
-
-    all_cases(1)
-    for processes in (2, 4):
-        as_ranks(processes, lambda processes=processes: all_cases(processes), kill_after_s=600)
     return folder
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-def test_all_go_on_with_what_one_has_memory_for(trained: Path) -> None:
-    """Their losses are compared below."""
-    for processes in (2, 4):
-        halved = [e for e in events(configs(trained, processes)["memory"]) if "batch_size" in e]
-        assert [(e["event"], e["iter"], e["batch_size"]) for e in halved] == [("memory", 0, 1)]
+@functools.cache
+def trained(folder: Path, case: str, processes: int) -> TrainConfig:
+    """The run of a case on so many processes."""
+    config = configs(folder, processes)[case]
+    if case == "lora":
+        trained(folder, "adamw", 1)
+
+    def work() -> None:
+        if short := case == "memory" and here().rank == 1:
+            GPT.forward = without_room  # pyright: ignore
+        with warnings.catch_warnings():
+            if short:  # and it is said
+                warnings.filterwarnings("ignore", message="out of memory")
+            train(config, load_pretrained)
+
+    work() if processes == 1 else as_ranks(processes, work, kill_after_s=600)
+    return config
+
+
+def slow(case: str, processes: int) -> object:
+    """The case and number of processes as a parameter of a slow test."""
+    return pytest.param(case, processes, marks=pytest.mark.slow)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("case", CASES)
-def test_processes_train_as_one(trained: Path, case: str, processes: int) -> None:
-    one, many = configs(trained, 1)[case], configs(trained, processes)[case]
+@pytest.mark.parametrize(
+    ("case", "processes"),
+    [
+        ("muon", 2), ("muon", 4), ("memory", 2),
+        *(slow(case, 2) for case in ("adamw", "uneven", "lora")),
+        *(slow(case, 4) for case in ("adamw", "uneven", "memory", "lora")),
+    ],
+)  # fmt: skip
+def test_processes_train_as_one(folder: Path, case: str, processes: int) -> None:
+    one, many = (trained(folder, case, number) for number in (1, processes))
     for kind, name in (("iter", "loss"), ("iter", "grad_norm"), ("eval", "val_loss")):
         expected = [entry[name] for entry in metrics(one, kind)]
         # Float32 sums in another order, of 6e-8 each.
@@ -102,3 +112,5 @@ def test_processes_train_as_one(trained: Path, case: str, processes: int) -> Non
     for name in ours:
         # Adam divides a gradient near zero by itself: its sign may be decided by rounding.
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-5, msg=name)
+    halved = [(e["iter"], e["batch_size"]) for e in events(many) if e["event"] == "memory"]
+    assert halved == ([(0, 1)] if case == "memory" else [])
