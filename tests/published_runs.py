@@ -298,8 +298,10 @@ def page() -> str:
         ("predictions", predictions()), ("plans", plans()), ("recipes", recipes()),
     ):  # fmt: skip
         begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + table + end + rest.partition(end)[2]
+        before, middle, rest = text.partition(begin)
+        _, last, after = rest.partition(end)
+        assert middle and last, f"docs/scaling.md has no place for {name}"
+        text = before + begin + table + end + after
     return text
 
 

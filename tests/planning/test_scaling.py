@@ -135,6 +135,8 @@ def test_runs_that_nothing_was_fitted_on_are_predicted() -> None:
 def test_the_page_has_the_models_figures() -> None:
     text = published_runs.PAGE.read_text(encoding="utf-8")
     assert text == published_runs.page(), "run `python tests/published_runs.py`"
+    headings = ["How far it is off", "124M to 7B on 1 to 512 H100", "GPT-2 124M, the real thing"]
+    assert [h for h in headings if f"\n## {h}\n" not in text] == []
     for name in ("MATMUL_REACHED", "ATTENTION_REACHED", "BLOCK_BYTES", "LOGIT_BYTES", "FUSED",
                  "OPTIMIZER_BYTES"):  # fmt: skip
         assert str(getattr(scaling, name)) in text
