@@ -16,6 +16,7 @@ from typing import Any
 from bardlet.analysis import splits
 from bardlet.analysis.finding import Finding
 from bardlet.analysis.history import History
+from bardlet.analysis.pairs import answers_unlearnt, preferences_not_learnt
 from bardlet.analysis.texts import data_repeated, little_counts, vocabulary_too_large
 from bardlet.data.dataset.folder import Dataset
 from bardlet.training.collapse import reread
@@ -207,5 +208,6 @@ def device_idle(history: History) -> Finding | None:
 
 ILLNESSES: tuple[Callable[[History], Finding | None], ...] = (
     diverged, stopped_learning, rate_too_high, rate_too_low, gradient_exploding, overfitting,
-    little_counts, data_repeated, vocabulary_too_large, throughput_dropped, device_idle,
+    preferences_not_learnt, answers_unlearnt, little_counts, data_repeated, vocabulary_too_large,
+    throughput_dropped, device_idle,
 )  # fmt: skip

@@ -208,6 +208,8 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
         shown = manifest["samples"][name]
         for document in shown:
             what = "begins" if len(shown) == 1 else f"document {document['document']:,}:"
+            if "answer" in document:
+                what = f"pair {(document['document'] + 1) // 2:,}, {document['answer']}:"
             texts = [document[key] for key in ("prompt", "text") if key in document]
             quoted = " -> ".join(json.dumps(text, ensure_ascii=False) for text in texts)
             lines.append(f"    {what} {quoted}")

@@ -62,13 +62,18 @@ def check_objective(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def said_of_pairs(dataset: Dataset, config: TrainConfig) -> list[str]:
+def said_of_pairs(dataset: Dataset, config: TrainConfig, reference: Reference) -> list[str]:
     """What to say of the pairs that a run trains on; nothing where it is another one."""
     if not dataset.preferences:
         return []
     splits = {split: Pairs(dataset, split, config.block_size) for split in ("train", "val")}
     counts = ", ".join(f"{len(pairs):,} of {split}" for split, pairs in splits.items())
-    lines = [f"pairs: {counts}; torch computes the loss, beta {config.dpo_beta:g}"]
+    frozen = "the model without its adapters"
+    if reference.model:
+        frozen = f"a frozen copy, {reference.weight_bytes / 1e6:,.1f} MB"
+    lines = [
+        f"pairs: {counts}; torch computes the loss, beta {config.dpo_beta:g}; reference: {frozen}"
+    ]
     if left_out := sum(pairs.left_out for pairs in splits.values()):
         what = "pair is" if left_out == 1 else "pairs are"
         lines.append(f"{left_out:,} {what} longer than block_size={config.block_size} and left out")

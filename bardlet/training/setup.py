@@ -204,7 +204,7 @@ def setup(
     if saved:
         saver.resume_at(saved.iter)
         notes = [f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes]
-    for line in (*shared_out, *said_of_pairs(dataset, config), *notes):
+    for line in (*shared_out, *said_of_pairs(dataset, config, reference), *notes):
         log.say(line)
     return Training(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,

@@ -36,10 +36,12 @@ def samples(dataset: Dataset, split: str) -> list[dict[str, Any]]:
         return first + int(starts[shard][number - before[shard]])
 
     shown = []
-    for number in sorted({0, count // 2, count - 1}):
+    numbers = {0, 1, count - 2, count - 1} if dataset.preferences else {0, count // 2, count - 1}
+    for number in sorted(n for n in numbers if 0 <= n < count):
         start, end = place(number), place(number + 1)
         about = shortened(dataset, stream, start, min(end - start, TOKENS))
-        shown.append({"document": number + 1, **about})
+        of_pair = {"answer": ("chosen", "rejected")[number % 2]} if dataset.preferences else {}
+        shown.append({"document": number + 1, **of_pair, **about})
     return shown
 
 
