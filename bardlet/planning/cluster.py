@@ -66,8 +66,11 @@ def plan(config: TrainConfig, cluster: Cluster) -> dict[str, Any]:
             f"{sequences:,} sequences a step are not equal shares for {cluster.gpus} GPUs: the "
             f"step takes as long as the GPUs with {share} of them"
         )
-    options = [option(config, cluster, shape, share, kind, again)
-               for kind in allowed_shards(cluster) for again in (False, True)]  # fmt: skip
+    options = [
+        option(config, cluster, shape, share, kind, again)
+        for kind in allowed_shards(cluster, config.shard)
+        for again in ((True,) if config.recompute == "block" else (False, True))
+    ]
     fitting = [each for each in options if each["fits"]]
     if not fitting:
         smallest = min(each["memory"]["total"] for each in options)
@@ -123,10 +126,12 @@ def known_vocab(config: TrainConfig, notes: list[str]) -> int:
         return GPT2_VOCAB
 
 
-def allowed_shards(cluster: Cluster) -> tuple[str, ...]:
-    """The values of `shard` that mean something there."""
+def allowed_shards(cluster: Cluster, asked: str) -> tuple[str, ...]:
+    """The values of `shard` that mean something there, or the one that was asked for."""
     if cluster.gpus == 1:
         return SHARDS[:1]
+    if asked != "none":
+        return (asked,)
     return SHARDS if 1 < cluster.gpus_per_node < cluster.gpus else ("none", "full")
 
 

@@ -66,6 +66,13 @@ def test_the_micro_batch_is_halved_until_it_fits_and_tokens_stay() -> None:
     assert halved["tokens_per_iter"] == plan["tokens_per_iter"]
 
 
+def test_a_layout_that_is_asked_for_is_taken() -> None:
+    asked = resolve([("test", {**vars(SMALL), "shard": "full", "recompute": "block"})])
+    plan = cluster.plan(asked, on())
+    assert [(each["shard"], each["recompute"]) for each in plan["options"]] == [("full", "block")]
+    assert cluster.plan(asked, on(gpus_per_node=1))["shard"] == "none"
+
+
 def test_shares_that_are_not_equal_are_said() -> None:
     plan = cluster.plan(SMALL, on(nodes=8))  # 480 sequences for 64 GPUs
     assert plan["micro_batches"] * plan["batch_size"] == 8
