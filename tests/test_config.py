@@ -290,7 +290,7 @@ def test_resuming_where_there_is_no_run_is_a_usage_error(tmp_path: Path) -> None
 def test_the_help_of_train_lists_every_option_and_preset(
     capsys: pytest.CaptureFixture[str], monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as exit:
         cli.main(["train", "--help"])
     assert not exit.value.code
