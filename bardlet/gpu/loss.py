@@ -51,9 +51,8 @@ class ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         """x (N, C), weight (V, C), targets (N,) int64; a float32 scalar."""
         total = torch.zeros((), device=x.device)
-        saved: tuple[Tensor, ...] = ()  # the gradients of x and weight
-        if trains:
-            saved = torch.empty_like(x), torch.zeros_like(weight)
+        # the gradients of x and weight
+        saved = [torch.empty_like(x), torch.zeros_like(weight)] if trains else []
         with torch.autocast(x.device.type, enabled=False):
             head, size = weight.to(dtype), chunk_rows(len(weight))
             for first in range(0, len(x), size):
