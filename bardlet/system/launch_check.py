@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.cuda import nccl
 
 import bardlet
 from bardlet.system import faults, memory, native_library, network
@@ -115,7 +116,7 @@ def all_versions() -> dict[str, str]:
     core = Path(bardlet.__file__).parent / "native" / "src"
     found = {**versions(), "core": native_library.source_hash(core)}
     if torch.cuda.is_available():
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        found["nccl"] = ".".join(map(str, nccl.version()))
     return found
 
 
