@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import some_text
+from support import as_ranks, silent, some_text
 
 from bardlet import cli
-from bardlet.commands.configure import seconds_of
-from bardlet.config import resolve
+from bardlet.commands.configure import configure, seconds_of
+from bardlet.config import resolve, to_toml
 from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import sizing
 from bardlet.planning.sizing import LADDER, Speed, best_plan, options, plan, shape_of
 from bardlet.system.device import Machine, choose
+from bardlet.system.distributed import here
 
 SHAKESPEARE = 1_003_854  # tokens of its train split, by character
 TWO_CORES = Speed(flops=310e9)  # what README's machine reaches with the compiled core
@@ -189,7 +191,28 @@ def test_what_cannot_be_sized(
     assert "too few to learn from" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["train", "--dataset=words"]) == 2
-    assert "is sized by one process" in capsys.readouterr().err
+    assert "the processes cannot find each other" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_one_process_sizes_a_run_for_all(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would measure another speed; what cannot be sized is refused on all, and said once."""
+
+    def work() -> None:
+        rank = here().rank
+        monkeypatch.setattr(sizing, "measure", lambda _: Speed(flops=1e9 * 10**rank))
+        asked = {"dataset": "words", "device": "cpu"}
+        config, pace = configure([], asked, budget="1m", checkpoint="", say=silent)
+        assert pace
+        (tmp_path / str(rank)).write_text(to_toml(config), encoding="utf-8")
+        with pytest.raises(UsageError, match="n_layer=0") as refused:
+            configure([], {**asked, "n_layer": 0}, budget="1m", checkpoint="", say=silent)
+        assert refused.value.quiet == (rank == 1)
+
+    as_ranks(2, work)
+    assert (tmp_path / "0").read_text("utf-8") == (tmp_path / "1").read_text("utf-8")
 
 
 SHAPE = ["--n_layer=2", "--n_head=2", "--n_embd=48", "--block_size=24"]
