@@ -19,7 +19,6 @@ from bardlet.data.text.preferences import shared
 from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.separators import MARKS, count_marks
 from bardlet.data.tokenizers import base as tokenizers
-from bardlet.data.tokenizers.char import count
 from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.data.tokenizers.coverage import Coverage
 from bardlet.errors import DataError
@@ -85,17 +84,6 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)  # by input, why
 
 
-@dataclass(kw_only=True)
-class Scanned:
-    """What a first reading of a unit finds: `sizes` of its parts, in characters."""
-
-    sizes: list[int]
-    characters: int
-    alphabet: np.ndarray  # code points, ascending
-    counts: np.ndarray  # how often each is there
-    result: Result  # what could not be read
-
-
 def pieces(unit: Unit, spec: EncodeSpec, result: Result) -> Iterator[Piece]:
     """Yields the pieces of a unit; `result` gets what was replaced and, with `skip`, what cannot be
     read.
@@ -137,26 +125,6 @@ def edge_of(part: Range) -> Piece | None:
     return Piece(
         text="\n", first=first, last=last, char_offset=part.char_offset,
         split_point=part.split_point,
-    )  # fmt: skip
-
-
-def scan(unit: Unit, spec: EncodeSpec) -> Scanned:
-    """The characters of a unit, counted."""
-    sizes: list[int] = []
-    characters = 0
-    counts = np.zeros(128, dtype=np.int64)
-    result = Result(splits={})
-    for part in unit.parts:
-        sizes.append(0)
-        for piece in of_part(part, unit, spec, result):
-            sizes[-1] += len(piece.text)
-            characters += len(piece.prompt) + len(piece.text)
-            for shown in (piece.prompt, piece.text):
-                counts = count(shown, counts)
-    alphabet = np.flatnonzero(counts)
-    return Scanned(
-        sizes=sizes, characters=characters, alphabet=alphabet.astype(np.int32),
-        counts=counts[alphabet], result=result,
     )  # fmt: skip
 
 

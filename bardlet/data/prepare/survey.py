@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.prepare import encoding, workers
+from bardlet.data.prepare import encoding, scanning, workers
 from bardlet.data.prepare.options import CUTTING, has_borders
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import failures
@@ -175,7 +175,7 @@ def scan(
     seen.characters = 0
     text: list[tuple[str, int]] = []  # the parts of the text that is being read: unit, characters
     with bar("reading", sum(entry.bytes for entry in collection.inputs)) as advance:
-        for unit, scanned in workers.ordered_map(encoding.scan, read(), spec, count):
+        for unit, scanned in workers.ordered_map(scanning.scan, read(), spec, count):
             seen.characters += scanned.characters
             seen.tally.add(scanned.result)
             last = int(scanned.alphabet.max(initial=0))
