@@ -17,7 +17,7 @@ from bardlet.data.text.conversations import Turn
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.preferences import shared
 from bardlet.data.text.records import Piece, Reading, normalized
-from bardlet.data.text.separators import MARKS, count_marks
+from bardlet.data.text.separators import count_marks
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.data.tokenizers.coverage import Coverage
@@ -138,9 +138,8 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
             continue
         if piece.first and not unicodedata.is_normalized("NFC", piece.text):
             result.counts.add("decomposed", not spec.reading.normalize)
-        for mark in MARKS:
-            if number := count_marks(piece.text, mark):
-                result.counts.add("marks", number, 0, mark)
+        for mark, number in count_marks(piece.text).items():
+            result.counts.add("marks", number, 0, mark)
         digest = b""
         if spec.distinct and whole:
             raw = (piece.prompt + "\0" + piece.text).encode("utf-8", "surrogatepass")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bardlet import cli
 from bardlet.data.dataset.folder import Dataset
@@ -108,3 +110,11 @@ def test_a_separator_without_effect_is_said(
     (tmp_path / "b.jsonl").write_text('"one two"\n"three"\n' * 30, encoding="utf-8")
     prepared(tmp_path, str(tmp_path / "b.jsonl"), "--document_separator=blank")
     assert "--document_separator has no effect: there is no plain text" in capsys.readouterr().err
+
+
+@given(st.lists(st.sampled_from([*separators.MARKS, "\n", "a", " ", "<", "</s", "\r"])))
+def test_marks_are_lines_of_their_own(parts: list[str]) -> None:
+    text = "".join(parts)
+    lines = text.split("\n")
+    counts = {mark: lines.count(mark) for mark in separators.MARKS if mark in lines}
+    assert separators.count_marks(text) == counts
