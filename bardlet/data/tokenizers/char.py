@@ -203,8 +203,11 @@ def code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
-def count(text: str, counts: np.ndarray, chunk: int = 1 << 20) -> np.ndarray:
-    """`counts` by code point, made longer where need be, with those of `text` added."""
+def count(text: str, counts: np.ndarray, chunk: int = 1 << 16) -> np.ndarray:
+    """`counts` by code point, made longer where need be, with those of `text` added.
+
+    `chunk` characters at a time, which stay in the cache as the integers that numpy makes of them.
+    """
     for start in range(0, len(text), chunk):
         part = np.bincount(code_points(text[start : start + chunk]))
         if len(part) > len(counts):
