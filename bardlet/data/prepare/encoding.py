@@ -19,9 +19,12 @@ from bardlet.data.text.preferences import shared
 from bardlet.data.text.records import Piece, Reading, normalized
 from bardlet.data.text.separators import count_marks
 from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.data.tokenizers.chat import ChatTemplate
 from bardlet.data.tokenizers.coverage import Coverage
 from bardlet.errors import DataError
+
+BLOCK = 1 << 20  # bytes of a text, decoded and encoded while they are in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +87,25 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)  # by input, why
 
 
-def pieces(unit: Unit, spec: EncodeSpec, result: Result) -> Iterator[Piece]:
+def pieces(
+    unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool = False
+) -> Iterator[Piece]:
     """Yields the pieces of a unit; `result` gets what was replaced and, with `skip`, what cannot be
-    read.
+    read. See `of_part` for `divided`.
     """
     for part in unit.parts:
-        yield from of_part(part, unit, spec, result)
+        yield from of_part(part, unit, spec, result, divided=divided)
 
 
-def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -> Iterator[Piece]:
-    """`pieces`, of one part of a unit."""
+def of_part(
+    part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool
+) -> Iterator[Piece]:
+    """`pieces`, of one part of a unit; `divided` where it may be cut after any word."""
     name = part.input.name if isinstance(part, Range) else unit.source
+    # with `skip`, what cannot be read is left out whole
+    block = BLOCK if divided and not spec.skip else 0
     try:
-        for piece in read(part, spec.reading):
+        for piece in read(part, spec.reading, block):
             if piece.problem and not spec.skip:
                 raise piece.problem
             result.counts.add("replaced", piece.replaced_bytes)
@@ -117,6 +126,11 @@ def of_part(part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result) -
             yield edge
 
 
+def is_divisible(encoder: tokenizers.Tokenizer) -> bool:
+    """Whether a text that is cut after a word has the tokens of its parts."""
+    return encoder.kind in ("char", "byte") or bool(getattr(encoder, "pattern", None))
+
+
 def edge_of(part: Range) -> Piece | None:
     """What stands for a part of a text that cannot be read, where the text begins or ends there."""
     first, last = part.start == 0, part.end == part.input.bytes
@@ -131,7 +145,7 @@ def edge_of(part: Range) -> Piece | None:
 def encode(unit: Unit, spec: EncodeSpec) -> Result:
     """The tokens of a unit."""
     result = Result(splits={split: Encoded() for split in SPLITS})
-    for piece in pieces(unit, spec, result):
+    for piece in pieces(unit, spec, result, divided=is_divisible(spec.encoder)):
         whole = piece.first and piece.last
         if whole and (not piece.text or piece.text.isspace()):
             result.counts.add("empty", 1, size(piece.prompt + piece.text))
@@ -152,26 +166,33 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
                 for turns in filter(None, (piece.turns, piece.rejected)):
                     encode_conversation(result, split, turns, spec, piece)
                 continue
-            encode_part(result, split, part, piece.prompt, begins, ends, spec)
+            utf8 = piece.utf8 if len(part) == len(piece.text) else b""
+            encode_part(result, split, part, piece.prompt, begins, ends, spec, utf8)
     return result
 
 
-def size(text: str) -> int:
-    """Its bytes in UTF-8."""
+def size(text: str, utf8: bytes = b"") -> int:
+    """Its bytes in UTF-8, which `utf8` has where it is known."""
+    if utf8:
+        return len(utf8)
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def encode_part(
     result: Result, split: str, shown: str, prompt: str, begins: bool, ends: bool,
-    spec: EncodeSpec,
+    spec: EncodeSpec, utf8: bytes,
 ) -> None:  # fmt: skip
-    """Add a document, or a part of one, to a split."""
+    """Add a document, or a part of one, to a split; `utf8` is `shown` so, where that is known."""
     encoder = spec.encoder
     end = encoder.end_of_text if spec.separate and ends else None
     if spec.separate and ends and encoder.end_of_text is None and not shown.endswith("\n"):
-        shown += "\n"
+        shown, utf8 = shown + "\n", utf8 and utf8 + b"\n"
+    if utf8 and isinstance(encoder, BPETokenizer):
+        of_shown = encoder.encode_utf8(utf8)
+    else:
+        of_shown = encoder.encode(shown)
     asked = encoder.encode(prompt) if prompt else np.zeros(0, dtype=np.uint8)
-    ids = [asked, encoder.encode(shown)] if prompt else [encoder.encode(shown)]
+    ids = [asked, of_shown] if prompt else [of_shown]
     uncut = begins and (split == "train" or spec.by in ("document", "given"))
     for text, tokens in zip((prompt, shown)[not prompt :], ids, strict=True):
         result.counts.add_all(spec.coverage.omissions(text, tokens, begins=uncut))
@@ -179,7 +200,7 @@ def encode_part(
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
     counted = np.arange(sum(map(len, ids))) >= len(asked) if spec.reading.masked else None
-    add(result, split, ids, counted, begins, prompt + shown, spec)
+    add(result, split, ids, counted, begins, prompt + shown, spec, b"" if prompt else utf8)
 
 
 def encode_conversation(
@@ -203,7 +224,7 @@ def encode_conversation(
 
 def add(
     result: Result, split: str, ids: list[np.ndarray], counted: np.ndarray | None, begins: bool,
-    text: str, spec: EncodeSpec,
+    text: str, spec: EncodeSpec, utf8: bytes = b"",
 ) -> None:  # fmt: skip
     """Add the ids of a document, or of a part of one, to a split."""
     if spec.narrow:
@@ -213,5 +234,5 @@ def add(
     encoded.begins.append(begins)
     encoded.counted.append(counted)
     encoded.characters.append(len(text))
-    encoded.bytes.append(size(text))
+    encoded.bytes.append(size(text, utf8))
     encoded.documents.append(len(result.digests) - 1)

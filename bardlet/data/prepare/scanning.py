@@ -30,7 +30,7 @@ def scan(unit: Unit, spec: EncodeSpec) -> Scanned:
     result = Result(splits={})
     for part in unit.parts:
         sizes.append(0)
-        for piece in of_part(part, unit, spec, result):
+        for piece in of_part(part, unit, spec, result, divided=True):
             sizes[-1] += len(piece.text)
             characters += len(piece.prompt) + len(piece.text)
             for shown in (piece.prompt, piece.text):

@@ -16,7 +16,6 @@ from bardlet.data.prepare.splits import HEAD, goes_to_val
 from bardlet.data.text import decoding, guess
 from bardlet.data.text.corpus import unreadable
 from bardlet.data.text.counts import Omission
-from bardlet.data.text.decoding import CUT
 from bardlet.data.text.documents import Place, documents
 from bardlet.data.text.inputs import Input
 from bardlet.data.text.records import Piece, Reading, of_jsonl
@@ -26,6 +25,7 @@ UNIT = 1 << 23  # bytes of text in a unit
 PROBLEM = 1000  # characters, that one takes about as much memory as
 FILES = 1000  # small files in a unit, at most
 WINDOW = 1 << 20  # bytes in which the end of a word is looked for
+NEAR = 1 << 10  # those in which it mostly is
 SELF_SYNCHRONISING = ("utf-8", "utf8", "utf_8", "ascii", "us-ascii", "latin-1", "latin1")
 NEVER = 1 << 62  # characters
 
@@ -152,7 +152,7 @@ def ranges(entry: Input, reading: Reading, val_fraction: float) -> Iterator[Rang
                         file.readline()
                         end = min(file.tell(), entry.bytes)
                     else:
-                        end = start + UNIT + word_end(file.read(WINDOW))
+                        end = start + UNIT + cut_place(file.read(WINDOW))
                 yield Range(
                     input=entry, start=start, end=end, char_offset=start, split_point=split_point
                 )
@@ -166,13 +166,12 @@ def whole_point(entry: Input) -> int:
     return NEVER * (entry.split == "train") if entry.split else -1
 
 
-def word_end(window: bytes) -> int:
+def cut_place(window: bytes) -> int:
     """Where `window` can be cut: after a word or, where none ends, between two characters."""
+    end = decoding.word_end(window)
+    if end is not None:
+        return end
     skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
-    shown = window[skipped:].decode("utf-8", "surrogateescape")
-    match = CUT.search(shown)
-    if match:
-        return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
     # not between the two characters of a Windows line end
     return next((i for i in range(skipped, len(window)) if window[i] != 10), skipped)
 
@@ -182,8 +181,10 @@ def whole_characters(raw: bytes) -> bytes:
     return re.sub(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z", b"", raw)
 
 
-def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
-    """Yields the pieces of a part of a unit."""
+def read(part: Range | Piece, reading: Reading, block: int = 0) -> Iterator[Piece]:
+    """Yields the pieces of a part of a unit; a part of a text in pieces of about `block` bytes, or
+    in one.
+    """
     if isinstance(part, Piece):
         yield part
         return
@@ -200,11 +201,27 @@ def read(part: Range | Piece, reading: Reading) -> Iterator[Piece]:
         return
     if not part.start:
         guess.check_text(raw[: guess.HEAD], entry.shown, reading.encoding)
-    shown = decoding.decode(raw, entry.shown, reading.encoding, reading.errors, part.start)
-    first, last = part.start == 0, part.end == entry.bytes
-    split_point = whole_point(entry) if first and last else part.split_point
-    replaced = decoding.count_replaced(raw, reading.encoding, reading.errors)
-    yield Piece(
-        text=shown, first=first, last=last, char_offset=part.char_offset, split_point=split_point,
-        replaced_bytes=replaced,
-    )  # fmt: skip
+    whole = part.start == 0 and part.end == entry.bytes
+    char_offset = part.char_offset
+    for start, end in [(0, len(raw))] if whole or not block else blocks(raw, block):
+        shown_raw, at = raw[start:end], part.start + start
+        shown = decoding.decode(shown_raw, entry.shown, reading.encoding, reading.errors, at)
+        yield Piece(
+            text=shown, first=not at, last=part.start + end == entry.bytes, char_offset=char_offset,
+            split_point=whole_point(entry) if whole else part.split_point,
+            replaced_bytes=decoding.count_replaced(shown_raw, reading.encoding, reading.errors),
+            utf8=decoding.kept_utf8(shown_raw, reading.encoding, reading.errors),
+        )  # fmt: skip
+        char_offset += len(shown)
+
+
+def blocks(raw: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """Yields from where to where the blocks of a text lie that end where a word does."""
+    start = 0
+    while len(raw) - start > 2 * size:
+        at = start + size
+        near = decoding.word_end(raw[at : at + NEAR])
+        end = at + (cut_place(raw[at : at + WINDOW]) if near is None else near)
+        yield start, end
+        start = end
+    yield start, len(raw)

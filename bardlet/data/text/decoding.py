@@ -19,6 +19,18 @@ BLOCK = 1 << 20  # bytes that a stream is decoded by
 CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 
 
+def word_end(window: bytes) -> int | None:
+    """Where a word of `CUT` ends in `window`, UTF-8 that may begin or end within a character; None
+    where none does.
+    """
+    skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
+    shown = window[skipped:].decode("utf-8", "surrogateescape")
+    match = CUT.search(shown)
+    if match is None:
+        return None
+    return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
+
+
 class CountedFile(io.RawIOBase):
     """A file that counts the places that an error handler replaces in what is read of it."""
 
@@ -107,6 +119,12 @@ def decode(raw: bytes, name: str, encoding: str, errors: str, offset: int = 0) -
     check_decoded(text, encoding, name)
     text = text if offset else text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def kept_utf8(raw: bytes, encoding: str, errors: str) -> bytes:
+    """`raw` where it is, byte for byte, what `decode` makes of it in UTF-8; else nothing."""
+    plain = codecs.lookup(encoding).name == "utf-8" and errors == "strict"
+    return raw if plain and b"\r" not in raw and not raw.startswith(codecs.BOM_UTF8) else b""
 
 
 def stream(

@@ -87,6 +87,7 @@ class Piece:
     replaced_bytes: int = 0
     omitted: tuple[Omission, ...] = ()
     notice: bool = False
+    utf8: bytes = b""  # of all of its text, where the reader has that
 
 
 def normalized(piece: Piece, form: str) -> Piece:
@@ -99,7 +100,7 @@ def normalized(piece: Piece, form: str) -> Piece:
         tuple((role, unicodedata.normalize(name, content)) for role, content in part)
         for part in (piece.turns, piece.rejected)
     )
-    return replace(piece, text=text, prompt=prompt, turns=turns, rejected=rejected)
+    return replace(piece, text=text, prompt=prompt, turns=turns, rejected=rejected, utf8=b"")
 
 
 def unread(problem: DataError, bytes: int = 0, replaced: int = 0) -> Piece:

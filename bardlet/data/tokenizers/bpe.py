@@ -16,7 +16,7 @@ import numpy as np
 from bardlet.data.tokenizers import special
 from bardlet.data.tokenizers.byte_tokens import BYTE_OF, ByteTokens, utf8
 from bardlet.data.tokenizers.json_file import attempt, open_with_library
-from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts_of_utf8
 from bardlet.errors import DataError
 
 FAST = 1 << 16  # bytes of text from which on the quick library is worth opening, for 0.1 s
@@ -103,24 +103,23 @@ class BPETokenizer(LibraryTokenizer):
         """The ids of `text`, (T,) uint32, or from the quick library uint16 where that holds them;
         names of special tokens in it are plain text.
         """
+        return self.encode_utf8(utf8(text)) if self.pattern else super().encode(text)
+
+    def encode_utf8(self, raw: bytes) -> np.ndarray:
+        """`encode` of a text in UTF-8."""
         if not self.pattern:
-            return super().encode(text)
-        if self.done + len(text) < FAST or self.quick is None:
-            self.done += len(utf8(text))
-            return np.array(self.ids_of(parts(text)), dtype=np.uint32)
+            return super().encode(raw.decode())
+        if self.done + len(raw) < FAST or self.quick is None:
+            self.done += len(raw)
+            return np.array(
+                self.ids_of(part.decode() for part in parts_of_utf8(raw)), dtype=np.uint32
+            )
         if self.done > RENEW:
             self.done, self.quick = FAST, open_quick(self.document)
+        self.done += len(raw)
         # as small as they go, part by part: large arrays cost as much time as the ids themselves
-        encoded = [np.zeros(0, dtype=self.dtype)]
-        try:
-            for part in parts(text):
-                raw = part.encode()
-                self.done += len(raw)
-                encoded.append(self.quick.encode(raw).astype(self.dtype))
-        except UnicodeEncodeError:
-            utf8(text)  # says where
-            raise
-        return np.concatenate(encoded)
+        encoded = [self.quick.encode(part).astype(self.dtype) for part in parts_of_utf8(raw)]
+        return np.concatenate(encoded or [np.zeros(0, dtype=self.dtype)])
 
     def steps(self) -> Any:
         """The pattern, where that is all: the same in every spelling of the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bardlet.data.text.decoding import CUT
+from bardlet.data.text.decoding import CUT, word_end
 
 # the words that the format's own "use_regex" gives
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -23,6 +23,7 @@ O200K = (  # unlike the others it leaves accents and vowel signs with their lett
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PART = 1 << 16  # characters; the library's time and memory for a word list grow with its text
+NEAR = 1 << 9  # bytes that are decoded to find the end of a word, before `LONGEST` are
 LONGEST = 1 << 16  # characters of a word that is merged whole: time grows faster than a word does
 
 
@@ -37,4 +38,22 @@ def parts(text: str) -> Iterator[str]:
         match = CUT.search(text, start + PART, limit)
         end = match.start() if match else limit
         yield text[start:end]
+        start = end
+
+
+def parts_of_utf8(raw: bytes) -> Iterator[bytes]:
+    """`parts` of a text in UTF-8, of as many bytes."""
+    start = 0
+    while start < len(raw):
+        at = start + PART
+        for window in (min(NEAR, LONGEST), LONGEST):  # a word mostly ends in the first
+            end = word_end(raw[at : at + window])
+            if end is not None:
+                end += at
+                break
+        else:
+            end = at + LONGEST
+            while end < len(raw) and raw[end] & 0xC0 == 0x80:
+                end += 1
+        yield raw[start:end]
         start = end

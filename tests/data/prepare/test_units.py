@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from corpora import FORMATS, lines, made, words
 
-from bardlet.data.prepare import units
+from bardlet.data.prepare import encoding, units
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
+from bardlet.data.tokenizers import base
+from bardlet.data.tokenizers.char import CharTokenizer
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -61,6 +63,40 @@ def test_bpe_of_a_text_in_units_has_the_ids_of_the_whole(tmp_path: Path) -> None
         assert (
             dataset.splits[split].read(0, 10**6).tolist() == dataset.tokenizer.encode(part).tolist()
         )
+
+
+@pytest.mark.parametrize("kind", CORPORA)
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.usefixtures("small_units")
+def test_a_part_of_a_text_is_read_in_blocks(kind: str, errors: str, tmp_path: Path) -> None:
+    raw = CORPORA[kind].encode()
+    (tmp_path / "a.txt").write_bytes(raw)
+    reading = Reading(errors=errors)
+    found = sources.find([str(tmp_path / "a.txt")])
+    first = next(units.units(found.inputs, reading, 0.1)).parts[0]
+    assert isinstance(first, units.Range)
+    (whole,), blocks = units.read(first, reading), list(units.read(first, reading, 900))
+    assert len(blocks) > 3
+    assert "".join(block.text for block in blocks) == whole.text
+    assert [block.first for block in blocks] == [True] + [False] * (len(blocks) - 1)
+    assert not any(block.last for block in blocks)
+    assert blocks[-1].char_offset == len(whole.text) - len(blocks[-1].text)
+    known = errors == "strict" and b"\r" not in raw
+    assert [block.utf8 for block in blocks] == [block.text.encode() * known for block in blocks]
+
+
+def test_only_tokens_that_no_word_shares_allow_blocks() -> None:
+    """A vocabulary that marks how a text begins would do so in each."""
+    library = pytest.importorskip("tokenizers")
+    assert encoding.is_divisible(CharTokenizer("ab"))
+    model = library.Tokenizer(library.models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))
+    model.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    assert not encoding.is_divisible(base.from_json(model.to_str(), "it"))
+    byte_level = library.Tokenizer(library.models.BPE({"a": 0, "b": 1}, []))
+    byte_level.decoder = library.decoders.ByteLevel()
+    for splits, divisible in ((True, True), (False, False)):
+        byte_level.pre_tokenizer = library.pre_tokenizers.ByteLevel(False, use_regex=splits)
+        assert encoding.is_divisible(base.from_json(byte_level.to_str(), "it")) is divisible
 
 
 RSS = """

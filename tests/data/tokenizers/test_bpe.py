@@ -187,6 +187,8 @@ def test_any_text_in_parts_has_the_ids_of_the_whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patterns, "PART", size)
         assert "".join(patterns.parts(text)) == text
+        cut = list(patterns.parts_of_utf8(text.encode()))
+        assert "".join(part.decode() for part in cut) == text
         for tokenizer in by_pattern.values():
             whole = tokenizer.library.encode(text, add_special_tokens=False).ids
             assert tokenizer.encode(text).tolist() == whole
@@ -194,6 +196,9 @@ def test_any_text_in_parts_has_the_ids_of_the_whole(
 
 def test_texts_are_cut_at_all() -> None:
     assert len(list(patterns.parts("the cat, " * 50_000))) > 5
+    for text in ("the cat, " * 50_000, "\u4e2d\u3002" * 50_000, "\u4e2d" * 100_000):
+        cut = list(patterns.parts_of_utf8(text.encode()))
+        assert len(cut) > 2 and "".join(part.decode() for part in cut) == text
 
 
 def test_the_quick_library_gives_the_same_ids(
