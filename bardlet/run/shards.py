@@ -65,7 +65,7 @@ def fill(path: Path, tensors: Mapping[str, Tensor], *, main: bool, elsewhere: bo
                 before, own = part
                 file.seek(starts[name] + before * tensor.element_size())
                 flat = own.detach().cpu().contiguous().flatten()
-                file.write(memoryview(flat.view(torch.uint8).numpy()))
+                file.write(flat.view(torch.uint8).numpy().data)
         if elsewhere:
             file.flush()
             os.fsync(file.fileno())
