@@ -112,8 +112,15 @@ def assert_equal_runs(a: TrainConfig, b: TrainConfig) -> None:
     run_folder.verify(run_folder.newest(Path(b.out_dir)))
 
 
+def test_shared_out_among_two_it_is_what_one_computes(folder: Path) -> None:
+    one = tiny_config(folder, "daily", max_iters=2, **CASES["llama-muon"])
+    started(one)
+    in_ranks(2, [sharded(one, "full")])
+    assert_equal_runs(one, sharded(one, "full"))
+
+
 @pytest.mark.slow
-def test_shared_out_among_two_it_is_what_one_computes_and_goes_on_alone(folder: Path) -> None:
+def test_saved_by_two_it_goes_on_by_two_and_alone(folder: Path) -> None:
     """Saved by two, a run goes on in one, and by two again as if nothing had been."""
     one = tiny_config(folder, "one", decay_lr=False, **CASES["llama-muon"])
     started(one)
