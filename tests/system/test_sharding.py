@@ -260,9 +260,10 @@ class Mesh:
 
 def test_rows_are_those_that_chunks_have() -> None:
     """torch.chunk's: the last process has fewer, or none; of two nodes the first saves."""
+    tensor: Any = None
     for rows in range(10):
         for size in (1, 2, 3, 4, 8):
-            tensor: Any = torch.arange(2.0 * rows).view(rows, 2)
+            tensor = torch.arange(2.0 * rows).view(rows, 2)
             chunks = [*tensor.chunk(size), *[tensor[:0]] * size] if rows else [tensor] * size
             for rank in range(size):
                 tensor.device_mesh = Mesh(rank, size)

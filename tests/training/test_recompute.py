@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from bardlet.train import train
 from bardlet.training.backend import core_trains
 
 
-def saved_bytes(recompute: bool, **shape: object) -> int:
+def saved_bytes(recompute: bool) -> int:
     """The bytes of storages that autograd keeps of a forward pass, weights aside, each once."""
-    model = tiny_model("llama", n_layer=6, block_size=64, n_kv_head=0, **shape)
+    model = tiny_model("llama", n_layer=6, block_size=64, n_kv_head=0)
     if recompute:
         memory.recompute(model.transformer["h"])  # pyright: ignore
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -65,7 +66,7 @@ def test_losses_and_weights_are_the_same_bit_for_bit(
 
 
 def test_the_core_which_keeps_all_leaves_it_to_torch(dataset_folder: Path, tmp_path: Path) -> None:
-    shape = {"block_size": 32, "n_embd": 64, "n_head": 2, "n_kv_head": 0}
+    shape: dict[str, Any] = {"block_size": 32, "n_embd": 64, "n_head": 2, "n_kv_head": 0}
     config = tiny_config(dataset_folder, tmp_path / "run", recompute="block", **shape)
     model = tiny_model("llama", **shape)
     assert not core_trains(config, model)
