@@ -79,4 +79,5 @@ def describe(report: dict[str, Any]) -> list[str]:
         lines.append("disk       written by one, seen by all")
     for fault in report["faults"]:
         lines.append(f"FAULT      {fault['name']}: {fault['message']}. {fault['advice']}")
-    return [*lines, "all is well" if report["ok"] else f"{len(report['faults'])} faults"]
+    count = len(report["faults"])
+    return [*lines, "all is well" if report["ok"] else f"{count} fault{'s' * (count > 1)}"]

@@ -21,6 +21,7 @@ from bardlet.data.tokenizers import factory
 from bardlet.errors import DataError
 
 CALLS = [*([name] for name in COMMANDS), *(["tokenizer", action] for action in ACTIONS)]
+JUDGES = {"doctor", "launch-check"}  # 1 is their verdict, which they print
 SHORT = {"sample": ["--max_new_tokens=2"]}  # before the argument, which may say otherwise
 VALUES = ("", "=", "=-1", "=1", "=x", "=words.txt")
 EXISTING = functools.cache(factory.existing)  # GPT-2's vocabulary takes half a second to open
@@ -71,7 +72,8 @@ def test_no_argument_alone_ends_in_an_internal_error(
     for extra in [[], *([argument] for argument in alone), ["words.txt"], ["out/a"], ["nowhere"]]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"to be 1")))
         code = cli.main([*call, *(SHORT.get(call[0], []) if extra else []), *extra])
-        err = capsys.readouterr().err
+        out, err = capsys.readouterr()
         assert code in (0, 1, 2), (extra, err)
         assert "internal error" not in err and "Traceback" not in err, (extra, err)
-        assert code == 0 or sum(line.startswith("bardlet: ") for line in err.splitlines()) == 1
+        one_line = sum(line.startswith("bardlet: ") for line in err.splitlines()) == 1
+        assert code == 0 or one_line or (code == 1 and call[0] in JUDGES and out.strip()), extra
