@@ -29,6 +29,7 @@ from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError
 from bardlet.system.device import Machine
 from bardlet.train import train
+from bardlet.training import steps
 
 PLAIN = {"optimizer": "adamw", "min_lr": 0.0, "max_iters": 120, "eval_interval": 60}
 
@@ -50,10 +51,16 @@ class Clock:
         return self.now
 
 
+def run_by(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop, and what reads its iterations, have this clock."""
+    for module in (training, steps):
+        monkeypatch.setattr(module, "time", clock)
+
+
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop runs at an even pace, whatever else this machine does."""
-    monkeypatch.setattr(training, "time", Clock())
+    run_by(Clock(), monkeypatch)
 
 
 def dataset_of(text: str, folder: Path) -> Path:
@@ -265,7 +272,7 @@ def test_throughput_that_drops(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock is faked: from iteration 60 on, everything takes three times as long."""
-    monkeypatch.setattr(training, "time", Clock(slow=60, times=3.0))
+    run_by(Clock(slow=60, times=3.0), monkeypatch)
     found = the_only(findings_of(words, tmp_path / "run"))
     assert (found.illness, found.iter) == ("throughput dropped", 60)
     assert found.evidence == "2.0 ms an iteration, then 6.0 ms"
@@ -274,7 +281,7 @@ def test_throughput_that_drops(
 def test_a_device_that_waits(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is faked, by which a batch takes ten times as long as the rest; and the GPU."""
     facts = Machine.facts
-    monkeypatch.setattr(training, "time", Clock(waits=0.02))
+    run_by(Clock(waits=0.02), monkeypatch)
     monkeypatch.setattr(Machine, "facts", lambda self: {**facts(self), "device": "cuda"})
     findings = findings_of(words, tmp_path / "run", max_iters=40)
     found = next(f for f in findings if f.illness == "GPU idle")

@@ -272,7 +272,7 @@ def test_a_mistyped_preset_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError) as error:
         settings.load_layers("shakespear-char", lambda: "cpu")
     assert error.value.message == "no preset 'shakespear-char'"
-    assert error.value.hint.startswith("Did you mean shakespeare-char? Presets are chat-lora, ")
+    assert error.value.hint.startswith("Did you mean shakespeare-char? Presets are chat-dpo, ")
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])

@@ -45,6 +45,9 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "stages": st.just(1),
     "stage_iters": st.just(0),
     "lora_rank": st.just(0),  # which needs a model to begin from
+    "objective": st.just("lm"),  # dpo needs pairs
+    "dpo_beta": st.just(0.1),
+    "tokens_per_step": st.integers(0, 4),  # blocks
     "eval_interval": st.integers(1, 3),
     "eval_iters": st.integers(1, 3),
     "batch_size": st.integers(1, 4),
@@ -122,6 +125,7 @@ def valid(draw: st.DrawFn) -> dict[str, Any]:
         for name in ("distill_weight", "distill_temperature"):
             options.pop(name, None)
     options["min_lr"] = min(options["min_lr"], options["learning_rate"])
+    options["tokens_per_step"] = options["block_size"] * options.get("tokens_per_step", 0)
     return options
 
 
