@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -17,6 +18,7 @@ from bardlet import errors
 from bardlet.errors import BardletError, TrainingError, UsageError
 
 START_S = 600.0  # that processes wait for each other
+READ_S = 30.0  # that the main process waits for others to read why it ends
 turns = itertools.count()  # of one process, so that what is told has a key of its own
 
 
@@ -74,12 +76,17 @@ def from_main(work: Callable[[], Any]) -> Any:
         except BardletError as error:
             words = [type(error).__name__, error.message, error.hint]
             shared().set(key, json.dumps({"error": words}))
+            readers = [f"{key}/{each}" for each in range(1, world_size)]
+            with contextlib.suppress(RuntimeError):  # one that is gone reads nothing
+                # what is shared may be kept by this process, which now ends
+                shared().wait(readers, timedelta(seconds=READ_S))
             raise
         shared().set(key, json.dumps(answer))
         return answer["value"]
     answer = json.loads(shared().get(key))
     if "error" not in answer:
         return answer["value"]
+    shared().set(f"{key}/{rank}", "read")
     kind, message, hint = answer["error"]
     error = getattr(errors, kind, TrainingError)(message, hint)
     error.quiet = True
