@@ -32,6 +32,15 @@ export class CandidatesView {
   // not those of a place that was asked for later.
   async show(ids, taken, settings, logits) {
     const turn = ++this.asked;
+    this.element.setAttribute("aria-busy", "true"); // what is on show is of another place
+    try {
+      return await this.read(turn, ids, taken, settings, logits);
+    } finally {
+      if (turn === this.asked) this.element.removeAttribute("aria-busy");
+    }
+  }
+
+  async read(turn, ids, taken, settings, logits) {
     this.title.textContent = this.t(taken === null ? "next" : "instead");
     if (!ids.length) {
       this.clear(this.t("first"));

@@ -72,7 +72,7 @@ def write(page: Any, count: int) -> None:
     """Write on, and wait until the first card has so many tokens."""
     page.click("button.primary")
     wait(page, f"document.querySelectorAll('.card')[0].querySelectorAll('.token').length > {count}")
-    wait(page, "!document.querySelector('.busy')")
+    wait(page, "!document.querySelector('.busy, [aria-busy]')")  # candidates are of the end
 
 
 def percent(value: float) -> str:
