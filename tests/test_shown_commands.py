@@ -52,7 +52,8 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 TINY = (
     "--n_layer=1 --n_head=2 --n_embd=32 --block_size=16 --max_iters=2 --eval_iters=1 "
-    "--batch_size=2 --gradient_accumulation_steps=1 --log_interval=1 --device=cpu --fresh"
+    "--batch_size=2 --gradient_accumulation_steps=1 --log_interval=1 --device=cpu --fresh "
+    "--stages=1 --stage_iters=0"
 )
 FEW = "--max_iters=1 --gradient_accumulation_steps=1 --eval_iters=1 --device=cpu"
 SHORT = "--max_new_tokens=4 --num_samples=1 --device=cpu"
