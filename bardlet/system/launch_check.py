@@ -44,15 +44,15 @@ def check(group: Group, machine: Machine, out_dir: Path, timeout_s: float,
     own = facts(group, machine)
     if group.world_size == 1:
         own = dataclasses.replace(own, disk=write_and_read(out_dir, group, SEEN_S))
-        found = faults.wrong_interface([own]) + faults.unshared_disk([own], str(out_dir))
-        return report([own], found, backend="", exchange={})
+        seen = faults.wrong_interface([own]) + faults.unshared_disk([own], str(out_dir))
+        return report([own], seen, backend="", exchange={})
     address, port = os.environ.get("MASTER_ADDR", "localhost"), master_port()
-    found = faults.wrong_interface([own])
-    if not found and group.rank:
+    seen = faults.wrong_interface([own])
+    if not seen and group.rank:
         probe = network.probe(address, port, timeout_s)
-        found = faults.unreachable(address, port, probe, own.place)
-    if found:
-        return report([own], found, backend="", exchange={})
+        seen = faults.unreachable(address, port, probe, own.place)
+    if seen:
+        return report([own], seen, backend="", exchange={})
     backend = "nccl" if machine.device.type == "cuda" else "gloo"
     with watched(own, group, timeout_s, abandon):
         try:
@@ -67,30 +67,30 @@ def exchanged(
     own: Facts, group: Group, machine: Machine, backend: str, out_dir: Path
 ) -> dict[str, Any]:
     """What the processes of a group measure together: all return the same."""
-    told: list[Any] = [all_reduce(group, machine)]
-    dist.broadcast_object_list(told)  # so that all judge the same measurement
-    exchange = told[0]
+    shared: list[Any] = [all_reduce(group, machine)]
+    dist.broadcast_object_list(shared)  # so that all judge the same measurement
+    exchange = shared[0]
     own = dataclasses.replace(own, clock_s=clock_offset(), disk=shared_disk(out_dir, group))
     gathered: list[Any] = [None] * group.world_size
     dist.all_gather_object(gathered, own)
     expected = group.world_size * (group.world_size + 1) / 2
-    found = [
+    seen = [
         *faults.wrong_sum(exchange["sum"], expected), *faults.wrong_interface(gathered),
         *faults.mismatched_versions(gathered), *faults.different_clocks(gathered),
         *faults.unshared_disk(gathered, str(out_dir)), *faults.little_memory(gathered),
         *faults.slow_exchange(gathered, backend, exchange["gb_per_s"]),
     ]  # fmt: skip
-    return report(gathered, found, backend=backend, exchange=exchange)
+    return report(gathered, seen, backend=backend, exchange=exchange)
 
 
 def report(
-    gathered: list[Facts], found: list[Fault], *, backend: str, exchange: dict[str, float]
+    gathered: list[Facts], seen: list[Fault], *, backend: str, exchange: dict[str, float]
 ) -> dict[str, Any]:
     """Facts and faults as JSON values."""
     return {
-        "ok": not found, "processes": len(gathered), "backend": backend,
+        "ok": not seen, "processes": len(gathered), "backend": backend,
         "hosts": sorted({one.host for one in gathered}), "all_reduce": exchange,
-        "faults": [dataclasses.asdict(fault) for fault in found],
+        "faults": [dataclasses.asdict(fault) for fault in seen],
         "ranks": [dataclasses.asdict(one) for one in gathered],
     }  # fmt: skip
 
@@ -114,10 +114,10 @@ def facts(group: Group, machine: Machine) -> Facts:
 def all_versions() -> dict[str, str]:
     """bardlet, Python and torch, and the sources of the compiled core; of CUDA's NCCL too."""
     core = Path(bardlet.__file__).parent / "native" / "src"
-    found = {**versions(), "core": native_library.source_hash(core)}
+    numbers = {**versions(), "core": native_library.source_hash(core)}
     if torch.cuda.is_available():
-        found["nccl"] = ".".join(map(str, nccl.version()))
-    return found
+        numbers["nccl"] = ".".join(map(str, nccl.version()))
+    return numbers
 
 
 def master_port() -> int:
@@ -200,9 +200,9 @@ def clock_offset() -> float:
 
 def shared_disk(out_dir: Path, group: Group) -> str:
     """Why this process does not see what the first one writes into `out_dir`; "" where it does."""
-    told: list[Any] = [write_probe(out_dir)] if group.main else [None]
-    dist.broadcast_object_list(told)
-    name, problem = told[0]
+    shared: list[Any] = [write_probe(out_dir)] if group.main else [None]
+    dist.broadcast_object_list(shared)
+    name, problem = shared[0]
     if problem:
         return problem if group.main else ""
     seen = read_probe(out_dir / name, name, SEEN_S)
