@@ -482,8 +482,8 @@ def test_a_visit_to_a_gpu_walks_through_every_part(tmp_path: Path) -> None:
     subprocess.run([*command, "--peer", peer], cwd=tmp_path, check=True, timeout=290)
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert {part: entry["status"] for part, entry in record["parts"].items()} == dict.fromkeys(
-        ("machine", "tests", "classic", "time_to_loss", "throughput", "sampling", "plan",
-         "peer_classic", "peer_throughput", "peer_sampling"), "ok",
+        ("machine", "tests", "classic", "time_to_loss", "throughput", "techniques", "sampling",
+         "plan", "peer_classic", "peer_throughput", "peer_sampling"), "ok",
     )  # fmt: skip
     assert all(entry["results"] for entry in record["parts"].values())
     best = record["parts"]["classic"]["results"][-1]
