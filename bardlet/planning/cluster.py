@@ -49,17 +49,18 @@ def plan(config: TrainConfig, cluster: Cluster) -> dict[str, Any]:
 
     Raises UsageError where even one sequence does not fit, and for what the model does not cover.
     """
-    if config.lora_rank or config.stages > 1 or config.distill_from:
+    taught = config.stages > 1 or config.distill_from
+    if config.lora_rank or taught or config.objective != "lm":
         raise UsageError(
-            "a plan for other machines is of one run of all weights: lora_rank, stages and "
-            "distill_from are not in it", "Leave out --gpu: plan measures such a run here",
+            "a plan for other machines does not cover lora_rank, stages, distill_from and "
+            "objective=dpo", "Leave out --gpu: plan measures such a run here",
         )  # fmt: skip
     notes: list[str] = []
     vocab_size = config.vocab_size or known_vocab(config, notes)
     shape = model_config(config, vocab_size)
     if isinstance(config.batch_size, Auto):
         notes.append(f"batch_size=auto needs the GPU itself: {config.batch_size} is taken at most")
-    sequences = config.batch_size * config.gradient_accumulation_steps
+    sequences = config.sequences_per_iter
     share = math.ceil(sequences / cluster.gpus)
     if sequences % cluster.gpus:
         notes.append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,8 +97,23 @@ def test_what_no_published_run_stands_behind_is_said() -> None:
 def test_a_model_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(UsageError, match=r"takes .* GB of a GPU at least, and RTX4090"):
         cluster.plan(LARGE, on("4090", gpus_per_node=1))
-    with pytest.raises(UsageError, match="lora_rank, stages and distill_from are not in it"):
-        cluster.plan(TrainConfig(stages=2), on())
+
+
+@pytest.mark.parametrize(
+    "options", [{"lora_rank": 8}, {"stages": 2}, {"distill_from": "a"}, {"objective": "dpo"}]
+)
+def test_a_run_that_the_formulas_do_not_cover_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="does not cover lora_rank, stages, distill_from and"):
+        cluster.plan(dataclasses.replace(SMALL, **options), on())
+
+
+def test_tokens_of_a_step_are_those_that_training_takes() -> None:
+    """Also where they are not a multiple of the micro-batch: 100 sequences, 12 at a time."""
+    config = resolve([("test", {**vars(SMALL), "tokens_per_step": 100 * 1024})])
+    assert config.batch_size * config.gradient_accumulation_steps == 108
+    plan = cluster.plan(config, on(gpus_per_node=4))
+    assert plan["tokens_per_iter"] == 100 * 1024
+    assert plan["notes"] == ["evaluations, saves and restarts are not counted"]
 
 
 @pytest.mark.parametrize(
