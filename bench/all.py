@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from gpu import write
 HERE = Path(__file__).resolve().parent
 QUICK_MINUTES = 5.0  # that any benchmark may take on its tiny case
 OTHERS = "transformers", "gguf", "xllamacpp"
+ONE_STAGE = "--stages=1 --stage_iters=0"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ BENCHMARKS = {
         "time_to_loss --peer PEER --text FILE --target 1.47 --peer_iters 3", 60
     ),
     "demo": Benchmark("best_loss --text FILE --preset demo", 15),
-    "best": Benchmark("best_loss --text FILE --preset shakespeare-char-best --repeats 1", 120),
+    "best": Benchmark(
+        "best_loss --text FILE --preset shakespeare-char-best --repeats 1 "
+        f"--ours_args='{ONE_STAGE}'", 120,
+    ),
     "classic_cpu": Benchmark(
         "best_loss --text FILE --preset shakespeare-char-classic-cpu --windows 64 --repeats 1", 20
     ),
@@ -101,7 +106,7 @@ PLACES = {
 TRAINED = "--max_iters=2 --eval_iters=1 --n_layer=1 --n_head=2 --n_embd=32"
 # by script: what makes it small
 SMALL: dict[str, list[str]] = {
-    "best_loss": ["--repeats=1", f"--ours_args={TRAINED}"],
+    "best_loss": ["--repeats=1", f"--ours_args={TRAINED} {ONE_STAGE}"],
     "classic_parity": ["--repeats=1", "--max_iters=2", f"--ours_args={TRAINED}"],
     "first_step": ["--repeats=1", f"--ours_args={TRAINED}"],
     "loader_speed": ["--repeats=1", "--gigabytes=0.001", "--seconds=0.05",
@@ -270,7 +275,7 @@ class Visit:
 
     def measure(self, name: str, entry: dict[str, Any]) -> None:
         """Run a benchmark and put what became of it into `entry`."""
-        script, *words = BENCHMARKS[name].command.split()
+        script, *words = shlex.split(BENCHMARKS[name].command)
         if "RUN" in words and self.args.quick:
             del words[words.index("RUN") - 1 : words.index("RUN") + 1]
         elif "RUN" in words and not self.places["RUN"] and not self.train(entry):

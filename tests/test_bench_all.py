@@ -36,6 +36,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, body in BODIES.items():
         (tmp_path / f"{name}.py").write_text(SCRIPT.format(body=body), encoding="utf-8")
     benchmarks = {name: every.Benchmark(f"{name} --text FILE", 1) for name in BODIES}
+    benchmarks["good"] = every.Benchmark("good --text FILE --ours_args='--a --b'", 1)
     benchmarks["lacking"] = every.Benchmark("good", 1, ("no_such_package",))
     benchmarks["with_peer"] = every.Benchmark("good --peer PEER", 1)
     benchmarks["long"] = every.Benchmark("long --text FILE", 0.01)
@@ -72,8 +73,10 @@ def test_each_runs_under_its_limit_and_what_ended_well_is_kept(
         "lacking": "left out: the package no_such_package is not installed",
         "with_peer": "left out: no --peer",
     }  # fmt: skip
-    assert parts["good"]["command"] == "python bench/good.py --text FILE"  # no path of this machine
-    assert parts["good"]["record"]["said"][:2] == ["--text", str(bench / "text")]
+    shown = "python bench/good.py --text FILE --ours_args='--a --b'"  # no path of this machine
+    assert parts["good"]["command"] == shown
+    said = parts["good"]["record"]["said"]
+    assert said[:3] == ["--text", str(bench / "text"), "--ours_args=--a --b"]
     assert "| reason" in capfd.readouterr().out
     assert ran(bench).removesuffix("long") == "goodbad"
     with pytest.raises(SystemExit):
