@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from native_support import SHAPES, random_model
+from native_support import SHAPES, formats, random_model
 
 from bardlet import native, sample
 from bardlet.errors import UsageError
@@ -88,7 +88,7 @@ def test_logits_are_those_of_the_rounded_model(build: str, config: GPTConfig, we
         expected = torch.stack(
             [exact(c[None, :k])[0][0, -1] for c, k in zip(contexts, known, strict=True)]
         )
-    for dtype in [torch.float32] + [torch.bfloat16] * (build not in ("avx2", "neon")):
+    for dtype, _ in formats(build):
         logits = decoded(rounded, contexts, known, dtype, weights)
         error = (logits - expected).norm(dim=1) / expected.norm(dim=1)
         assert error.max() <= TOLERANCE[dtype], dtype

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from native_support import SHAPES, random_model
+from native_support import SHAPES, formats, random_model
 from torch import Tensor
 
 from bardlet import native, sample
@@ -73,7 +73,7 @@ def test_texts_are_those_without_guesses(build: str, sampling: Sampling) -> None
 @pytest.mark.parametrize("weights", ["auto", "int8", "int4"])
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_in_every_format_and_shape(build: str, config: GPTConfig, weights: str) -> None:
-    for dtype in [torch.float32] + [torch.bfloat16] * (build not in ("avx2", "neon")):
+    for dtype, _ in formats(build):
         model = random_model(config)
         expected, _ = written(model, Sampling(), None, 60, dtype, weights)
         guesser = Oracle(expected)
