@@ -48,16 +48,16 @@ def source_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_current(target: Path, made: str, how: Path, march: list[str]) -> bool:
-    """Whether a library is there that was made of these sources, in this way, for this machine.
+def is_current(library: Path, sources: str, script: Path, cpu_flags: list[str]) -> bool:
+    """Whether a library exists, is of the sources with this hash, and newer than this script.
 
-    `made` is what was compiled into it, `how` the file that has the compiler's flags. One for a
-    kind of CPU has a name of its own, and may be for another than this.
+    One without flags for a kind of CPU must load, too: it may come from another kind of machine.
     """
     try:
-        if not march:
-            ctypes.CDLL(str(target))
-        return target.stat().st_mtime > how.stat().st_mtime and made.encode() in target.read_bytes()
+        if not cpu_flags:
+            ctypes.CDLL(str(library))
+        newer = library.stat().st_mtime > script.stat().st_mtime
+        return newer and sources.encode() in library.read_bytes()
     except OSError:
         return False
 
@@ -82,28 +82,30 @@ class CompileCore(BuildHookInterface):
                 "install bardlet again"
             )
             return
+        reuse = version == "editable" and not os.environ.get("CXX")
         builds = [
-            (compiler, library, source, march)
-            for library, (source, machines, march) in BUILDS.items()
+            (compiler, library, source, cpu_flags, reuse)
+            for library, (source, machines, cpu_flags) in BUILDS.items()
             if not machines or machine in machines
         ]
-        self.again = version == "editable" and not os.environ.get("CXX")
         with ThreadPoolExecutor() as pool:
-            made = list(pool.map(lambda build: self.compile(*build), builds))
-        if any(made):
+            compiled = list(pool.map(lambda build: self.compile(*build), builds))
+        if any(compiled):
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
-    def compile(self, compiler: list[str], library: str, source: str, march: list[str]) -> bool:
-        """Write a library; a message and False where the compiler cannot."""
+    def compile(
+        self, compiler: list[str], library: str, source: str, cpu_flags: list[str], reuse: bool
+    ) -> bool:
+        """Write a library, or reuse a current one; a message and False where the compiler fails."""
         package = Path(self.root) / "bardlet"
         target, path = package / library, package / source
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        made = source_hash(path.parent)
-        if self.again and is_current(target, made, Path(self.root) / "hatch_build.py", march):
+        sources, script = source_hash(path.parent), Path(self.root) / "hatch_build.py"
+        if reuse and is_current(target, sources, script, cpu_flags):
             return True
-        version = f'-DBARDLET_SOURCE="{made}"'
-        command = [*compiler, *FLAGS, *march, version, str(path), "-o", str(partial)]
+        version = f'-DBARDLET_SOURCE="{sources}"'
+        command = [*compiler, *FLAGS, *cpu_flags, version, str(path), "-o", str(partial)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
             partial.replace(target)
