@@ -15,7 +15,7 @@ from typing import Any
 
 
 def temporary(path: Path, pid: int = 0) -> Path:
-    """The name under which this process, or that of another number, builds `path` beside it."""
+    """The name beside `path` under which this process, or process `pid`, builds it."""
     if not path.name:  # as of ".", which is what Python's Path makes of an empty text
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.{pid or os.getpid()}.tmp")
@@ -74,7 +74,8 @@ def flush(path: Path) -> None:
     windows = sys.platform == "win32"
     if path.is_dir() and windows:
         return
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # it flushes what is writable
+    # Windows flushes only what was opened for writing
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

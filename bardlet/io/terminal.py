@@ -129,8 +129,8 @@ def beneath(stream: Any) -> Any:
     return stream.beneath if isinstance(stream, Shown) else stream
 
 
-def in_utf8(stream: Any) -> None:
-    """Have a stream that is no terminal in UTF-8 on Windows too, as files are everywhere."""
+def use_utf8(stream: Any) -> None:
+    """Use UTF-8 on Windows, as files do everywhere, for a stream that is not a terminal."""
     if sys.platform == "win32" and hasattr(stream, "reconfigure") and not stream.isatty():
         stream.reconfigure(encoding="utf-8")
 
@@ -139,12 +139,12 @@ def in_utf8(stream: Any) -> None:
 def guarded() -> Iterator[None]:
     """A context in which all that is printed is shown, and not obeyed."""
     before = sys.stdout, sys.stderr
-    in_utf8(sys.stdin)
+    use_utf8(sys.stdin)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # as without a console on Windows
             continue
-        in_utf8(stream)
+        use_utf8(stream)
         if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
             # a character that its encoding lacks must not end the command
             stream.reconfigure(errors="backslashreplace")
