@@ -103,6 +103,8 @@ def select(
         alone = processes == config.gradient_accumulation_steps == 1
         part = flops / config.gradient_accumulation_steps
         ways = compilations(machine.device.type, part, flops * config.max_iters, alone)
+        if config.objective != "lm":  # whose batches are of many lengths: one graph holds for few
+            ways = [Compilation()]
         forward, name = compiled(model, ways, idx, machine, first, logits) or (plain, "")
     if forward is plain and core_trains(config, model):
         forward = NativeGPT(model, machine.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from support import tiny_config, tiny_model
@@ -50,12 +52,15 @@ def test_each_way_falls_back_to_the_next(
     monkeypatch.setattr(torch, "zeros", lambda *size, **how: zeros(*size))
     monkeypatch.setattr(Machine, "facts", lambda self: {})
     config = tiny_config(dataset_folder, dataset_folder, doc_mask=True, compile=True)  # pyright: ignore
-    backend = select(
-        config, tiny_model("llama"), CUDA, sequences=4, flops=1e9, processes=1, before={}
-    )
+    on = {"sequences": 4, "flops": 1e9, "processes": 1, "before": {}}
+    backend = select(config, tiny_model("llama"), CUDA, **on)  # pyright: ignore
     modes = ["reduce-overhead", "static", "plain"]
     assert tried == [(blocks, mode) for blocks in (True, False) for mode in modes]
     assert backend.name == "compiled" and backend.numerics["compiled"]
+    tried.clear()
+    pairs = dataclasses.replace(config, objective="dpo", doc_mask=False)
+    select(pairs, tiny_model("llama"), CUDA, **on)  # pyright: ignore
+    assert tried == [(False, "plain")], "batches of pairs are of more lengths than one graph takes"
 
 
 @pytest.mark.gpu
