@@ -97,7 +97,8 @@ def select(
     name = ""
     if wants_compile(config, model, machine, flops, before):
         idx = torch.zeros(sequences, config.block_size, dtype=torch.int64, device=machine.device)
-        first = torch.zeros_like(idx) if config.doc_mask else None  # another graph
+        masked = config.doc_mask and config.objective == "lm"
+        first = torch.zeros_like(idx) if masked else None  # another graph
         if distributed.here().main:
             terminal.say(f"{COMPILING}, which takes up to some minutes")
         alone = processes == config.gradient_accumulation_steps == 1

@@ -141,23 +141,20 @@ class Preferences(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Reward margins summed and pairs in the right order (2,), and the mean loss.
 
-        idx and targets (B, 2, T) int64, chosen before rejected, -1 what does not count; `first`
-        as in GPT.forward.
+        idx and targets (B, 2, T) int64, chosen before rejected, -1 what does not count. `first` is
+        ignored: a row is one document, whose answer sees all of its prompt.
         """
-        _, rewards = self.rewards(idx, targets, first)
+        _, rewards = self.rewards(idx, targets)
         margins = rewards[:, 0] - rewards[:, 1]  # (B,)
         sums = torch.stack([margins.detach().sum(), (margins > 0).sum()])
         return sums, -F.logsigmoid(margins).mean()
 
-    def rewards(
-        self, idx: Tensor, targets: Tensor, first: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def rewards(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The answers' log-probabilities and rewards, (B, 2) float32 each."""
         idx, targets = idx.flatten(0, 1), targets.flatten(0, 1)  # (2 B, T)
-        first = None if first is None else first.flatten(0, 1)
-        logp = log_likelihood(self.policy, idx, targets, first).view(-1, 2)
+        logp = log_likelihood(self.policy, idx, targets).view(-1, 2)
         with torch.no_grad(), self.reference() as frozen:
-            before = log_likelihood(frozen, idx, targets, first).view(-1, 2)
+            before = log_likelihood(frozen, idx, targets).view(-1, 2)
         return logp, self.beta * (logp - before)
 
     @contextlib.contextmanager
@@ -173,11 +170,9 @@ class Preferences(nn.Module):
             model.train(training)
 
 
-def log_likelihood(
-    model: nn.Module, idx: Tensor, targets: Tensor, first: Tensor | None = None
-) -> Tensor:
+def log_likelihood(model: nn.Module, idx: Tensor, targets: Tensor) -> Tensor:
     """The log-probability of the targets that count, of each sequence of (B, T): (B,) float32."""
-    logits = model(idx, targets, first=first)[0]  # (B, T, V)
+    logits = model(idx, targets)[0]  # (B, T, V)
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none"
     )  # (B T,)

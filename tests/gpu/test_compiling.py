@@ -58,7 +58,7 @@ def test_each_way_falls_back_to_the_next(
     assert tried == [(blocks, mode) for blocks in (True, False) for mode in modes]
     assert backend.name == "compiled" and backend.numerics["compiled"]
     tried.clear()
-    pairs = dataclasses.replace(config, objective="dpo", doc_mask=False)
+    pairs = dataclasses.replace(config, objective="dpo")
     select(pairs, tiny_model("llama"), CUDA, **on)  # pyright: ignore
     assert tried == [(False, "plain")], "batches of pairs are of more lengths than one graph takes"
 

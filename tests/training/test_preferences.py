@@ -85,7 +85,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.tensor([1 - chance, chance]).log())
 
-    def forward(self, idx: Tensor, targets: Tensor, first: None = None) -> tuple[Tensor, None]:
+    def forward(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, None]:
         return self.logits.expand(*idx.shape, 2), None
 
 
@@ -126,7 +126,8 @@ def test_a_loss_is_the_definitions_in_float64(folder: Path, tmp_path: Path, rank
             p.add_(0.05 * torch.randn_like(p) * p.requires_grad)
     frozen = Reference() if rank else Reference(model=reference.eval())
     idx, targets = Pairs(dataset, "train", 64).read([0, 3, 5])
-    sums, loss = Preferences(policy, policy, frozen, config, CPU)(idx, targets)
+    own = torch.arange(idx.size(2)).expand_as(idx)  # as doc_mask says it of turns that end a text
+    sums, loss = Preferences(policy, policy, frozen, config, CPU)(idx, targets, first=own)
     margins = []
     for row in range(3):
         rewards = []
