@@ -11,7 +11,7 @@ from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 
-# options of a plan for other machines, with what they are if they are left out
+# defaults of a plan for other machines; the network is that of a DGX H100: a ConnectX-7 for each
 ELSEWHERE = {"gpu": "", "nodes": 1, "gpus_per_node": 8, "network": 400.0, "price": 0.0}
 
 

@@ -202,7 +202,7 @@ def describe(planned: dict[str, Any], price: float) -> str:
 
 
 def cluster_of(gpu: str, nodes: int, gpus_per_node: int, network: float, price: float) -> Cluster:
-    """The cluster of a command's options; UsageError names every one that cannot be."""
+    """The cluster of a command's options; UsageError names all that are out of range."""
     wrong = [
         f"{name}={value} must be from {low} to {high}"
         for name, value, low, high in (

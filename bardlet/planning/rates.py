@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from bardlet.errors import UsageError, did_you_mean
 
 GIB = 2**30
-NETWORK = 400.0  # Gbit/s of a GPU to other nodes: a ConnectX-7 for each, as in a DGX H100
-# Of a network card's rate what an all-reduce over nodes reaches: 37 of 50 GB/s (ml-engineering).
+# The share of a network card's rate that an all-reduce over nodes reaches: 37 of 50 GB/s
+# (ml-engineering)
 NETWORK_REACHED = 0.74
 # words of a GPU's name that say nothing of its rates; 40GB does
 NO_RATE = re.compile(r"|NVIDIA|GEFORCE|TESLA|SXM\d*|HBM\d\w*|(?!40GB)\d+GB")
@@ -66,5 +66,5 @@ def find(name: str) -> Gpu:
     gpu = GPUS.get(short.get(written, written))
     if gpu is None:
         known = f"{did_you_mean(name.upper(), GPUS)}Known are {', '.join(GPUS)}"
-        raise UsageError(f"gpu={name} is none that has published rates here", known)
+        raise UsageError(f"gpu={name} has no published rates here", known)
     return gpu

@@ -174,7 +174,7 @@ def test_the_command_answers(capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu=h100"], "needs a run: a preset, a file or --out_dir"),
         (["gpt2-124m", "--gpu=h100", "--nodes=1e9"], "invalid int value"),
         (["gpt2-124m", "--gpu=h100", "--nodes=99999"], "nodes=99999 must be from 1 to 4096"),
-        (["gpt2-124m", "--gpu=abacus"], "gpu=abacus is none that has published rates"),
+        (["gpt2-124m", "--gpu=abacus"], "gpu=abacus has no published rates"),
         (["gpt2-124", "--gpu=h100"], "no preset 'gpt2-124'"),
     ],
 )

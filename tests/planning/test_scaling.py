@@ -31,7 +31,7 @@ def test_parameters_and_flops_are_the_models_own(shape: GPTConfig) -> None:
 
 
 def test_what_a_step_sends() -> None:
-    """Closed forms of a ring, worked out by hand, for 1,000 million weights on 2 nodes of 4."""
+    """Closed forms of a ring, worked out by hand, on 2 nodes of 4 GPUs."""
     shape = GPTConfig(family="llama", n_layer=1, n_embd=64, n_head=1, vocab_size=1000, mlp_dim=64)
     size = scaling.parameters(shape)
     layout = Layout(gpus=8, per_node=4, sequences=6, batch_size=2)  # three micro-batches
@@ -120,7 +120,7 @@ def test_the_fitted_numbers_are_the_best_ones(name: str, monkeypatch: pytest.Mon
 
 
 def test_runs_that_nothing_was_fitted_on_are_predicted() -> None:
-    """At least 30, of seven programs, five kinds of GPU and 1 to 128 of them, to 15%."""
+    """Thirty, of six sources and 1 to 128 GPUs, to 15%; the other five are named."""
     near = [run for run in PREDICTED if abs(run.error) <= published_runs.FAR]
     assert len(near) == 30 and len(PREDICTED) == 35
     assert len({run.source.split(",")[0] for run in near}) == 6
