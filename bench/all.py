@@ -172,7 +172,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="results, default all.json; all-quick.json")
     parser.add_argument("--machine", help="its name in the README; default: what the CPU says")
     parser.add_argument("--write", action="store_true", help="write the README's figures")
-    parser.add_argument("--quick", action="store_true", help="tiny cases: two minutes")
+    parser.add_argument("--quick", action="store_true", help="tiny cases")
     args = parser.parse_args()
     if args.quick and args.write:
         parser.error("--quick measures nothing that the README could have: leave out --write")
