@@ -52,14 +52,18 @@ def stop_signals(answer: Callable[[], None] = lambda: None) -> Iterator[Callable
 
     `answer` is called when the first one comes, from its handler. A closed terminal, told by the
     system, the shell and the end of the session alike, asks to stop and is not counted; nor is what
-    a scheduler sends, or the system for each thread of a launcher that ends.
+    a scheduler sends, or the system for each thread of a launcher that ends. A worker of torchrun
+    gets one SIGTERM from it and, under SLURM, another one from the scheduler, which must not end it
+    after the body either: the others may still be saving.
     """
+    worker = "TORCHELASTIC_RUN_ID" in os.environ
+    uncounted = UNCOUNTED | ({signal.SIGTERM} if worker else set())
     caught: list[int] = []
     counted: list[int] = []
 
     def note(number: int, frame: object) -> None:
         caught.append(number)
-        counted.extend([number] * (number not in UNCOUNTED))
+        counted.extend([number] * (number not in uncounted))
         if len(counted) > 1:
             raise KeyboardInterrupt
         if len(caught) == 1:
@@ -74,4 +78,5 @@ def stop_signals(answer: Callable[[], None] = lambda: None) -> Iterator[Callable
         yield lambda: bool(caught)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not (worker and caught and number in uncounted):
+                signal.signal(number, handler)

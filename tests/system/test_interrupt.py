@@ -16,7 +16,7 @@ from pytest import MonkeyPatch
 
 from bardlet import cli
 from bardlet.run import run_folder
-from bardlet.system.signals import stop_signals
+from bardlet.system.signals import STOPPING, stop_signals
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TEXT = "to be, or not to be: that is the question.\n" * 200
@@ -217,3 +217,21 @@ def test_a_closed_terminal_asks_once_and_nohup_is_heeded() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_worker_of_torchrun_is_not_hurried_by_a_second_sigterm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SLURM signals every process of a job step, and torchrun passes its own signal on."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    before = {n: signal.getsignal(n) for n in STOPPING}
+    try:
+        with stop_signals() as interrupted:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert interrupted()
+        os.kill(os.getpid(), signal.SIGTERM)  # while others save
+        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
