@@ -39,7 +39,7 @@ LIMITS = {
     "throughput": (80, 60), "techniques": (90, 60), "sampling": (40, 60), "plan": (50, 90),
     "peer_classic": (120, 30), "peer_throughput": (60, 30), "peer_sampling": (40, 30),
 }  # fmt: skip
-VISIT_S = 9.5 * 60  # one command on a machine that is lent lasts ten minutes
+VISIT_S = 9.5 * 60  # ten minutes, with half of one to start and to write the results
 MIN_S = 5.0  # with less left, no part begins
 NO_PEER = "left out: no --peer"
 # by the name that is imported: the wheel, where that is another
@@ -97,7 +97,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="default cuda; cpu tries the script")
-    parser.add_argument("--quick", action="store_true", help="every part in small: two minutes")
+    parser.add_argument("--quick", action="store_true", help="every part in small")
     parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS))
     parser.add_argument("--minutes", type=float, default=VISIT_S / 60, help="of the whole visit")
     parser.add_argument("--text", type=Path, help="the canonical tiny Shakespeare file")
