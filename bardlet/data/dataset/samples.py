@@ -54,7 +54,8 @@ def questions(dataset: Dataset, count: int, length: int) -> list[tuple[int, ...]
     ids, counts = stream.read(first, TOKENS), stream.counts(first, TOKENS)
     begins = [0, *(int(place) - first for place in (starts[0][1:] if starts else []))]
     asked = []
-    for start, end in itertools.pairwise([*begins, len(ids)]):
+    documents = list(itertools.pairwise([*begins, len(ids)]))
+    for start, end in documents[:: 2 if dataset.preferences else 1]:  # a pair has one question
         answers = np.flatnonzero(counts[start:end])
         if len(answers):
             asked.append(tuple(ids[start : start + int(answers[0])].tolist()))

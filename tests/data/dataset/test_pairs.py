@@ -14,6 +14,7 @@ from bardlet import cli
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import first_seen
 from bardlet.data.dataset.pairs import PairBatches, Pairs
+from bardlet.data.dataset.samples import questions
 from bardlet.data.prepare.merge import merge
 from bardlet.errors import DataError
 
@@ -100,6 +101,11 @@ def test_a_batch_has_both_answers_and_nothing_after_them(dataset: Dataset) -> No
             assert ((shown >= 0).numpy() == np.pad(counts, (0, len(shown) - size))).all()
     first = first_seen(idx, dataset.end_of_text)
     assert first is not None and torch.equal(first, torch.zeros_like(idx))  # one text in each
+
+
+def test_each_pair_asks_one_question(dataset: Dataset) -> None:
+    asked = questions(dataset, 3, 1000)
+    assert asked and len({*asked}) == len(asked)
 
 
 def test_an_epoch_takes_each_pair_once_whatever_the_processes(dataset: Dataset) -> None:
