@@ -105,9 +105,9 @@ def both_pair_losses(
     """
     judge = Preferences(model, model, reference, config, machine)
     by_split: dict[str, PairScore] = {}
-    for split, batches in (("train", config.eval_iters), ("val", config.eval_iters)):
+    for split in ("train", "val"):
         pairs = Pairs(dataset, split, config.block_size)
-        count = min(len(pairs), batches * config.batch_size)
+        count = min(len(pairs), config.eval_iters * config.batch_size)
         if split == "val" and config.eval_full:
             count = len(pairs)
         numbers = [i * len(pairs) // count for i in range(count)]
