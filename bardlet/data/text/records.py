@@ -190,15 +190,33 @@ def of_jsonl(file: IO[bytes], name: str, reading: Reading, start: int = 0) -> It
         yield from of_json(file, name, reading)
         return
     number, at = 1, start
-    while line := file.readline(LINE_BYTES + 1):
-        if not at:
-            guess.check_text(line[: guess.HEAD], name, reading.encoding)
+    for line in file if start else lines_of(file, name, reading):
         place = f"{name}, the line at byte {at:,}" if start else f"{name}, line {number}"
         if len(line) > LINE_BYTES:
             raise DataError(f"{place} has more than {LINE_BYTES:,} bytes", "Split the document")
         if line.strip():
             yield of_line(line, place, reading)
         number, at = number + 1, at + len(line)
+
+
+def lines_of(file: IO[bytes], name: str, reading: Reading) -> Iterator[bytes]:
+    """Yields the lines of a file from its beginning, which is looked at over as many lines as it
+    takes: a newline may stand among the bytes that tell a file of another kind.
+    """
+    lines = iter(lambda: file.readline(LINE_BYTES + 1), b"")
+    head: list[bytes] = []
+    size, damage = 0, None
+    try:
+        while size < guess.HEAD and (line := next(lines, b"")):
+            head.append(line)
+            size += len(line)
+    except Exception as error:  # the lines before it are not lost
+        damage = error
+    guess.check_text(b"".join(head)[: guess.HEAD], name, reading.encoding)
+    yield from head
+    if damage:
+        raise damage
+    yield from lines
 
 
 def of_line(line: bytes, place: str, reading: Reading) -> Piece:

@@ -52,11 +52,12 @@ def test_a_table_of_short_texts_is_enough(tmp_path: Path) -> None:
         made(tmp_path / "d", tmp_path / "a.csv")
 
 
-def zipped(*names: str) -> bytes:
+def zipped(*names: str, time: tuple[int, int, int] = (12, 0, 0)) -> bytes:
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:
         for name in names:
-            archive.writestr(name, "application/epub+zip" if name == "mimetype" else "<xml/>")
+            member = zipfile.ZipInfo(name, (2026, 11, 27, *time))
+            archive.writestr(member, "application/epub+zip" if name == "mimetype" else "<xml/>")
     return raw.getvalue()
 
 
@@ -66,7 +67,9 @@ def zipped(*names: str) -> bytes:
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF"), (b"\x1f\x8b\x08\0\0", "compressed by gzip"),
         (zipped("a.txt"), "a zip archive"), (b"ARROW1\0\0....", "an Arrow file"),
         (zipped("[Content_Types].xml", "word/document.xml"), "a DOCX document"),
-        (zipped("mimetype", "a.xhtml"), "an EPUB"), (b"PAR1....PAR1", "a Parquet file"),
+        (zipped("mimetype", "a.xhtml"), "an EPUB"),
+        (zipped("mimetype", time=(1, 23, 24)), "an EPUB"),  # whose time holds a newline
+        (b"PAR1....PAR1", "a Parquet file"),
         (b"SQLite format 3\0", "an SQLite database"), (bytes(257) + b"ustar", "a tar archive"),
     ],
 )  # fmt: skip
