@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support import CORPUS
 
 from bardlet.data.dataset.folder import Dataset
-from bardlet.data.prepare import pipeline as preparing
+from bardlet.data.prepare import work
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text import corpus
 from bardlet.data.text.corpus import Corpus, Source
@@ -172,7 +172,7 @@ def test_a_write_that_fails_leaves_what_was_there(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = prepared(tmp_path / "old").manifest
-    monkeypatch.setattr(preparing, step, fail)
+    monkeypatch.setattr(work, step, fail)
     for name in ("old", "new"):
         with pytest.raises(DataError, match=r"cannot write .*: No space left on device"):
             prepared(tmp_path / name, "abc" * 10)
