@@ -44,6 +44,7 @@ def configure(
 
     def size(flags: Mapping[str, object]) -> Mapping[str, object]:
         from bardlet.planning.pace import Pace
+        from bardlet.planning.recipe import parts, typed
         from bardlet.planning.sizing import sized
         from bardlet.system.meeting import from_main
 
@@ -59,7 +60,8 @@ def configure(
             chosen = from_main(lambda: sized(flags, seconds, say))
         options, most = chosen
         if "max_iters" not in flags:
-            pace = Pace(budget_s=seconds, max_iters=most, say=log)
+            of_stages = parts({**options, **typed(flags)})
+            pace = Pace(budget_s=seconds, max_iters=most, say=log, parts=of_stages)
         return options
 
     config = settings.resolve_settings(bases, flags, say, size, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ NANOGPT = ("learning_rate", "min_lr", "beta1", "beta2", "lr_decay_iters", "bias"
            "gelu_approximate")  # fmt: skip
 LLAMA = ("n_kv_head", "head_dim", "qk_norm", "qkv_bias", "tie_embeddings", "rope_theta")
 MUON = ("muon_lr", "muon_momentum")
+STAGES = 3  # of a chain; the third gained a seventh of what the second did (docs/log.md)
+# iterations of a student, times those of the first: the fewest, and what its text is worth to it
+STUDENT_ITERS = 0.75, 1.3
+STUDENT_COST = 4 / 3  # of an iteration: the teacher computes its forward pass
 LARGE_BATCH = 100_000  # tokens; nanoGPT raises beta2 for batches of fewer
 
 
@@ -76,6 +81,36 @@ def rates(recipe: Recipe, values: Mapping[str, Any], *, n_embd: int, iters: int,
     }  # fmt: skip
 
 
+def stages(
+    values: Mapping[str, Any], *, iters: int, seconds: float, spare_s: float
+) -> dict[str, Any]:
+    """The options of a chain in `spare_s` seconds that are left after a run of `seconds` which has
+    seen its text as often as it is worth: a student gains where more repetition would overfit.
+
+    Without options where the time is too short for one, or an option says what a chain would.
+    """
+    taken = ("stages", "distill_from", "max_iters", "lora_rank", "eval_only")
+    if any(values.get(name) for name in taken) or values.get("objective", "lm") != "lm":
+        return {}
+    fewest, worth = STUDENT_ITERS
+    fit = spare_s / (STUDENT_COST * seconds)
+    more = min(STAGES - 1, max(1, int(fit / worth)))
+    if fit < fewest:
+        return {}
+    return {
+        "stages": 1 + more, "stage_iters": math.ceil(min(worth, fit / more) * iters),
+        "distill_weight": values.get("distill_weight", 0.7),
+    }  # fmt: skip
+
+
+def parts(options: Mapping[str, Any]) -> tuple[float, ...]:
+    """What part of a run's training time each stage of it takes."""
+    first, more = options["max_iters"], options.get("stages", 1) - 1
+    later = STUDENT_COST * (options.get("stage_iters") or first) / first
+    whole = 1 + later * more
+    return (1 / whole, *[later / whole] * more)
+
+
 def sequences(rows: int, context: int, fixed: Mapping[str, Any]) -> int:
     """The sequences of an iteration, near `rows` of `context` tokens, as `fixed` has them."""
     if fixed.get("tokens_per_step"):
@@ -87,8 +122,8 @@ def sequences(rows: int, context: int, fixed: Mapping[str, Any]) -> int:
     return max(1, round(rows / part)) * part
 
 
-def describe(recipe: Recipe, used: Mapping[str, Any]) -> str:
-    """The recipe in a line, with the options as they are used."""
+def describe(recipe: Recipe, used: Mapping[str, Any]) -> list[str]:
+    """The recipe in a line or two, with the options as they are used."""
     rate = f"AdamW at {used['learning_rate']:g}"
     if recipe.optimizer == "muon":
         rate = f"Muon at {used['muon_lr']:g} and {rate}"
@@ -99,4 +134,10 @@ def describe(recipe: Recipe, used: Mapping[str, Any]) -> str:
         else "--family=llama --optimizer=muon takes bardlet's"
     )  # fmt: skip
     why = f", by --{recipe.because}" if recipe.because else ""
-    return f"  recipe: {name}{why}: {recipe.family} family, {rate}, {used['schedule']}; {other}"
+    lines = [f"  recipe: {name}{why}: {recipe.family} family, {rate}, {used['schedule']}; {other}"]
+    if used.get("stages", 1) > 1:
+        lines.append(
+            f"  {used['stages']} stages: after the first each learns from the one before, for "
+            f"{used['stage_iters']:,} iterations, in the time that is left (--stages=1: without)"
+        )
+    return lines

@@ -8,7 +8,7 @@ still sees enough tokens:
   C^0.145: the exponent through the tuned presets of 3, 25 and 110 seconds on two CPU cores;
 - or it is MIN_EPOCHS of the data, where that is less. Little is gained beyond MAX_EPOCHS
   (arXiv:2305.16264 has four), a few more where the text is small, nor by more parameters than
-  PARAMETERS_PER_TOKEN of the text;
+  PARAMETERS_PER_TOKEN of the text: what is left of the time goes into students (recipe.stages);
 - a batch grows with the 0.6th power of the tokens seen, as those of the same presets and GPT-2's.
 
 All figures were set on those presets and on slices of tiny Shakespeare's train split
@@ -165,6 +165,7 @@ def options(
     full = val_tokens <= affordable
     sampled = affordable // (2 * batch_size * config.block_size)  # train is estimated as well
     shape = ("family", "n_layer", "n_head", "n_embd", "block_size", "qk_norm", "rope_theta")
+    spare_s = TRAINING * budget_s - chosen.seconds if chosen.iters >= chosen.max_iters else 0.0
     return {
         **{name: getattr(config, name) for name in shape},
         "batch_size": batch_size,
@@ -176,6 +177,7 @@ def options(
             recipe, fixed, n_embd=config.n_embd, iters=chosen.iters, tokens=chosen.tokens,
             overfits=chosen.params > PARAMETERS_PER_TOKEN / 2 * train_tokens,
         ),
+        **recipes.stages(fixed, iters=chosen.iters, seconds=chosen.seconds, spare_s=spare_s),
     }  # fmt: skip
 
 
@@ -212,7 +214,8 @@ def sized(
     result = options(chosen, train_tokens, val_tokens, budget_s, fixed, recipe)
     for line in reasons(chosen, train_tokens, budget_s, speed, fixed):
         say(line)
-    say(recipes.describe(recipe, {**result, **fixed}))
+    for line in recipes.describe(recipe, {**result, **fixed}):
+        say(line)
     return result, chosen.max_iters
 
 

@@ -51,7 +51,7 @@ def stubbed(original: Path, monkeypatch: MonkeyPatch) -> None:
     done = SimpleNamespace(stopped=False, best_val_loss=1.0, train_s=0.1)
     monkeypatch.setattr("bardlet.train.train", lambda *args, **options: done)
     monkeypatch.setattr("bardlet.planning.estimate.plan", unreachable)
-    monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: ({}, 1))
+    monkeypatch.setattr("bardlet.planning.sizing.sized", lambda *args: ({"max_iters": 1}, 1))
     monkeypatch.setattr("bardlet.commands.verify_resume.verify_resume", unreachable)
     monkeypatch.setattr("bardlet.commands.serve.serve", lambda *args: None)
     monkeypatch.setattr("bardlet.commands.report.serve", lambda *args: None)

@@ -18,7 +18,7 @@ from bardlet.commands.configure import configure, seconds_of
 from bardlet.config import resolve, to_toml
 from bardlet.errors import UsageError
 from bardlet.model import GPT, GPTConfig
-from bardlet.planning import sizing
+from bardlet.planning import recipe, sizing
 from bardlet.planning.sizing import LADDER, Speed, best_plan, options, plan, shape_of
 from bardlet.system.device import Machine, choose
 from bardlet.system.distributed import here
@@ -88,6 +88,30 @@ def test_time_that_the_text_is_too_small_for_is_left() -> None:
     assert found.iters * found.tokens <= 3.5 * SHAKESPEARE + found.tokens
     assert found.seconds < 3600
     assert options(found, SHAKESPEARE, 1000, 36000)["weight_decay"] == 0.4
+
+
+def test_time_that_the_text_is_too_small_for_goes_into_a_chain() -> None:
+    found = best_plan(SHAKESPEARE, 65, 1800, TWO_CORES)
+    assert rung(found) == (12, 256, 256)
+    for budget, more, times in ((1800, 1, 0.836), (3600, 1, 1.3), (36000, 2, 1.3)):
+        chosen = options(found, SHAKESPEARE, 1000, budget)
+        assert (chosen["stages"], chosen["distill_weight"]) == (1 + more, 0.7)
+        assert chosen["stage_iters"] == pytest.approx(times * found.iters, abs=1)
+        seconds = (1 + more * times * 4 / 3) * found.seconds
+        assert seconds < 0.9 * budget * 1.01
+    assert "stages" not in options(found, SHAKESPEARE, 1000, 1600)
+    for taken in ({"stages": 1}, {"distill_from": "r"}, {"max_iters": 9}, {"objective": "dpo"}):
+        assert "stages" not in options(found, SHAKESPEARE, 1000, 36000, taken)
+    assert "stages" not in options(best_plan(SHAKESPEARE, 65, 300, TWO_CORES), 10**6, 1000, 300)
+    assert "stages" not in options(best_plan(10**9, 65, 1800, TWO_CORES), 10**9, 1000, 1800)
+
+
+def test_the_parts_of_a_chains_time_are_the_whole() -> None:
+    assert recipe.parts({"max_iters": 10}) == (1.0,)
+    assert recipe.parts({"max_iters": 10, "stages": 3, "stage_iters": 15}) == (0.2, 0.4, 0.4)
+    assert recipe.parts({"max_iters": 10, "stages": 2, "stage_iters": 0}) == pytest.approx(
+        (3 / 7, 4 / 7)
+    )
 
 
 def test_a_ladder_climbs() -> None:
