@@ -55,6 +55,7 @@ inline vec sums_of(vec (&rows)[W]) {
 
 #ifdef __AMX_BF16__
 constexpr int BLOCK = 2 * SIDE;   // rows and columns of the four tiles of sums
+constexpr int AHEAD = 8192;       // bytes of panels that are fetched before they are multiplied
 constexpr int STRIP = 2 * BLOCK;  // rows that meet every panel before others do: the cache has them
 
 // How many rows the tiles of a thread have: 0, 1 and 4 of the upper half of a block, 2, 3 and 5 of
@@ -84,8 +85,9 @@ struct Tiles {
     ~Tiles() { _tile_release(); }
 };
 
-// The sums of up to 32 rows, as many as the tiles have, and one panel (gemm.h).
-template <bool LOWER>
+// The sums of up to 32 rows, as many as the tiles have, and one panel (gemm.h). With FETCH, what
+// lies behind the part of the panel that is read is on its way into the second-level cache.
+template <bool LOWER, bool FETCH>
 inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps,
                            float (&sums)[BLOCK][BLOCK]) {
     constexpr long LINE = 2 * SIDE * sizeof(int32_t);
@@ -97,6 +99,9 @@ inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps
         _tile_zero(3);
     }
     for (int k = 0; k < steps; k += SIDE, a += 2 * SIDE, panel += 2 * SIDE * BLOCK) {
+        if (FETCH)
+            for (int line = 0; line < 2 * SIDE; line++)
+                __builtin_prefetch((const char*)panel + AHEAD + 64 * line, 0, 2);
         _tile_loadd(4, a, row * sizeof(bf16));
         _tile_loadd(6, panel, LINE);
         _tile_loadd(7, panel + 2 * SIDE, LINE);
@@ -142,8 +147,10 @@ inline __attribute__((always_inline)) void multiply_tiles(const bf16* a, long ro
         for (int n = 0; n < columns; n += BLOCK)
             for (int m = first; m < end; m += block) {
                 const bf16 *at = a + m * row, *its = b + n / BLOCK * panel;
-                if (block > SIDE) multiply_block<true>(at, row, its, steps, sums);
-                else multiply_block<false>(at, row, its, steps, sums);
+                // the first rows that meet a panel bring it in for the others
+                if (block <= SIDE) multiply_block<false, true>(at, row, its, steps, sums);
+                else if (m) multiply_block<true, false>(at, row, its, steps, sums);
+                else multiply_block<true, true>(at, row, its, steps, sums);
                 for (int r = 0; r < block; r++) {
                     out(m + r, n, load(sums[r]));
                     out(m + r, n + W, load(sums[r] + W));
