@@ -18,6 +18,7 @@ from bardlet.data.dataset.loader import first_seen, random_batches
 from bardlet.errors import DataError
 from bardlet.gpu.forward import on_gpu
 from bardlet.model import GPT
+from bardlet.native.quantised import RoundedCacheGPT
 from bardlet.native.training import NativeGPT, fits
 from bardlet.system import sharding
 from bardlet.system.device import Machine
@@ -45,15 +46,16 @@ class EvalInterrupted(Exception):  # noqa: N818
 def evaluate(
     model: GPT, dataset: Dataset, split: str, *, batch_size: int, machine: Machine, group: Group,
     sampled: int = 0, seed: int = 0, stop: Callable[[], bool] = lambda: False,
-    doc_mask: bool = False,
+    doc_mask: bool = False, cache: str = "auto",
 ) -> Score:  # fmt: skip
     """The model's loss on a split: in windows of its context, non-overlapping, front to back.
 
     The figure does not depend on batch_size or on the number of processes but for rounding.
     `sampled` > 0 takes that many batches of random windows instead, as nanoGPT's estimate does:
-    always the same ones for one seed. `doc_mask` keeps attention within documents. Where memory
-    runs out, a batch is scored in halves. Raises EvalInterrupted when `stop` says so and no other
-    process waits for this one, DataError where no token counts.
+    always the same ones for one seed. `doc_mask` keeps attention within documents. `cache` is the
+    format of native/quantised.py that keys and values are rounded to. Where memory runs out, a
+    batch is scored in halves. Raises EvalInterrupted when `stop` says so and no other process waits
+    for this one, DataError where no token counts.
     """
     T = model.config.block_size
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -69,8 +71,13 @@ def evaluate(
     nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
-    core = fits(model, training=False)
-    score = NativeGPT(model, machine.dtype) if core else on_gpu(model, machine.device, batch_size)
+    score: torch.nn.Module
+    if cache != "auto":
+        score = RoundedCacheGPT(model, cache)
+    elif fits(model, training=False):
+        score = NativeGPT(model, machine.dtype)
+    else:
+        score = on_gpu(model, machine.device, batch_size)
     alone = group.world_size == 1
     micro_batcher = MicroBatcher(batch_size, can_retry=alone)
     i = -1

@@ -94,21 +94,23 @@ class Text:
 class Writer:
     """Up to `streams` texts that one model writes side by side; each comes and goes by itself.
 
-    Where the compiled core can run the model, it computes in `dtype`, and keeps weights in it or
-    in the format `weights` of native/quantised.py. Without the cache, contexts are computed anew
-    for every token by the model as it is: the same text, slowly. A `guesser` makes a text that is
-    written alone come sooner, in the core; it changes no token.
+    Where the compiled core can run the model, it computes in `dtype`, and keeps weights, and keys
+    and values, in it or in the formats `weights` and `cache` of native/quantised.py. With
+    `use_cache` false, contexts are computed anew for every token by the model as it is: the same
+    text, slowly. A `guesser` makes a text that is written alone come sooner, in the core; it
+    changes no token.
     """
 
     def __init__(
         self, model: GPT, streams: int, dtype: torch.dtype = torch.float32, use_cache: bool = True,
-        weights: str = "auto", guesser: Guesser | None = None,
+        weights: str = "auto", guesser: Guesser | None = None, cache: str = "auto",
     ) -> None:  # fmt: skip
         self.model = model.eval()
-        compiled = use_cache and native.runs(model)
-        self.decoder = (
-            Decoder(model, streams, dtype, weights) if compiled else TorchDecoder(model, use_cache)
-        )
+        self.decoder: Decoder | TorchDecoder
+        if use_cache and native.runs(model):
+            self.decoder = Decoder(model, streams, dtype, weights, cache)
+        else:
+            self.decoder = TorchDecoder(model, use_cache)
         self.guesser, self.pace = guesser, Pace()
         self.free = list(range(streams))[::-1]
 

@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4, help="of each client, one by one")
     parser.add_argument("--new_tokens", type=int, default=200, help="of each answer")
     parser.add_argument("--weights", choices=FORMATS, default="bfloat16", help="of both servers")
+    parser.add_argument("--cache", default="auto", help="of ours: format of keys and values")
     parser.add_argument("--alone", action="store_true", help="without llama.cpp (extra gguf)")
     parser.add_argument("--minutes", type=float, default=0, help="of clients that vanish")
     args = parser.parse_args()
@@ -77,7 +78,8 @@ def main() -> None:
     with common.workspace(args) as work:
         run = made(work, shape)
         ours = [sys.executable, "-m", "bardlet", "serve", run, "--port=0", "--device=cpu",
-                f"--streams={args.clients}", f"--weights={args.weights}"]  # fmt: skip
+                f"--streams={args.clients}", f"--weights={args.weights}",
+                f"--cache={args.cache}"]  # fmt: skip
         sides: list[tuple[str, list[Any], dict[str, Any]]] = [(OURS, ours, {})]
         if not args.alone:
             exported = work.new("exported") / "gguf"

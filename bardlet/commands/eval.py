@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bardlet.commands import eval_tasks
-from bardlet.commands.parser import Parser, add_run, add_weights, parse
+from bardlet.commands.parser import Parser, add_formats, add_run, parse
 from bardlet.commands.settings import run_named
 from bardlet.config import TrainConfig
 from bardlet.errors import DataError, UsageError
@@ -29,7 +29,7 @@ def run(parser: Parser, args: list[str]) -> int:
     parser.add_argument("--dataset", help="default: the one it was trained on")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--batch_size", type=int, default=16, help="windows at once")
-    add_weights(parser)
+    add_formats(parser)
     eval_tasks.add_options(parser)
     parsed = parse(parser, args)
     run = run_named(parsed, say)
@@ -38,7 +38,7 @@ def run(parser: Parser, args: list[str]) -> int:
     scores = eval_run(
         run, checkpoint=parsed.checkpoint, dataset=getattr(parsed, "dataset", None),
         split=parsed.split, batch_size=parsed.batch_size, device_name=parsed.device,
-        dtype=parsed.dtype, weights=parsed.weights,
+        dtype=parsed.dtype, weights=parsed.weights, cache=parsed.cache,
     )  # fmt: skip
     if parsed.json:
         print(json.dumps(scores))
@@ -54,17 +54,22 @@ def run(parser: Parser, args: list[str]) -> int:
             )
         if "weights_cost" in scores:
             print("weights in {weights} cost {weights_cost:+.4f} nats per token".format(**scores))
+        if "cache_cost" in scores:
+            print(
+                "keys and values in {cache} cost {cache_cost:+.4f} nats per token".format(**scores)
+            )
     return 0
 
 
 def eval_run(
     run: str, *, checkpoint: str, dataset: str | None, split: str, batch_size: int,
     device_name: str, dtype: str, stop: Callable[[], bool] = lambda: False, weights: str = "auto",
+    cache: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """The loss of a run's checkpoint, or of any other source, on a whole split, as JSON values.
 
-    `weights` is a format of native/quantised.py: the loss is that of the model rounded to it, and
-    what this costs is told beside it, both in float32 unless `dtype` names another.
+    `weights` and `cache` are formats of native/quantised.py: the loss is that of the model rounded
+    to them, and what each costs is told beside it, in float32 unless `dtype` names another.
 
     Raises EvalInterrupted where `stop` says so.
     """
@@ -79,7 +84,7 @@ def eval_run(
 
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size} must be at least 1")
-    quantised.check(weights)
+    quantised.check(weights, cache)
     trained = load.load_model(run, checkpoint)
     model, state = trained.model, trained.state
     name = dataset or origin.dataset_of(trained)
@@ -92,27 +97,33 @@ def eval_run(
             "A loss compares on the same tokens only",
         )
     device.tune_process()
-    exact = weights != "auto" and dtype == "auto"  # bfloat16 would round the weights again
+    exact = (weights, cache) != ("auto", "auto") and dtype == "auto"  # bfloat16 rounds them again
     machine = device.choose(device_name, "float32" if exact else dtype)
     model.to(machine.device)
     how: dict[str, Any] = {"batch_size": batch_size, "machine": machine, "group": Group()}
-    whole_split: Callable[[], Score] = functools.partial(
+    whole_split: Callable[..., Score] = functools.partial(
         evaluate, model, data, split, **how, doc_mask=bool(state.config.get("doc_mask")), stop=stop
     )
     if data.preferences:
         whole_split = functools.partial(by_likelihood, model, data, split, **how, stop=stop)
-    unrounded = whole_split() if weights != "auto" else None
-    quantised.round_weights(model, weights)
-    score = whole_split()
+        if cache != "auto":
+            raise UsageError(f"cache={cache} is measured on text", f"{name} has pairs of answers")
+    score, costs = whole_split(), dict[str, Any]()
+    if weights != "auto":
+        quantised.round_weights(model, weights)
+        before, score = score, whole_split()
+        costs.update(weights=weights, weights_cost=score.loss - before.loss)
+    if cache != "auto":
+        before, score = score, whole_split(cache=cache)
+        costs.update(cache=cache, cache_cost=score.loss - before.loss)
     pairs = {}
     if isinstance(score, PairScore):
         pairs = {"pairs": score.pairs, "accuracy": score.accuracy}
-    cost = {"weights": weights, "weights_cost": score.loss - unrounded.loss} if unrounded else {}
     return {
         "checkpoint": trained.source, "dataset": name, "split": split, "loss": score.loss,
         "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens, "iter": state.iter, "device": str(machine.device),
-        "dtype": str(machine.dtype).removeprefix("torch."), **cost, **pairs,
+        "dtype": str(machine.dtype).removeprefix("torch."), **costs, **pairs,
     }  # fmt: skip
 
 

@@ -94,6 +94,7 @@ def check(parsed: Namespace) -> None:
         "suite_files": parsed.suite_files is not None and not parsed.suite,
         "max_examples": bool(parsed.max_examples) and not parsed.suite,
         "target_delimiter": parsed.target_delimiter != " " and not parsed.task,
+        "cache": parsed.cache != "auto",
         "examples": parsed.examples is not None and not parsed.task,
     }  # fmt: skip
     for name in (name for name, is_idle in idle.items() if is_idle):

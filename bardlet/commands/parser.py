@@ -144,12 +144,16 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="machine-readable")
 
 
-def add_weights(parser: Parser) -> None:
-    """The option that chooses the format of weights."""
+def add_formats(parser: Parser) -> None:
+    """The options that choose the formats of weights and of the KV cache."""
     parser.add_argument(
         "--weights", default="auto",
         help="format of weights: auto, float32, bfloat16, int8, int4; the fewer bits, the sooner "
         "they are read for each token",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", default="auto",
+        help="format of keys and values: auto (as --dtype), int8; many or long texts come sooner",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.commands.parser import Parser, add_draft, add_run, add_weights, parse
+from bardlet.commands.parser import Parser, add_draft, add_formats, add_run, parse
 from bardlet.commands.settings import run_named
 from bardlet.config import TRUTH
 from bardlet.errors import DataError, UsageError
@@ -64,7 +64,7 @@ def run(parser: Parser, args: list[str]) -> int:
         help="keep the model at hand and ask for prompts",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1337, help="of the random choices")
-    add_weights(parser)
+    add_formats(parser)
     add_draft(parser)
     parser.add_argument(
         "--check_memorization", action="store_true", default=False,
@@ -83,7 +83,7 @@ def run(parser: Parser, args: list[str]) -> int:
 
     model = load(
         run_named(parsed, say), checkpoint=parsed.checkpoint, device=parsed.device,
-        dtype=parsed.dtype, weights=parsed.weights, draft=parsed.draft,
+        dtype=parsed.dtype, weights=parsed.weights, cache=parsed.cache, draft=parsed.draft,
     )  # fmt: skip
     if parsed.draft and parsed.num_samples > 1 and not parsed.interactive:
         say("the draft helps where one text is left: --num_samples=1 writes one alone")

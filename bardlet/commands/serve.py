@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bardlet.commands.parser import Parser, add_draft, add_weights, parse
+from bardlet.commands.parser import Parser, add_draft, add_formats, parse
 from bardlet.commands.settings import newest_run
 from bardlet.errors import BardletError, UsageError
 from bardlet.io.terminal import say
@@ -106,7 +106,7 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    add_weights(parser)
+    add_formats(parser)
     add_draft(parser)
 
 
@@ -157,7 +157,7 @@ def opened(run: str, options: Namespace) -> Engine:
 
     model = load(
         run, checkpoint=options.checkpoint, device=options.device, dtype=options.dtype,
-        weights=options.weights, draft=options.draft,
+        weights=options.weights, cache=options.cache, draft=options.draft,
     )  # fmt: skip
     return Engine(model, options.streams, options.queue)
 

@@ -108,7 +108,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     ),
     "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),
     "bardlet_decode": (
-        *[c_void_p] * 3, c_int, c_int, c_int, c_int, *[c_void_p] * 4, c_int, c_void_p,
+        *[c_void_p] * 3, *[c_int] * 5, *[c_void_p] * 4, c_int, c_void_p,
     ),
 }  # fmt: skip
 OUT_OF_MEMORY = 1  # the status of a call, as in core.cpp

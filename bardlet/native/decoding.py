@@ -34,17 +34,20 @@ class Decoder:
     """Token steps of up to `streams` texts at once, each at its own place in its own context.
 
     Activations, keys and values are in `dtype`, float32 or bfloat16, and so are matrices, unless
-    `weights` names another of quantised.FORMATS. They are copied when this is made; the model must
-    not change or move while it decodes. A text's logits do not depend on the others beside it.
-    Calls from several threads take turns.
+    `weights` and `cache` name others of quantised.FORMATS and CACHES. Matrices are copied when this
+    is made; the model must not change or move while it decodes. A text's logits do not depend on
+    the others beside it. Calls from several threads take turns.
     """
 
-    def __init__(self, model: GPT, streams: int, dtype: torch.dtype, weights: str = "auto") -> None:
+    def __init__(
+        self, model: GPT, streams: int, dtype: torch.dtype, weights: str = "auto",
+        cache: str = "auto",
+    ) -> None:  # fmt: skip
         self.model, self.streams = model, streams
         self.threads = native.threads()
         self.shape = native.Shape.of(model.config)
         self.params = native.table(dict(model.named_parameters()), model.config)
-        self.bits = BITS.get(weights, 0)
+        self.bits, self.cache_bits = BITS.get(weights, 0), BITS.get(cache, 0)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(weights, dtype)
         self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.packed, self.memory = native.Memory(), native.Memory()
@@ -58,7 +61,7 @@ class Decoder:
     def call(self, packed: int | None, memory: int | None, sizes: object, *step: object) -> None:
         native.core().bardlet_decode(
             ctypes.byref(self.shape), self.params, native.rotary(self.model), self.streams,
-            self.threads, self.bf16, self.bits, packed, memory, sizes,
+            self.threads, self.bf16, self.bits, self.cache_bits, packed, memory, sizes,
             *(step or (None, 0, None)),
         )  # fmt: skip
 

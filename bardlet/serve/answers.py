@@ -10,7 +10,7 @@ from fastapi import Request as Asked
 from fastapi.responses import StreamingResponse
 
 from bardlet.errors import BardletError
-from bardlet.serve.completion import Completion, Request, TokenLogprob, prompt_logprobs
+from bardlet.serve.completion import Completion, Request, TokenLogprob
 from bardlet.serve.engine import Engine, Job
 from bardlet.serve.events import Gone, Refused, called, failed, left, reason, submitted
 from bardlet.serve.guard import error_body
@@ -103,10 +103,10 @@ async def echo(engine: Engine, prompt: tuple[int, ...], top: int | None) -> Echo
 
 
 async def scored(engine: Engine, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
-    """`prompt_logprobs` of an engine's model, which writes texts between two windows."""
-    gpt, size = engine.model.gpt, engine.model.context
+    """`scored` of an engine's model, which writes texts between two windows."""
+    model, size = engine.model, engine.model.context
     logprobs: list[TokenLogprob] = []
     for begin in range(0, len(tokens) - 1, size):
         window = tokens[begin : begin + size + 1]
-        logprobs += await called(engine, lambda w=window: prompt_logprobs(gpt, w, top))
+        logprobs += await called(engine, lambda w=window: model.scored(w, top))
     return logprobs

@@ -18,6 +18,7 @@ from torch import Tensor
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.errors import UsageError
 from bardlet.model import GPT
+from bardlet.native.quantised import rounding_cache
 from bardlet.native.speculation import Guesser
 from bardlet.sample import Text, Writer, check
 from bardlet.sampling.filters import Sampling
@@ -78,8 +79,11 @@ class Completer:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, streams: int,
         dtype: torch.dtype = torch.float32, weights: str = "auto", guesser: Guesser | None = None,
+        cache: str = "auto",
     ) -> None:  # fmt: skip
-        self.writer = Writer(model, streams, dtype, weights=weights, guesser=guesser)
+        self.writer = Writer(
+            model, streams, dtype, weights=weights, guesser=guesser, cache=cache
+        )  # fmt: skip
         self.tokenizer = tokenizer
         self.waiting: deque[Completion] = deque()
         self.running: list[Run] = []
@@ -182,9 +186,10 @@ def logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
 def complete(
     model: GPT, tokenizer: Tokenizer, requests: Sequence[Request], *, streams: int,
     dtype: torch.dtype = torch.float32, weights: str = "auto", guesser: Guesser | None = None,
+    cache: str = "auto",
 ) -> list[Completion]:  # fmt: skip
     """The completion of each request, `streams` side by side."""
-    completer = Completer(model, tokenizer, streams, dtype, weights, guesser)
+    completer = Completer(model, tokenizer, streams, dtype, weights, guesser, cache)
     completions = [completer.add(Completion(request)) for request in requests]
     while completer.step():
         pass
@@ -192,8 +197,11 @@ def complete(
 
 
 @torch.inference_mode()
-def prompt_logprobs(model: GPT, tokens: Sequence[int], top: int = 0) -> list[TokenLogprob]:
-    """The log-probability of each token after the first, by the model as its weights are.
+def prompt_logprobs(
+    model: GPT, tokens: Sequence[int], top: int = 0, cache: str = "auto"
+) -> list[TokenLogprob]:
+    """The log-probability of each token after the first, by the model as its weights are, with keys
+    and values in the format `cache` of native/quantised.py.
 
     In windows of the context one after the other, as evaluation has them: the token that begins a
     window is predicted from the whole window before it.
@@ -203,7 +211,10 @@ def prompt_logprobs(model: GPT, tokens: Sequence[int], top: int = 0) -> list[Tok
     result = []
     for begin in range(0, len(ids) - 1, size):
         window = ids[begin : begin + size + 1]
-        logits, _ = model.eval()(window[None, :-1].to(device), window[None, 1:].to(device))
+        logits, _ = model.eval()(
+            window[None, :-1].to(device), window[None, 1:].to(device),
+            cache=rounding_cache(model, 1, cache),
+        )  # fmt: skip
         for row, token in zip(logits[0].float().cpu(), window[1:].tolist(), strict=True):
             result.append(logprob(row, token, top))
     return result

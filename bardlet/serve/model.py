@@ -43,6 +43,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights: str = "auto",
+    cache: str = "auto",
     draft: str | os.PathLike[str] = "",
 ) -> Model:
     """The model of a run, or of any other source that `bardlet import` reads.
@@ -51,15 +52,16 @@ def load(
 
     `checkpoint` is that of a run: best, last or iter-... `weights` is the format that the compiled
     core keeps weights in: float32, bfloat16, int8 or int4, each half as long to read for a token;
-    auto takes the dtype's. `draft` guesses how a text that is written alone goes on, so that it
+    auto takes the dtype's. `cache` is that of keys and values: int8, or auto for the dtype's.
+    `draft` guesses how a text that is written alone goes on, so that it
     comes sooner, and changes no token: a smaller model of the same vocabulary, or "lookup".
 
     Raises a BardletError where there is no such source, where its files are damaged, or where the
-    core does not run the model that `weights` or `draft` is for.
+    core does not run the model that `weights`, `cache` or `draft` is for.
     """
-    quantised.check(weights)
+    quantised.check(weights, cache)
     trained, machine = load_model(os.fspath(source), checkpoint), choose(device, dtype)
-    model = Model(trained, machine, weights)
+    model = Model(trained, machine, weights, cache)
     if name := os.fspath(draft):
         model.guesser = guesser(name, trained, machine.dtype, weights)
     return model
@@ -73,13 +75,15 @@ class Model:
     `temperature` or `top_p`.
     """
 
-    def __init__(self, trained: Trained, machine: Machine, weights: str = "auto") -> None:
-        self.trained, self.machine, self.weights = trained, machine, weights
+    def __init__(
+        self, trained: Trained, machine: Machine, weights: str = "auto", cache: str = "auto"
+    ) -> None:
+        self.trained, self.machine, self.weights, self.cache = trained, machine, weights, cache
         self.guesser: Callable[[], Guesser | None] = lambda: None
         self.gpt, self.tokenizer = trained.model.eval(), trained.tokenizer
         without_padding(self.gpt, self.tokenizer.vocab_size)
         self.gpt.to(machine.device)
-        quantised.check_decoded(self.gpt, weights)
+        quantised.check_decoded(self.gpt, weights, cache)
         quantised.round_weights(self.gpt, weights)  # log-probabilities of prompts are those too
         if not native.runs(self.gpt):  # which converts weights itself
             self.gpt.to(machine.dtype)  # half the bytes to read for every token
@@ -165,16 +169,20 @@ class Model:
     def completer(self, streams: int) -> Completer:
         """What writes up to so many texts side by side."""
         return Completer(
-            self.gpt, self.tokenizer, streams, self.machine.dtype, self.weights, self.guesser()
-        )
+            self.gpt, self.tokenizer, streams, self.machine.dtype, self.weights, self.guesser(),
+            self.cache,
+        )  # fmt: skip
 
     def logprobs(self, text: str, top: int = 0) -> list[TokenLogprob]:
         """The natural log-probability of each token of a text; minus their mean is the loss.
 
         The first token has none, but where texts are trained on behind the end of another.
         """
-        ids = [*self.behind, *self.tokenizer.encode(text).tolist()]
-        return prompt_logprobs(self.gpt, ids, top)
+        return self.scored([*self.behind, *self.tokenizer.encode(text).tolist()], top)
+
+    def scored(self, ids: Sequence[int], top: int = 0) -> list[TokenLogprob]:
+        """The log-probability of each of some tokens after the first."""
+        return prompt_logprobs(self.gpt, ids, top, self.cache)
 
     def request(self, prompt: str | Sequence[int], **options: Any) -> Request:
         """A prompt with options; UsageError for one that there is not, or that cannot be."""
@@ -194,7 +202,7 @@ class Model:
         def some_at_once(size: int) -> list[Completion]:
             return complete(
                 self.gpt, self.tokenizer, requests, streams=size, dtype=self.machine.dtype,
-                weights=self.weights, guesser=self.guesser(),
+                weights=self.weights, guesser=self.guesser(), cache=self.cache,
             )  # fmt: skip
 
         return MicroBatcher(min(len(requests), MAX_STREAMS)).run(some_at_once)

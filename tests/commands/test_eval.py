@@ -102,9 +102,24 @@ def test_what_weights_in_fewer_bits_cost_is_told(
         assert scores["weights_cost"] != 0
 
 
+def test_what_keys_and_values_in_8_bits_cost_is_told_beside(
+    sampled: list[str], capsys: CaptureFixture[str]
+) -> None:
+    plain = evaluated(capsys)
+    scores = evaluated(capsys, "--cache=int8", "--weights=int8")
+    assert scores["cache"] == "int8" and scores["dtype"] == "float32"
+    both = scores["weights_cost"] + scores["cache_cost"]
+    assert scores["loss"] - both == pytest.approx(plain["loss"], abs=1e-6)
+    assert 0 != scores["cache_cost"] != scores["weights_cost"]
+    assert cli.main(["eval", str(RUN), "--cache=int8"]) == 0
+    assert "keys and values in int8 cost" in capsys.readouterr().out
+
+
 def test_a_format_that_there_is_not_is_refused(
     sampled: list[str], capsys: CaptureFixture[str]
 ) -> None:
     for command in ("eval", "sample"):
         assert cli.main([command, str(RUN), "--weights=int3"]) == 2
         assert "Known are auto, float32, bfloat16, int8, int4" in capsys.readouterr().err
+        assert cli.main([command, str(RUN), "--cache=int4"]) == 2
+        assert "cache=int4 is not known. Known are auto, int8" in capsys.readouterr().err

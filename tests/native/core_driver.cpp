@@ -259,7 +259,8 @@ static void training(const char* name, Model& model, int bf16_products, int thre
 }
 
 // Texts of three prompts, written together and each alone; logits after each prompt.
-static void decoding(const char* name, Model& model, int bf16_products, int bits, int threads) {
+static void decoding(const char* name, Model& model, int bf16_products, int bits, int threads,
+                     int cache_bits = 0) {
     section = std::string(name) + " ";
     const Shape& s = model.s;
     constexpr int N = 3, STEPS = 12;
@@ -277,8 +278,8 @@ static void decoding(const char* name, Model& model, int bf16_products, int bits
         long sizes[2];
         auto call = [&](char* packed, char* memory, const Texts* texts, int steps,
                         const float* uniform) {
-            check(bardlet_decode(&s, params.data(), rotary, n, threads, bf16_products, bits, packed,
-                                 memory, sizes, texts, steps, uniform));
+            check(bardlet_decode(&s, params.data(), rotary, n, threads, bf16_products, bits,
+                                 cache_bits, packed, memory, sizes, texts, steps, uniform));
         };
         call(nullptr, nullptr, nullptr, 0, nullptr);
         char* packed = aligned(packed_block, (size_t)sizes[0]);
@@ -335,6 +336,8 @@ static void models(const char* name, int bf16_products) {
     decoding(call("gpt2, decoded").c_str(), b, bf16_products, 0, 1);
     decoding(call("llama, decoded in 8 bits").c_str(), a, bf16_products, 8, 2);
     decoding(call("llama, decoded in 4 bits").c_str(), a, bf16_products, 4, 2);
+    decoding(call("llama, decoded, a cache in 8 bits").c_str(), a, bf16_products, 0, 2, 8);
+    decoding(call("gpt2, decoded in 8 bits, a cache too").c_str(), b, bf16_products, 8, 1, 8);
 }
 
 int main() {

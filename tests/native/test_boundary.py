@@ -75,7 +75,7 @@ decoder.step(tokens, three, range(3), torch.rand(8, 3), three, three)
 
 shape = native.Shape.of(LLAMA)
 shape.layers = 1 << 30  # of tables that C++ takes memory for
-arguments = [ctypes.byref(shape), None, None, 1, 1, False, 0, None, None,
+arguments = [ctypes.byref(shape), None, None, 1, 1, False, 0, 0, None, None,
              (ctypes.c_long * 2)(), None, 0, None]
 try:
     native.core().bardlet_decode(*arguments)

@@ -56,8 +56,8 @@ def test_a_draft_changes_no_text_and_weights_do(runs: Path) -> None:
 @core
 def test_log_probabilities_are_those_of_the_rounded_weights(runs: Path) -> None:
     """Of a text that is written, in the core, and of one that is scored, in torch: to 2e-3 nats."""
-    for weights in ("int8", "int4"):
-        model = bardlet.load(runs / "large", weights=weights, dtype="float32")
+    for weights, cache in (("int8", "auto"), ("int4", "auto"), ("auto", "int8")):
+        model = bardlet.load(runs / "large", weights=weights, cache=cache, dtype="float32")
         written = model.generate("abc", max_new_tokens=20, logprobs=0)
         scored = model.logprobs("abc" + written.text)[-20:]
         for ours, theirs in zip(written.logprobs, scored, strict=True):

@@ -141,18 +141,19 @@ int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int thread
 }
 
 // Token steps; see Decoder. Weights are kept in `bits`: 8 or 4 as integers, else as products take
-// floats. `packed` holds the weights and `memory` the caches between calls; with
-// steps 0 the weights are packed. Without `packed`, tells in `sizes` how many bytes each must have.
+// floats; keys and values in `cache_bits`: 8 as integers, else as activations are. `packed` holds
+// the weights and `memory` the caches between calls; with steps 0 the weights are packed. Without
+// `packed`, tells in `sizes` how many bytes each must have.
 int bardlet_decode(const Shape* s, float* const* params, const float* rotary, int B, int threads,
-                   int bf16_products, int bits, char* packed, char* memory, long* sizes,
-                   const Texts* texts, int steps, const float* uniform) {
+                   int bf16_products, int bits, int cache_bits, char* packed, char* memory,
+                   long* sizes, const Texts* texts, int steps, const float* uniform) {
     return guarded(threads, [&] {
         in_format(bf16_products, [&](auto e) {
             using E = decltype(e);
             auto decode = [&](auto matrix) {
                 Arena weight_arena{packed}, arena{memory};
-                Decoder<E, decltype(matrix)> decoder(*s, {params}, rotary, B, threads, weight_arena,
-                                                     arena);
+                Decoder<E, decltype(matrix)> decoder(*s, {params}, rotary, B, threads,
+                                                     cache_bits == 8, weight_arena, arena);
                 if (!packed) {
                     sizes[0] = (long)weight_arena.used, sizes[1] = (long)arena.used;
                 } else if (!steps) {

@@ -5,7 +5,7 @@
 #pragma once
 #include <functional>
 #include <type_traits>
-#include "quantised.h"
+#include "kv_cache.h"
 #include "weights.h"
 
 struct Texts {  // n of the streams, and what each reads and writes
@@ -24,7 +24,8 @@ struct Texts {  // n of the streams, and what each reads and writes
 constexpr int ROWS_AT_ONCE = 64;  // rows of a prompt taken through the model together
 constexpr int MAX_GUESSES = 15;
 
-// E is what keys, values and activations are kept in, Matrix what weights are packed as.
+// E is what activations are kept in, and keys and values where they are not integers; Matrix what
+// weights are packed as.
 template <class E, class Matrix>
 class Decoder {
     static constexpr bool INTEGERS = !std::is_same_v<Matrix, Packed<E>>;
@@ -32,16 +33,15 @@ class Decoder {
     using Operand = std::conditional_t<INTEGERS, IntegerRows, const E*>;
 
   public:
-    Decoder(const Shape& s, Params p, const float* rotary, int B, int threads, Arena& weight_arena,
-            Arena& arena)
+    Decoder(const Shape& s, Params p, const float* rotary, int B, int threads, bool integer_cache,
+            Arena& weight_arena, Arena& arena)
         : s(s),
           p(p),
           rotary(rotary),
           B(B),
           threads(threads),
-          weights(s, threads, weight_arena, false) {
-        const long cached = (long)s.layers * B * s.kv_heads * s.context * s.head;
-        keys = arena.take<E>(cached), values = arena.take<E>(cached);
+          weights(s, threads, weight_arena, false),
+          cache(s, B, integer_cache, arena) {
         const int M = std::max(ROWS_AT_ONCE, B);
         rows = arena.take<Row>(M);
         const long outputs = std::max(B, 1 + MAX_GUESSES);
@@ -55,7 +55,7 @@ class Decoder {
                 mine.rows =
                     IntegerRows::take(arena, M, std::max({s.width, s.hidden, s.heads * s.head}));
             mine.wide = arena.take<E>((long)M * std::max(s.gated(), s.qkv()));
-            mine.scores = arena.take<float>(round_up(s.context, W) + s.head);
+            mine.scores = arena.take<float>(round_up(s.context, W));
             mine.best = arena.take<float>(s.vocab);
         }
     }
@@ -133,15 +133,12 @@ class Decoder {
     const int B;
     int threads;
     Weights<E, Matrix> weights;
+    KVCache<E> cache;
     Barrier barrier{1};
     ThreadScratch scratch[MAX_THREADS];
-    E *keys, *values, *o, *h;  // caches (layers, B, kv_heads, context, D)
+    E *o, *h;
     Row* rows;
     float *x, *newest, *logits;  // newest: rows whose logits are wanted
-
-    E* cache(E* of, int layer, long b, int kv) const {
-        return of + (((long)layer * B + b) * s.kv_heads + kv) * s.context * s.head;
-    }
 
     // y (M, stride)'s columns from `first` on: rows of x times that part of a packed matrix.
     template <class Out>
@@ -205,12 +202,10 @@ class Decoder {
         for (int i = 0; i < texts.n; i++) {
             const int twin = texts.twin[i];
             if (twin < 0) continue;
-            const long size = (long)texts.known[i] * s.head * sizeof(E);
             for (int l = 0; l < s.layers; l++)
                 for (int kv = (int)mine.first; kv < mine.last; kv++)
-                    for (E* of : {keys, values})
-                        memcpy(cache(of, l, texts.stream[i], kv),
-                               cache(of, l, texts.stream[twin], kv), size);
+                    memcpy(cache.of(l, texts.stream[i], kv), cache.of(l, texts.stream[twin], kv),
+                           cache.bytes(texts.known[i]));
             if (t == 0)
                 memcpy(newest + (long)i * s.width, newest + (long)twin * s.width,
                        s.width * sizeof(float));
@@ -238,15 +233,15 @@ class Decoder {
             part(a, weights.qkv[l], M, C, kv * group, own * group, keep);
             part(a, weights.qkv[l], M, C, HD + kv, own, keep);
             part(a, weights.qkv[l], M, C, HD + s.kv_heads * D + kv, own, keep);
-            for (long head = mine.first; head < mine.last; head++)
-                for (int m = 0; m < M; m++)
-                    append_kv(l, rows[m].stream, (int)head, rows[m].position,
-                              wide + (long)m * s.qkv());
-            for (long head = mine.first * group; head < mine.last * group; head++)
-                for (int m = 0; m < M; m++)
-                    attend(l, rows[m].stream, (int)head, rows[m].position,
-                           wide + (long)m * s.qkv() + head * D, o + (long)m * HD + head * D,
-                           scratch[t].scores);
+            for (int head = (int)mine.first; head < mine.last; head++)
+                for (int m = 0; m < M; m++) {
+                    append_kv(l, rows[m].stream, head, rows[m].position, wide + (long)m * s.qkv());
+                    Ahead next = behind(l, head, (int)mine.last, m, M);
+                    for (int i = head * group; i < (head + 1) * group; i++, next = {})
+                        attend(l, rows[m].stream, i, rows[m].position,
+                               wide + (long)m * s.qkv() + i * D, o + (long)m * HD + i * D,
+                               scratch[t].scores, next);
+                }
             barrier.wait();
             add(o, weights.proj[l], p.at(l, PROJ_B), M, HD, t);
             barrier.wait();
@@ -284,58 +279,33 @@ class Decoder {
     void append_kv(int l, long b, int kv, int position, const E* qkv) {
         const int D = s.head;
         const E *k = qkv + (s.heads + kv) * D, *v = k + s.kv_heads * D;
-        E* to = cache(keys, l, b, kv) + (long)position * D;
-        if (s.llama) rotate_row(s, k, s.qk_norm ? p.at(l, KN) : nullptr, rotary, position, to);
-        else memcpy(to, k, D * sizeof(E));
-        memcpy(cache(values, l, b, kv) + (long)position * D, v, D * sizeof(E));
+        alignas(64) E rotated[KVCache<E>::MAX_HEAD];
+        if (s.llama) {
+            rotate_row(s, k, s.qk_norm ? p.at(l, KN) : nullptr, rotary, position, rotated);
+            k = rotated;
+        }
+        cache.append(cache.of(l, b, kv), position, k, v);
+    }
+
+    // What is cached for the row that a thread attends to after row m of a head: nothing where it
+    // is the same text's.
+    Ahead behind(int l, int head, int end, int m, int M) const {
+        if (++m == M) m = 0, head++;
+        if (head == end || (m && rows[m].stream == rows[m - 1].stream)) return {};
+        const char* at = cache.of(l, rows[m].stream, head);
+        return {at, at + cache.bytes(rows[m].position + 1)};
     }
 
     // One query over all positions up to its own.
-    void attend(int l, long b, int head, int position, const E* q, E* y, float* scores) {
-        const int D = s.head, kv = head / (s.heads / s.kv_heads), seen = position + 1;
-        alignas(64) E rotated[1024];
+    void attend(int l, long b, int head, int position, const E* q, E* y, float* scores,
+                Ahead next) {
+        alignas(64) E rotated[KVCache<E>::MAX_HEAD];
         if (s.llama) {
             rotate_row(s, q, s.qk_norm ? p.at(l, QN) : nullptr, rotary, position, rotated);
             q = rotated;
         }
-        const float scale = 1.0f / std::sqrt((float)D);
-        const E *k = cache(keys, l, b, kv), *v = cache(values, l, b, kv);
-        vec top = set1(-INFINITY);
-        for (int j = 0; j < seen; j += W, k += W * D) {  // keys behind the last do not count
-            vec sums[W];
-            for (vec& sum : sums) sum = set1(0.0f);
-            for (int i = 0; i < D; i += W * PAIR<E>) {
-                const words part = load_words(q + i);
-                for (int r = 0; r < W; r++) {
-                    sums[r] = multiply_add(sums[r], part, load_words(k + r * D + i), E{});
-                    __builtin_prefetch(v + (long)(j + r) * D + i);  // for mix()
-                }
-            }
-            store(scores + j, sums_of(sums) * set1(scale));
-            for (int r = seen; r < j + W; r++) scores[r] = -INFINITY;
-            top = max(load(scores + j), top);
-        }
-        const float highest = hmax(top);
-        vec sum = set1(0.0f);
-        for (int j = 0; j < seen; j += W) {
-            const vec e = exp(load(scores + j) - set1(highest));
-            store(scores + j, e);
-            sum += e;
-        }
-        const vec share = set1(1.0f / hsum(sum));
-        int i = 0;
-        for (; i + 4 * W <= D; i += 4 * W) mix<4>(v + i, scores, seen, share, y + i);
-        for (; i < D; i += W) mix<1>(v + i, scores, seen, share, y + i);
-    }
-
-    // R registers of the values' sum, weighted by scores[0, seen) * share.
-    template <int R>
-    void mix(const E* v, const float* scores, int seen, vec share, E* y) const {
-        vec sums[R];
-        for (int r = 0; r < R; r++) sums[r] = set1(0.0f);
-        for (int j = 0; j < seen; j++, v += s.head)
-            for (int r = 0; r < R; r++) sums[r] = fma(set1(scores[j]), load(v + r * W), sums[r]);
-        for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
+        cache.attend(cache.of(l, b, head / (s.heads / s.kv_heads)), position + 1, q, y, scores,
+                     next);
     }
 
     // Logits of the n rows of `newest`, this thread's share of the vocabulary, into `logits`.
