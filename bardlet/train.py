@@ -22,7 +22,6 @@ from torch import Tensor
 from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
-from bardlet.optim import learning_rate, set_learning_rate
 from bardlet.run import lock
 from bardlet.system import device, distributed, sharding
 from bardlet.system.readback import Readback
@@ -30,6 +29,7 @@ from bardlet.system.signals import stop_signals
 from bardlet.training import resume
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
+from bardlet.training.schedule import learning_rate, set_learning_rate
 from bardlet.training.scoring import first_look
 from bardlet.training.setup import Training, setup
 from bardlet.training.steps import StepResult, Steps

@@ -6,8 +6,8 @@ import dataclasses
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
-from bardlet.optim import learning_rate
 from bardlet.run.state import RunState
+from bardlet.training.schedule import learning_rate
 
 
 def extend(config: TrainConfig, saved: RunState) -> tuple[RunState, list[str]]:

@@ -14,11 +14,11 @@ from bardlet import cli
 from bardlet.analysis import history
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
-from bardlet.optim import learning_rate
 from bardlet.planning import pace
 from bardlet.run import run_folder
 from bardlet.train import train
 from bardlet.training.extension import schedule
+from bardlet.training.schedule import learning_rate
 
 Said = Callable[..., str]
 
