@@ -164,9 +164,8 @@ class TrainConfig:
         "none", "weights, gradients and moments shared out; full: among all processes; node: "
         "among those of a node", choices=("none", "full", "node"),
     )  # fmt: skip
-    recompute: str = option(
-        "none", "block: less memory, activations are computed twice", choices=("none", "block")
-    )
+    recompute: str = option("none", "block: less memory, more work", choices=("none", "block"))
+    offload: bool = option(False, "GPU: the optimizer's state rests in main memory between steps")
     backend: str = option("auto", "of torch.distributed", choices=("auto", "gloo", "nccl"))
     ddp_timeout: float = option(600.0, "seconds of waiting for a process that end the run", low=1)
 

@@ -20,6 +20,7 @@ from bardlet.model import GPT
 from bardlet.native import muon
 from bardlet.system import sharding, sharing
 from bardlet.system.distributed import Group
+from bardlet.system.offload import Offload, offloads
 
 # Four iterations that bring singular values from [0.003, 1] to within 0.2 of one: the best odd
 # quintics one after another (Polar Express, arXiv:2505.16932). Muon's own five train as well.
@@ -52,11 +53,14 @@ class Optimizer(torch.optim.Optimizer):
     add_param_group = plain(torch.optim.Optimizer.add_param_group)
     zero_grad = plain(torch.optim.Optimizer.zero_grad)
     state_dict = plain(torch.optim.Optimizer.state_dict)
-    load_state_dict = plain(torch.optim.Optimizer.load_state_dict)
+    offload: Offload | None = None  # where its state rests, if that is not the device
 
 
 class AdamW(Optimizer, torch.optim.AdamW):
-    step = torch.no_grad()(plain(torch.optim.AdamW.step))
+    move = torch.no_grad()(plain(torch.optim.AdamW.step))
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore
+        self.offload.step(self.move) if self.offload else self.move()
 
 
 def build_optimizers(
@@ -93,7 +97,10 @@ def build_optimizers(
     for part in adamw.param_groups:
         part["peak_lr"] = config.learning_rate
     rates = (config.muon_lr, config.muon_momentum, config.weight_decay)
-    return [adamw, Muon(matrices, *rates, matmul_dtype, group)] if matrices else [adamw]
+    muons = [Muon(matrices, *rates, matmul_dtype, group)] if matrices else []
+    for optimizer in (adamw, *muons) if offloads(device_type, config.offload) else ():
+        optimizer.offload = Offload(optimizer)
+    return [adamw, *muons]
 
 
 def matrix_rows(model: GPT, name: str, p: Tensor) -> list[int]:
@@ -138,21 +145,38 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
         """Move every matrix by its orthogonalised momentum; `closure` is not supported."""
         assert closure is None
+        if self.offload:
+            self.offload.step(self.put_updates)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-            buffers = [self.state[p]["momentum"] for p in params]
+            grads = [p.grad for p in params]
+            # gradients that have become updates stay what they are by moving towards themselves
+            buffers = grads if self.offload else self.momenta(params)
             sharded = sharding.is_sharded(params[0])
             move = functools.partial(sharing.move_rows, self.move) if sharded else self.move
             move(
-                params, [p.grad for p in params], buffers, [self.rows[p] for p in params],
-                self.group, rate=group["lr"], momentum=group["momentum"],
+                params, grads, buffers, [self.rows[p] for p in params], self.group,
+                rate=group["lr"], momentum=group["momentum"],
                 decay=1 - group["lr"] * group["weight_decay"],
             )  # fmt: skip
+
+    def momenta(self, params: list[Tensor]) -> list[Tensor]:
+        """The momentum of each parameter, zeros at first."""
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        return [self.state[p]["momentum"] for p in params]
+
+    def put_updates(self) -> None:
+        """Move the momenta, and put what is to be orthogonalised in place of the gradients."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p, buffer in zip(params, map(sharding.local, self.momenta(params)), strict=True):
+                grad = sharding.local(p.grad)  # pyright: ignore
+                buffer.lerp_(grad, 1 - group["momentum"])
+                torch.lerp(grad, buffer, group["momentum"], out=grad)
 
     def move(
         self, weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor],

@@ -269,6 +269,7 @@ def planned(options: dict[str, Any], gpus: int) -> str:
         return "does not fit | | | | | |"
     layout = f"{plan['shard']}, {plan['micro_batches']} x {plan['batch_size']}"
     layout += ", recompute" * (plan["recompute"] == "block")
+    layout += ", offload" * plan["offload"]
     layout += "*" * bool(cluster.unchecked(machines, plan["batch_size"] * config.block_size))
     sent = plan["sent_in_node_bytes"] / 1e9
     hours = 20 * plan["parameters"] / plan["tokens_per_s"] / 3600

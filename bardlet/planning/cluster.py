@@ -67,11 +67,14 @@ def plan(config: TrainConfig, cluster: Cluster) -> dict[str, Any]:
             f"{sequences:,} sequences a step are not equal shares for {cluster.gpus} GPUs: the "
             f"step takes as long as the GPUs with {share} of them"
         )
-    options = [
-        option(config, cluster, shape, share, kind, again)
-        for kind in allowed_shards(cluster, config.shard)
-        for again in ((True,) if config.recompute == "block" else (False, True))
-    ]
+    options: list[dict[str, Any]] = []
+    for away in (config.offload, True):  # which is slower, so it is for what fits no other way
+        if not any(each["fits"] for each in options):
+            options += [
+                option(config, cluster, shape, share, kind, again, away)
+                for kind in allowed_shards(cluster, config.shard)
+                for again in ((True,) if config.recompute == "block" else (False, True))
+            ]
     fitting = [each for each in options if each["fits"]]
     if not fitting:
         smallest = min(each["memory"]["total"] for each in options)
@@ -137,7 +140,13 @@ def allowed_shards(cluster: Cluster, asked: str) -> tuple[str, ...]:
 
 
 def option(
-    config: TrainConfig, cluster: Cluster, shape: GPTConfig, share: int, shard: str, again: bool
+    config: TrainConfig,
+    cluster: Cluster,
+    shape: GPTConfig,
+    share: int,
+    shard: str,
+    again: bool,
+    away: bool,
 ) -> dict[str, Any]:
     """One way to lay the run out, with the largest micro-batch that fits, the configured at most.
 
@@ -146,7 +155,8 @@ def option(
     layout = Layout(
         gpus=cluster.gpus, per_node=cluster.gpus_per_node, network=cluster.network, shard=shard,
         recompute=float(again), sequences=share, batch_size=min(config.batch_size, share),
-        optimizer=config.optimizer, fused_blocks=config.compile is not False and shard == "none",
+        optimizer=config.optimizer, offload=away,
+        fused_blocks=config.compile is not False and shard == "none",
         gather_bytes=4, summed_once=True,  # as system/sharding.py has it
     )  # fmt: skip
     room = USABLE * cluster.gpu.memory
@@ -158,10 +168,13 @@ def option(
     inside, outside = scaling.sent(shape, layout)
     return {
         "shard": shard, "recompute": "block" if again else "none",
+        "offload": away,
         "batch_size": layout.batch_size, "micro_batches": layout.micro_batches,
         "step_s": step.seconds, "step": dataclasses.asdict(step),
         "memory": {**dataclasses.asdict(held), "total": held.total}, "fits": held.total <= room,
         "sent_in_node_bytes": inside, "sent_between_nodes_bytes": outside,
+        "main_memory_bytes": scaling.states(shape, layout) if away else 0,
+        "bus_bytes": scaling.crossing(shape, layout),
     }  # fmt: skip
 
 
@@ -174,11 +187,17 @@ def describe(planned: dict[str, Any], price: float) -> str:
     sent = f"{planned['sent_in_node_bytes'] / GIGABYTE:,.2f} GB within the node"
     if planned["nodes"] > 1:
         sent += f", {planned['sent_between_nodes_bytes'] / GIGABYTE:,.2f} GB to others"
+    if planned["offload"]:
+        sent += (
+            f"; {planned['bus_bytes'] / GIGABYTE:,.2f} GB to and from main memory, which holds "
+            f"{planned['main_memory_bytes'] / GIGABYTE:,.1f} GB for each GPU"
+        )
     lines = [
         f"parameters   {planned['parameters'] / 1e6:,.1f}M, vocabulary {planned['vocab_size']:,}",
         f"machines     {planned['gpus']:,} {planned['gpu']}{nodes}, by published rates: nothing "
         "is measured",
         f"layout       shard={planned['shard']}, recompute={planned['recompute']}, "
+        f"{'offload, ' if planned['offload'] else ''}"
         f"{planned['micro_batches']} micro-batches of {planned['batch_size']} on each GPU",
         f"training     {planned['iterations']:,} iterations of {planned['tokens_per_iter']:,} "
         f"tokens, {planned['tokens']:,} tokens, {planned['flops']:.3g} FLOPs",
@@ -194,8 +213,9 @@ def describe(planned: dict[str, Any], price: float) -> str:
         lines.append(f"cost         {planned['cost']:,.0f} at {price:g} a GPU-hour")
     for each in planned["options"]:
         room = "fits" if each["fits"] else "does not fit"
+        away = " offload" if each["offload"] else ""
         lines.append(
-            f"  shard={each['shard']:<4} recompute={each['recompute']:<5} {room}: "
+            f"  shard={each['shard']:<4} recompute={each['recompute']:<5}{away} {room}: "
             f"{each['memory']['total'] / GIGABYTE:,.1f} GB, {1000 * each['step_s']:,.1f} ms"
         )
     return "\n".join([*lines, *(f"note         {text}" for text in planned["notes"])])

@@ -22,6 +22,7 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint
 from bardlet.system import memory
 from bardlet.system.distributed import Group
+from bardlet.system.offload import offloads
 from bardlet.training import auto_batch, saver, trial_process
 from bardlet.training.distillation import Teachers, load_teachers
 from bardlet.training.expected import duration
@@ -116,23 +117,27 @@ def measure(trials: TrialProcess, config: TrainConfig, seconds: float) -> dict[s
 
 
 def memory_of(
-    config: TrainConfig,
-    model: GPT,
-    optimizers: list[torch.optim.Optimizer],
-    measured: dict[str, Any],
-    teachers: int,
-) -> dict[str, Any]:
+    config: TrainConfig, model: GPT, optimizers: list[torch.optim.Optimizer],
+    measured: dict[str, Any], teachers: int,
+) -> dict[str, Any]:  # fmt: skip
     """The peak of memory in bytes, by what it is for; `teachers` is the size of their weights.
 
     The compiled core sums gradients in each thread, and never has all logits at once.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    states = checkpoint.optimizer_bytes(optimizers)
+    away = states if offloads(measured.get("device", ""), config.offload) else 0
     parts: dict[str, Any] = {
-        "weights": weights, "gradients": weights,
-        "optimizer": checkpoint.optimizer_bytes(optimizers), "teachers": teachers,
+        "weights": weights, "gradients": weights, "optimizer": states - away, "teachers": teachers,
     }  # fmt: skip
     if "failed" in measured:
-        return {**parts, "total": None, "available": known(memory.available()), "fits": False}
+        return {
+            **parts,
+            "offloaded": away,
+            "total": None,
+            "available": known(memory.available()),
+            "fits": False,
+        }
     core, logits = measured["core"], 0
     if core:
         threads = min(measured["threads"], config.batch_size)
@@ -145,6 +150,7 @@ def memory_of(
     total = measured["peak_bytes"]
     parts["activations"] = max(0, total - sum(parts.values()))
     available = measured["available_bytes"]
+    parts["offloaded"] = away
     return {**parts, "total": total, "available": known(available), "fits": total <= available}
 
 
@@ -211,6 +217,9 @@ def describe(config: TrainConfig, planned: dict[str, Any]) -> str:
     names += ("teachers",) * bool(sizes["teachers"])
     parts = ", ".join(f"{n} {sizes[n] / MEGABYTE:,.0f}" for n in names if n in sizes)
     lines.append(f"memory       {total(sizes, 'available')}: {parts}")
+    if sizes["offloaded"]:
+        size = sizes["offloaded"] / MEGABYTE
+        lines.append(f"offload      {size:,.0f} MB in main memory, {2 * size:,.0f} moved in a step")
     times = planned["time"]
     if times["total_s"] is not None:
         lines.append(

@@ -33,6 +33,7 @@ class Gpu:
     bandwidth: float
     memory: float
     link: float  # to the others of its node
+    bus: float  # to main memory, one way: 80% of PCIe's rate, 31.5 GB/s of PCIe 4 and 63 of PCIe 5
     estimated: str = ""  # which of these rates nobody has published
 
 
@@ -40,17 +41,18 @@ GPUS = {
     gpu.name: gpu
     for gpu in (
         Gpu(name="A100", peak=312e12, matmul=271.2e12, attention=225e12, bandwidth=2.0e12,
-            memory=80 * GIB, link=234.9e9),
+            memory=80 * GIB, link=234.9e9, bus=25e9),
         Gpu(name="A100-40GB", peak=312e12, matmul=271.2e12, attention=225e12, bandwidth=1.555e12,
-            memory=40 * GIB, link=234.9e9),
+            memory=40 * GIB, link=234.9e9, bus=25e9),
         Gpu(name="H100", peak=989e12, matmul=794.5e12, attention=335e12, bandwidth=3.35e12,
-            memory=80 * GIB, link=367.6e9),
+            memory=80 * GIB, link=367.6e9, bus=50e9),
         Gpu(name="H200", peak=989e12, matmul=794.5e12, attention=335e12, bandwidth=4.8e12,
-            memory=141e9, link=367.6e9),
+            memory=141e9, link=367.6e9, bus=50e9),
         Gpu(name="B200", peak=2250e12, matmul=1745e12, attention=736e12, bandwidth=8.0e12,
-            memory=180e9, link=845.7e9, estimated="attention, as much faster as products are"),
+            memory=180e9, link=845.7e9, bus=50e9,
+            estimated="attention, as much faster as products are"),
         Gpu(name="RTX4090", peak=165e12, matmul=165e12, attention=165e12, bandwidth=1.008e12,
-            memory=24 * GIB, link=25e9,
+            memory=24 * GIB, link=25e9, bus=25e9,
             estimated="products and attention at their peak, and the link at 80% of PCIe 4"),
     )
 }  # fmt: skip

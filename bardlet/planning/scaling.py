@@ -46,6 +46,7 @@ class Layout:
     sequences: int = 1  # of a GPU in a step
     batch_size: int = 1  # of these at a time
     optimizer: str = "adamw"
+    offload: bool = False  # its state rests in main memory
     fused_blocks: bool = True  # as torch.compile does
     fused_loss: bool = False
     gather_bytes: int = 2  # of a weight that is gathered
@@ -160,6 +161,7 @@ def step(shape: GPTConfig, gpu: Gpu, layout: Layout) -> Step:
 def optimizer(shape: GPTConfig, gpu: Gpu, layout: Layout) -> float:
     """The seconds of the optimizer; Muon's products are shared out among all GPUs."""
     seconds = OPTIMIZER_BYTES * parameters(shape) / layout.state_shards / gpu.bandwidth
+    seconds += crossing(shape, layout) / gpu.bus
     if layout.optimizer == "muon":
         small = [(min(sizes), max(sizes)) for sizes in matrices(shape)]
         flops = sum(NEWTON_SCHULZ * (4 * m * m * n + 2 * m**3) for m, n in small)
@@ -187,6 +189,17 @@ def sent(shape: GPTConfig, layout: Layout) -> tuple[float, float]:
     return (2 * reduced + muon) * (n - 1) / n, (2 * reduced + muon) * (k - 1) / k / inner
 
 
+def states(shape: GPTConfig, layout: Layout) -> float:
+    """Bytes of the optimizer's state that a GPU has, wherever they are."""
+    muon = 4 * block_weights(shape) if layout.optimizer == "muon" else 0
+    return (8 * parameters(shape) - muon) / layout.state_shards
+
+
+def crossing(shape: GPTConfig, layout: Layout) -> float:
+    """Bytes between a GPU and main memory in a step: the state, there and back."""
+    return 2 * states(shape, layout) if layout.offload else 0.0
+
+
 def communication(shape: GPTConfig, gpu: Gpu, layout: Layout) -> float:
     """The seconds of all exchanges: of one over nodes, its slower part."""
     inside, outside = sent(shape, layout)
@@ -201,7 +214,6 @@ def memory(shape: GPTConfig, layout: Layout) -> Memory:
     activations in bfloat16, logits in both, with their gradient.
     """
     size, blocks = parameters(shape), block_weights(shape)
-    states = 8 * size - (4 * blocks if layout.optimizer == "muon" else 0)
     tokens = layout.batch_size * shape.block_size
     one_block = 2 * block_activations(shape)
     kept = 2 * shape.n_embd * layout.recompute + one_block * (1 - layout.recompute)
@@ -210,7 +222,7 @@ def memory(shape: GPTConfig, layout: Layout) -> Memory:
     return Memory(
         weights=4 * size / layout.shards,
         gradients=4 * size / (1 if whole_gradients else layout.shards),
-        optimizer=states / layout.state_shards,
+        optimizer=0 if layout.offload else states(shape, layout),
         # whole weights in bfloat16: all, or where they are sharded those of two blocks
         gathered=2 * size if layout.shards == 1 else 2 * layout.gather_bytes * largest,
         activations=tokens * (shape.n_layer * kept + one_block * layout.recompute),

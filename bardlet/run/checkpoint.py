@@ -26,7 +26,7 @@ from bardlet.io.atomic import flush, remove, temporary, write_json, write_text
 from bardlet.model import GPT
 from bardlet.run import run_folder, shards, weights
 from bardlet.run.state import FORMAT_VERSION, RunState, corrupt
-from bardlet.system import sharding
+from bardlet.system import offload, sharding
 from bardlet.system.distributed import Group
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -175,6 +175,7 @@ def optimizer_tensors(
     model: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:  # fmt: skip
     """The optimizers' state as named tensors: "<parameter>/<what>"."""
+    offload.wait(optimizers)
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     return {
         f"{names[p]}/{what}": value.detach().contiguous()
@@ -207,15 +208,13 @@ def load_optimizers(
     names = {p: n for n, p in model.named_parameters()}
     saved = read_moments(folder, dict(model.named_parameters()))
     for optimizer in optimizers:
-        state = optimizer.state_dict()
         params = [p for group in optimizer.param_groups for p in group["params"]]
         missing = [names[p] for p in params if names[p] not in saved]
         if missing and saved:
             raise corrupt(path, f"no state for {missing[0]}: was another optimizer used?")
         for p in params:
             check_moments(path, names[p], p, saved.get(names[p]), optimizer)
-        state["state"] = {i: saved[names[p]] for i, p in enumerate(params) if names[p] in saved}
-        optimizer.load_state_dict(state)
+        offload.put_state(optimizer, {p: saved[names[p]] for p in params if names[p] in saved})
 
 
 def check_moments(

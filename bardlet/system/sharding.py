@@ -109,13 +109,25 @@ def own_part(tensor: Any, main: bool) -> tuple[int, Tensor] | None:
 
 
 def like(whole: Tensor, tensor: Any) -> Tensor:
-    """A copy of a whole tensor that is shared out as another of its shape is, if that is."""
+    """A copy of a whole tensor, where that is, shared out as another of its shape is, if it is."""
     if tensor is None or not is_sharded(tensor) or whole.shape != tensor.shape:
         return whole.clone()
+    return wrapped(whole[span(tensor)].clone(), tensor)
+
+
+def wrapped(rows: Tensor, tensor: Any) -> Tensor:
+    """A tensor of these rows of this process, wherever they are, as another is sharded; else they
+    themselves.
+    """
+    if not is_sharded(tensor):
+        return rows
     from torch.distributed.tensor import DTensor
 
-    local = whole[span(tensor)].clone().to(tensor.device)
-    return DTensor.from_local(
-        local, tensor.device_mesh, tensor.placements, run_check=False, shape=whole.shape,
-        stride=whole.stride(),
-    )  # fmt: skip
+    # from_local brings rows to the device of the mesh
+    return DTensor(rows, tensor._spec, requires_grad=False)  # pyright: ignore
+
+
+def on_device(value: Tensor, p: Tensor) -> Tensor:
+    """What an optimizer remembers of a parameter, where that is and in its dtype."""
+    moved = local(value).to(local(p).device, p.dtype)
+    return wrapped(moved, p) if is_sharded(value) else moved

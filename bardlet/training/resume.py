@@ -31,7 +31,7 @@ MAY_CHANGE = {
     "out_dir", "dataset", "init_from", "fresh", "eval_only", "eval_interval", "log_interval",
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size", "guard_dead",
-    "eval_on_start", "distill_from", "stages", "stage_iters", "recompute",
+    "eval_on_start", "distill_from", "stages", "stage_iters", "recompute", "offload",
     "sample_interval", "sample_start", "tensorboard", "trackio", "ddp_timeout",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of

@@ -22,7 +22,7 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.branch import set_aside
 from bardlet.run.state import DatasetRef, RunState, Scores
-from bardlet.system import device, distributed, meeting, sharding
+from bardlet.system import device, distributed, meeting, offload, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
@@ -204,6 +204,7 @@ def setup(
     if saved:
         saver.resume_at(saved.iter)
         notes = [f"resuming {out} at iteration {saved.iter}", *said_of(changed), *notes]
+    shared_out += offload.said(config.offload, machine.device, optimizers)
     for line in (*shared_out, *said_of_pairs(dataset, config, reference), *notes):
         log.say(line)
     return Training(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import losses, metrics, tensors, tiny_config
+from support import assert_same_end, losses, metrics, tensors, tiny_config
 
 from bardlet import cli
 from bardlet.config import to_toml
@@ -134,6 +135,34 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once(
     assert sizes and sizes == [128 >> i for i in range(len(sizes))]
     # equal but for the order of float32 sums
     assert losses(large) == pytest.approx(losses(small), abs=1e-4)
+
+
+def test_moments_in_main_memory_change_no_bit(
+    family: str, dataset_folder: Path, tmp_path: Path
+) -> None:
+    """And the device has room for them outside of steps, in which it has one part of them."""
+    options: dict[str, Any] = {**ON_GPU, "deterministic": True, "n_embd": 256, "n_layer": 4}
+    plain = tiny_config(dataset_folder, tmp_path / "plain", family, **options)
+    away = tiny_config(dataset_folder, tmp_path / "away", family, **options, offload=True)
+    held = []
+    for config in (plain, away):
+        t = setup(config, Group(), device.choose("cuda", "float32"), None, Log, "", None)
+        train_step(t, 0, *t.batches.batch(0))
+        held.append(torch.cuda.memory_allocated())
+        t.log.close()
+        moments = sum(v.nbytes for o in t.optimizers for s in o.state.values()
+                      for v in s.values() if v.dim())  # fmt: skip
+        pinned = {v.is_pinned() for o in t.optimizers for s in o.state.values()
+                  for v in s.values() if v.dim()}  # fmt: skip
+        assert pinned == {config.offload}
+        del t
+        gc.collect()
+    assert held[1] < held[0] - 0.9 * moments
+    train(dataclasses.replace(plain, fresh=True))
+    train(dataclasses.replace(away, fresh=True, max_iters=3))
+    train(dataclasses.replace(away, init_from="resume", max_iters=5, offload=False))
+    train(dataclasses.replace(away, init_from="resume"))
+    assert_same_end(plain, away)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,29 @@ def test_a_layout_that_is_asked_for_is_taken() -> None:
     assert cluster.plan(asked, on(gpus_per_node=1))["shard"] == "none"
 
 
+def test_states_rest_in_main_memory_where_that_is_asked_for_or_nothing_else_fits() -> None:
+    """16 bytes of each weight cross the bus in a step, for AdamW, of those that a GPU has."""
+    plain = cluster.plan(SMALL, on(gpus_per_node=1))
+    assert not plain["offload"] and plain["bus_bytes"] == plain["main_memory_bytes"] == 0
+    asked = resolve([("test", {**vars(SMALL), "offload": True})])
+    plan = cluster.plan(asked, on(gpus_per_node=1))
+    assert all(each["offload"] for each in plan["options"])
+    assert plan["bus_bytes"] == 16 * plan["parameters"] == 2 * plan["main_memory_bytes"]
+    assert plan["memory"]["optimizer"] == 0
+    assert plan["step"]["optimizer"] - plain["step"]["optimizer"] == pytest.approx(
+        plan["bus_bytes"] / 50e9
+    )
+    assert "1.99 GB to and from main memory, which holds 1.0 GB for each" in cluster.describe(
+        plan, 0
+    )
+    shared = cluster.plan(dataclasses.replace(asked, shard="full"), on())
+    assert shared["bus_bytes"] == pytest.approx(plan["bus_bytes"] / 8)
+    large = cluster.plan(dataclasses.replace(LARGE, batch_size=1), on("h200", gpus_per_node=1))
+    assert not large["offload"], "7B fits an H200"
+    tight = cluster.plan(dataclasses.replace(LARGE, batch_size=1), on(gpus_per_node=1))
+    assert tight["offload"] and {each["offload"] for each in tight["options"]} == {False, True}
+
+
 def test_shares_that_are_not_equal_are_said() -> None:
     plan = cluster.plan(SMALL, on(nodes=8))  # 480 sequences for 64 GPUs
     assert plan["micro_batches"] * plan["batch_size"] == 8

@@ -65,6 +65,8 @@ def test_what_a_gpu_holds() -> None:
     assert full.weights + full.gradients + full.optimizer == pytest.approx(16 * size / 8)
     node = scaling.memory(GPT2, Layout(gpus=64, shard="node", batch_size=12))
     assert node == full
+    away = scaling.memory(GPT2, Layout(batch_size=12, offload=True))
+    assert one.total - away.total == 8 * size
     muon = scaling.memory(GPT2, Layout(batch_size=12, optimizer="muon"))
     assert one.optimizer - muon.optimizer == 4 * scaling.block_weights(GPT2)
 

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from support import as_ranks, assert_same_end, losses, metrics, some_text, tensors, tiny_model
 from support import tiny_config as config_of
 
-from bardlet import cli, lora
+from bardlet import cli, lora, optim
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.run import run_folder, shards
-from bardlet.system import sharding
+from bardlet.system import offload, sharding
 from bardlet.system.sharding import local, per_node
 from bardlet.train import train
 from bardlet.training.backend import check_shard
@@ -135,6 +135,24 @@ def test_saved_by_two_it_goes_on_by_two_and_alone(folder: Path) -> None:
     started(alone)
     started(longer)
     assert_equal_runs(longer, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2-adamw", "llama-muon"])
+@pytest.mark.parametrize("how", ["none", "full"])
+def test_state_that_rests_elsewhere_changes_no_bit(
+    how: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several processes, sharded or not; saved with it a run goes on without, and back."""
+    monkeypatch.setattr(optim, "offloads", lambda device_type, wanted: wanted)
+    monkeypatch.setattr(optim.muon, "fits", lambda *_: False)
+    monkeypatch.setattr(offload, "PART", 9000)
+    flat = {"decay_lr": False, "eval_interval": 1, **CASES[name]}
+    plain = sharded(tiny_config(folder, f"{name}-here", **flat), how)
+    away = dataclasses.replace(plain, out_dir=f"{plain.out_dir}-away", max_iters=2, offload=True)
+    back = dataclasses.replace(away, init_from="resume", max_iters=3, offload=False)
+    in_ranks(2, [plain, away, back, dataclasses.replace(back, max_iters=4, offload=True)])
+    assert_same_end(plain, away)
 
 
 @pytest.mark.slow
