@@ -11,8 +11,6 @@
 #include "train.h"
 #ifdef __linux__
 #include <sys/mman.h>
-#endif
-#ifdef __AMX_BF16__
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -64,14 +62,16 @@ const char* bardlet_source() { return BARDLET_SOURCE; }
 // What went wrong in this thread's last call that returned another status than 0.
 const char* bardlet_error() { return error_text; }
 
-// Whether the system lets this process use what the build needs: it keeps AMX's registers of a
-// thread only where it was asked to.
+// Whether the system lets this process use what the build needs. Linux keeps AMX's registers only
+// for a process that has asked for it; other systems have not been tried.
 int bardlet_permitted() {
-#ifdef __AMX_BF16__
+#ifndef __AMX_BF16__
+    return 1;
+#elif defined(__linux__)
     constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, of XTILEDATA
     return syscall(SYS_arch_prctl, request, tile_data) == 0;
 #else
-    return 1;
+    return 0;
 #endif
 }
 
