@@ -1,5 +1,5 @@
-// What of products knows blocks of 16 by 16: the transposition of words, and Intel's AMX, whose
-// registers ("tiles") hold 16 rows of 64 bytes and whose product of two is one instruction.
+// Blocks of 16 by 16 words: their transposition, and products on Intel's AMX, whose registers
+// ("tiles") hold 16 rows of 64 bytes; one instruction multiplies two of them.
 #pragma once
 #include "vector.h"
 
@@ -56,10 +56,10 @@ inline vec sums_of(vec (&rows)[W]) {
 #ifdef __AMX_BF16__
 constexpr int BLOCK = 2 * SIDE;   // rows and columns of the four tiles of sums
 constexpr int AHEAD = 8192;       // bytes of panels that are fetched before they are multiplied
-constexpr int STRIP = 2 * BLOCK;  // rows that meet every panel before others do: the cache has them
+constexpr int STRIP = 2 * BLOCK;  // rows that all panels multiply before others: they stay cached
 
-// How many rows the tiles of a thread have: 0, 1 and 4 of the upper half of a block, 2, 3 and 5 of
-// the lower one. Tiles 6 and 7 hold 16 steps of two times 16 columns.
+// How many rows of a block this thread's tiles hold: 0, 1 and 4 those of its upper half, 2, 3 and 5
+// those of the lower one. Tiles 6 and 7 hold 16 columns of 16 steps, which are two numbers each.
 inline thread_local int tile_rows = 0;
 
 inline void set_tile_rows(int rows) {
@@ -74,12 +74,12 @@ inline void set_tile_rows(int rows) {
         shape.rows[tile] = tile > 5 ? SIDE : tile < 2 || tile == 4 ? upper : lower;
         shape.row_bytes[tile] = shape.rows[tile] ? 64 : 0;
     }
-    asm volatile("" ::"r"(&shape) : "memory");  // the compiler does not know that all is read
+    asm volatile("" ::"r"(&shape) : "memory");  // the compiler does not know that it is read
     _tile_loadconfig(&shape);
     tile_rows = rows;
 }
 
-// While it lives, its thread can multiply on tiles. Others may have used them before.
+// While it lives, its thread can multiply on tiles. torch may have left them in another shape.
 struct Tiles {
     Tiles() { tile_rows = 0, set_tile_rows(BLOCK); }
     ~Tiles() { _tile_release(); }

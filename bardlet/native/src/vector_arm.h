@@ -1,4 +1,4 @@
-// vector.h for 64-bit Arm: two registers of NEON as one, so that a tile's sums fill the 32 there are.
+// vector.h for 64-bit Arm: two registers of NEON as one, so that a tile's sums take 16 of the 32.
 #pragma once
 #include <arm_neon.h>
 
