@@ -15,10 +15,10 @@ from bardlet.native.decoding import Decoder
 from bardlet.sampling.filters import Sampling
 
 each_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-# relative errors of logits: of a query in 16 bits, of activations in 16 bits, which may round a key
-# or a value to another integer, and of activations in bfloat16
+# relative errors of logits: queries and weights of values have 16 bits, and so have activations of
+# integer weights, which may round a key or a value behind them to another integer of 8 bits
 TOLERANCE = {
-    (torch.float32, "auto"): 1e-3, (torch.float32, "int8"): 1e-2,
+    (torch.float32, "auto"): 3e-3, (torch.float32, "int8"): 1e-2,
     (torch.bfloat16, "auto"): 5e-2, (torch.bfloat16, "int8"): 5e-2,
 }  # fmt: skip
 
@@ -39,7 +39,10 @@ def test_keys_and_values_are_rounded_to_the_nearest() -> None:
 
 
 def decoder_of(model: GPT, streams: int, dtype: torch.dtype, weights: str = "auto") -> Decoder:
-    return Decoder(model, streams, dtype, weights, "int8")
+    """A decoder in whose memory nothing is a number before it is written."""
+    decoder = Decoder(model, streams, dtype, weights, "int8")
+    decoder.memory.block.fill_(255)
+    return decoder
 
 
 def exact_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:

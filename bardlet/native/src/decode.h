@@ -233,15 +233,18 @@ class Decoder {
             part(a, weights.qkv[l], M, C, kv * group, own * group, keep);
             part(a, weights.qkv[l], M, C, HD + kv, own, keep);
             part(a, weights.qkv[l], M, C, HD + s.kv_heads * D + kv, own, keep);
-            for (int head = (int)mine.first; head < mine.last; head++)
-                for (int m = 0; m < M; m++) {
-                    append_kv(l, rows[m].stream, head, rows[m].position, wide + (long)m * s.qkv());
-                    Ahead next = behind(l, head, (int)mine.last, m, M);
-                    for (int i = head * group; i < (head + 1) * group; i++, next = {})
-                        attend(l, rows[m].stream, i, rows[m].position,
-                               wide + (long)m * s.qkv() + i * D, o + (long)m * HD + i * D,
-                               scratch[t].scores, next);
-                }
+            const long end = mine.last * M;  // each head's rows
+            for (long i = mine.first * M; i < end; i++) {
+                // what is stored is at rest when it is attended to
+                if (i == mine.first * M) append_kv(l, i, M, wide);
+                if (i + 1 < end) append_kv(l, i + 1, M, wide);
+                const int kv = (int)(i / M), m = (int)(i % M);
+                Ahead next = i + 2 < end ? cached_of(l, i + 2, M) : Ahead{};
+                for (int head = kv * group; head < (kv + 1) * group; head++, next = {})
+                    attend(l, rows[m].stream, head, rows[m].position,
+                           wide + (long)m * s.qkv() + head * D, o + (long)m * HD + head * D,
+                           scratch[t].scores, next);
+            }
             barrier.wait();
             add(o, weights.proj[l], p.at(l, PROJ_B), M, HD, t);
             barrier.wait();
@@ -275,24 +278,24 @@ class Decoder {
              });
     }
 
-    // Put one row's key and value in the cache.
-    void append_kv(int l, long b, int kv, int position, const E* qkv) {
-        const int D = s.head;
-        const E *k = qkv + (s.heads + kv) * D, *v = k + s.kv_heads * D;
+    // Put the key and value of row i % M, head i / M, in the cache.
+    void append_kv(int l, long i, int M, const E* wide) {
+        const int D = s.head, kv = (int)(i / M);
+        const Row& row = rows[i % M];
+        const E *k = wide + i % M * s.qkv() + (s.heads + kv) * D, *v = k + s.kv_heads * D;
         alignas(64) E rotated[KVCache<E>::MAX_HEAD];
         if (s.llama) {
-            rotate_row(s, k, s.qk_norm ? p.at(l, KN) : nullptr, rotary, position, rotated);
+            rotate_row(s, k, s.qk_norm ? p.at(l, KN) : nullptr, rotary, row.position, rotated);
             k = rotated;
         }
-        cache.append(cache.of(l, b, kv), position, k, v);
+        cache.append(cache.of(l, row.stream, kv), row.position, k, v);
     }
 
-    // What is cached for the row that a thread attends to after row m of a head: nothing where it
-    // is the same text's.
-    Ahead behind(int l, int head, int end, int m, int M) const {
-        if (++m == M) m = 0, head++;
-        if (head == end || (m && rows[m].stream == rows[m - 1].stream)) return {};
-        const char* at = cache.of(l, rows[m].stream, head);
+    // What row i % M, head i / M, attends to; nothing where it is what the row before does.
+    Ahead cached_of(int l, long i, int M) const {
+        const long m = i % M;
+        if (m && rows[m].stream == rows[m - 1].stream) return {};
+        const char* at = cache.of(l, rows[m].stream, (int)(i / M));
         return {at, at + cache.bytes(rows[m].position + 1)};
     }
 

@@ -4,7 +4,7 @@
 // stretch of memory front to back, and fetches that of the next query meanwhile:
 //     plain     keys [W][D], values [W][D], as products take them
 //     integers  scales of the keys and of the values, W floats each, then of 8 bits
-//               keys [D / 2][W][2] and values [W][D]
+//               keys [D / 2][W][2] and values [W / 2][D][2]
 // Integers are in [-127, 127]; each token has one scale for its key and one for its value.
 #pragma once
 #include "model.h"
@@ -45,14 +45,14 @@ class KVCache {
             memcpy(row + W * D, v, D * sizeof(E));
             return;
         }
-        int16_t q[MAX_HEAD];
+        int8_t q[MAX_HEAD];
         auto* scales = (float*)to;
         auto* keys = (int8_t*)(scales + 2 * W);
+        int8_t* values = keys + (W + lane / 2 * 2) * D + lane % 2;
         scales[lane] = round_row(k, q);
-        for (int i = 0; i < D; i++) keys[(i / 2 * W + lane) * 2 + i % 2] = (int8_t)q[i];
+        for (int i = 0; i < D; i += 2) memcpy(keys + i * W + lane * 2, q + i, 2);
         scales[W + lane] = round_row(v, q);
-        int8_t* value = keys + (W + lane) * D;
-        for (int i = 0; i < D; i++) value[i] = (int8_t)q[i];
+        for (int i = 0; i < D; i++) values[2 * i] = q[i];
     }
 
     // y (D): the values of the first `seen` tokens, weighted by their keys' products with q (D).
@@ -60,14 +60,19 @@ class KVCache {
     void attend(const char* cached, int seen, const E* q, E* y, float* scores, Ahead ahead) const {
         const float highest = integers ? score_integers(cached, seen, q, scores, ahead)
                                        : score(cached, seen, q, scores, ahead);
-        vec sum = set1(0.0f);
+        vec sum = set1(0.0f), poison = set1(0.0f);
         for (int j = 0; j < seen; j += W) {
             const vec e = exp(load(scores + j) - set1(highest));
-            sum += e;
             const auto* scales = (const float*)(cached + j / W * block) + W;
             store(scores + j, integers ? e * load(scales) : e);
+            sum += e;
+            if (!integers) continue;
+            for (int r = seen; r < j + W; r++) scores[r] = 0.0f;  // where nothing has a scale yet
+            const vec weights = load(scores + j);
+            poison = fma(weights, set1(0.0f), poison);
+            round_weights(weights, scores + j);
         }
-        const vec share = set1(1.0f / hsum(sum));
+        const vec share = set1(1.0f / hsum(sum) + hsum(poison));
         int i = 0;
         for (; i + 4 * W <= D; i += 4 * W) mix<4>(cached, seen, scores, share, i, y + i, ahead);
         for (; i + 2 * W <= D; i += 2 * W) mix<2>(cached, seen, scores, share, i, y + i, ahead);
@@ -83,7 +88,8 @@ class KVCache {
     char* base;
 
     // The scale of D numbers, NaN where one is not finite, with their integers in q.
-    float round_row(const E* x, int16_t* q) const {
+    float round_row(const E* x, int8_t* q) const {
+        int16_t wide[MAX_HEAD];
         vec highest = set1(0.0f), poison = set1(0.0f);
         for (int i = 0; i < D; i += W) {
             const vec v = load(x + i);
@@ -91,8 +97,16 @@ class KVCache {
         }
         const float scale = hmax(highest) / 127.0f;
         const vec inverse = set1(scale > TINY ? 1.0f / scale : 0.0f);
-        for (int i = 0; i < D; i += W) store_nearest(q + i, load(x + i) * inverse);
+        for (int i = 0; i < D; i += W) store_nearest(wide + i, load(x + i) * inverse);
+        for (int i = 0; i < D; i++) q[i] = (int8_t)wide[i];
         return scale + hsum(poison);
+    }
+
+    // W values' weights as integers of 16 bits in the place of W / 2 scores, then their scale.
+    static void round_weights(vec weights, float* scores) {
+        const float size = hmax(weights);
+        store_nearest((int16_t*)scores, weights * set1(size > TINY ? 32767.0f / size : 0.0f));
+        scores[W / 2] = size / 32767.0f;
     }
 
     // Scores of `seen` tokens, -inf behind them; returns the highest.
@@ -162,16 +176,33 @@ class KVCache {
         vec sums[R];
         for (int r = 0; r < R; r++) sums[r] = set1(0.0f);
         for (int j = 0; j < seen; j += W, cached += block) {
-            const int end = std::min(seen - j, W);
-            const auto add = [&](const auto* v) {
+            if (integers) {
+                mix_integers<R>((const int8_t*)cached + W * (2 * sizeof(float) + D) + 2 * i,
+                                scores + j, sums);
+            } else {
+                const E* v = (const E*)cached + W * D + i;
+                const int end = std::min(seen - j, W);
                 for (int t = 0; t < end; t++, v += D)
                     for (int r = 0; r < R; r++)
                         sums[r] = fma(set1(scores[j + t]), load(v + r * W), sums[r]);
-            };
-            if (integers) add((const int8_t*)cached + W * (2 * sizeof(float) + D) + i);
-            else add((const E*)cached + W * D + i);
+            }
             ahead.fetch(block / 2);
         }
         for (int r = 0; r < R; r++) store(y + r * W, sums[r] * share);
+    }
+
+    // What W values of 8 bits add to the sums, weighted as round_weights() left it.
+    template <int R>
+    void mix_integers(const int8_t* v, const float* weights, vec (&sums)[R]) const {
+        words parts[R];
+        for (words& part : parts) part = broadcast(0);
+        for (int t = 0; t < W / 2; t++, v += 2 * D) {
+            int32_t pair;
+            memcpy(&pair, weights + t, 4);
+            for (int r = 0; r < R; r++)
+                parts[r] = multiply_add(parts[r], broadcast(pair), load_bytes(v + 2 * r * W));
+        }
+        const vec scale = set1(weights[W / 2]);
+        for (int r = 0; r < R; r++) sums[r] = fma(to_floats(parts[r]), scale, sums[r]);
     }
 };

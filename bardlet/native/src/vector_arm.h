@@ -75,10 +75,6 @@ inline words load_bytes(const uint8_t* p) {
     return {vreinterpretq_s32_u16(vmovl_u8(vget_low_u8(x))),
             vreinterpretq_s32_u16(vmovl_high_u8(x))};
 }
-inline vec load(const int8_t* p) {  // W of them
-    const int16x8_t x = vmovl_s8(vld1_s8(p));
-    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))};
-}
 inline words low_nibbles(words x) {
     return {x.a & vdupq_n_s32(0x000f000f), x.b & vdupq_n_s32(0x000f000f)};
 }

@@ -31,9 +31,6 @@ inline words load_bytes(const int8_t* p) {  // 2 W of them, each as 16 bits
 inline words load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
 }
-inline vec load(const int8_t* p) {  // W of them
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-}
 inline words low_nibbles(words x) { return _mm512_and_si512(x, _mm512_set1_epi16(15)); }
 inline words high_nibbles(words x) { return _mm512_srli_epi16(x, 4); }
 inline void store_nearest(int16_t* p, vec x) {
@@ -80,9 +77,6 @@ inline words load_bytes(const int8_t* p) {
 }
 inline words load_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
-}
-inline vec load(const int8_t* p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
 }
 inline words low_nibbles(words x) { return _mm256_and_si256(x, _mm256_set1_epi16(15)); }
 inline words high_nibbles(words x) { return _mm256_srli_epi16(x, 4); }
