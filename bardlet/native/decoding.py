@@ -103,9 +103,10 @@ class Decoder:
                         f"{end} tokens and {steps} new ones do not fit a context of {size} with "
                         f"{begin} cached, or {len(context)} places"
                     )
-                new = context[begin:end]
-                if new.min() < 0 or new.max() >= vocab:
-                    raise IndexError(f"token ids must be in [0, {vocab})")
+            new = [context[past[i] : known[i]] for i, context in enumerate(contexts)]
+            lowest, highest = torch.cat(new).aminmax()
+            if lowest < 0 or highest >= vocab:
+                raise IndexError(f"token ids must be in [0, {vocab})")
             arrays = (
                 *((c_int32 * n)(*values) for values in (streams, past, known)),
                 (c_void_p * n)(*addresses),

@@ -5,6 +5,7 @@ The order is transformers': bias, penalties, temperature, top_k, top_p, min_p.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class Sampling:
         penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
         return penalties != (1.0, 0.0, 0.0)
 
-    @property
+    @functools.cached_property
     def plain(self) -> bool:
         """Whether temperature and top_k alone decide, which the compiled core applies itself."""
         return self == Sampling(temperature=self.temperature, top_k=self.top_k)
