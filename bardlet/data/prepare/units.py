@@ -25,7 +25,6 @@ UNIT = 1 << 23  # bytes of text in a unit
 PROBLEM = 1000  # characters, that one takes about as much memory as
 FILES = 1000  # small files in a unit, at most
 WINDOW = 1 << 20  # bytes in which the end of a word is looked for
-NEAR = 1 << 10  # those in which it mostly is
 SELF_SYNCHRONISING = ("utf-8", "utf8", "utf_8", "ascii", "us-ascii", "latin-1", "latin1")
 NEVER = 1 << 62  # characters
 
@@ -220,8 +219,7 @@ def blocks(raw: bytes, size: int) -> Iterator[tuple[int, int]]:
     start = 0
     while len(raw) - start > 2 * size:
         at = start + size
-        near = decoding.word_end(raw[at : at + NEAR])
-        end = at + (cut_place(raw[at : at + WINDOW]) if near is None else near)
+        end = at + cut_place(raw[at : at + WINDOW])
         yield start, end
         start = end
     yield start, len(raw)

@@ -14,6 +14,7 @@ from bardlet.errors import DataError, UsageError
 # Not "surrogateescape": it leaves code points that no tokenizer can encode.
 ERROR_HANDLERS = ("strict", "replace", "ignore", "backslashreplace")
 BLOCK = 1 << 20  # bytes that a stream is decoded by
+NEAR = 1 << 9  # bytes in which a word mostly ends
 # Text can be cut here and encoded in parts: in every pattern of tokenizers/patterns.py, a word that
 # follows a letter or digit and has none itself begins at its first character, whatever comes next.
 CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
@@ -24,11 +25,11 @@ def word_end(window: bytes) -> int | None:
     where none does.
     """
     skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
-    shown = window[skipped:].decode("utf-8", "surrogateescape")
-    match = CUT.search(shown)
-    if match is None:
-        return None
-    return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
+    for part in (window[skipped:NEAR], window[skipped:]):
+        shown = part.decode("utf-8", "surrogateescape")
+        if match := CUT.search(shown):
+            return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
+    return None
 
 
 class CountedFile(io.RawIOBase):

@@ -23,7 +23,6 @@ O200K = (  # unlike the others it leaves accents and vowel signs with their lett
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PART = 1 << 16  # characters; the library's time and memory for a word list grow with its text
-NEAR = 1 << 9  # bytes that are decoded to find the end of a word, before `LONGEST` are
 LONGEST = 1 << 16  # characters of a word that is merged whole: time grows faster than a word does
 
 
@@ -46,14 +45,9 @@ def parts_of_utf8(raw: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(raw):
         at = start + PART
-        for window in (min(NEAR, LONGEST), LONGEST):  # a word mostly ends in the first
-            end = word_end(raw[at : at + window])
-            if end is not None:
-                end += at
-                break
-        else:
-            end = at + LONGEST
-            while end < len(raw) and raw[end] & 0xC0 == 0x80:
-                end += 1
+        word = word_end(raw[at : at + LONGEST])
+        end = at + (LONGEST if word is None else word)
+        while end < len(raw) and raw[end] & 0xC0 == 0x80:  # not within a character
+            end += 1
         yield raw[start:end]
         start = end
