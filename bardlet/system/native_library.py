@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 
@@ -23,6 +24,19 @@ def load(path: Path) -> ctypes.CDLL:
     if library.bardlet_source().decode() != source_hash(path.parent):
         raise OSError(f"{path.name} is of another version; install bardlet again to compile it")
     return library
+
+
+def load_optional(path: Path, task: str) -> ctypes.CDLL | None:
+    """A library as `load` opens it, or None: without a word where it was not compiled or is
+    switched off, with a warning that says for what `task` it is missed where it cannot be loaded.
+    """
+    if switched_off() or not path.exists():
+        return None
+    try:
+        return load(path)
+    except OSError as error:  # compiled elsewhere, or from an earlier version
+        warnings.warn(f"{task} without the compiled core: {error}", stacklevel=3)
+        return None
 
 
 def source_hash(folder: Path) -> str:

@@ -10,96 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
-using byte = uint8_t;
-
-// --- words: what the pattern O200K of patterns.py matches, one alternative after the other
-
-// What a character is, in the bits of bpe_training.py's KINDS. Most scripts have no capitals: their
-// letters are UPPER and LOWER, and so are marks, such as accents.
-enum : byte { UPPER = 1, LOWER = 2, NUMBER = 4, SPACE = 8, MARK = 16 };
-
-struct Splitter {
-    const byte* classes;  // of every code point
-    const byte* end;
-
-    uint32_t point(const byte* at) const {
-        if (*at < 0x80) return *at;
-        if (*at < 0xE0) return (*at & 0x1F) << 6 | (at[1] & 0x3F);
-        if (*at < 0xF0) return (*at & 0x0F) << 12 | (at[1] & 0x3F) << 6 | (at[2] & 0x3F);
-        return (*at & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F);
-    }
-    static const byte* next(const byte* at) {
-        return at + (*at < 0x80 ? 1 : *at < 0xE0 ? 2 : *at < 0xF0 ? 3 : 4);
-    }
-    byte kind(const byte* at) const { return at < end ? classes[point(at)] : 0; }
-    static bool is_line(byte c) { return c == '\n' || c == '\r'; }
-    // A mark belongs to words, but does not begin one where something else could.
-    static bool is_letter(byte kind) { return kind & (UPPER | LOWER) && !(kind & MARK); }
-    bool is_sign(const byte* at) const {
-        const byte k = kind(at);
-        return at < end && !(k & (NUMBER | SPACE)) && !is_letter(k);
-    }
-
-    // The end of the word that begins at `at`, which is not the end of the text.
-    const byte* word(const byte* at) const {
-        const byte first = kind(at);
-        if (first & NUMBER) {
-            const byte* to = next(at);
-            for (int i = 1; i < 3 && kind(to) & NUMBER; i++) to = next(to);
-            return to;
-        }
-        if (is_letter(first)) return letters(at);
-        if (!is_line(*at))  // one character of another kind may stand before letters
-            if (const byte* to = letters(next(at), !(first & MARK))) return to;
-        if (first & MARK) return letters(at);
-        if (const byte* to = signs(*at == ' ' ? at + 1 : at)) return to;
-        return spaces(at);
-    }
-
-    // Letters: any capitals and then small ones, or capitals alone; a contraction may follow.
-    const byte* letters(const byte* at, bool alone = true) const {
-        const byte *to = at, *small = nullptr;  // the end of the last that is both
-        byte k = kind(to);
-        for (; k & UPPER; k = kind(to)) {
-            to = next(to);
-            if (k & LOWER) small = to;
-        }
-        if (k & LOWER)
-            while (kind(to) & LOWER) to = next(to);
-        else if (small) to = small;
-        else if (to == at || !alone) return nullptr;
-        return contraction(to);
-    }
-
-    const byte* contraction(const byte* at) const {
-        if (at == end || *at != '\'') return at;
-        const long left = end - at;
-        const byte a = left > 1 ? at[1] | 0x20 : 0, b = left > 2 ? at[2] | 0x20 : 0;
-        if (a == 's' || a == 't' || a == 'm' || a == 'd') return at + 2;
-        if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l'))
-            return at + 3;
-        return left > 2 && at[1] == 0xC5 && at[2] == 0xBF ? at + 3 : at;  // the long s
-    }
-
-    const byte* signs(const byte* at) const {
-        const byte* to = at;
-        while (is_sign(to)) to = next(to);
-        if (to == at) return nullptr;
-        while (to < end && (is_line(*to) || *to == '/')) to++;
-        return to;
-    }
-
-    // White space: up to the last end of a line in it, else all but the last before a word.
-    const byte* spaces(const byte* at) const {
-        const byte *to = at, *last = at, *line = nullptr;
-        while (kind(to) & SPACE) {
-            last = to;
-            if (is_line(*to)) line = to + 1;
-            to = next(to);
-        }
-        return line ? line : to == end || last == at ? to : last;
-    }
-};
+#include "words.h"
 
 // --- counting
 
@@ -149,11 +60,12 @@ class Words {
     }
 };
 
-Words count(Splitter split, const byte* at, const byte* end) {
+// The words of a text by O200K, each with how often it is there.
+Words count(const byte* at, const byte* end) {
     Words words;
-    split.end = end;
+    const Splitter splitter(O200K, end);
     while (at < end) {
-        const byte* to = split.word(at);
+        const byte* to = splitter.word(at);
         if ((to - at) >> 32) throw std::length_error("a word of more than 4 GB");
         uint64_t hash = 0xCBF29CE484222325;  // FNV-1a, its upper half mixed into the lower
         for (const byte* b = at; b < to; b++) hash = (hash ^ *b) * 0x100000001B3;
@@ -330,8 +242,8 @@ const char* bardlet_source() { return BARDLET_SOURCE; }
 
 // Learn up to `most` merges of two ids each from a text in UTF-8, and return their number, or -1
 // where memory does not do. `order` has the id of each byte; merged tokens are numbered from 256.
-long bardlet_bpe(const byte* text, long bytes, const byte* classes, const int32_t* order, long most,
-                 int threads, int32_t* merges) {
+long bardlet_bpe(const byte* text, long bytes, const int32_t* order, long most, int threads,
+                 int32_t* merges) {
     try {
         const byte *end = text + bytes, *at = text;
         std::vector<std::future<Words>> parts;
@@ -340,7 +252,7 @@ long bardlet_bpe(const byte* text, long bytes, const byte* classes, const int32_
             const auto is_letter = [](byte c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; };
             while (to < end && !(to > at && *to == ' ' && is_letter(to[-1]))) to++;
             if (i == threads) to = end;
-            parts.push_back(std::async(std::launch::async, count, Splitter{classes, end}, at, to));
+            parts.push_back(std::async(std::launch::async, count, at, to));
             at = to;
         }
         Words words = parts[0].get();

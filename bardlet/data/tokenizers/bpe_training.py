@@ -11,15 +11,13 @@ import functools
 import json
 import math
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF, END_OF_TEXT, utf8
-from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.data.tokenizers.json_file import MAX_TOKEN, byte_level
-from bardlet.data.tokenizers.patterns import LOWER, O200K, UPPER, parts
+from bardlet.data.tokenizers.patterns import O200K, parts
 from bardlet.errors import UsageError
 from bardlet.system import native_library
 
@@ -27,8 +25,6 @@ MIN_SIZE = 257  # the bytes, of which any text is made, and the end of a text
 MAX_SIZE = 1 << 20
 ORDER = "".join(sorted(ALPHABET))  # of bytes, where pairs are equally frequent: the library's
 THREADS = 16  # at most, to count words: each has a table of its own
-# what the core knows of a character, as in bpe_training.cpp
-KINDS = {1: UPPER, 2: LOWER, 4: r"\p{N}", 8: r"\s", 16: r"\p{M}"}
 
 
 def suggested_size(text_bytes: int) -> int:
@@ -96,11 +92,10 @@ def learn_with_core(text: str, count: int) -> list[tuple[str, str]] | None:
     library = core()
     assert library is not None
     raw = text.encode("utf-8")
-    known = kinds(CharTokenizer.train(text).chars)
     order = np.array([ORDER.index(char) for char in ALPHABET], dtype=np.int32)
     merges = np.zeros((count, 2), dtype=np.int32)
     threads = min(os.cpu_count() or 1, THREADS)
-    done = library.bardlet_bpe(raw, len(raw), known, order, count, threads, merges)
+    done = library.bardlet_bpe(raw, len(raw), order, count, threads, merges)
     if done < 0:
         return None
     tokens = [*ORDER]
@@ -109,36 +104,16 @@ def learn_with_core(text: str, count: int) -> list[tuple[str, str]] | None:
     return [(tokens[left], tokens[right]) for left, right in merges[:done].tolist()]
 
 
-def kinds(chars: str) -> np.ndarray:
-    """What each of these characters is, by code point, (0x110000,) uint8: the bits in `KINDS`.
-
-    The library that encodes is asked, since versions of Unicode differ.
-    """
-    from tokenizers import Regex, pre_tokenizers
-
-    bits = np.zeros(0x110000, dtype=np.uint8)
-    for bit, kind in KINDS.items():
-        others = pre_tokenizers.Split(Regex(f"{kind}+"), "removed", invert=True)
-        members = "".join([word for word, _ in others.pre_tokenize_str(chars)])
-        bits[np.frombuffer(members.encode("utf-32-le"), dtype=np.uint32)] |= bit
-    return bits
-
-
 @functools.cache
 def core() -> ctypes.CDLL | None:
     """The library that is compiled of bpe_training.cpp, or None where it was not."""
     path = Path(__file__).parent / "core-bpe.so"
-    if native_library.switched_off() or not path.exists():
-        return None
-    try:
-        library = native_library.load(path)
-    except OSError as error:  # compiled elsewhere, or from an earlier version
-        warnings.warn(f"training vocabularies without the compiled core: {error}", stacklevel=2)
+    library = native_library.load_optional(path, "training vocabularies")
+    if library is None:
         return None
     array, size = np.ctypeslib.ndpointer, ctypes.c_long
     library.bardlet_bpe.restype = size
     library.bardlet_bpe.argtypes = [
-        ctypes.c_char_p, size, array(np.uint8), array(np.int32), size, ctypes.c_int,
-        array(np.int32),
+        ctypes.c_char_p, size, array(np.int32), size, ctypes.c_int, array(np.int32),
     ]  # fmt: skip
     return library
