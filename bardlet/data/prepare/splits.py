@@ -55,11 +55,14 @@ def automatic(
 def hashes(collection: Collection, reading: Reading) -> Iterator[int]:
     """Yields where each document that has text falls, see `hash_of`."""
     for entry in collection.inputs:
+        alone = entry.kind == "text" and not reading.document_separator
         with contextlib.suppress(DataError):  # reading all of it says so
             for piece in documents(entry, reading):
                 if piece.first and piece.text and not piece.text.isspace():
                     piece = normalized(piece, reading.normalize)
                     yield hash_of(piece.prompt + piece.text)
+                if alone:  # no other begins in what follows
+                    break
 
 
 def hash_of(head: str) -> int:
