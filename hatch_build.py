@@ -34,6 +34,7 @@ BUILDS = {
     "native/src/core-neonbf16.so": ("native/src/core.cpp", ARM, ["-march=armv8.2-a+bf16"]),
     "native/src/core-neon.so": ("native/src/core.cpp", ARM, []),
     "data/tokenizers/core-bpe.so": ("data/tokenizers/bpe_training.cpp", (), []),
+    "data/tokenizers/core-encoding.so": ("data/tokenizers/bpe_encoding.cpp", (), []),
 }  # fmt: skip
 FLAGS = [
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread",

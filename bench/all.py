@@ -91,10 +91,10 @@ BENCHMARKS = {
     "prepare": Benchmark("prepare_speed --peer PEER --text FILE", 15),
     "loader": Benchmark("loader_speed --peer PEER --text FILE --gigabytes 10", 30),
     "tokenizers": Benchmark(
-        "tokenizer_speed --text TEXTS --repeats 1", 30, ("gigatoken", "rustbpe", "tiktoken")
+        "tokenizer_speed --text TEXTS --repeats 1", 30, ("rustbpe", "tiktoken")
     ),
     "tokenizers_english": Benchmark(
-        "tokenizer_speed --text ENGLISH --repeats 1 --tasks encode", 20, ("gigatoken", "tiktoken")
+        "tokenizer_speed --text ENGLISH --repeats 1 --tasks encode", 20, ("tiktoken",)
     ),
 }  # fmt: skip
 # what stands for them in a command that is shown

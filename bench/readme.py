@@ -58,13 +58,13 @@ SIDES = {
     "bardlet_loader": ("loader", "", "bardlet"),
     "tiktoken": ("tokenizers", "GPT-2, one thread", "tiktoken"),
     "gpt2": ("tokenizers", "GPT-2, one thread", "bardlet"),
-    "gpt2_plain": ("tokenizers", "GPT-2, one thread", "bardlet without gigatoken"),
+    "gpt2_plain": ("tokenizers", "GPT-2, one thread", "bardlet without its core"),
     "tiktoken_cores": ("tokenizers", "GPT-2, all", "tiktoken"),
     "gpt2_cores": ("tokenizers", "GPT-2, all", "bardlet"),
     "tiktoken_english": ("tokenizers_english", "GPT-2, one thread", "tiktoken"),
     "gpt2_english": ("tokenizers_english", "GPT-2, one thread", "bardlet"),
     "gpt2_english_plain": (
-        "tokenizers_english", "GPT-2, one thread", "bardlet without gigatoken"
+        "tokenizers_english", "GPT-2, one thread", "bardlet without its core"
     ),
     "rustbpe": ("tokenizers", "32,768 tokens", "rustbpe"),
     "library": ("tokenizers", "32,768 tokens", "tokenizers"),

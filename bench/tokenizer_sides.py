@@ -1,7 +1,8 @@
 """One side of tokenizer_speed.py, in a process of its own: TASK SIDE TEXT [NUMBER] [FILE].
 
 It prints one line of JSON. Imports, vocabularies and the start of processes are done before the
-clock runs. NUMBER is of threads or processes, or of tokens to train; FILE takes what was learnt.
+clock runs, which counts processor time where one thread encodes. NUMBER is of threads or processes,
+or of tokens to train; FILE takes what was learnt.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.prepare import encoding, units
+from bardlet.data.prepare.encode_spec import EncodeSpec
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
-from bardlet.data.tokenizers import bpe, bpe_training, patterns
+from bardlet.data.tokenizers import bpe, bpe_encoding, bpe_training, patterns
 from bardlet.data.tokenizers.byte_tokens import ALPHABET
 from bardlet.data.tokenizers.char import CharTokenizer
 from bardlet.data.tokenizers.factory import existing
 
-PLAIN = "without gigatoken"
+PLAIN = "without its core"
 AT_ONCE = 512  # documents that tiktoken gets in a batch, to bound its lists of Python's integers
 PART = 1 << 22  # characters of a text that become ids at a time
 TIMES = 5  # that this is done, for the median
@@ -61,39 +63,40 @@ def encode_theirs(path: Path, threads: int) -> dict[str, Any]:
     documents = list(patterns.parts(path.read_text(encoding="utf-8")))
     theirs.encode_ordinary(documents[0])
     ids, seconds = Ids(), 0.0
+    clock = time.process_time if threads == 1 else time.perf_counter
     for start in range(0, len(documents), AT_ONCE):
         batch = documents[start : start + AT_ONCE]
-        began = time.perf_counter()
+        began = clock()
         if threads == 1:
             encoded = [theirs.encode_ordinary(document) for document in batch]
         else:
             encoded = theirs.encode_ordinary_batch(batch, num_threads=threads)
-        seconds += time.perf_counter() - began
+        seconds += clock() - began
         ids.add(encoded)
     return ids.result(seconds)
 
 
-specs: list[encoding.EncodeSpec] = []  # in a process that encodes: its one
+specs: list[EncodeSpec] = []  # in a process that encodes: its one
 
 
 def encode_unit(unit: units.Unit) -> encoding.Result:
     return encoding.encode(unit, specs[0])
 
 
-def begin(spec: encoding.EncodeSpec, plain: bool) -> None:
+def begin(spec: EncodeSpec, plain: bool) -> None:
     """Make a process ready to encode."""
     if plain:
-        bpe.open_quick = lambda document: None
+        bpe_encoding.core = lambda: None
     specs[:] = [spec]
     encoder = spec.encoder
     assert isinstance(encoder, bpe.BPETokenizer)
-    assert plain or encoder.quick is not None, "gigatoken is not there"
+    assert plain or encoder.quick is not None, "the core was not compiled"
 
 
 def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
     """GPT-2's ids as `bardlet prepare` makes them of a file, reading and decoding it included."""
     text = existing("gpt2").to_json()
-    spec = encoding.EncodeSpec(
+    spec = EncodeSpec(
         reading=Reading(), by="document", val_fraction=0.0, separate=False, tokenizer=text
     )
     collection = sources.find([str(path)], folder=path.parent, say=lambda line: None)
@@ -101,9 +104,9 @@ def encode_ours(path: Path, processes: int, plain: bool) -> dict[str, Any]:
     ids = Ids()
     if processes == 1:
         begin(spec, plain)
-        began = time.perf_counter()
+        began = time.process_time()
         done = [encoding.encode(unit, spec) for unit in todo]
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
     else:
         with ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), begin, (spec, plain)

@@ -3,7 +3,7 @@
     python bench/tokenizer_speed.py --text FILE... [--megabytes 200] [--train_megabytes 50]
 
 Encoding: one thread and all cores, tiktoken with its `encode_ordinary_batch`, bardlet as `prepare`
-does it, in processes, from the file to ids in the parent; with gigatoken (`bardlet[fast]`) and
+does it, in processes, from the file to ids in the parent; with its compiled core and
 without. Training: against rustbpe and tokenizers, on the same words. Characters: against nanoGPT's
 way, a dictionary.
 The text has to be large and of many kinds, since everything here remembers words that it has seen;
@@ -30,7 +30,7 @@ from common import OURS, Column
 from bardlet.data.prepare.units import whole_characters
 
 SIDES = Path(__file__).with_name("tokenizer_sides.py")
-PLAIN = f"{OURS} without gigatoken"
+PLAIN = f"{OURS} without its core"
 CHAR_BYTES = 10**8  # of the texts of characters, at most
 BLOCK = 1 << 20  # bytes copied at once: this process has to stay small (common.py)
 MB_PER_S = Column("mb_per_s", "MB/s", ",.1f", better="more")

@@ -6,62 +6,23 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from bardlet.data.dataset.folder import SPLITS
+from bardlet.data.prepare.encode_spec import EncodeSpec
 from bardlet.data.prepare.splits import sides
 from bardlet.data.prepare.units import Range, Unit, read
 from bardlet.data.text.conversations import Turn
 from bardlet.data.text.counts import Counts
 from bardlet.data.text.preferences import shared
-from bardlet.data.text.records import Piece, Reading, normalized
+from bardlet.data.text.records import Piece, normalized
 from bardlet.data.text.separators import count_marks
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.bpe import BPETokenizer
-from bardlet.data.tokenizers.chat import ChatTemplate
-from bardlet.data.tokenizers.coverage import Coverage
 from bardlet.errors import DataError
 
 BLOCK = 1 << 20  # bytes of a text, decoded and encoded while they are in the cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeSpec:
-    """What is to be done with every unit. `tokenizer` is a tokenizer.json; empty: none is made."""
-
-    reading: Reading
-    by: str  # position or document
-    val_fraction: float
-    separate: bool  # whether something stands between documents
-    skip: bool = False  # what cannot be read is reported and left out
-    distinct: bool = False  # a digest of each document is wanted
-    tokenizer: str = ""
-    end_of_text: int | None = None  # None: the tokenizer's own
-    chat_template: str = ""  # of conversations, in Jinja
-
-    @cached_property
-    def encoder(self) -> tokenizers.Tokenizer:
-        encoder = tokenizers.from_json(self.tokenizer, "the tokenizer")
-        return tokenizers.with_end_of_text(encoder, self.end_of_text)
-
-    def use(self, encoder: tokenizers.Tokenizer) -> None:
-        """Take for `encoder` what is open already, in a spec that stays in this process."""
-        vars(self)["encoder"] = encoder
-
-    @cached_property
-    def chat(self) -> ChatTemplate:
-        return ChatTemplate(self.chat_template, self.encoder)
-
-    @cached_property
-    def coverage(self) -> Coverage:
-        return Coverage(self.encoder)
-
-    @cached_property
-    def narrow(self) -> bool:
-        """Whether ids have two bytes; asking a tokenizer for its size can take long."""
-        return self.encoder.vocab_size <= 1 << 16
 
 
 @dataclass(kw_only=True)
@@ -88,24 +49,27 @@ class Result:
 
 
 def pieces(
-    unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool = False
-) -> Iterator[Piece]:
+    unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool = False, undecoded: bool = False
+) -> Iterator[Piece]:  # fmt: skip
     """Yields the pieces of a unit; `result` gets what was replaced and, with `skip`, what cannot be
-    read. See `of_part` for `divided`.
+    read. See `of_part` for `divided` and `undecoded`.
     """
     for part in unit.parts:
-        yield from of_part(part, unit, spec, result, divided=divided)
+        yield from of_part(part, unit, spec, result, divided=divided, undecoded=undecoded)
 
 
 def of_part(
-    part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool
-) -> Iterator[Piece]:
-    """`pieces`, of one part of a unit; `divided` where it may be cut after any word."""
+    part: Range | Piece, unit: Unit, spec: EncodeSpec, result: Result, *, divided: bool,
+    undecoded: bool = False,
+) -> Iterator[Piece]:  # fmt: skip
+    """`pieces`, of one part of a unit; `divided` where it may be cut after any word, `undecoded`
+    where parts of it may stay bytes.
+    """
     name = part.input.name if isinstance(part, Range) else unit.source
     # with `skip`, what cannot be read is left out whole
     block = BLOCK if divided and not spec.skip else 0
     try:
-        for piece in read(part, spec.reading, block):
+        for piece in read(part, spec.reading, block, undecoded=undecoded):
             if piece.problem and not spec.skip:
                 raise piece.problem
             result.counts.add("replaced", piece.replaced_bytes)
@@ -145,7 +109,13 @@ def edge_of(part: Range) -> Piece | None:
 def encode(unit: Unit, spec: EncodeSpec) -> Result:
     """The tokens of a unit."""
     result = Result(splits={split: Encoded() for split in SPLITS})
-    for piece in pieces(unit, spec, result, divided=is_divisible(spec.encoder)):
+    divided = is_divisible(spec.encoder)
+    undecoded = divided and spec.undecoded
+    for piece in pieces(unit, spec, result, divided=divided, undecoded=undecoded):
+        if piece.characters >= 0:
+            result.digests.append(b"")
+            encode_undecoded(result, piece, spec)
+            continue
         whole = piece.first and piece.last
         if whole and (not piece.text or piece.text.isspace()):
             result.counts.add("empty", 1, size(piece.prompt + piece.text))
@@ -178,6 +148,14 @@ def size(text: str, utf8: bytes = b"") -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def encode_undecoded(result: Result, piece: Piece, spec: EncodeSpec) -> None:
+    """Add a part within a text to its split."""
+    assert isinstance(spec.encoder, BPETokenizer)
+    split = "val" if piece.split_point < piece.char_offset else "train"
+    ids = [spec.encoder.encode_utf8(piece.utf8)]
+    add(result, split, ids, None, False, piece.characters, len(piece.utf8), spec)
+
+
 def encode_part(
     result: Result, split: str, shown: str, prompt: str, begins: bool, ends: bool,
     spec: EncodeSpec, utf8: bytes,
@@ -200,7 +178,9 @@ def encode_part(
     if end is not None:
         ids.append(np.array([end], dtype=np.uint32))
     counted = np.arange(sum(map(len, ids))) >= len(asked) if spec.reading.masked else None
-    add(result, split, ids, counted, begins, prompt + shown, spec, b"" if prompt else utf8)
+    text = prompt + shown
+    bytes = size(text, b"" if prompt else utf8)
+    add(result, split, ids, counted, begins, len(text), bytes, spec)
 
 
 def encode_conversation(
@@ -219,12 +199,14 @@ def encode_conversation(
         if not spec.coverage.exact:
             tokens = spec.encoder.encode(text)
             result.counts.add_all(spec.coverage.omissions(text, tokens, begins=False))
-    add(result, split, [ids.astype(np.uint32)], counted, True, "\n".join(t for _, t in turns), spec)
+    text = "\n".join(content for _, content in turns)
+    ids = [ids.astype(np.uint32)]
+    add(result, split, ids, counted, True, len(text), size(text), spec)
 
 
 def add(
     result: Result, split: str, ids: list[np.ndarray], counted: np.ndarray | None, begins: bool,
-    text: str, spec: EncodeSpec, utf8: bytes = b"",
+    characters: int, bytes: int, spec: EncodeSpec,
 ) -> None:  # fmt: skip
     """Add the ids of a document, or of a part of one, to a split."""
     if spec.narrow:
@@ -233,6 +215,6 @@ def add(
     encoded.ids.append(np.concatenate(ids) if len(ids) > 1 else ids[0])
     encoded.begins.append(begins)
     encoded.counted.append(counted)
-    encoded.characters.append(len(text))
-    encoded.bytes.append(size(text, utf8))
+    encoded.characters.append(characters)
+    encoded.bytes.append(bytes)
     encoded.documents.append(len(result.digests) - 1)

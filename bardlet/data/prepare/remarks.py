@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 from typing import Any
 
 from bardlet.data.text.inputs import Collection
 from bardlet.data.text.records import Reading
+from bardlet.data.tokenizers import bpe_encoding
 from bardlet.data.tokenizers.base import Tokenizer
 from bardlet.data.tokenizers.bpe import BPETokenizer
 
@@ -69,11 +70,14 @@ def uneven(
 
 
 def slow(encoder: Tokenizer, size: int) -> list[str]:
-    """A remark where `size` bytes are much to encode, and a quicker library is available."""
+    """A remark where `size` bytes are much to encode, and what does so quickly was not compiled."""
     quicker = isinstance(encoder, BPETokenizer) and encoder.pattern
-    if size < MUCH or not quicker or find_spec("gigatoken"):
+    if size < MUCH or not quicker or bpe_encoding.core() or sys.platform == "win32":
         return []
-    return ["pip install 'bardlet[fast]' encodes this vocabulary many times as fast"]
+    return [
+        "the compiled core is missing and encodes this vocabulary many times as fast: with a C++ "
+        "compiler, install bardlet again"
+    ]
 
 
 def unended(encoder: Tokenizer, asked: str, *, separate: bool) -> list[str]:

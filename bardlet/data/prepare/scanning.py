@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bardlet.data.prepare.encoding import EncodeSpec, Result, of_part
+from bardlet.data.prepare.encode_spec import EncodeSpec
+from bardlet.data.prepare.encoding import Result, of_part
 from bardlet.data.prepare.units import Unit
 from bardlet.data.tokenizers.char import count
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.prepare import encoding, scanning, workers
+from bardlet.data.prepare.encode_spec import EncodeSpec
 from bardlet.data.prepare.options import CUTTING, has_borders
 from bardlet.data.prepare.progress import bar
 from bardlet.data.prepare.remarks import failures
@@ -94,7 +95,7 @@ def ends(part: Any) -> bool:
 
 
 def survey(
-    collection: Collection, spec: encoding.EncodeSpec, options: Any,
+    collection: Collection, spec: EncodeSpec, options: Any,
     read: Callable[[], Iterable[Unit]], say: Callable[[str], None], count: int,
     seen: Survey,
 ) -> Tokenizer:  # fmt: skip
@@ -156,10 +157,10 @@ def text_of(
 
 def everything(
     collection: Collection, options: Any, *, separate: bool
-) -> tuple[encoding.EncodeSpec, Callable[[], Iterable[Unit]]]:  # fmt: skip
+) -> tuple[EncodeSpec, Callable[[], Iterable[Unit]]]:  # fmt: skip
     """The spec that takes all documents for training, and what gives their units."""
     options.check()
-    spec = encoding.EncodeSpec(
+    spec = EncodeSpec(
         reading=options.reading, by="document", val_fraction=0.0, separate=separate,
         skip=options.skip_unreadable,
     )  # fmt: skip
@@ -167,7 +168,7 @@ def everything(
 
 
 def scan(
-    collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
+    collection: Collection, spec: EncodeSpec, read: Callable[[], Iterable[Unit]],
     seen: Survey, count: int,
 ) -> np.ndarray:  # fmt: skip
     """Count the characters of everything into `seen`; return how often each one is there."""
@@ -194,7 +195,7 @@ def scan(
     return counts
 
 
-def place(seen: Survey, text: list[tuple[str, int]], spec: encoding.EncodeSpec) -> None:
+def place(seen: Survey, text: list[tuple[str, int]], spec: EncodeSpec) -> None:
     """Note for each part of a text where it stands and where the text is split, or is by blocks,
     ends.
     """
@@ -208,7 +209,7 @@ def place(seen: Survey, text: list[tuple[str, int]], spec: encoding.EncodeSpec) 
 
 
 def sample(
-    collection: Collection, spec: encoding.EncodeSpec, read: Callable[[], Iterable[Unit]],
+    collection: Collection, spec: EncodeSpec, read: Callable[[], Iterable[Unit]],
     seen: Survey, max_bytes: int = 0,
 ) -> str:  # fmt: skip
     """Text for training from everywhere in the corpus: all of it up to `max_bytes` bytes (0:
@@ -236,7 +237,7 @@ def sample(
     return "".join(taken)
 
 
-def check_text(text: str, collection: Collection, spec: encoding.EncodeSpec, seen: Survey) -> None:
+def check_text(text: str, collection: Collection, spec: EncodeSpec, seen: Survey) -> None:
     """Raise DataError where all of a corpus is white space, and there are no splits to check."""
     if not spec.val_fraction and not text.strip():
         for why in seen.tally.failed.values():

@@ -19,6 +19,7 @@ from bardlet.data.text.counts import Omission
 from bardlet.data.text.documents import Place, documents
 from bardlet.data.text.inputs import Input
 from bardlet.data.text.records import Piece, Reading, of_jsonl
+from bardlet.data.tokenizers import bpe_encoding
 from bardlet.errors import DataError
 
 UNIT = 1 << 23  # bytes of text in a unit
@@ -180,9 +181,11 @@ def whole_characters(raw: bytes) -> bytes:
     return re.sub(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z", b"", raw)
 
 
-def read(part: Range | Piece, reading: Reading, block: int = 0) -> Iterator[Piece]:
+def read(
+    part: Range | Piece, reading: Reading, block: int = 0, *, undecoded: bool = False
+) -> Iterator[Piece]:  # fmt: skip
     """Yields the pieces of a part of a unit; a part of a text in pieces of about `block` bytes, or
-    in one.
+    in one. With `undecoded` those whose text nobody has to see stay bytes.
     """
     if isinstance(part, Piece):
         yield part
@@ -204,6 +207,17 @@ def read(part: Range | Piece, reading: Reading, block: int = 0) -> Iterator[Piec
     char_offset = part.char_offset
     for start, end in [(0, len(raw))] if whole or not block else blocks(raw, block):
         shown_raw, at = raw[start:end], part.start + start
+        if undecoded and at and part.start + end < entry.bytes:
+            size = bpe_encoding.plain_characters(shown_raw)
+            # all of it on one side of the split, and neither the first there nor the last
+            before, after = char_offset + size < part.split_point, part.split_point < char_offset
+            if size >= 0 <= part.split_point and (before or after):
+                yield Piece(
+                    text="", first=False, last=False, char_offset=char_offset,
+                    split_point=part.split_point, utf8=shown_raw, characters=size,
+                )  # fmt: skip
+                char_offset += size
+                continue
         shown = decoding.decode(shown_raw, entry.shown, reading.encoding, reading.errors, at)
         yield Piece(
             text=shown, first=not at, last=part.start + end == entry.bytes, char_offset=char_offset,

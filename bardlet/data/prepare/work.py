@@ -9,6 +9,7 @@ from typing import Any
 from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.prepare import encoding, manifest, workers
 from bardlet.data.prepare.distinct import Distinct
+from bardlet.data.prepare.encode_spec import EncodeSpec
 from bardlet.data.prepare.journal import StagingFolder
 from bardlet.data.prepare.options import Options, has_borders
 from bardlet.data.prepare.progress import bar
@@ -47,7 +48,7 @@ class Work:
     def run(self, noted: dict[str, Any]) -> tuple[dict[str, Any], tokenizers.Tokenizer]:
         """Survey, tokenize, and return the manifest and the tokenizer."""
         options, folder = self.options, self.place.folder
-        spec = encoding.EncodeSpec(
+        spec = EncodeSpec(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
             separate=self.borders, skip=options.skip_unreadable,
             distinct=options.distinct,
@@ -96,7 +97,7 @@ class Work:
                 yield unit
 
     def write(
-        self, spec: encoding.EncodeSpec, encoder: tokenizers.Tokenizer, seen: Survey,
+        self, spec: EncodeSpec, encoder: tokenizers.Tokenizer, seen: Survey,
         noted: dict[str, Any], sources: manifest.Sources,
     ) -> dict[str, Any]:  # fmt: skip
         """Tokenize all units that are not done, into shards; return the splits' entries."""

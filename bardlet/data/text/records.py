@@ -88,6 +88,8 @@ class Piece:
     omitted: tuple[Omission, ...] = ()
     notice: bool = False
     utf8: bytes = b""  # of all of its text, where the reader has that
+    # of `utf8`, in a part of a text that is not decoded, so that `text` is empty; else -1
+    characters: int = -1
 
 
 def normalized(piece: Piece, form: str) -> Piece:

@@ -1,6 +1,7 @@
 """Byte-level BPE as GPT-2 and its successors have it, and every other `tokenizer.json`.
 
-The tokenizers library encodes. Decoding is ours wherever tokens are bytes: the same for streamed
+The tokenizers library encodes, and much text of the vocabularies whose pattern it knows the
+compiled core. Decoding is ours wherever tokens are bytes: the same for streamed
 text, and without the library's clean-up.
 """
 
@@ -14,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.tokenizers import special
+from bardlet.data.tokenizers.bpe_encoding import Encoder
 from bardlet.data.tokenizers.byte_tokens import BYTE_OF, ByteTokens, utf8
 from bardlet.data.tokenizers.json_file import attempt, open_with_library
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K, parts_of_utf8
 from bardlet.errors import DataError
 
-FAST = 1 << 16  # bytes of text from which on the quick library is worth opening, for 0.1 s
-RENEW = 1 << 29  # bytes of text, after which its cache of words, which only grows, is thrown away
-PROBE = (  # words that patterns split differently
+FAST = 1 << 16  # bytes of text from which on the core is worth opening, for 0.1 s
+# words that patterns split differently, and letters that each of Unicode's latest versions added
+PROBE = (
     "Hello, world!  It's 1234567 o'clock\r\n\n\tWE'LL na\u00efve \ufb01x\u00a0x\u00b2 "
     "<|endoftext|> \u0928\u092e\u0938\u094d\u0924\u0947 \u4e16\u754c\uff0c\u4f60\u597d\u3002 "
-    "\U0001f468\u200d\U0001f469 e\u0301\u200b \n  "
+    "\U0001f468\u200d\U0001f469 e\u0301\u200b x\U0001e4d0x\U0002ebf0x\U00010d4a \n  "
 )
 
 
@@ -100,8 +102,8 @@ class BPETokenizer(LibraryTokenizer):
     done = 0  # bytes of text that were encoded, of one or of many
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, (T,) uint32, or from the quick library uint16 where that holds them;
-        names of special tokens in it are plain text.
+        """The ids of `text`, (T,) uint32, or from the core uint16 where that holds them; names of
+        special tokens in it are plain text.
         """
         return self.encode_utf8(utf8(text)) if self.pattern else super().encode(text)
 
@@ -109,17 +111,11 @@ class BPETokenizer(LibraryTokenizer):
         """`encode` of a text in UTF-8."""
         if not self.pattern:
             return super().encode(raw.decode())
-        if self.done + len(raw) < FAST or self.quick is None:
-            self.done += len(raw)
-            return np.array(
-                self.ids_of(part.decode() for part in parts_of_utf8(raw)), dtype=np.uint32
-            )
-        if self.done > RENEW:
-            self.done, self.quick = FAST, open_quick(self.document)
         self.done += len(raw)
-        # as small as they go, part by part: large arrays cost as much time as the ids themselves
-        encoded = [self.quick.encode(part).astype(self.dtype) for part in parts_of_utf8(raw)]
-        return np.concatenate(encoded or [np.zeros(0, dtype=self.dtype)])
+        parts = parts_of_utf8(raw)
+        if self.done < FAST or self.quick is None:
+            return np.array(self.ids_of(part.decode() for part in parts), dtype=np.uint32)
+        return self.quick.encode(list(parts))
 
     def steps(self) -> Any:
         """The pattern, where that is all: the same in every spelling of the file."""
@@ -147,13 +143,15 @@ class BPETokenizer(LibraryTokenizer):
         return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
 
     @cached_property
-    def quick(self) -> Any:
-        """The quick library's encoder, if it is there and gives the same ids; else None."""
-        quick = open_quick(self.document)
-        same = quick is not None and np.array_equal(
-            quick.encode(PROBE.encode()), self.library.encode(PROBE, add_special_tokens=False).ids
-        )
-        return quick if same else None
+    def quick(self) -> Encoder | None:
+        """The core's encoder, if it was compiled and gives the library's ids; else None."""
+        assert self.pattern
+        try:
+            quick = Encoder(self.pattern, self.document["model"], self.dtype)
+        except OSError:
+            return None
+        ids = self.library.encode(PROBE, add_special_tokens=False).ids
+        return quick if quick.encode([PROBE.encode()]).tolist() == ids else None
 
     @cached_property
     def vocab(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -164,18 +162,6 @@ class BPETokenizer(LibraryTokenizer):
             spelt = token not in self.added and all(char in BYTE_OF for char in token)
             pieces[i] = bytes(BYTE_OF[c] for c in token) if spelt else token.encode("utf-8")
         return pieces
-
-
-def open_quick(document: dict[str, Any]) -> Any:
-    """gigatoken's encoder of a document without its special tokens, or None without gigatoken."""
-    try:
-        from gigatoken.gigatoken_rs import load_hf_json  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    try:
-        return attempt(load_hf_json, json.dumps({**document, "added_tokens": []}).encode())
-    except ValueError:  # a vocabulary that it does not know how to run
-        return None
 
 
 def is_byte_level(document: dict[str, Any]) -> bool:

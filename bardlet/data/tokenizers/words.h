@@ -92,7 +92,8 @@ class Splitter {
 
     // The end of the word that begins at `at`, which is not the end of the text.
     const byte* word(const byte* at) const {
-        return pattern == GPT2 ? word_gpt2(at) : pattern == O200K ? word_o200k(at) : word_cl100k(at);
+        if (pattern == GPT2) return word_gpt2(at);
+        return pattern == O200K ? word_o200k(at) : word_cl100k(at);
     }
 
     // Put the ends of the words from `at` on into `ends`, at least one and up to 64; returns how

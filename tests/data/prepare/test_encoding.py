@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import FORMATS, TEXTS, decoded, jsonl, lines, made, table, texts_of, words
+from support import some_text
 
 from bardlet import cli
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.dataset.stream import HEADER
 from bardlet.data.prepare import units
 from bardlet.data.text.records import Reading
-from bardlet.data.tokenizers import bpe, bpe_training, json_file
+from bardlet.data.tokenizers import bpe, bpe_encoding, bpe_training, json_file
 
 
 def test_few_texts_are_each_split_by_position(tmp_path: Path) -> None:
@@ -134,3 +135,41 @@ def test_a_large_vocabulary_is_opened_once(tmp_path: Path, monkeypatch: pytest.M
     command = ["prepare", str(path), f"--tokenizer={vocabulary}", "--out", str(tmp_path / "d")]
     assert cli.main(command) == 0
     assert len(opened) == 1
+
+
+@pytest.mark.skipif(not bpe_encoding.core(), reason="there is no core")
+@pytest.mark.parametrize("split", ["position", "document"])
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_parts_that_stay_bytes_make_the_same_dataset(
+    split: str, errors: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_units: None
+) -> None:
+    """Beside parts that need a closer look: with damage, NULs, marks, or line ends of Windows."""
+    text = (some_text(9000) + "\u4e2d\u6587\u3002 \u0441\u043b\u043e\u0432\u043e " * 500).encode()
+    odd = b"a\r\nb \0 \n<|endoftext|>\nc\n<div> \xef\xbb\xbf e\xcc\x81 "
+    bad = b"\xff " if errors == "replace" else b""
+    raw = text + odd + text + bad + text + b"\n</s>\n" + text[:3000]
+    texts = [tmp_path / f"{i}.txt" for i in range(9)]
+    for i, path in enumerate(texts):  # so many that some fall to either side
+        path.write_bytes(raw if not i else f"{i} and no more".encode())
+    vocabulary = tmp_path / "tokenizer.json"
+    vocabulary.write_text(bpe_training.train(text.decode(), 400), encoding="utf-8")
+    kept = units.bpe_encoding.plain_characters
+    sizes: list[int] = []
+
+    def told(part: bytes) -> int:
+        sizes.append(kept(part))
+        return sizes[-1]
+
+    def dataset(name: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        made(tmp_path / name, *texts, tokenizer=str(vocabulary), split=split, val_fraction=0.5,
+             reading=Reading(errors=errors))  # fmt: skip
+        ids = {key: part.read(0, len(part)).tolist()
+               for key, part in Dataset(tmp_path / name).splits.items()}  # fmt: skip
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))
+        return {key: manifest[key] for key in ("splits", "counts", "notes")}, ids
+
+    monkeypatch.setattr(units.bpe_encoding, "plain_characters", told)
+    fast = dataset("fast")
+    assert sum(size >= 0 for size in sizes) > 20 and -1 in sizes
+    monkeypatch.setattr(units.bpe_encoding, "plain_characters", lambda raw: -1)
+    assert dataset("slow") == fast

@@ -18,6 +18,7 @@ from corpora import made
 
 from bardlet.data.dataset.folder import SPLITS, Dataset
 from bardlet.data.prepare import encoding, units
+from bardlet.data.prepare.encode_spec import EncodeSpec
 from bardlet.data.text import sources
 from bardlet.data.text.records import Reading
 from bardlet.errors import DataError
@@ -84,7 +85,7 @@ def test_no_bytes_end_in_an_internal_error(name: str, errors: str, tmp_path: Pat
             [entry] = sources.find([str(tmp_path / name)]).inputs
             with contextlib.suppress(DataError):
                 for unit in units.units((entry,), reading, 0.1):
-                    spec = encoding.EncodeSpec(
+                    spec = EncodeSpec(
                         reading=reading, by="position", val_fraction=0.1, separate=False
                     )  # fmt: skip
                     for piece in encoding.pieces(unit, spec, encoding.Result(splits={})):

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import CORPUS, any_text, awkward, some_text
 
-from bardlet.data.tokenizers import bpe, bpe_training, patterns, pretrained
+from bardlet.data.tokenizers import bpe, bpe_encoding, bpe_training, patterns, pretrained
 from bardlet.data.tokenizers.base import Tokenizer, fingerprint, from_json
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF, spell
@@ -33,6 +33,8 @@ TEXT = (
     "def f(x):\n\treturn {'a': x**2}  # 0xFF\n \x00\x1c\x85\u2028\u3000 \n  "
 )
 LEARNT = TEXT * 3 + some_text(4000) + inspect.getsource(random)[:20_000]
+COMPILED = bool(bpe_training.core() and bpe_encoding.core())
+needs_core = pytest.mark.skipif(not COMPILED, reason="there is no core")
 NUMBERS = "1 22 333,4444. 55555\n6 " * 9 + "\u0663\u0664 \u00b2, \u4e09\u3002 \u2167 1"
 
 
@@ -158,12 +160,10 @@ def test_a_long_text_in_parts_has_the_ids_of_the_whole(
     assert len(list(patterns.parts(NUMBERS))) > 5, "also where there are no letters"
 
 
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("quick", [False, pytest.param(True, marks=needs_core)])
 def test_only_words_longer_than_the_longest_are_cut(
     own: Tokenizer, quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if quick:
-        pytest.importorskip("gigatoken")
     assert isinstance(own, BPETokenizer)
     monkeypatch.setattr(bpe, "FAST", 0 if quick else 1 << 40)
     giant, before = "question" * 5, "to be, "
@@ -201,34 +201,6 @@ def test_texts_are_cut_at_all() -> None:
         assert len(cut) > 2 and "".join(part.decode() for part in cut) == text
 
 
-def test_the_quick_library_gives_the_same_ids(
-    own: Tokenizer, like_gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gigatoken")
-    for tokenizer in (own, like_gpt2):
-        assert isinstance(tokenizer, BPETokenizer)
-        monkeypatch.setattr(bpe, "FAST", 1 << 40)
-        slow = [tokenizer.encode(text).tolist() for text in SAMPLES]
-        monkeypatch.setattr(bpe, "FAST", 0)
-        monkeypatch.setattr(bpe, "RENEW", 1000)
-        assert tokenizer.quick is not None
-        assert [tokenizer.encode(text).tolist() for text in SAMPLES] == slow
-
-
-def test_ids_of_the_quick_library_keep_their_size(
-    own: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bpe, "FAST", 0)
-    for size, dtype in ((1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)):
-        tokenizer = from_json(own.to_json(), "own")
-        assert isinstance(tokenizer, BPETokenizer)
-        last = np.array([size - 1], dtype=np.uint32)
-        tokenizer.quick = SimpleNamespace(encode=lambda raw, last=last: last)
-        monkeypatch.setattr(BPETokenizer, "vocab_size", size)
-        found = tokenizer.encode("x")
-        assert (found.dtype, found.tolist()) == (dtype, [size - 1])
-
-
 @pytest.mark.parametrize("fast", [0, 1 << 40])
 def test_half_a_pair_is_an_error_from_either_library(
     fast: int, own: Tokenizer, monkeypatch: pytest.MonkeyPatch
@@ -238,10 +210,10 @@ def test_half_a_pair_is_an_error_from_either_library(
         own.encode("a," * 35_000 + "b\ud800")
 
 
-def test_many_short_texts_are_encoded_by_the_quick_library(
+@needs_core
+def test_many_short_texts_are_encoded_by_the_core(
     own: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("gigatoken")
     slow = [own.encode(text).tolist() for text in SAMPLES]
     fresh = from_json(own.to_json(), "own")
     monkeypatch.setattr(bpe, "FAST", 1000)
@@ -249,29 +221,6 @@ def test_many_short_texts_are_encoded_by_the_quick_library(
         fresh.encode(TEXT)
     monkeypatch.setattr(BPETokenizer, "ids_of", None)  # by the slow one
     assert [fresh.encode(text).tolist() for text in SAMPLES] == slow
-
-
-def test_a_long_text_has_the_same_ids_from_the_quick_library(
-    by_pattern: dict[str, BPETokenizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gigatoken")
-    generator = random.Random(0)
-    scripts = [0x7F, 0x250, 0x600, 0x3000, 0x10000, 0x20000]
-    wild = "".join(
-        char
-        for _ in range(20_000)
-        if not 0xD800 <= ord(char := chr(generator.randrange(generator.choice(scripts)))) < 0xE000
-    )
-    text = (TEXT + wild) * 5
-    monkeypatch.setattr(bpe, "RENEW", 100_000)  # so that the cache is thrown away, too
-    quick = [tokenizer for tokenizer in by_pattern.values() if tokenizer.quick is not None]
-    assert len(quick) >= 2, "and where it would differ, it is not taken"
-    for tokenizer in quick:
-        first, again = tokenizer.encode(text), tokenizer.encode(text)
-        assert first.dtype == np.uint16, "of vocabularies as small as these"
-        assert first.tolist() == again.tolist() == tokenizer.library.encode(text).ids
-        monkeypatch.setattr(tokenizer, "quick", None)
-        assert tokenizer.encode(text).tolist() == first.tolist()
 
 
 def merged_by_counting(text: str, count: int) -> list[tuple[str, str]]:
@@ -307,10 +256,6 @@ def joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
         out.append("".join(pair) if both else word[i])
         i += 2 if both else 1
     return tuple(out)
-
-
-COMPILED = bool(bpe_training.core())
-needs_core = pytest.mark.skipif(not COMPILED, reason="there is no core")
 
 
 def test_the_core_was_compiled_where_it_can_be() -> None:

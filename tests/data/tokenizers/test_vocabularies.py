@@ -159,8 +159,9 @@ def test_a_vocabulary_is_sized_by_the_text(size: int, tokens: int) -> None:
     assert bpe_training.suggested_size(size) == tokens
 
 
-def test_a_quick_library_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "open_quick", lambda document: Mock(encode=lambda raw: [1, 2, 3]))
+def test_a_core_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Mock(encode=lambda parts: np.array([1, 2, 3]))
+    monkeypatch.setattr(bpe, "Encoder", lambda *model: other)
     assert trained(300).quick is None
 
 

@@ -1,0 +1,422 @@
+// Encodes text with a byte-level BPE: its words are looked up among those met before, and merged
+// pair by pair where they are new.
+//
+// bpe_encoding.py is its only caller. Where this is not compiled, the tokenizers library has the
+// same ids.
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <queue>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "plain_text.h"
+#include "words.h"
+
+namespace {
+
+const uint32_t NONE = ~uint32_t(0);
+
+inline void prefetch(const void* at) {
+#ifndef _MSC_VER
+    __builtin_prefetch(at);
+#endif
+}
+
+inline uint64_t load(const byte* at) {
+    uint64_t word;
+    std::memcpy(&word, at, 8);
+    return word;
+}
+
+inline uint64_t mixed(uint64_t a, uint64_t b) {
+    const uint64_t hash = a * 0x9E3779B97F4A7C15 ^ (b + (a >> 32)) * 0xC2B2AE3D27D4EB4F;
+    return (hash ^ hash >> 29) * 0x165667B19E3779F9;
+}
+
+// Which pair of tokens makes which other: ranks by both ids, in a hash table with linear probing.
+// A slot has 21 bits of each id and 22 of the rank + 1.
+class Merges {
+  public:
+    static const uint32_t MAX_ID = 1 << 21;
+
+    // `merges` has left, right and made for each rank; of equal pairs the last counts.
+    // `joints` says for each two bytes whether a token has them side by side.
+    Merges(const int32_t* merges, long count, const byte* joints, const int32_t* of_bytes)
+        : joints(joints, joints + 65536), of_two(65536) {
+        bits = 10;
+        while (size_t(2 * count) > size_t(1) << bits) bits++;
+        slots.resize(size_t(1) << bits);
+        maybe.resize(slots.size() / 16);
+        for (long rank = 0; rank < count; rank++) {
+            const uint64_t key = key_of(merges[3 * rank], merges[3 * rank + 1]);
+            const uint64_t hash = hash_of(key);
+            size_t at = hash >> (64 - bits);
+            while (slots[at] && (slots[at] ^ key) >> 22) at = (at + 1) & (slots.size() - 1);
+            slots[at] = key | uint64_t(rank + 1);
+            maybe[hash >> (68 - bits)] |= bit_of(hash);
+            made.push_back(merges[3 * rank + 2]);
+        }
+        for (int two = 0; two < 65536; two++)
+            of_two[two] = rank(of_bytes[two >> 8], of_bytes[two & 255]);
+    }
+    // Of the tokens of two bytes.
+    uint32_t rank_of_bytes(byte left, byte right) const { return of_two[left << 8 | right]; }
+    // The rank of a pair, NONE where it makes no token.
+    uint32_t rank(uint32_t left, uint32_t right) const {
+        const uint64_t key = key_of(left, right), hash = hash_of(key);
+        if (!(maybe[hash >> (68 - bits)] & bit_of(hash))) return NONE;
+        size_t at = hash >> (64 - bits);
+        while (slots[at]) {
+            if (!((slots[at] ^ key) >> 22)) return uint32_t(slots[at] & MAX_SLOT) - 1;
+            at = (at + 1) & (slots.size() - 1);
+        }
+        return NONE;
+    }
+    uint32_t of_rank(uint32_t rank) const { return made[rank]; }
+    bool may_join(byte left, byte right) const { return joints[left << 8 | right]; }
+
+  private:
+    static const uint64_t MAX_SLOT = (1 << 22) - 1;
+    int bits;
+    std::vector<uint64_t> slots;
+    std::vector<uint64_t> maybe;  // by hash, four bits for each slot: most pairs are in none
+    std::vector<uint32_t> made;
+    std::vector<bool> joints;
+    std::vector<uint32_t> of_two;
+
+    static uint64_t bit_of(uint64_t hash) { return uint64_t(1) << (hash & 63); }
+    static uint64_t key_of(uint64_t left, uint64_t right) { return left << 43 | right << 22; }
+    static uint64_t hash_of(uint64_t key) {
+        const uint64_t hash = key * 0x9E3779B97F4A7C15;
+        return (hash ^ hash >> 32) * 0xC2B2AE3D27D4EB4F;
+    }
+};
+
+// The words met before, each in the one place or two that its hash has: new ones drive old ones
+// out, so that memory has a bound.
+template <class Id>
+class Cache {
+  public:
+    static const uint32_t SHORT = 15, LONG = 62;                         // bytes of a word
+    static const uint32_t FEW = 16 / sizeof(Id) - 1, MANY = 64 / sizeof(Id) - 1;  // ids of a word
+
+    struct ShortWord {  // the last byte is its size, the last of the ids their number
+        uint64_t low, high;
+        Id ids[FEW + 1];
+        void keep(uint64_t its_low, uint64_t its_high, const Id* from, const Id* to) {
+            low = its_low, high = its_high;
+            std::copy(from, to, ids);
+            ids[FEW] = Id(to - from);
+        }
+    };
+    struct alignas(64) LongWord {
+        byte bytes[LONG + 1];
+        byte size;
+        Id ids[MANY + 1];
+    };
+
+    struct alignas(64) Pair {  // in one line of the processor's own memory
+        ShortWord words[2];
+    };
+
+    Cache()
+        : shorts(size_t(1) << SHORT_BITS),
+          longs(size_t(1) << LONG_BITS),
+          parts(size_t(1) << PART_BITS) {}
+    ShortWord* short_place(uint64_t hash) { return shorts[hash >> (64 - SHORT_BITS)].words; }
+    LongWord* long_place(uint64_t hash) { return &longs[hash >> (64 - LONG_BITS)]; }
+    // Of parts of words, mostly characters of scripts without spaces.
+    ShortWord* part_place(uint64_t hash) { return &parts[hash >> (64 - PART_BITS)]; }
+
+  private:
+    static const int SHORT_BITS = 18, LONG_BITS = 16, PART_BITS = 13;
+    std::vector<Pair> shorts;
+    std::vector<LongWord> longs;
+    std::vector<ShortWord> parts;
+};
+
+class AnyEncoder {
+  public:
+    virtual ~AnyEncoder() = default;
+    virtual long encode(const byte* text, const byte* end, void* out) = 0;
+};
+
+template <class Id>
+class Encoder : public AnyEncoder {
+  public:
+    Encoder(Pattern pattern, const int32_t* of_bytes, const int32_t* merges, long count,
+            const byte* joints, std::unordered_map<std::string, uint32_t> whole)
+        : pattern(pattern), merges(merges, count, joints, of_bytes), whole(std::move(whole)) {
+        std::copy(of_bytes, of_bytes + 256, of_byte);
+        const auto mask = [](uint32_t n) {
+            return n < 8 ? (uint64_t(1) << 8 * n) - 1 : ~uint64_t(0);
+        };
+        for (uint32_t n = 0; n <= SHORT; n++)
+            first_bytes[n] = {mask(n), n > 8 ? mask(n - 8) : 0};
+    }
+
+    // Write the ids of a text to `out`, which has room for one a byte and 64 bytes more; returns
+    // how many.
+    long encode(const byte* at, const byte* end, void* to) override {
+        const std::lock_guard<std::mutex> alone(mutex);
+        Id* out = static_cast<Id*>(to);
+        const Splitter splitter(pattern, end);
+        const byte* ends[BATCH];
+        Word words[BATCH];
+        while (at < end) {
+            int count = 0;
+            const byte* split = at;
+            while (count <= BATCH - 64 && split < end) {
+                count += splitter.words(split, ends + count);
+                split = ends[count - 1];
+            }
+            for (int i = 0; i < count; i++) {
+                meet(words[i], at, uint32_t(ends[i] - at), end);
+                at = ends[i];
+            }
+            for (int i = 0; i < count; i++) out = look_up(words[i], out);
+        }
+        return long(out - static_cast<Id*>(to));
+    }
+
+  private:
+    static const int BATCH = 128;
+    static const uint32_t SHORT = Cache<Id>::SHORT, LONG = Cache<Id>::LONG;
+    static const uint32_t FEW = Cache<Id>::FEW, MANY = Cache<Id>::MANY;
+    using ShortWord = typename Cache<Id>::ShortWord;
+    using LongWord = typename Cache<Id>::LongWord;
+
+    struct Word {
+        const byte* text;
+        uint32_t size;
+        uint64_t low, high;  // its bytes, if it is short
+        void* place;         // in the cache
+    };
+
+    const Pattern pattern;
+    uint32_t of_byte[256];
+    const Merges merges;
+    const std::unordered_map<std::string, uint32_t> whole;
+    Cache<Id> cache;
+    std::mutex mutex;
+    struct {
+        uint64_t low, high;
+    } first_bytes[SHORT + 1];  // masks of so many
+
+    // Fills in a word; its place in the cache is on its way from memory then.
+    void meet(Word& word, const byte* text, uint32_t size, const byte* end) {
+        word.text = text, word.size = size;
+        if (size > SHORT) return meet_long(word);
+        word.place = cache.short_place(meet_short(word, text, size, end));
+        prefetch(word.place);
+    }
+
+    // Its bytes as two numbers; returns their hash.
+    uint64_t meet_short(Word& word, const byte* text, uint32_t size, const byte* end) {
+        uint64_t low, high;
+        if (end - text >= 16) {
+            low = load(text), high = load(text + 8);
+        } else {
+            byte copy[16] = {};
+            std::memcpy(copy, text, size);
+            low = load(copy), high = load(copy + 8);
+        }
+        word.low = low & first_bytes[size].low;
+        word.high = (high & first_bytes[size].high) | uint64_t(size) << 56;
+        return mixed(word.low, word.high);
+    }
+
+    void meet_long(Word& word) {
+        if (word.size > LONG) return;
+        uint64_t hash = word.size;
+        for (uint32_t i = 0; i + 8 < word.size; i += 8) hash = mixed(load(word.text + i), hash);
+        if (word.size >= 8) hash = mixed(load(word.text + word.size - 8), hash);
+        word.place = cache.long_place(hash);
+        prefetch(word.place);
+        prefetch(static_cast<byte*>(word.place) + 64);
+    }
+
+    Id* look_up(Word& word, Id* out) {
+        if (word.size > LONG) return merged(word, out);
+        if (word.size > SHORT) {
+            if (Id* to = look_up_long(word, out)) return to;
+            return keep_long(word, out, merged(word, out));
+        }
+        ShortWord* slots = static_cast<ShortWord*>(word.place);
+        for (ShortWord* slot = slots; slot < slots + 2; slot++)
+            if (slot->low == word.low && slot->high == word.high) {
+                std::memcpy(out, slot->ids, 16);
+                return out + slot->ids[FEW];
+            }
+        if (word.size > FEW) {  // it may have too many ids for a place among the short ones
+            meet_long(word);
+            if (Id* to = look_up_long(word, out)) return to;
+        }
+        Id* to = merged(word, out);
+        if (to - out > long(FEW)) return keep_long(word, out, to);
+        slots[1] = slots[0];
+        slots->keep(word.low, word.high, out, to);
+        return to;
+    }
+
+    // Null where it is new.
+    Id* look_up_long(const Word& word, Id* out) {
+        const LongWord* slot = static_cast<LongWord*>(word.place);
+        if (slot->size != word.size || std::memcmp(slot->bytes, word.text, word.size))
+            return nullptr;
+        std::memcpy(out, slot->ids, 64);
+        return out + slot->ids[MANY];
+    }
+
+    Id* keep_long(const Word& word, const Id* out, Id* to) {
+        if (to - out > long(MANY)) return to;
+        LongWord* slot = static_cast<LongWord*>(word.place);
+        slot->size = byte(word.size);
+        std::memcpy(slot->bytes, word.text, word.size);
+        std::copy(out, static_cast<const Id*>(to), slot->ids);
+        slot->ids[MANY] = Id(to - out);
+        return to;
+    }
+
+    Id* merged(const Word& word, Id* out) {
+        if (!whole.empty()) {
+            const auto id = whole.find(std::string(word.text, word.text + word.size));
+            if (id != whole.end()) return *out = Id(id->second), out + 1;
+        }
+        const byte *at = word.text, *end = at + word.size;
+        while (at < end) {  // in parts that no token spans
+            const byte* to = at + 1;
+            while (to < end && merges.may_join(to[-1], *to)) to++;
+            out = part(at, uint32_t(to - at), word, out);
+            at = to;
+        }
+        return out;
+    }
+
+    Id* part(const byte* text, uint32_t size, const Word& word, Id* out) {
+        if (size > LONG) return merged_long(text, size, out);
+        if (size > SHORT || size == word.size) return merged_short(text, size, out);
+        Word part;
+        const uint64_t hash = meet_short(part, text, size, word.text + word.size);
+        ShortWord* slot = cache.part_place(hash);
+        if (slot->low == part.low && slot->high == part.high) {
+            std::memcpy(out, slot->ids, 16);
+            return out + slot->ids[FEW];
+        }
+        Id* to = merged_short(text, size, out);
+        if (to - out <= long(FEW)) slot->keep(part.low, part.high, out, to);
+        return to;
+    }
+
+    // Merge the pair of the lowest rank, of equals the first, until none makes a token.
+    Id* merged_short(const byte* text, uint32_t size, Id* out) {
+        uint32_t ids[LONG], ranks[LONG + 1];
+        for (uint32_t i = 0; i < size; i++) ids[i] = of_byte[text[i]];
+        for (uint32_t i = 0; i + 1 < size; i++)
+            ranks[i] = merges.rank_of_bytes(text[i], text[i + 1]);
+        while (size > 1) {
+            uint32_t lowest = NONE, at = 0;
+            for (uint32_t i = 0; i + 1 < size; i++) lowest = std::min(lowest, ranks[i]);
+            if (lowest == NONE) break;
+            while (ranks[at] != lowest) at++;
+            ids[at] = merges.of_rank(lowest);
+            size--;
+            for (uint32_t i = at + 1; i < size; i++) ids[i] = ids[i + 1];
+            for (uint32_t i = at; i + 1 < size; i++) ranks[i] = ranks[i + 1];
+            if (at + 1 < size) ranks[at] = merges.rank(ids[at], ids[at + 1]);
+            if (at) ranks[at - 1] = merges.rank(ids[at - 1], ids[at]);
+        }
+        return std::copy(ids, ids + size, out);
+    }
+
+    // The same with a queue, for words of any length.
+    Id* merged_long(const byte* text, uint32_t size, Id* out) {
+        struct Part {
+            uint32_t id, before, after;  // the places of its neighbours
+        };
+        using Job = std::pair<uint32_t, uint32_t>;  // rank, place of the left part
+        std::vector<Part> parts(size);
+        std::priority_queue<Job, std::vector<Job>, std::greater<Job>> queue;
+        const auto rank_at = [&](uint32_t at) {
+            const uint32_t after = parts[at].after;
+            return after == NONE ? NONE : merges.rank(parts[at].id, parts[after].id);
+        };
+        const auto add = [&](uint32_t at) {
+            if (const uint32_t rank = rank_at(at); rank != NONE) queue.push({rank, at});
+        };
+        for (uint32_t i = 0; i < size; i++)
+            parts[i] = {of_byte[text[i]], i - 1, i + 1 < size ? i + 1 : NONE};
+        for (uint32_t i = 0; i + 1 < size; i++) add(i);
+        while (!queue.empty()) {
+            const auto [rank, at] = queue.top();
+            queue.pop();
+            // its parts may be others by now
+            if (parts[at].id == NONE || rank_at(at) != rank) continue;
+            Part& part = parts[at];
+            Part& gone = parts[part.after];
+            part.id = merges.of_rank(rank);
+            gone.id = NONE;
+            part.after = gone.after;
+            if (part.after != NONE) parts[part.after].before = at;
+            add(at);
+            if (part.before != NONE) add(part.before);
+        }
+        for (uint32_t at = 0; at != NONE; at = parts[at].after) *out++ = Id(parts[at].id);
+        return out;
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+// A hash of the sources that this was compiled from: what loads it compares.
+const char* bardlet_source() { return BARDLET_SOURCE; }
+
+// What words.h knows of each code point, for tests.
+const byte* bardlet_classes() { return classes(); }
+
+// See plain_text.h.
+long bardlet_plain_characters(const byte* text, long bytes) {
+    return plain_characters(text, bytes);
+}
+
+// An encoder, or null where there is no memory for it. `of_bytes` has the id of each byte, `merges`
+// left, right and made of `count` merges in the order of their ranks, `joints` a 1 for each two
+// bytes, 256 * left + right, that a merge has on either side; a word that is one of the
+// `tokens`, whose bytes end at `ends` in `spelt` and which have the ids `ids`, is not merged.
+void* bardlet_encoder_new(int pattern, int narrow, const int32_t* of_bytes, const int32_t* merges,
+                          long count, const byte* joints, const char* spelt,
+                          const int64_t* ends, const int32_t* ids, long tokens) {
+    try {
+        std::unordered_map<std::string, uint32_t> whole;
+        for (long i = 0; i < tokens; i++)
+            whole[std::string(spelt + (i ? ends[i - 1] : 0), spelt + ends[i])] = ids[i];
+        const Pattern words = Pattern(pattern);
+        if (narrow)
+            return static_cast<AnyEncoder*>(
+                new Encoder<uint16_t>(words, of_bytes, merges, count, joints, std::move(whole)));
+        return static_cast<AnyEncoder*>(
+            new Encoder<uint32_t>(words, of_bytes, merges, count, joints, std::move(whole)));
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+void bardlet_encoder_delete(void* encoder) { delete static_cast<AnyEncoder*>(encoder); }
+
+// Write the ids of a text in UTF-8 to `out`, of two bytes where the encoder is narrow and else of
+// four; it has room for one a byte and 64 bytes more. Returns how many, -1 where memory does not
+// do.
+long bardlet_encode(void* encoder, const byte* text, long bytes, void* out) {
+    try {
+        return static_cast<AnyEncoder*>(encoder)->encode(text, text + bytes, out);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+}

@@ -1,0 +1,102 @@
+"""Encodes text with a byte-level BPE in the compiled core (bpe_encoding.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bardlet.data.tokenizers.byte_tokens import ALPHABET, BYTE_OF
+from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K
+from bardlet.system import native_library
+
+PATTERNS = (GPT2, CL100K, LLAMA3, O200K)  # as numbered in words.h
+MAX_ID, MAX_MERGES = 1 << 21, (1 << 22) - 2
+ROOM = 64  # bytes that the core may write beyond the ids
+
+
+class Encoder:
+    """The core's encoder of a vocabulary. Its memory has a bound, whatever it encodes."""
+
+    def __init__(self, pattern: str, model: dict[str, Any], dtype: Any) -> None:
+        """`model` is that of a tokenizer.json, in `ALPHABET`. OSError where the core does not run
+        it: a byte has no token, a word is more than its bytes, or there are too many tokens.
+        """
+        library, vocab = core(), model["vocab"]
+        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        changed = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+        whole_alphabet = all(char in vocab for char in ALPHABET)
+        too_many = len(pairs) > MAX_MERGES or max(vocab.values(), default=0) >= MAX_ID
+        if library is None or changed or too_many or not whole_alphabet:
+            raise OSError("the core does not run this vocabulary")
+        of_bytes = np.array([vocab[char] for char in ALPHABET], dtype=np.int32)
+        made = [(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs]
+        joints = np.zeros((256, 256), dtype=np.uint8)
+        for left, right in {(a[-1:], b[:1]) for a, b in pairs}:
+            if left in BYTE_OF and right in BYTE_OF:
+                joints[BYTE_OF[left], BYTE_OF[right]] = 1
+        triples = np.array(made, dtype=np.int32).reshape(-1, 3)
+        # words that are not merged where they are tokens
+        whole = [t for t in vocab if all(c in BYTE_OF for c in t)] * model.get(
+            "ignore_merges", False
+        )
+        spelt = [bytes(BYTE_OF[c] for c in token) for token in whole]
+        ends = np.cumsum([len(token) for token in spelt], dtype=np.int64)
+        ids = np.array([vocab[token] for token in whole], dtype=np.int32)
+        self.dtype, self.library = np.dtype(dtype), library
+        self.handle = library.bardlet_encoder_new(
+            PATTERNS.index(pattern), self.dtype.itemsize == 2, of_bytes, triples, len(triples),
+            joints, b"".join(spelt), ends, ids, len(ids),
+        )  # fmt: skip
+        if not self.handle:
+            raise OSError("there is no memory for the core's encoder")
+        weakref.finalize(self, library.bardlet_encoder_delete, self.handle)
+
+    def encode(self, parts: Sequence[bytes]) -> np.ndarray:
+        """The ids of texts in UTF-8, one after the other, (T,) of the `dtype`."""
+        size = self.dtype.itemsize
+        out = np.empty(sum(map(len, parts)) + ROOM // size, dtype=self.dtype)
+        count = 0
+        for part in parts:
+            to = out.ctypes.data + count * size
+            done = self.library.bardlet_encode(self.handle, part, len(part), to)
+            if done < 0:
+                raise MemoryError
+            count += done
+        return out[:count].copy()  # which is less than half as large
+
+
+def plain_characters(raw: bytes) -> int:
+    """The number of characters of a text in UTF-8, -1 where it has to be looked at more closely: it
+    is not UTF-8, has a NUL, a carriage return or a line that begins as a mark between documents
+    does, or there is no core to tell.
+    """
+    library = core()
+    return library.bardlet_plain_characters(raw, len(raw)) if library else -1
+
+
+@functools.cache
+def core() -> ctypes.CDLL | None:
+    """The library that is compiled of bpe_encoding.cpp, or None where it was not."""
+    path = Path(__file__).parent / "core-encoding.so"
+    library = native_library.load_optional(path, "encoding")
+    if library is None:
+        return None
+    array, size = np.ctypeslib.ndpointer, ctypes.c_long
+    library.bardlet_encoder_new.restype = ctypes.c_void_p
+    library.bardlet_encoder_new.argtypes = [
+        ctypes.c_int, ctypes.c_int, array(np.int32), array(np.int32), size, array(np.uint8),
+        ctypes.c_char_p, array(np.int64), array(np.int32), size,
+    ]  # fmt: skip
+    library.bardlet_encoder_delete.argtypes = [ctypes.c_void_p]
+    library.bardlet_encode.restype = size
+    library.bardlet_encode.argtypes = [ctypes.c_void_p, ctypes.c_char_p, size, ctypes.c_void_p]
+    library.bardlet_plain_characters.restype = size
+    library.bardlet_plain_characters.argtypes = [ctypes.c_char_p, size]
+    library.bardlet_classes.restype = ctypes.POINTER(ctypes.c_uint8)
+    return library
