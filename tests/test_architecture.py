@@ -71,7 +71,7 @@ GRAPH = rooms.graph(PACKAGE)
 # what `bardlet --help` and a command's own help load
 LIGHT = ["", "errors", "config", "cli", "__main__",
          *(name for name in MODULES if name.split(".")[0] in ("io", "commands")),
-         "run", "run.lock", "run.run_folder", "run.state"]  # fmt: skip
+         "run", "run.lock", "run.run_folder", "run.state", "system", "system.signals"]  # fmt: skip
 each_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "__init__")
 
 

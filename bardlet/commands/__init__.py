@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bardlet.commands.parser import Parser
 from bardlet.errors import UsageError, did_you_mean
+from bardlet.system.signals import stop_with_launcher
 
 COMMANDS = {
     "demo": "prepare Shakespeare, train a small GPT on it and sample, in about a minute",
@@ -41,6 +42,7 @@ def call(args: Sequence[str]) -> int:
     if name not in COMMANDS:
         hint = f"{did_you_mean(name, COMMANDS)}Commands are {', '.join(COMMANDS)}"
         raise UsageError(f"no command {name!r}", hint)
+    stop_with_launcher()
     parser = Parser(prog=f"bardlet {name}", description=COMMANDS[name])
     command = importlib.import_module(f"bardlet.commands.{name.replace('-', '_')}")
     return command.run(parser, rest)

@@ -26,7 +26,7 @@ def configure(
     `budget` is the time that a run without bases is sized for, or that a resumed one goes on for.
     """
     resumes = flags.get("init_from") == "resume"
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun's, after a failure
+    if started_again():
         # the run goes on from its last checkpoint, which has its options, and no longer than it was
         flags = {name: value for name, value in flags.items() if name != "fresh"}
         budget, checkpoint = None if resumes else budget, ""
@@ -71,6 +71,15 @@ def configure(
             f"already: --resume --budget={budget} trains it for so much longer"
         )
     return config, pace
+
+
+def started_again() -> bool:
+    """Whether torchrun has started this process after others, as one failed or a node came."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # and torch needs not be loaded yet
+        return False
+    from bardlet.system.meeting import restarted
+
+    return restarted()
 
 
 def with_more_time(

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bardlet.errors import BardletError, TrainingError, UsageError
 from bardlet.system import sharding
-from bardlet.system.meeting import START_S, connect, place, shared
+from bardlet.system.meeting import START_S, connect, end_launcher, launcher, place, shared
 from bardlet.system.peers import NEXT, Peers
-from bardlet.system.signals import stop_with_parent
+from bardlet.system.signals import stop_with_launcher
 
 # what gloo and NCCL say where another process is not there any more
 PEER_LOST = ("by peer", "broken pipe", "pair closure", "gloo/transport", "remote process exited")
@@ -139,8 +138,7 @@ def joined(
     if group.world_size == 1:
         yield
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's workers are for it
-        stop_with_parent()
+    stop_with_launcher()
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -152,7 +150,8 @@ def joined(
     name = f"group/{next(joins)}"
     watch = Peers(
         functools.partial(connect, name), group.rank, group.world_size, limit_s,
-        lambda: Progress.waits,
+        lambda: Progress.waits, speaker=group.local_rank == 0, keeper=launcher(),
+        on_cut=end_launcher,
     )  # fmt: skip
     with watch:
         try:

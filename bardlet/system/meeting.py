@@ -7,9 +7,13 @@ import functools
 import itertools
 import json
 import os
+import signal
+import time
+import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -18,8 +22,19 @@ from bardlet import errors
 from bardlet.errors import BardletError, TrainingError, UsageError
 
 START_S = 600.0  # that processes wait for each other
+PAUSE_S = 0.02  # between looks for processes that have not come yet
 READ_S = 30.0  # that the main process waits for others to read why it ends
+AGAIN = "again-"
 turns = itertools.count()  # of one process, so that what is told has a key of its own
+
+
+class Store(Protocol):
+    """What all processes read and write: torch.distributed's."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+    def get(self, key: str, /) -> bytes: ...
+    def check(self, keys: list[str], /) -> bool: ...
+    def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
 
 
 def place() -> tuple[int, int, int]:
@@ -33,32 +48,121 @@ def place() -> tuple[int, int, int]:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process again, after one of its processes had failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun has started these processes again, as one failed or a node came or went.
 
-
-def connect(name: str, limit_s: float = START_S) -> dist.Store:
-    """A connection of its own to what all processes share, under keys that begin with `name`.
-
-    Returns when all processes have connected; TrainingError where they do not in time.
+    Each launcher counts the failures of its own ones alone; all have the main process's answer.
     """
+    return "TORCHELASTIC_RUN_ID" in os.environ and session().again
+
+
+def launcher() -> str:
+    """Which launcher of torchrun keeps what all processes share; empty where process 0 does."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    return f"the launcher at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def end_launcher() -> None:
+    """Ask this machine's launcher to end, where it may not start its processes again.
+
+    One that is cut off from the others does not see its own processes end: it waits for the network
+    as long as the system does, some 15 minutes.
+    """
+    restarts, allowed = (
+        int(os.environ.get(f"TORCHELASTIC_{name}", "0"))
+        for name in ("RESTART_COUNT", "MAX_RESTARTS")
+    )
+    if launcher() and restarts >= allowed:
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+def opened() -> dist.Store:
+    """A connection of its own to what is shared; process 0 may be the one who keeps that."""
     try:
-        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=limit_s)))
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=START_S)))
     except ValueError as error:
         raise UsageError(f"the processes cannot find each other: {error}") from None
     except RuntimeError as error:
-        raise TrainingError(
-            f"the processes do not find each other: {str(error).splitlines()[0]}",
-            "Start as many as --nproc_per_node and --nnodes say; each must reach MASTER_ADDR at "
-            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
-        ) from None
-    return dist.PrefixStore(name, store)
+        raise not_met(str(error).splitlines()[0]) from None
+    return store
+
+
+def not_met(why: str) -> TrainingError:
+    """What a process says that does not find the others."""
+    return TrainingError(
+        f"the processes do not find each other: {why}",
+        "Start as many as --nproc_per_node and --nnodes say; each must reach MASTER_ADDR at "
+        f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+    )
+
+
+def met(
+    store: Store, rank: int, world_size: int, *, again: bool = False, limit_s: float = START_S
+) -> str:
+    """What the keys of these processes begin with, and of none before them; when all have come.
+
+    A launcher keeps what it was told when it starts its processes again, so each has to know that
+    the main process speaks to it and not to one that has been in its place (pytorch#135712). Where
+    that has happened, or the main process is told so by `again`, the name begins with AGAIN. Raises
+    TrainingError where they do not come in time.
+    """
+    mine = uuid.uuid4().hex
+    if not rank:
+        mine = AGAIN * (again or store.check(["begun"])) + mine
+        store.set("begun", mine)
+    else:
+        store.set(f"here/{rank}", mine)
+        name = store.get(f"welcome/{mine}").decode()
+        store.set(f"{name}/{rank}", "")
+        return name
+    missing, until = set(range(1, world_size)), time.monotonic() + limit_s
+    while missing:
+        for each in sorted(missing):
+            if store.check([f"here/{each}"]):
+                store.set(f"welcome/{store.get(f'here/{each}').decode()}", mine)
+            if store.check([f"{mine}/{each}"]):
+                missing.remove(each)
+        if missing and time.monotonic() > until:
+            raise not_met(f"process {min(missing)} of {world_size} has not come in {limit_s:g} s")
+        time.sleep(PAUSE_S * bool(missing))
+    return mine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What these processes share, from their start to their end."""
+
+    store: dist.Store  # the main thread's connection
+    name: str  # what all keys begin with
+
+    @property
+    def again(self) -> bool:
+        """Whether the launcher has started others before them."""
+        return self.name.startswith(AGAIN)
+
+
+@functools.cache
+def session() -> Session:
+    """What this process shares with the others, when all have come."""
+    rank, _, world_size = place()
+    failures = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = opened()
+        name = met(store, rank, world_size, again=failures != "0")
+        return Session(store=store, name=name)
+    except RuntimeError as error:  # of the store: others have not come, or its keeper has ended
+        raise not_met(str(error).splitlines()[0]) from None
+
+
+def connect(name: str) -> dist.Store:
+    """A connection of its own to what all processes share, under keys that begin with `name`."""
+    return dist.PrefixStore(f"{session().name}/{name}", opened())
 
 
 @functools.cache
 def shared() -> dist.Store:
-    """The connection of the main thread; process 0 may be the one who keeps what is shared."""
-    return connect("bardlet")
+    """What the main thread shares with those of the other processes."""
+    return dist.PrefixStore(f"{session().name}/main", session().store)
 
 
 def from_main(work: Callable[[], Any]) -> Any:

@@ -23,13 +23,13 @@ UNCOUNTED = {HANGUP, getattr(signal, "SIGUSR1", None)}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def stop_with_parent() -> None:
-    """Have this process asked to stop when the one that started it ends, however it does.
+def stop_with_launcher() -> None:
+    """Have a worker of torchrun asked to stop when its launcher ends, however it does.
 
     A launcher that is killed, or that a scheduler's SIGUSR1 ends, would leave its workers training
     on for nobody. Linux sends the signal; elsewhere nothing changes.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)

@@ -41,6 +41,7 @@ OURS = {
     "MASTER_ADDR",
     "MASTER_PORT",
     "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_RUN_ID",
 }  # of torchrun
 
 

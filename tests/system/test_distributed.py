@@ -175,6 +175,7 @@ def test_workers_save_and_end_with_their_launcher(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="children are listed on Linux")
 def test_kills_and_restarts_by_torchrun_change_no_weight(
     dataset_folder: Path, tmp_path: Path
@@ -182,7 +183,7 @@ def test_kills_and_restarts_by_torchrun_change_no_weight(
     """Twenty workers killed at random moments, each after another stretch of the run."""
     options = {"max_iters": 400, "eval_interval": 400, "save_interval": 7}
     undisturbed = tiny_config(dataset_folder, tmp_path / "undisturbed", **options)
-    as_ranks(2, lambda: train(undisturbed))
+    as_ranks(2, lambda: train(undisturbed), kill_after_s=900)
     config = dataclasses.replace(undisturbed, out_dir=str(tmp_path / "run"), fresh=True)
     (tmp_path / "a.toml").write_text(to_toml(config), encoding="utf-8")
     moments = random.Random(0)

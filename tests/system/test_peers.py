@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,16 @@ class Memory:
 
 
 class Broken(Memory):
+    """Its keeper has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.times = threading.Event(), 0
+
     def check(self, keys: list[str]) -> bool:
+        self.times += 1
+        if self.times > 1:  # what the first time led to has happened
+            self.asked.set()
         raise RuntimeError("Connection reset by peer")
 
 
@@ -45,6 +55,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+class Cut(Memory):
+    """Out of reach: who asks waits until the test is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def check(self, keys: list[str]) -> bool:
+        self.over.wait()
+        raise RuntimeError("Connection timed out")
+
+
 def of(store: Memory, rank: int, waits: int = 5, **more: Any) -> Peers:
     return Peers(lambda: store, rank, 3, more.pop("limit_s", 10.0), lambda: waits, **more)
 
@@ -54,7 +76,18 @@ def ended(watching: Peers, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[Any] = []
     monkeypatch.setattr(peers, "say", said.append)
     watching.leave = said.append
-    watching.watch()
+    looks = threading.Thread(target=watching.watch)
+    looks.start()
+    store = watching.store
+    if isinstance(store, Broken):
+        store.asked.wait()
+    elif not isinstance(store, Cut):
+        looks.join()
+    watching.guard()
+    watching.closed.set()
+    if isinstance(store, Cut):
+        store.over.set()
+    looks.join()
     return said
 
 
@@ -71,7 +104,7 @@ def test_a_process_that_is_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(store, "get", beating)
     store.set("beat/1", ""), store.set("beat/2", "7 5")
     said = ended(main, monkeypatch)
-    cause = f"process 2 of 3 on a has ended {peers.KILLED}"
+    cause = f"process 2 of 3 on a {peers.SILENCE}"
     assert said == [f"bardlet: {cause}. {NEXT}", 1]
     # the others are told, and leave the word to process 0
     other = of(store, 1)
@@ -105,11 +138,33 @@ def test_last_words_reach_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_process_1_speaks_where_process_0_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Broken()
-    assert ended(of(store, 2), monkeypatch) == [1]
-    assert ended(of(store, 1), monkeypatch) == [
-        f"bardlet: process 0 of 3 or its machine cannot be reached any more. {NEXT}", 1
+    assert ended(of(Broken(), 2), monkeypatch) == [1]
+    assert ended(of(Broken(), 1), monkeypatch) == [
+        f"bardlet: process 0 of 3 has ended. {NEXT}", 1
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_machine_that_is_cut_off_ends_its_processes(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """And its launcher, once; what they ask of the others is never answered."""
+    cut: list[int] = []
+    here = of(
+        Cut(), rank, keeper="the launcher at a:1", speaker=rank == 1, on_cut=lambda: cut.append(1)
+    )
+    said = [f"bardlet: the launcher at a:1 cannot be reached any more. {NEXT}"]
+    assert ended(here, monkeypatch) == [*(said if rank < 2 else []), 1]
+    assert cut == [1] * (rank == 1)
+
+
+def test_processes_that_go_on_outlive_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have been asked to stop, and save; `limit_s` is how long they wait for each other."""
+    waits = iter(range(1, 10**6))
+    here = of(Broken(), 1, keeper="the launcher at a:1", limit_s=7 * peers.BEAT_S, speaker=True)
+    here.waits = lambda: min(next(waits), 500)
+    assert ended(here, monkeypatch) == [f"bardlet: the launcher at a:1 has ended. {NEXT}", 1]
+    assert next(waits) >= 500 + 7
 
 
 def test_a_connection_that_broke_asks_for_a_name_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
