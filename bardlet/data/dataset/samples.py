@@ -105,4 +105,6 @@ def token_counts(dataset: Dataset) -> np.ndarray:
 
 def counted(stream: TokenStream) -> int:
     """How many of a split's tokens count in the loss."""
+    if not stream.masked:
+        return len(stream)
     return sum(int(stream.counts(at, BLOCK).sum()) for at in range(0, len(stream), BLOCK))

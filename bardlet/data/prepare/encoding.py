@@ -78,7 +78,9 @@ def of_part(
                 result.failed.setdefault(name, piece.problem.message)
             elif not piece.notice:
                 piece = normalized(piece, spec.reading.normalize)
-                result.counts.add("nul", piece.prompt.count("\0") + piece.text.count("\0"))
+                for part_of_it in (piece.prompt, piece.text):
+                    if "\0" in part_of_it:  # which is seen much faster than it is counted
+                        result.counts.add("nul", part_of_it.count("\0"))
                 yield piece
     except DataError as error:
         if not spec.skip:

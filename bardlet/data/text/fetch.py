@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import io
 import os
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +38,9 @@ class Remote:
 
 def download(url: str, say: Callable[[str], None]) -> bytes:
     """Returns what `url` gives; raises DataError with a short reason."""
+    import http.client
+    import urllib.request
+
     say(f"downloading {url}")
     deadline = monotonic() + DOWNLOAD_S
     raw = b""

@@ -385,6 +385,11 @@ long bardlet_plain_characters(const byte* text, long bytes) {
     return plain_characters(text, bytes);
 }
 
+// See plain_text.h; `counts` has 256.
+void bardlet_count_bytes(const byte* text, long bytes, int64_t* counts) {
+    count_bytes(text, bytes, counts);
+}
+
 // An encoder, or null where there is no memory for it. `of_bytes` has the id of each byte, `merges`
 // left, right and made of `count` merges in the order of their ranks, `joints` a 1 for each two
 // bytes, 256 * left + right, that a merge has on either side; a word that is one of the

@@ -80,6 +80,16 @@ def plain_characters(raw: bytes) -> int:
     return library.bardlet_plain_characters(raw, len(raw)) if library else -1
 
 
+def count_bytes(raw: bytes) -> np.ndarray:
+    """How often each byte is there, (256,) int64."""
+    library = core()
+    if library is None:
+        return np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256)
+    counts = np.zeros(256, dtype=np.int64)
+    library.bardlet_count_bytes(raw, len(raw), counts)
+    return counts
+
+
 @functools.cache
 def core() -> ctypes.CDLL | None:
     """The library that is compiled of bpe_encoding.cpp, or None where it was not."""
@@ -98,5 +108,7 @@ def core() -> ctypes.CDLL | None:
     library.bardlet_encode.argtypes = [ctypes.c_void_p, ctypes.c_char_p, size, ctypes.c_void_p]
     library.bardlet_plain_characters.restype = size
     library.bardlet_plain_characters.argtypes = [ctypes.c_char_p, size]
+    library.bardlet_count_bytes.argtypes = [ctypes.c_char_p, size, array(np.int64)]
+    library.bardlet_count_bytes.restype = None
     library.bardlet_classes.restype = ctypes.POINTER(ctypes.c_uint8)
     return library

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bardlet.data.tokenizers.bpe_encoding import count_bytes
 from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, ROLE, ByteTokens
 from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import DataError
@@ -209,7 +210,11 @@ def count(text: str, counts: np.ndarray, chunk: int = 1 << 16) -> np.ndarray:
     `chunk` characters at a time, which stay in the cache as the integers that numpy makes of them.
     """
     for start in range(0, len(text), chunk):
-        part = np.bincount(code_points(text[start : start + chunk]))
+        shown = text[start : start + chunk]
+        ascii = shown.isascii()
+        part = (
+            count_bytes(shown.encode("ascii"))[:128] if ascii else np.bincount(code_points(shown))
+        )
         if len(part) > len(counts):
             counts = np.concatenate([counts, np.zeros(len(part) - len(counts), dtype=np.int64)])
         counts[: len(part)] += part

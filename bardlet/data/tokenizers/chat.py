@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.tokenizers.base import Tokenizer
-from bardlet.data.tokenizers.jinja import MAX_SOURCE, Template
 from bardlet.errors import DataError, UsageError, did_you_mean
 from bardlet.io.safe_read import read_text
 
@@ -68,6 +67,8 @@ def named(name: str, end: str) -> str:
             did_you_mean(name, TEMPLATES) or "A file has a template in Jinja",
         )
     try:
+        from bardlet.data.tokenizers.jinja import MAX_SOURCE
+
         return read_text(path, max_bytes=4 * MAX_SOURCE)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the chat template {path}: {error}") from None
@@ -84,6 +85,8 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         """DataError where the template cannot be used."""
         self.source, self.tokenizer = source, tokenizer
+        from bardlet.data.tokenizers.jinja import Template  # slow to import
+
         self.template = Template(source)
         self.special = tokenizer.special()
         longest_first = sorted({*self.special, *role_tokens(source)}, key=len, reverse=True)
