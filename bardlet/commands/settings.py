@@ -102,9 +102,11 @@ def with_context(
     """The configuration with the context of the model that init_from names, unless it has one.
 
     One of a preset or file that is longer than the model's gives way to it; one of the command line
-    is what was asked for, and refused where the model is read.
+    is what was asked for, and refused where the model is read. Where nobody says one, it is no
+    longer than the documents want.
     """
     from bardlet.interop.pretrained_init import context_of
+    from bardlet.planning.finetuning import window
 
     if "block_size" in flags or not (size := context_of(config.init_from)):
         return config
@@ -113,6 +115,8 @@ def with_context(
             return config
         source = config.init_from
         say(f"block_size={config.block_size} is above the {size} of {source}: taking {size}")
+    elif config.objective == "lm":
+        size = window(config.dataset, size, say)
     return dataclasses.replace(config, block_size=size)
 
 

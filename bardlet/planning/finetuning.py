@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from bardlet.config import resolve
 from bardlet.data.dataset import mixture
-from bardlet.errors import UsageError
+from bardlet.data.dataset.samples import beginnings
+from bardlet.errors import DataError, UsageError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import recipe
 from bardlet.planning.recipe import sequences
@@ -36,6 +38,35 @@ MIN_ITERS = 20  # where the time is short
 MAX_TOKENS = 32768  # of an iteration
 EVALUATIONS, PATIENCE = 10, 3
 LOGITS = 1 << 28  # of a micro-batch, a gigabyte in float32
+MIN_WINDOW, MAX_WINDOW = 128, 1024  # that are taken of a longer context
+DOCUMENTS = 4  # of the usual length that have room in a window, which cuts the last of them
+
+
+def window(dataset: str, context: int, say: Callable[[str], None]) -> int:
+    """The block_size of a run from a model with this context, where nobody names one.
+
+    Windows with room for the longest document and for several, powers of two from MIN_WINDOW to
+    MAX_WINDOW. Without documents, the context up to MAX_WINDOW.
+    """
+    try:
+        data = mixture.opened(dataset)
+    except DataError:  # which the run says
+        return context
+    stream = data.splits["train"]
+    starts = [
+        shard.astype(np.int64) + int(stream.ends[number]) - len(stream.shards[number])
+        for number, shard in enumerate(beginnings(data, "train"))
+    ]
+    sizes = np.diff(np.concatenate([*starts, [len(stream)]])) if starts else np.zeros(0)
+    wanted, why = MAX_WINDOW, "a longer one takes more memory"
+    if len(sizes):
+        longest, mean = int(sizes.max()), float(sizes.mean())
+        wanted = 2 ** math.ceil(math.log2(max(longest, DOCUMENTS * mean, MIN_WINDOW)))
+        why = f"documents have {mean:,.0f} tokens on average and {longest:,} at most"
+    size = min(context, MAX_WINDOW, wanted)
+    if size < context:
+        say(f"block_size={size}, of {context} that the model can see: {why} (--block_size)")
+    return size
 
 
 def finetuned(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import shutil
 import tomllib
@@ -17,6 +18,7 @@ from support import FAMILIES, metrics, some_text, tiny_config
 from bardlet import cli
 from bardlet.config import TrainConfig, resolve
 from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.text import sources
 from bardlet.data.text.corpus import Corpus
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import finetuning, pace
@@ -143,6 +145,33 @@ def test_every_plan_makes_a_run(rank: int, budget: int, tokens: int, speed: Spee
         **finetuning.evaluations(sizes, seen, tokens // 9, context),
     }  # fmt: skip
     assert resolve([("sized", options)]).patience == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "context", "expected"),
+    [
+        ([40] * 80, 8192, 256),  # room for four
+        ([40] * 78 + [300] * 6, 8192, 512),  # and for the longest
+        ([2000] * 8, 8192, 1024),
+        ([8] * 400, 8192, 128),
+        ([40] * 80, 96, 96),
+        ([40] * 80, 200, 200),
+    ],
+)
+def test_a_context_that_nobody_names_has_room_for_documents(
+    sizes: list[int], context: int, expected: int, tmp_path: Path
+) -> None:
+    records = [{"text": "x" * (size - 1 - len(str(i))) + str(i)} for i, size in enumerate(sizes)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    prepare(sources.find([str(tmp_path / "d.jsonl")]), tmp_path / "d", tokenizer="byte")
+    said: list[str] = []
+    assert finetuning.window(str(tmp_path / "d"), context, said.append) == expected
+    assert bool(said) == (expected < context)
+
+
+def test_a_context_without_documents_is_bounded(base: TrainConfig) -> None:
+    assert finetuning.window("data/words", 8192, print) == finetuning.MAX_WINDOW
+    assert finetuning.window("data/words", 512, print) == 512
 
 
 def test_gpt2_has_nanogpts_rate() -> None:

@@ -91,6 +91,13 @@ def test_it_answers_in_the_form_of_the_pairs(answers: list[str]) -> None:
     assert answers == [f"{name} is in {town}." for name, town in LIVES.items()]
 
 
+def test_preparing_again_does_nothing(runs: Path, capsys: Any) -> None:
+    """Though the vocabulary that is named has no roles, which the dataset's has."""
+    pairs = ["prepare", str(runs / "pairs.jsonl"), f"--tokenizer={runs / 'base'}"]
+    assert cli.main([*pairs, f"--out={runs / 'data'}"]) == 0
+    assert "is up to date" in capsys.readouterr().err
+
+
 def test_bardlet_chat(runs: Path, answers: list[str], capsys: Any) -> None:
     asked = [f"--message={question}" for question in QUESTIONS[:2]]
     command = ["chat", str(runs / "chat"), "--temperature=0", "--dtype=float32", "--json"]

@@ -19,7 +19,7 @@ from bardlet.data.prepare.options import Options
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.inputs import Collection, Input
 from bardlet.data.tokenizers import base as tokenizers
-from bardlet.data.tokenizers import factory, forms
+from bardlet.data.tokenizers import chat, factory, forms
 from bardlet.errors import DataError
 
 
@@ -170,7 +170,7 @@ def other_vocabulary(there: Dataset, name: str) -> bool:
             return False
     named = factory.existing(name)
     if there.chat_template:
-        named = factory.for_chats(named, name, there.chat_template)[0]
+        named = factory.with_roles(named, chat.role_tokens(there.chat_template))
     return tokenizers.fingerprint(named) != tokenizers.fingerprint(there.tokenizer)
 
 

@@ -61,9 +61,13 @@ def named(name: str, end: str) -> str:
     if name in TEMPLATES:
         return TEMPLATES[name].replace("<end>", json.dumps(end))
     path = Path(name)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a template in place of its file, which is too long for a name
+        there = False
+    if not there:
         raise UsageError(
-            f"chat_template={name} is neither a file nor one of {', '.join(TEMPLATES)}",
+            f"chat_template={name[:80]} is neither a file nor one of {', '.join(TEMPLATES)}",
             did_you_mean(name, TEMPLATES) or "A file has a template in Jinja",
         )
     try:

@@ -180,6 +180,8 @@ class TestATemplateOfOthers:
     def test_by_a_name_that_is_none(self) -> None:
         with pytest.raises(UsageError, match=r"neither a file nor one of chatml, llama3"):
             chat.named("chatmll", END)
+        with pytest.raises(UsageError, match=r"neither a file nor one of chatml"):
+            chat.named(chat.CHATML, END)  # which is too long for a file's name
 
     def test_of_a_base_model_passes_on(self) -> None:
         plain = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", ByteTokenizer())
