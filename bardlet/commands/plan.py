@@ -27,7 +27,8 @@ def run(parser: Parser, args: list[str]) -> int:
     config, rest = parse_timed(parser, args, 3.0, "of each trial of the run")
     if ELSEWHERE.keys() & rest.keys():
         return elsewhere(config, {**ELSEWHERE, **rest})
-    from bardlet.planning.estimate import describe, fits, plan
+    from bardlet.planning.description import describe
+    from bardlet.planning.estimate import fits, plan
 
     say("measuring some iterations of this run")
     result = plan(config, rest["seconds"])

@@ -23,6 +23,7 @@ from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import TrainingError, UsageError
 from bardlet.planning import estimate
+from bardlet.planning.description import describe
 from bardlet.planning.estimate import measure, plan, time_of
 from bardlet.run import run_folder
 from bardlet.system import memory
@@ -155,7 +156,7 @@ def test_teachers_are_counted(dataset_folder: Path, tmp_path: Path) -> None:
     assert taught["memory"]["teachers"] == taught["memory"]["weights"]
     assert taught["flops"] == pytest.approx(alone["flops"] * 4 / 3)
     assert taught["unknown"] == ["the other stages: all of this is of the first of 2"]
-    assert "teachers" in estimate.describe(config, taught)
+    assert "teachers" in describe(config, taught)
 
 
 def test_time_is_added_up(dataset_folder: Path, tmp_path: Path) -> None:
