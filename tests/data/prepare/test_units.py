@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,8 +116,12 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("suffix", ["txt", "txt.gz", "jsonl"])
 def test_ten_times_the_text_takes_no_more_memory(suffix: str, tmp_path: Path) -> None:
+    # Blocks of 64 kB and more go back to the system, so that what counts is what is held, and not
+    # which of several threads was the first to ask: a busy machine had 82 MiB where an idle had 72.
+    allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    allocator["MALLOC_TRIM_THRESHOLD_"] = "65536"
     peaks = []
-    for size in (3, 30):
+    for size in (2, 20):
         many = [words(500, i) for i in range(50)]
         raw = lines(many) if suffix == "jsonl" else words(5000).encode()
         raw *= size * 1_000_000 // len(raw)
@@ -124,6 +129,8 @@ def test_ten_times_the_text_takes_no_more_memory(suffix: str, tmp_path: Path) ->
         path.write_bytes(gzip.compress(raw, 1) if suffix.endswith("gz") else raw)
         del raw
         command = [sys.executable, "-c", RSS, str(path), str(tmp_path / f"d{size}")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, **allocator}
+        )
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] < peaks[0] + 12, "MiB; the larger text has 26 more"
+    assert peaks[1] < peaks[0] + 6, "MiB; the larger text has 17 more"
