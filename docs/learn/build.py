@@ -55,6 +55,7 @@ class Block:
     keep: str = ""  # lines of the output that are shown, by a pattern; default: all
     limit: int = 0  # lines that are shown; 0: all
     compare: str = "exact"  # how outputs are compared: a name of compare.py
+    tolerance: float | None = None  # in nats or points, in place of that of compare.py
     values: dict[str, str] = field(default_factory=dict)  # by name, a pattern with a group
     picture: str = ""  # an expression of Python that gives an SVG
     holds: list[str] = field(default_factory=list)  # expressions over `output` that must be true
@@ -222,10 +223,9 @@ def problems(text: str, blocks: list[Block]) -> list[str]:
     shown_there, wrong = outputs_in(text), []
     for block in blocks:
         if not block.hidden and block.name in shown_there:
-            wrong += [
-                f"block {block.name}: {one}"
-                for one in compare.differences(block.compare, shown_there[block.name], block.output)
-            ]
+            there, now = shown_there[block.name], block.output
+            other = compare.differences(block.compare, there, now, block.tolerance)
+            wrong += [f"block {block.name}: {one}" for one in other]
     by_value = {
         name: (value, block) for block in blocks for name, value in block.measured().items()
     }
@@ -234,7 +234,7 @@ def problems(text: str, blocks: list[Block]) -> list[str]:
             wrong.append(f"no block has the value {name}")
             continue
         value, block = by_value[name]
-        if compare.differences(block.compare, there, value):
+        if compare.differences(block.compare, there, value, block.tolerance):
             wrong.append(f"{name} is {there} in the text, and {value} by block {block.name}")
     return wrong
 

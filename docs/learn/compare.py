@@ -5,6 +5,9 @@ losses   what training measured: words and whole numbers equal, decimals within 
 shares   what a model thinks: percentages within 5 points, counts not at all; of a table ordered by
          them up to 4 of 10 lines may be others
 shape    logs and samples, of which each machine writes others: nothing but the block's `holds`
+
+A block may have a tolerance of its own: training amplifies how a CPU rounds, which moves some
+numbers by more than that.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ RELATIVE = 0.05  # of decimals above 1 that are no loss: lengths, logits
 MISSING = 0.4  # of the lines that may differ in words where a table is ordered by shares
 
 
-def differences(kind: str, there: str, now: str) -> list[str]:
-    """What of an output `now` is not as the text has it `there`, in words; none where it fits."""
+def differences(kind: str, there: str, now: str, tolerance: float | None = None) -> list[str]:
+    """What of an output `now` is not as the text has it `there`, in words; none where it fits.
+
+    `tolerance` stands in place of 0.03 or 5 points.
+    """
     if kind == "exact":
         return [] if there == now else [f"{there!r} is {now!r} now"]
     if kind == "shape":
@@ -32,8 +38,9 @@ def differences(kind: str, there: str, now: str) -> list[str]:
     return [
         f"{a} is {b} now, of {words!r}"
         for words in sorted(common)
-        for a, b in zip(before[words], after[words], strict=True) if not close(kind, a, b)
-    ]  # fmt: skip
+        for a, b in zip(before[words], after[words], strict=True)
+        if not close(kind, a, b, tolerance)
+    ]
 
 
 def by_words(text: str) -> dict[str, list[str]]:
@@ -42,10 +49,12 @@ def by_words(text: str) -> dict[str, list[str]]:
             for line in text.splitlines()}  # fmt: skip
 
 
-def close(kind: str, a: str, b: str) -> bool:
+def close(kind: str, a: str, b: str, tolerance: float | None) -> bool:
     x, y = (float(n.rstrip("%").replace(",", "")) for n in (a, b))
     if a.endswith("%"):
-        return b.endswith("%") and abs(x - y) <= POINTS
+        return b.endswith("%") and abs(x - y) <= (POINTS if tolerance is None else tolerance)
     if "." not in a:
         return x == y or kind == "shares"
-    return abs(x - y) <= NATS or (kind == "shares" and abs(x - y) <= RELATIVE * max(1, abs(x)))
+    if abs(x - y) <= (NATS if tolerance is None else tolerance):
+        return True
+    return kind == "shares" and abs(x - y) <= RELATIVE * max(1, abs(x))

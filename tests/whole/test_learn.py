@@ -127,6 +127,18 @@ def test_outputs_are_compared_within_tolerance(kind: str, there: str, now: str, 
     assert (compare.differences(kind, there, now) == []) is same
 
 
+def test_a_block_may_have_a_tolerance_of_its_own() -> None:
+    assert compare.differences("losses", "last 2.053", "last 1.981", 0.15) == []
+    assert compare.differences("shares", '"s" 57.6%', '"s" 44.8%', 25) == []
+    assert compare.differences("shares", "57.6", "44.8", 25) == []
+    assert compare.differences("shares", '"s" 57.6%', '"s" 31.0%', 25) != []
+    block = build.Block(name="a", output="last 1.98", compare="losses", values={"n": r"last (.+)"})
+    text = "2.05<!--n-->\n<!-- block a -->\n```text\nlast 2.05\n```\n<!-- end -->\n"
+    assert len(build.problems(text, [block])) == 2
+    block.tolerance = 0.1
+    assert build.problems(text, [block]) == []
+
+
 def test_a_wrong_number_in_a_text_is_noticed() -> None:
     block = build.Block(name="a", output="there are 12 of them", values={"n": r"are (\d+)"})
     text = "Here: 12<!--n-->.\n<!-- block a -->\n```text\nthere are 12 of them\n```\n<!-- end -->\n"
