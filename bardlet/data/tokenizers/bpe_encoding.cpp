@@ -7,7 +7,6 @@
 #include <cstring>
 #include <exception>
 #include <functional>
-#include <mutex>
 #include <queue>
 #include <string>
 #include <unordered_map>
@@ -41,7 +40,7 @@ inline uint64_t mixed(uint64_t a, uint64_t b) {
 // A slot has 21 bits of each id and 22 of the rank + 1.
 class Merges {
   public:
-    static const uint32_t MAX_ID = 1 << 21;
+    static const uint32_t NO_ID = (1 << 21) - 1;  // of no token
 
     // `merges` has left, right and made for each rank; of equal pairs the last counts.
     // `joints` says for each two bytes whether a token has them side by side.
@@ -162,7 +161,6 @@ class Encoder : public AnyEncoder {
     // Write the ids of a text to `out`, which has room for one a byte and 64 bytes more; returns
     // how many.
     long encode(const byte* at, const byte* end, void* to) override {
-        const std::lock_guard<std::mutex> alone(mutex);
         Id* out = static_cast<Id*>(to);
         const Splitter splitter(pattern, end);
         const byte* ends[BATCH];
@@ -202,7 +200,6 @@ class Encoder : public AnyEncoder {
     const Merges merges;
     const std::unordered_map<std::string, uint32_t> whole;
     Cache<Id> cache;
-    std::mutex mutex;
     struct {
         uint64_t low, high;
     } first_bytes[SHORT + 1];  // masks of so many
@@ -312,25 +309,45 @@ class Encoder : public AnyEncoder {
         return to;
     }
 
-    // Merge the pair of the lowest rank, of equals the first, until none makes a token.
     Id* merged_short(const byte* text, uint32_t size, Id* out) {
-        uint32_t ids[LONG], ranks[LONG + 1];
-        for (uint32_t i = 0; i < size; i++) ids[i] = of_byte[text[i]];
-        for (uint32_t i = 0; i + 1 < size; i++)
-            ranks[i] = merges.rank_of_bytes(text[i], text[i + 1]);
-        while (size > 1) {
-            uint32_t lowest = NONE, at = 0;
-            for (uint32_t i = 0; i + 1 < size; i++) lowest = std::min(lowest, ranks[i]);
-            if (lowest == NONE) break;
-            while (ranks[at] != lowest) at++;
-            ids[at] = merges.of_rank(lowest);
-            size--;
-            for (uint32_t i = at + 1; i < size; i++) ids[i] = ids[i + 1];
-            for (uint32_t i = at; i + 1 < size; i++) ranks[i] = ranks[i + 1];
-            if (at + 1 < size) ranks[at] = merges.rank(ids[at], ids[at + 1]);
-            if (at) ranks[at - 1] = merges.rank(ids[at - 1], ids[at]);
+        if (size <= 14) return merged_in<16>(text, size, out);
+        return size <= 30 ? merged_in<32>(text, size, out) : merged_in<64>(text, size, out);
+    }
+
+    // Merge the pair of the lowest rank, of equals the first, until none makes a token. Each part
+    // stays in the lane of its first byte. The lane after the word and the last of all hold no token,
+    // so that the first and the last part have neighbours too: there is little to branch on.
+    template <int LANES>
+    Id* merged_in(const byte* text, uint32_t size, Id* out) {
+        const int32_t never = INT32_MAX;
+        int32_t keys[LANES];  // rank << 6 | lane, of a part with the one after it
+        uint32_t ids[LANES];
+        byte before[LANES], after[LANES];
+        const auto key = [&](uint32_t rank, uint32_t lane) {
+            return rank == NONE ? never : int32_t(rank << 6 | lane);
+        };
+        std::fill(keys, keys + LANES, never);
+        for (uint32_t i = 0; i < size; i++) {
+            ids[i] = of_byte[text[i]];
+            before[i] = byte(i - 1), after[i] = byte(i + 1);
+            if (i + 1 < size) keys[i] = key(merges.rank_of_bytes(text[i], text[i + 1]), i);
         }
-        return std::copy(ids, ids + size, out);
+        before[0] = LANES - 1;
+        ids[size] = ids[LANES - 1] = Merges::NO_ID;
+        while (true) {
+            int32_t lowest = never;
+            for (int i = 0; i < LANES; i++) lowest = std::min(lowest, keys[i]);
+            if (lowest == never) break;
+            const uint32_t lane = lowest & 63, right = after[lane], next = after[right];
+            const uint32_t left = before[lane];
+            ids[lane] = merges.of_rank(uint32_t(lowest) >> 6);
+            after[lane] = byte(next), before[next] = byte(lane);
+            keys[right] = never;
+            keys[lane] = key(merges.rank(ids[lane], ids[next]), lane);
+            keys[left] = key(merges.rank(ids[left], ids[lane]), left);
+        }
+        for (uint32_t lane = 0; lane != size; lane = after[lane]) *out++ = Id(ids[lane]);
+        return out;
     }
 
     // The same with a queue, for words of any length.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, O200K
 from bardlet.system import native_library
 
 PATTERNS = (GPT2, CL100K, LLAMA3, O200K)  # as numbered in words.h
-MAX_ID, MAX_MERGES = 1 << 21, (1 << 22) - 2
-ROOM = 64  # bytes that the core may write beyond the ids
+MAX_ID, MAX_MERGES = (1 << 21) - 1, (1 << 22) - 2
+MARGIN = 64  # ids that the core may write beyond those of a text
 
 
 class Encoder:
@@ -55,20 +56,22 @@ class Encoder:
         )  # fmt: skip
         if not self.handle:
             raise OSError("there is no memory for the core's encoder")
+        self.room, self.alone = np.empty(0, dtype=dtype), threading.Lock()
         weakref.finalize(self, library.bardlet_encoder_delete, self.handle)
 
     def encode(self, parts: Sequence[bytes]) -> np.ndarray:
         """The ids of texts in UTF-8, one after the other, (T,) of the `dtype`."""
-        size = self.dtype.itemsize
-        out = np.empty(sum(map(len, parts)) + ROOM // size, dtype=self.dtype)
-        count = 0
-        for part in parts:
-            to = out.ctypes.data + count * size
-            done = self.library.bardlet_encode(self.handle, part, len(part), to)
-            if done < 0:
-                raise MemoryError
-            count += done
-        return out[:count].copy()  # which is less than half as large
+        done = [np.zeros(0, dtype=self.dtype)]
+        with self.alone:  # its memory of words is one, and so is the room
+            for part in parts:
+                if len(self.room) < len(part) + MARGIN:
+                    self.room = np.empty(2 * len(part) + MARGIN, dtype=self.dtype)
+                to = self.room.ctypes.data
+                count = self.library.bardlet_encode(self.handle, part, len(part), to)
+                if count < 0:
+                    raise MemoryError
+                done.append(self.room[:count].copy())
+        return np.concatenate(done) if len(done) > 2 else done[-1]
 
 
 def plain_characters(raw: bytes) -> int:

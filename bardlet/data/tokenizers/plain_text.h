@@ -48,8 +48,8 @@ inline long plain_characters(const byte* text, long bytes) {
     return characters;
 }
 
-// Add to `counts` how often each byte is there, in four tables, so that equal neighbours do not wait
-// for one another.
+// Add to `counts` how often each byte is there, in four tables: in one, equal neighbours would wait
+// for each other.
 inline void count_bytes(const byte* text, long bytes, int64_t* counts) {
     std::vector<int64_t> tables(4 * 256);
     long at = 0;
