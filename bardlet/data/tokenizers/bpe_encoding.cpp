@@ -315,8 +315,8 @@ class Encoder : public AnyEncoder {
     }
 
     // Merge the pair of the lowest rank, of equals the first, until none makes a token. Each part
-    // stays in the lane of its first byte. The lane after the word and the last of all hold no token,
-    // so that the first and the last part have neighbours too: there is little to branch on.
+    // stays in the lane of its first byte. The lane after the word and the last of all have no
+    // token, so that the first and the last part have neighbours too: there is little to branch on.
     template <int LANES>
     Id* merged_in(const byte* text, uint32_t size, Id* out) {
         const int32_t never = INT32_MAX;
