@@ -407,6 +407,11 @@ void bardlet_count_bytes(const byte* text, long bytes, int64_t* counts) {
     count_bytes(text, bytes, counts);
 }
 
+// See plain_text.h; `table` has 256.
+int bardlet_look_up(const byte* text, long bytes, const uint16_t* table, uint16_t* ids) {
+    return look_up_bytes(text, bytes, table, ids);
+}
+
 // An encoder, or null where there is no memory for it. `of_bytes` has the id of each byte, `merges`
 // left, right and made of `count` merges in the order of their ranks, `joints` a 1 for each two
 // bytes, 256 * left + right, that a merge has on either side; a word that is one of the

@@ -18,6 +18,7 @@ from bardlet.system import native_library
 
 PATTERNS = (GPT2, CL100K, LLAMA3, O200K)  # as numbered in words.h
 MAX_ID, MAX_MERGES = (1 << 21) - 1, (1 << 22) - 2
+NO_ID = (1 << 16) - 1  # in a table of ids: there is none
 MARGIN = 64  # ids that the core may write beyond those of a text
 
 
@@ -93,6 +94,16 @@ def count_bytes(raw: bytes) -> np.ndarray:
     return counts
 
 
+def look_up(raw: bytes, table: np.ndarray) -> np.ndarray | None:
+    """The entry of `table`, (256,) uint16, for each byte, uint16; None where one is `NO_ID`."""
+    library = core()
+    if library is None:
+        ids = table[np.frombuffer(raw, dtype=np.uint8)]
+        return None if ids.max(initial=0) == NO_ID else ids
+    ids = np.empty(len(raw), dtype=np.uint16)
+    return ids if library.bardlet_look_up(raw, len(raw), table, ids) else None
+
+
 @functools.cache
 def core() -> ctypes.CDLL | None:
     """The library that is compiled of bpe_encoding.cpp, or None where it was not."""
@@ -113,5 +124,7 @@ def core() -> ctypes.CDLL | None:
     library.bardlet_plain_characters.argtypes = [ctypes.c_char_p, size]
     library.bardlet_count_bytes.argtypes = [ctypes.c_char_p, size, array(np.int64)]
     library.bardlet_count_bytes.restype = None
+    library.bardlet_look_up.argtypes = [ctypes.c_char_p, size, array(np.uint16), array(np.uint16)]
+    library.bardlet_look_up.restype = ctypes.c_int
     library.bardlet_classes.restype = ctypes.POINTER(ctypes.c_uint8)
     return library

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bardlet.data.tokenizers.bpe_encoding import count_bytes
+from bardlet.data.tokenizers.bpe_encoding import NO_ID, count_bytes, look_up
 from bardlet.data.tokenizers.byte_tokens import END_OF_TEXT, ROLE, ByteTokens
 from bardlet.data.tokenizers.json_file import added
 from bardlet.errors import DataError
 
 UNKNOWN = "<unk>"
-NO_BYTE = 255
 PATTERN = {"Regex": "[\\s\\S]"}  # every character a word of its own, new lines and spaces too
 
 
@@ -77,8 +76,8 @@ class CharTokenizer(ByteTokens):
 
         DataError where a character is unknown and no token stands for that.
         """
-        if text.isascii() and (raw := self.encode_bytes(text)) is not None:
-            return raw
+        if text.isascii() and (ids := look_up(text.encode("ascii"), self.of_bytes)) is not None:
+            return ids
         points = code_points(text)
         # everything beyond the table's end shares its last entry, which is unknown
         ids = self.ids.take(points, mode="clip")
@@ -86,22 +85,13 @@ class CharTokenizer(ByteTokens):
             raise self.unseen(text, ids)
         return ids
 
-    def encode_bytes(self, text: str) -> np.ndarray | None:
-        """The ids of ASCII text as uint8, by one pass over its bytes; None where they do not do."""
-        if self.of_byte is None:
-            return None
-        raw = text.encode("ascii").translate(self.of_byte)
-        return None if NO_BYTE in raw else np.frombuffer(raw, dtype=np.uint8)
-
     @cached_property
-    def of_byte(self) -> bytes | None:
-        """The id of each byte of ASCII text, `NO_BYTE` where unknown; None where one needs more."""
+    def of_bytes(self) -> np.ndarray:
+        """The ids of ASCII's characters, (256,) uint16, `NO_ID` where there is none that fits."""
         ids = self.ids[:128]
-        if ids.max(initial=0) >= NO_BYTE:
-            return None
-        table = np.full(256, NO_BYTE, dtype=np.uint8)
-        table[: len(ids)] = np.where(ids < 0, NO_BYTE, ids)
-        return table.tobytes()
+        table = np.full(256, NO_ID, dtype=np.uint16)
+        table[: len(ids)] = np.where((ids < 0) | (ids > NO_ID), NO_ID, ids)
+        return table
 
     def unseen(self, text: str, ids: np.ndarray) -> DataError:
         """What to say of the characters of `text` that have no id."""

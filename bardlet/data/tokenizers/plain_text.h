@@ -1,4 +1,4 @@
-// Tells text that can be encoded as it is from text that needs a closer look, and counts bytes.
+// Tells text that can be encoded as it is from text that needs a closer look; counts and looks up bytes.
 #pragma once
 #include "words.h"
 
@@ -57,4 +57,14 @@ inline void count_bytes(const byte* text, long bytes, int64_t* counts) {
         for (int i = 0; i < 4; i++) tables[256 * i + text[at + i]]++;
     for (; at < bytes; at++) tables[text[at]]++;
     for (int i = 0; i < 4 * 256; i++) counts[i % 256] += tables[i];
+}
+
+// The entry of `table` for each byte; false where one has none, which is 0xFFFF.
+inline bool look_up_bytes(const byte* text, long bytes, const uint16_t* table, uint16_t* ids) {
+    bool all = true;
+    for (long at = 0; at < bytes; at++) {
+        ids[at] = table[text[at]];
+        all &= ids[at] != 0xFFFF;
+    }
+    return all;
 }

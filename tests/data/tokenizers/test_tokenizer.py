@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import bpe_encoding
 from bardlet.data.tokenizers.base import CharTokenizer
 from bardlet.errors import DataError
 
@@ -160,3 +162,24 @@ def test_streamed_text_equals_text_decoded_at_once(text: str) -> None:
     tokenizer = CharTokenizer.train(text)
     ids = tokenizer.encode(text)
     assert "".join(tokenizer.decode([i]) for i in ids) == tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("core", [True, False])
+def test_ascii_is_looked_up_with_and_without_the_core(
+    core: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not core:
+        monkeypatch.setattr(bpe_encoding, "core", lambda: None)
+    wide = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(
+        map(chr, range(0x10000, 0x1D000))
+    )
+    for chars in ("ab\n", "".join(map(chr, range(128))), "".join(sorted("az" + wide))):
+        tokenizer = CharTokenizer(chars)
+        text = "".join(random.Random(1).choices([c for c in chars if c < "\x80"], k=500))
+        assert tokenizer.encode(text).tolist() == [chars.index(c) for c in text]
+        if len(chars) != 128:
+            with pytest.raises(DataError, match=r"character 'Q' at position 500 "):
+                tokenizer.encode(text + "Q")
+    late = CharTokenizer("".join(map(chr, range(0x10000, 0x20100))) + "ab")  # ids beyond two bytes
+    assert late.encode("ba").tolist() == [0x10101, 0x10100]
+    assert bpe_encoding.count_bytes(b"abca\x00\xff").tolist()[95:100] == [0, 0, 2, 1, 1]
