@@ -115,6 +115,7 @@ def choose(
         ) from None
     kind = chosen.type
     if kind == "cuda":
+        torch.cuda.set_device(chosen)  # what asks for no device, as memory counters, means this one
         name, fast = torch.cuda.get_device_name(chosen), torch.cuda.is_bf16_supported(False)
         best = torch.bfloat16 if fast else torch.float16
     else:
@@ -160,8 +161,9 @@ def tune_process(deterministic: bool = False) -> None:
 
     `deterministic` gives that up where a GPU would sum in an order that differs from run to run.
     """
+    # read at the first product on a GPU: a later run of this process may be the deterministic one
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)  # tiny second moments would run on the CPU's slow path
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

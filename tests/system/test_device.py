@@ -108,8 +108,11 @@ def test_tf32_is_an_option(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-40GB")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     device.tune_process()
-    machine = device.choose("cuda", dtype, tf32=asked)
+    machine = device.choose("cuda", dtype, 1, tf32=asked)
+    assert current == [torch.device("cuda:1")], "memory counters and NCCL's barrier ask for none"
     assert torch.backends.cuda.matmul.allow_tf32 == expected
     assert (machine.tf32, machine.facts()["tf32"]) == (expected, expected)
 
