@@ -189,8 +189,7 @@ def setup(
 
     # --- what is written of it
     writes = group.main and not config.eval_only
-    size = checkpoint.size_bytes(model, optimizers)
-    tracked = open_folder(config, size, saved, checkpoint_name) if writes else None
+    tracked = open_folder(config, model, optimizers, saved, checkpoint_name) if writes else None
     resumed = {"start": start.iter, "evaluated": start.scores is not None}
     log = make_log(config, main=group.main, tracker=tracked, **resumed)
     saver = Saver(config, log, model, optimizers, dataset.tokenizer, group)
@@ -228,14 +227,15 @@ def said_of(changed: Sequence[str]) -> list[str]:
 
 
 def open_folder(
-    config: TrainConfig, size: int, saved: RunState | None, checkpoint_name: str
+    config: TrainConfig, model: GPT, optimizers: Sequence[torch.optim.Optimizer],
+    saved: RunState | None, checkpoint_name: str,
 ) -> tracker.Trackers | None:  # fmt: skip
-    """Make a run's folder ready for checkpoints of `size` bytes; return its trackers.
+    """Make a run's folder ready for its checkpoints; return its trackers.
 
     What can be refused is before what is written.
     """
     out = Path(config.out_dir)
-    check_room(config, size)
+    check_room(config, checkpoint.size_bytes(model, optimizers))
     tracked = tracker.start(config, saved)
     if not saved:
         resume.create_run_folder(out)
