@@ -37,6 +37,7 @@ QUINTICS = (
 # values in bfloat16 came out at up to 4.1.
 MARGIN = 1.02
 POLAR = tuple((a / MARGIN, b / MARGIN**3, c / MARGIN**5) for a, b, c in QUINTICS)
+Rate = float | Tensor  # of a step; a tensor where steps are recorded once, and rates change
 MIN_NORM = 1e-15  # squares of entries below 1e-19 are zero in float32: such a matrix is shrunk
 
 
@@ -180,7 +181,7 @@ class Muon(Optimizer):
 
     def move(
         self, weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor],
-        rows: list[list[int]], group: Group, *, rate: float, momentum: float, decay: float,
+        rows: list[list[int]], group: Group, *, rate: Rate, momentum: float, decay: Rate,
     ) -> None:  # fmt: skip
         """Take the step of whole parameters, in place, and of their momentum, `buffers`.
 
@@ -201,27 +202,34 @@ class Muon(Optimizer):
             )  # fmt: skip
         else:
             torch._foreach_lerp_(buffers, grads, 1 - momentum)
-            owned = [matrix for matrix, own in zip(matrices, mine, strict=True) if own]
-            self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
+            if owned := [matrix for matrix, own in zip(matrices, mine, strict=True) if own]:
+                self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
         sharing.gather([weight for weight, _, _ in matrices], ranks, group)
 
     def move_by_torch(
-        self, matrices: Sequence[tuple[Tensor, ...]], *, rate: float, momentum: float, decay: float
+        self, matrices: Sequence[tuple[Tensor, ...]], *, rate: Rate, momentum: float, decay: Rate
     ) -> None:
         """Move weights, with their gradients and momenta, which have moved already.
 
         Those of one shape are a batch: wide ones as they are, tall ones turned and moved further.
         """
-        batches: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
-        for weight, grad, buffer in matrices:
-            update, (m, n) = torch.lerp(grad, buffer, momentum), weight.mul_(decay).shape
-            step = (weight.T, update.T, math.sqrt(m / n)) if m > n else (weight, update, 1.0)
-            batches[step[1].shape].append(step)
-        for steps in batches.values():
-            stacked = torch.stack([part for _, part, _ in steps])  # (N, m, n)
+        weights, grads, buffers = (list(tensors) for tensors in zip(*matrices, strict=True))
+        updates = torch._foreach_lerp(grads, buffers, momentum)
+        torch._foreach_mul_(weights, decay)
+        batches: dict[tuple[int, int], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for i, (rows, columns) in enumerate(weight.shape for weight in weights):
+            batches[min(rows, columns), max(rows, columns)][rows > columns].append(i)
+        for (m, n), (wide, tall) in batches.items():
+            parts = [updates[i] for i in wide] + [updates[i].T for i in tall]
+            stacked = torch.stack(parts)  # (N, m, n)
             orthogonal = newton_schulz(stacked, self.matmul_dtype).to(stacked.dtype)
-            for (target, _, scale), change in zip(steps, orthogonal, strict=True):
-                target.add_(change, alpha=-rate * scale)
+            steps = orthogonal[: len(wide)], orthogonal[len(wide) :].mT.contiguous()
+            for places, step, scale in ((wide, steps[0], 1.0), (tall, steps[1], math.sqrt(n / m))):
+                alpha = -rate * scale
+                if isinstance(alpha, Tensor):  # which no kernel takes as a factor
+                    step, alpha = step * alpha, 1.0
+                if places:
+                    torch._foreach_add_([weights[i] for i in places], step.unbind(), alpha=alpha)
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype, coefficients: muon.Coefficients = POLAR) -> Tensor:

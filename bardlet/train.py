@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from bardlet.system.signals import stop_signals
 from bardlet.training import resume
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
-from bardlet.training.schedule import learning_rate, set_learning_rate
+from bardlet.training.schedule import learning_rate, make_recordable, set_learning_rate
 from bardlet.training.scoring import first_look
 from bardlet.training.setup import Training, setup
 from bardlet.training.steps import StepResult, Steps
@@ -92,6 +93,8 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
     pretrained = config.init_from not in BUILTIN_INIT  # a model that can do something already
     steps, stopped = Steps(t), False
     t.model.train()
+    if t.backend.replay:
+        make_recordable(t.optimizers)
     t.say_expected_time()
     log.start_progress(it)
     with contextlib.closing(log), saver, stop_signals(log.stopping) as interrupted:
@@ -175,7 +178,12 @@ def train_step(
         stops = t.group.sum([stop], device)[0]
         nothing = math.nan, math.nan, stops
         return StepResult(iter=it, lr=lr, read=lambda: nothing, counted=False)
-    end_of_text = t.dataset.end_of_text if config.doc_mask else None  # where attention stops
+    whole = t.late and t.micro_batcher.size >= len(idx)  # one micro-batch, and no step is skipped
+    if t.backend.replay and whole and t.backend.replay.ready():
+        work, state = functools.partial(whole_step, t), functools.partial(moving, t)
+        seed = dropout_seed(config.seed, it, t.group.rank)
+        seen_later = Readback(t.backend.replay(work, state, seed, idx, targets))
+        return StepResult(iter=it, lr=lr, read=lambda: [*seen_later.read(), stop])
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 
     def gradients(size: int) -> Tensor:
@@ -190,12 +198,8 @@ def train_step(
             torch.manual_seed(dropout_seed(config.seed, it, place))
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx) and t.micro_batcher.settled
-            with t.machine.autocast(), distributed.synced(t.forward, last):
-                more, loss = t.forward(x, y, first=first_seen(x, end_of_text))
-            loss = loss * (sum(counts[first : first + size]) / counted)
-            sums += torch.cat((loss.detach().view(1), more)) if of_pairs else loss.detach()
-            # DDP takes the mean over the processes, and this is a part of the whole
-            t.scaler.scale(loss * t.group.world_size).backward()
+            share = sum(counts[first : first + size]) / counted
+            sums += backward(t, x, y, share, last=last)
         return sums
 
     size = t.micro_batcher.size
@@ -219,6 +223,44 @@ def train_step(
     t.scaler.update()
     t.model.zero_grad(set_to_none=True)
     return StepResult(iter=it, lr=lr, read=read)
+
+
+def backward(
+    t: Training, idx: Tensor, targets: Tensor, share: float, *, last: bool = True
+) -> Tensor:
+    """Add to the gradient that of a micro-batch's loss, which is a `share` of the whole batch's.
+
+    Returns that part of the loss, (1,), and of pairs behind it margins and pairs in order summed,
+    (3,). With the `last` one, processes exchange gradients.
+    """
+    end_of_text = t.dataset.end_of_text if t.config.doc_mask else None  # where attention stops
+    with t.machine.autocast(), distributed.synced(t.forward, last):
+        more, loss = t.forward(idx, targets, first=first_seen(idx, end_of_text))
+    loss = loss * share
+    # DDP takes the mean over the processes, and this is a part of the whole
+    t.scaler.scale(loss * t.group.world_size).backward()
+    part = loss.detach().view(1)
+    return torch.cat((part, more)) if targets.dim() == 3 else part
+
+
+def whole_step(t: Training, idx: Tensor, targets: Tensor) -> Tensor:
+    """Move the weights by a batch in one micro-batch, all of it on the device: what a GPU replays.
+
+    Returns the loss and the norm of its gradient, (2,).
+    """
+    t.model.zero_grad(set_to_none=True)
+    loss = backward(t, idx, targets, 1.0)
+    norm = unscaled_norm(t)
+    step_optimizers(t, norm)
+    t.model.zero_grad(set_to_none=True)
+    return torch.cat((loss, norm.view(1))).double()
+
+
+def moving(t: Training) -> list[Tensor]:
+    """All tensors that a step moves: the weights, and the optimizers' state."""
+    states = (state for optimizer in t.optimizers for state in optimizer.state.values())
+    params = [p.detach() for p in t.model.parameters() if p.requires_grad]
+    return params + [tensor for state in states for tensor in state.values()]
 
 
 def unscaled_norm(t: Training) -> Tensor:

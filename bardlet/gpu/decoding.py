@@ -6,10 +6,13 @@ they are launched at once; for that all shapes and places in memory stay as they
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bardlet.gpu import graphs
 from bardlet.model import GPT, KVCache
 
 MIN_SPAN = 128  # positions that a step attends to
@@ -47,20 +50,16 @@ class DecodeStep:
         self.static = StaticCache(cache, self.span)
         self.idx = torch.zeros(cache.k.size(1), 1, dtype=torch.int64, device=device)  # (B, 1)
         self.logits: Tensor | None = None
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.replay: Callable[[], None] | None = None
         if device.type == "cuda":
-            with torch.cuda.device(device):
-                self.capture(cache.length)
+            self.capture(cache.length)
 
     def __call__(self, idx: Tensor, length: int) -> Tensor:
         """Logits (B, 1, V) behind idx (B, 1) at position `length`, until the next call."""
         assert length < self.span
         self.idx.copy_(idx)
         self.static.length.fill_(length)
-        if self.graph is None:
-            self.compute()
-        else:
-            self.graph.replay()
+        (self.replay or self.compute)()
         assert self.logits is not None
         return self.logits
 
@@ -69,13 +68,7 @@ class DecodeStep:
 
     def capture(self, length: int) -> None:
         """Record the step. What it writes while it warms up, the first call writes again."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            for _ in range(2):  # libraries take their memory
-                self.static.length.fill_(length)
-                self.compute()
-        here.wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        for _ in range(2):  # libraries load their kernels
+            self.static.length.fill_(length)
             self.compute()
+        self.replay = graphs.record(self.compute, self.idx.device)

@@ -207,27 +207,16 @@ def try_compile(
 ) -> torch.nn.Module:  # fmt: skip
     """The model compiled with torch.compile's `options`, or the model itself on failure.
 
-    It is tried forward and backward on idx (B, T), and first as GPT.forward has it. CUDA graphs
-    are recorded in the second try and replayed in the third, which have to give what the first did.
+    It is tried forward and backward on idx (B, T), and first as GPT.forward has it.
     """
     compiled = torch.compile(model, **options)
-
-    def gradient() -> torch.Tensor:
-        """The loss and the norm of its gradient, always with the same dropout."""
-        model.zero_grad(set_to_none=True)
-        torch.manual_seed(0)
-        with machine.autocast():
-            # one tensor twice would compile for that only
-            _, loss = compiled(idx, idx.clone(), first=first)
-        loss.backward()
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        return torch.stack((loss.detach(), torch.nn.utils.get_total_norm(grads))).cpu()
-
     try:
         with torch.random.fork_rng([idx.device] if idx.is_cuda else []):
-            expected = gradient()
-            for _ in range(2 if options.get("mode") == "reduce-overhead" else 0):
-                torch.testing.assert_close(gradient(), expected, rtol=1e-3, atol=1e-5)
+            with machine.autocast():
+                # one tensor twice would compile for that only
+                _, loss = compiled(idx, idx.clone(), first=first)
+            loss.backward()
+            loss.item()  # waits for the device: what fails there is to fail here
     except Exception as error:  # whatever a compiler can raise, the run goes on without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=2)

@@ -11,8 +11,10 @@ import torch
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
+from bardlet.gpu import compiling
 from bardlet.gpu.compiling import Compilation, compilations
 from bardlet.gpu.forward import on_gpu
+from bardlet.gpu.graphs import Replay
 from bardlet.io import terminal
 from bardlet.model import GPT
 from bardlet.native.training import NativeGPT, fits
@@ -32,6 +34,7 @@ class Backend:
     numerics: dict[str, Any]  # settings that change rounding
     name: str  # for people; empty for the model as it is
     peak_flops: Callable[[], float]  # FLOP/s that one process could reach this way
+    replay: Replay | None = None  # of iterations that are recorded, where they are
 
 
 def place(model: GPT, config: TrainConfig, group: Group, machine: Machine) -> None:
@@ -101,21 +104,36 @@ def select(
         first = torch.zeros_like(idx) if masked else None  # another graph
         if distributed.here().main:
             terminal.say(f"{COMPILING}, which takes up to some minutes")
-        alone = processes == config.gradient_accumulation_steps == 1
-        part = flops / config.gradient_accumulation_steps
-        ways = compilations(machine.device.type, part, flops * config.max_iters, alone)
+        ways = compilations(machine.device.type, flops * config.max_iters)
         if config.objective != "lm":  # whose batches are of many lengths: one graph holds for few
             ways = [Compilation()]
         forward, name = compiled(model, ways, idx, machine, first, logits) or (plain, "")
     if forward is plain and core_trains(config, model):
         forward = NativeGPT(model, machine.dtype)
     core = isinstance(forward, NativeGPT)
+    alone = processes == config.gradient_accumulation_steps == 1
+    replays = (
+        alone and compiling.records(machine.device.type, flops) and recordable(config, machine)
+    )
+    way = "compiled core" if core else name
     return Backend(
         forward=forward, numerics={**machine.facts(), "core": core, "compiled": bool(name),
                   "processes": processes},
-        name="compiled core" if core else name,
+        name=", ".join(filter(None, (way, "CUDA graphs" if replays else ""))),
         peak_flops=forward.peak_flops if isinstance(forward, NativeGPT) else machine.peak_flops,
+        replay=Replay() if replays else None,
     )  # fmt: skip
+
+
+def recordable(config: TrainConfig, machine: Machine) -> bool:
+    """Whether an iteration is the same kernels every time, and none of them waits for the host.
+
+    Pairs are of many lengths, a step that may be skipped is judged first, what is computed again
+    asks for the state of random numbers, and state that rests in main memory comes and goes.
+    """
+    judged = config.skip_spikes or machine.dtype == torch.float16
+    usual = config.objective == "lm" and config.recompute == "none" and not config.offload
+    return usual and not judged and not config.eval_only
 
 
 def compiled(

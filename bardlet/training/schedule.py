@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from bardlet.config import TrainConfig
 
@@ -36,4 +37,21 @@ def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], scale: float)
     """Set every group's rate to `scale` times its peak: all groups follow one schedule."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * scale
+            rate = group["peak_lr"] * scale
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def make_recordable(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Keep every group's rate where its parameters are, in a place that stays: a step that was
+    recorded (gpu/graphs.py) reads it there when it is replayed.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+            if "capturable" in group:  # torch's own word, which it asks for
+                group["capturable"] = True
+        # torch warns of steps that are not recorded, and some come before those that are
+        optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore

@@ -37,7 +37,7 @@ def test_a_static_step_is_the_plain_one(
     for rest in (cache.k, cache.v):
         rest[:, :, :, 5:] = 1e4
     step = DecodeStep(model, cache)
-    assert step.span == 8 and (step.graph is not None) == (where == "cuda")
+    assert step.span == 8 and (step.replay is not None) == (where == "cuda")
     for at in range(5, 16):
         if at == step.span:
             cache.length = at
