@@ -47,7 +47,8 @@ MIN_S = 5.0  # with less left, no part begins
 NO_PEER = "left out: no --peer"
 # by the name that is imported: the wheel, where that is another
 PACKAGES = {
-    "numpy": "", "safetensors": "", "tokenizers": "", "huggingface_hub": "", "filelock": "",
+    "jinja2": "", "markupsafe": "", "numpy": "", "safetensors": "", "tokenizers": "",
+    "huggingface_hub": "", "filelock": "",
     "rich": "", "pygments": "", "markdown_it": "markdown-it-py", "mdurl": "", "hypothesis": "",
     "charset_normalizer": "charset-normalizer", "pytest": "", "pluggy": "", "iniconfig": "",
     "packaging": "", "sortedcontainers": "", "pytest_timeout": "pytest-timeout",

@@ -165,7 +165,10 @@ def tests(visit: Visit) -> None:
     Each is handed out as it ends, for time may be up before the last.
     """
     root = Path(__file__).resolve().parents[1]
-    files = [f"tests/gpu/test_{name}.py" for name in ("precision", "decoding", "gpu", "compiling")]
+    files = [
+        f"tests/gpu/test_{name}.py"
+        for name in ("precision", "graphs", "decoding", "gpu", "compiling")
+    ]
     command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-vv", "-n0", "-rfE",
                "-p", "no:cacheprovider"]  # fmt: skip
     counts: Counter[str] = Counter()

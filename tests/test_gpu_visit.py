@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,12 @@ def test_wheels_are_unpacked_where_a_package_is_missing(
     assert gpu.unpacked(None, tmp_path) == []
     (folder,) = gpu.unpacked(tmp_path / "packed", tmp_path)
     assert [path.name for path in Path(folder).iterdir()] == ["not_here_at_all"]
+
+
+def test_what_bardlet_needs_travels_with_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split("[^a-z0-9-]", line)[0] for line in project["dependencies"]}
+    assert {name.replace("-", "_") for name in names} - {*gpu.PACKAGES} == {"torch"}
 
 
 def test_every_part_has_a_limit_and_the_important_ones_fit() -> None:
