@@ -1,4 +1,8 @@
-"""Encodes text with a byte-level BPE in the compiled core (bpe_encoding.cpp)."""
+"""Encodes text with a byte-level BPE in the compiled core (bpe_encoding.cpp).
+
+It also looks at bytes for who prepares them: whether they are plain text, how many of each, their
+ids. Where it was not compiled numpy does the latter two, and text is decoded to be looked at.
+"""
 
 from __future__ import annotations
 
