@@ -99,11 +99,17 @@ def facts(path: Path) -> dict[str, Any]:
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """A dataset's manifest, some of its documents, and how many tokens count in the loss."""
-    from bardlet.data.dataset import samples
+    from bardlet.data.dataset import samples, streamed
 
+    counted = {name: samples.counted(stream) for name, stream in dataset.splits.items()}
+    stream = {}
+    if dataset.stream:  # whose text is not all here
+        counted["train"] = dataset.manifest["splits"]["train"]["tokens"]
+        stream = {"stream": dataset.manifest["stream"] | streamed.state_of(dataset.folder)}
     return {
         **dataset.manifest,
-        "counted": {name: samples.counted(stream) for name, stream in dataset.splits.items()},
+        **stream,
+        "counted": counted,
         **counted_facts(dataset),
         "samples": {name: samples.samples(dataset, name) for name in dataset.splits},
     }
@@ -175,6 +181,7 @@ def describe_checkpoint(info: dict[str, Any]) -> str:
 
 def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> str:
     """A dataset's facts for people; `info` where they are known already."""
+    from bardlet.data.dataset import streamed
     from bardlet.data.tokenizers.base import CharTokenizer
 
     manifest = info or dataset_facts(dataset)
@@ -195,10 +202,13 @@ def describe_dataset(dataset: Dataset, info: dict[str, Any] | None = None) -> st
             sizes = f"{split['bytes']:,} bytes, {per_token:.2f} bytes per token, "
         if "documents" in split:
             sizes += f"{split['documents']:,} document{'s' * (split['documents'] != 1)}, "
-        lines.append(
-            f"  {name}: {split['tokens']:,} tokens, {sizes}"
+        line = (
+            f"{split['tokens']:,} tokens, {sizes}"
             f"{len(split['shards'])} shard{'s' * (len(split['shards']) != 1)}"
         )
+        if dataset.stream and name == "train":
+            line = streamed.describe(dataset.stream, manifest["stream"])
+        lines.append(f"  {name}: {line}")
         counted, tokens = manifest["counted"][name], split["tokens"]
         if counted < tokens:
             lines.append(f"    {counted:,} tokens, {counted / tokens:.1%}, count in the loss")

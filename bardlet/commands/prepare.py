@@ -38,6 +38,12 @@ SPLIT = (
 )
 VAL = "file or folder of the validation text, again for more; then all sources are for training"
 
+STREAM = (
+    "write the training text while `bardlet train --stream` uses it: a few shards are on disk at a "
+    "time, for a text that is larger than the disk"
+)
+STREAM_SHARDS = "with --stream: shards of training text on disk, at most"
+STREAM_TIMEOUT = "with --stream: seconds of waiting while nothing trains, after which it ends"
 FRESH = "replace a dataset that runs in out/ were trained on; default: it is kept"
 PART = (
     "i/N: this machine's part of the work; auto: by the variables of SLURM or torchrun, into "
@@ -81,6 +87,9 @@ class PrepareOptions(TypedDict, total=False):
     part: str
     merge: list[FilePath]
     fresh: bool
+    stream: bool
+    stream_shards: int
+    stream_timeout: float
 
 
 def prepare(
@@ -134,6 +143,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--part", default="1/1", help=PART)
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="make one of all parts")
     parser.add_argument("--fresh", action="store_true", default=False, help=FRESH)
+    parser.add_argument("--stream", action="store_true", default=False, help=STREAM)
+    parser.add_argument("--stream_shards", type=int, default=8, help=STREAM_SHARDS)
+    parser.add_argument("--stream_timeout", type=float, default=3600.0, help=STREAM_TIMEOUT)
 
 
 def made(parser: Parser, args: argparse.Namespace) -> Dataset:
@@ -142,7 +154,7 @@ def made(parser: Parser, args: argparse.Namespace) -> Dataset:
     if bool(args.source) == bool(args.merge):
         raise UsageError("prepare takes sources or --merge PARTS", "`bardlet prepare --help`")
     if not args.merge:
-        return prepared(args, out)
+        return prepared(parser, args, out)
     useful = ("source", "out", "merge", "fresh", "json")
     for name, value in vars(args).items():
         if name not in useful and value != parser.get_default(name):
@@ -159,10 +171,11 @@ def merged(args: argparse.Namespace, out: Path | None) -> Dataset:
     return merge(args.merge, out, dependents.guard(out, fresh=args.fresh, say=say))
 
 
-def prepared(args: argparse.Namespace, out: Path | None) -> Dataset:
+def prepared(parser: Parser, args: argparse.Namespace, out: Path | None) -> Dataset:
     """The dataset of what the sources name."""
-    from bardlet.data.prepare.options import gathered
+    from bardlet.data.prepare.options import Options, gathered
     from bardlet.data.prepare.pipeline import prepare
+    from bardlet.data.prepare.streaming import prepare_stream
 
     if args.val and "val_fraction" in args:
         raise UsageError("--val_fraction has no effect with --val", "Leave one of them out")
@@ -171,16 +184,25 @@ def prepared(args: argparse.Namespace, out: Path | None) -> Dataset:
         out = out or Path("data") / collection.name
         if args.part == "auto":
             out = out.with_name(f"{out.name}.part-{part[0]}")
-        return prepare(
-            collection, out, tokenizer=args.tokenizer, vocab_size=args.vocab_size,
+        options = Options(
+            tokenizer=args.tokenizer, vocab_size=args.vocab_size,
             end_of_text=args.end_of_text, chat_template=args.chat_template, split=args.split,
             val=tuple(args.val),
             val_fraction=getattr(args, "val_fraction", 0.1),
             shard_tokens=args.shard_tokens, distinct=args.distinct,
             skip_unreadable=args.skip_unreadable, part=part,
-            workers=args.workers, reading=reading, say=say,
-            replacing=dependents.guard(out, fresh=args.fresh, say=say),
+            workers=args.workers, reading=reading,
         )  # fmt: skip
+        replacing = dependents.guard(out, fresh=args.fresh, say=say)
+        if args.stream:
+            return prepare_stream(
+                collection, out, options, shards=args.stream_shards,
+                timeout_s=args.stream_timeout, fresh=args.fresh, replacing=replacing, say=say,
+            )  # fmt: skip
+        for name in ("stream_shards", "stream_timeout"):
+            if getattr(args, name) != parser.get_default(name):
+                say(f"--{name} has no effect without --stream")
+        return prepare(collection, out, say=say, replacing=replacing, **vars(options))
 
 
 def fraction(text: str) -> tuple[int, int]:

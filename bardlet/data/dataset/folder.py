@@ -22,6 +22,7 @@ from bardlet.data.dataset.stream import (
     map_mask,
     map_shard,
 )
+from bardlet.data.dataset.streamed import StreamedText, StreamInfo
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.counts import Count
 from bardlet.data.tokenizers import base as tokenizers
@@ -93,6 +94,7 @@ class Manifest:
     chat_template: str = ""  # of conversations, in Jinja
     options: Mapping[str, object] | None = None
     counts: Mapping[str, Count] = field(default_factory=dict)  # of what was left out, by reason
+    stream: StreamInfo | None = None  # where the training text comes and goes
 
 
 class Dataset:
@@ -100,6 +102,7 @@ class Dataset:
 
     chat_template = ""  # of conversations, in Jinja
     preferences = False  # whether documents are pairs, of one chosen and one rejected
+    stream: StreamInfo | None = None  # where the training text comes and goes
 
     def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer | None = None) -> None:
         """Read the manifest and check the shards' headers; DataError where something is wrong.
@@ -137,7 +140,7 @@ class Dataset:
             }  # fmt: skip
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", PREPARE_AGAIN) from None
-        self.end_of_text, self.hash = about.end_of_text, about.hash
+        self.end_of_text, self.hash, self.stream = about.end_of_text, about.hash, about.stream
         self.chat_template, self.preferences = about.chat_template, about.preferences
         self.tokenizer = tokenizer or tokenizers.load(folder / "tokenizer.json")
         if tokenizers.fingerprint(self.tokenizer) != about.tokenizer_hash:
@@ -166,7 +169,9 @@ class Dataset:
         return masked and not self.chat_template
 
     def open(self, split: str) -> TokenStream:
-        """The shards of a split, and their masks, mapped."""
+        """The shards of a split, and their masks, mapped; of a stream those that are there now."""
+        if self.stream and split == "train":
+            return StreamedText(self.folder, self.vocab_size)
         shards = [map_shard(files[0]) for files in self.files[split]]
         masks = [
             map_mask(files[1], len(ids)) if files[1:] else None

@@ -62,6 +62,10 @@ class WindowBatches(ABC):
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
         return as_tensors([s.window(start, self.block_size) for s, start in self.windows(it)])
 
+    def is_ready(self, it: int) -> bool:
+        """Whether the text of iteration `it` is there."""
+        return True
+
     def will_need(self, it: int) -> None:
         """Ask the system to read the windows of iteration `it`."""
         for stream, start in self.windows(it):
@@ -154,7 +158,8 @@ class Prefetcher:
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """The batch of iteration `it`; it is ready if the last call was for `it` - 1."""
         ready = self.next.get(it) or self.thread.submit(self.make, it)
-        self.next = {it + 1: self.thread.submit(self.make, it + 1)}
+        later = [it + 1] if self.batches.is_ready(it + 1) else []
+        self.next = {number: self.thread.submit(self.make, number) for number in later}
         return ready.result()
 
     def make(self, it: int) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,12 @@ class Mixture(Dataset):
                     f"{other.folder} and {first.folder} were prepared with different tokenizers",
                     f"Prepare the one with --tokenizer {first.folder / 'tokenizer.json'}",
                 )
+        for dataset in datasets:
+            if dataset.stream:
+                raise UsageError(
+                    f"{dataset.folder} is a stream, which no mixture can take windows of anywhere",
+                    "Prepare its text without --stream, or train on it alone",
+                )
         self.datasets = datasets
         self.folder = first.folder
         self.parts = [

@@ -6,6 +6,7 @@ import codecs
 from dataclasses import dataclass
 from functools import cached_property
 
+from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.text.records import Reading
 from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.bpe import BPETokenizer
@@ -26,6 +27,7 @@ class EncodeSpec:
     tokenizer: str = ""
     end_of_text: int | None = None  # None: the tokenizer's own
     chat_template: str = ""  # of conversations, in Jinja
+    splits: tuple[str, ...] = SPLITS  # that are encoded
 
     @cached_property
     def encoder(self) -> tokenizers.Tokenizer:

@@ -134,6 +134,8 @@ def encode(unit: Unit, spec: EncodeSpec) -> Result:
             result.counts.add("uncompared")
         result.digests.append(digest)
         for split, part, begins, ends in sides(piece, spec.by, spec.val_fraction):
+            if split not in spec.splits:
+                continue
             if piece.turns:
                 for turns in filter(None, (piece.turns, piece.rejected)):
                     encode_conversation(result, split, turns, spec, piece)

@@ -35,6 +35,8 @@ class StagingFolder:
     interrupted preparation cannot be continued.
     """
 
+    patience_s = 0.0  # in which a lock that others look at for a moment is free again
+
     def __init__(self, out: Path, key: str, replacing: Replacing = replaced_freely) -> None:
         self.out, self.key, self.replacing = out, key, replacing
         self.folder = out.with_name(f".{out.name}.partial.tmp")
@@ -81,7 +83,7 @@ class StagingFolder:
             self.lock.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-        lock = FileLock(self.lock, timeout=0)
+        lock = FileLock(self.lock, timeout=self.patience_s)
         try:
             lock.acquire()
         except Timeout:

@@ -27,7 +27,8 @@ from bardlet.errors import DataError, UsageError
 from bardlet.io.safe_read import MAX_BYTES
 
 OURS = re.compile(  # what may be replaced
-    r"manifest\.json|tokenizer\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
+    r"(manifest|tokenizer|used|survey)\.json|(train|val)-\d+(\.docs|\.mask)?\.bin"
+    r"|\.(stream|training)\.lock|\.stream\.partial\.tmp"
 )
 RULES = ("auto", "position", "document", "blocks")
 FORMS = ("", "nfc", "nfd", "nfkc", "nfkd")  # of Unicode
@@ -51,6 +52,7 @@ class Options:
     distinct: bool = False  # drop documents that are there already
     skip_unreadable: bool = False
     part: tuple[int, int] = (1, 1)  # which of how many parts of the units
+    stream: bool = False  # shards of training text come when others have been used
     workers: int = 0  # processes; 0: as many as it is worth
     reading: Reading = dataclasses.field(default_factory=Reading)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from bardlet.data.dataset.folder import SPLITS
@@ -31,6 +32,8 @@ Say = Callable[[str], None]
 class Work:
     """The making of one dataset in its workplace."""
 
+    splits: Sequence[str] = SPLITS  # that are written
+
     def __init__(
         self, collection: Collection, options: Options, place: StagingFolder, say: Say, again: str
     ) -> None:  # fmt: skip
@@ -47,23 +50,21 @@ class Work:
 
     def run(self, noted: dict[str, Any]) -> tuple[dict[str, Any], tokenizers.Tokenizer]:
         """Survey, tokenize, and return the manifest and the tokenizer."""
-        options, folder = self.options, self.place.folder
+        spec, encoder, seen = self.surveyed(noted)
+        with manifest.Sources(self.collection) as sources:
+            splits = self.write(spec, encoder, seen, noted, sources)
+            pairs = {"preferences": True} if self.options.reading.preferences else {}
+            return {**self.describe(encoder, splits, sources), **pairs, **seen.template()}, encoder
+
+    def surveyed(self, noted: dict[str, Any]) -> tuple[EncodeSpec, tokenizers.Tokenizer, Survey]:
+        """What is to be done with every unit, the tokenizer, and what both are made of."""
+        options = self.options
         spec = EncodeSpec(
             reading=options.reading, by=options.split, val_fraction=options.val_fraction,
             separate=self.borders, skip=options.skip_unreadable,
-            distinct=options.distinct,
+            distinct=options.distinct, splits=tuple(self.splits),
         )  # fmt: skip
-        if "survey" in noted:
-            seen = Survey(**noted["survey"])
-            encoder = tokenizers.load(folder / "tokenizer.json")
-            encoder = tokenizers.with_end_of_text(encoder, seen.end_of_text)
-            self.say(f"going on with {self.place.out} after {noted['units']:,} units")
-        else:
-            seen = Survey()
-            encoder = survey(
-                self.collection, spec, options, self.units, self.say, self.workers, seen
-            )
-            write_text(folder / "tokenizer.json", encoder.to_json())
+        seen, encoder = self.survey(spec, noted)
         for line in slow(encoder, self.size // options.part[1]):
             self.say(line)
         if self.collection.single and seen.characters == 1:
@@ -76,10 +77,28 @@ class Work:
         )
         if self.workers <= 1:
             spec.use(encoder)
-        with manifest.Sources(self.collection) as sources:
-            splits = self.write(spec, encoder, seen, noted, sources)
-            pairs = {"preferences": True} if options.reading.preferences else {}
-            return {**self.describe(encoder, splits, sources), **pairs, **seen.template()}, encoder
+        return spec, encoder, seen
+
+    def survey(
+        self, spec: EncodeSpec, noted: dict[str, Any]
+    ) -> tuple[Survey, tokenizers.Tokenizer]:
+        """What is known of the corpus, and the tokenizer: found out, or noted before."""
+        folder = self.place.folder
+        if "survey" in noted:
+            seen = Survey(**noted["survey"])
+            self.say(f"going on with {self.place.out} after {noted['units']:,} units")
+            return seen, self.opened(folder, seen)
+        seen = Survey()
+        encoder = survey(
+            self.collection, spec, self.options, self.units, self.say, self.workers, seen
+        )
+        write_text(folder / "tokenizer.json", encoder.to_json())
+        return seen, encoder
+
+    def opened(self, folder: Path, seen: Survey) -> tokenizers.Tokenizer:
+        """The tokenizer that lies in `folder`."""
+        encoder = tokenizers.load(folder / "tokenizer.json")
+        return tokenizers.with_end_of_text(encoder, seen.end_of_text)
 
     def units(self, sources: manifest.Sources | None = None) -> Iterator[Unit]:
         """The units of this part."""
@@ -98,20 +117,14 @@ class Work:
 
     def write(
         self, spec: EncodeSpec, encoder: tokenizers.Tokenizer, seen: Survey,
-        noted: dict[str, Any], sources: manifest.Sources,
+        noted: dict[str, Any], sources: manifest.Sources | None,
     ) -> dict[str, Any]:  # fmt: skip
         """Tokenize all units that are not done, into shards; return the splits' entries."""
         done = noted.get("units", 0)
         width = 2 if encoder.vocab_size <= 1 << 16 else 4
         self.restore(noted)
-        writers = {
-            split: SplitWriter(
-                self.place.folder, split, width, self.options.shard_tokens,
-                docs=spec.separate, masked=spec.reading.masked,
-                state=noted.get("splits", {}).get(split),
-            )
-            for split in SPLITS
-        }  # fmt: skip
+        states = noted.get("splits", {})
+        writers = {s: self.writer(s, spec, width, states.get(s)) for s in self.splits}
         with_points = (seen.with_split_points(unit) for unit in self.units(sources))
         waiting = (unit for number, unit in enumerate(with_points) if number >= done)
         try:
@@ -133,10 +146,20 @@ class Work:
             for writer in writers.values():
                 writer.abandon()
 
+    def writer(
+        self, split: str, spec: EncodeSpec, width: int, state: dict[str, Any] | None
+    ) -> SplitWriter:
+        """What writes a split, from `state` on; `width` is the bytes of an id."""
+        return SplitWriter(
+            self.place.folder, split, width, self.options.shard_tokens,
+            docs=spec.separate, masked=spec.reading.masked, state=state,
+        )  # fmt: skip
+
     def take(self, result: encoding.Result, writers: dict[str, SplitWriter]) -> None:
         """Write what became of a unit, and count what is to be reported."""
         for split, keep in self.distinct.keep(result).items():
-            writers[split].add(result.splits[split], keep)
+            if split in writers:
+                writers[split].add(result.splits[split], keep)
         self.tally.add(result)
 
     def note(self, done: int, seen: Survey, writers: dict[str, SplitWriter]) -> None:
