@@ -36,6 +36,7 @@ class TrainConfig:
 
     out_dir: str = option("out", "folder of the run", group="input and output")
     dataset: str = option("openwebtext", "name of a folder in data/, or a path to one")
+    stream: bool = option(False, "the dataset is one that `prepare --stream` writes meanwhile")
     init_from: str = option(
         "scratch", "scratch, resume, or a model to go on from: gpt2, OWNER/NAME of the hub, a "
         "folder of transformers, nanoGPT's ckpt.pt, a run",
@@ -125,9 +126,8 @@ class TrainConfig:
         choices=("lm", "dpo"),
     )  # fmt: skip
     dpo_beta: float = option(
-        0.1, "dpo: the larger, the nearer the model stays to the one it begins from",
-        low=1e-6, high=1000,
-    )  # fmt: skip
+        0.1, "dpo: the larger, the nearer to the model that it begins from", low=1e-6, high=1000
+    )
     distill_from: str = option(
         "", "finished runs, separated by commas, whose predictions the run learns too"
     )

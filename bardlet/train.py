@@ -27,7 +27,8 @@ from bardlet.run import lock
 from bardlet.system import device, distributed, sharding
 from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
-from bardlet.training import resume
+from bardlet.training import resume, streaming
+from bardlet.training.consumer import Arrival
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
 from bardlet.training.schedule import learning_rate, make_recordable, set_learning_rate
@@ -77,6 +78,7 @@ def train(
     with (
         distributed.joined(group, config.backend, machine.device, config.ddp_timeout),
         lock.held(Path(config.out_dir)) if writes else contextlib.nullcontext(),
+        streaming.held(config, group),
     ):
         t = setup(
             config, group, machine, init_model, make_log, checkpoint_name, write_samples
@@ -130,11 +132,20 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
                 saver.save(t.state(it, best))
 
             began = time.perf_counter()
-            idx, targets = t.batches.batch(it)
-            waiting = time.perf_counter() - began
-            step = train_step(t, it, idx, targets, stop=interrupted())
-            stop = steps.add(step, began, waiting)
-            it += 1
+            arrival = t.stream.arrive(it, interrupted) if t.stream else Arrival.HERE
+            if arrival is Arrival.ENDED:  # the run is as long as its text
+                log.say(f"the text of {t.dataset.folder} ends after {it} iterations")
+                config = dataclasses.replace(config, max_iters=it)
+                steps.settle()
+                steps.t = t = t.replanned(config, it)
+                continue
+            stop = arrival is Arrival.STOPPED
+            if arrival is Arrival.HERE:
+                idx, targets = t.batches.batch(it)
+                waiting = time.perf_counter() - began
+                step = train_step(t, it, idx, targets, stop=interrupted())
+                stop = steps.add(step, began, waiting)
+                it += 1
             if stop and it < config.max_iters:
                 stopped = True
                 steps.settle()
@@ -148,6 +159,8 @@ def loop(t: Training, should_stop: Callable[[], bool], replan: Replan) -> Result
                 config = changed
         if stopped:
             log.stopped(it, t.group.world_size)
+    if t.stream and not stopped:
+        t.stream.end()
     t.group.wait()
     return Result(
         out_dir=config.out_dir, iter=it, val_loss=scores.val_loss if scores else math.nan,

@@ -75,6 +75,10 @@ def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -
     """The configuration with the iterations that `epochs` asks for, where it does."""
     if not config.epochs or "max_iters" in flags:
         return dataclasses.replace(config, epochs=0.0)
+    if config.stream:
+        raise UsageError(
+            f"epochs={config.epochs:g}: a stream is one pass over its text", "Give --max_iters"
+        )
     from bardlet.data.dataset import mixture
     from bardlet.data.dataset.pairs import Pairs
 

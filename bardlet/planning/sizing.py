@@ -27,13 +27,13 @@ from typing import Any
 import torch
 
 from bardlet.config import resolve
-from bardlet.data.dataset import mixture
 from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import recipe as recipes
 from bardlet.planning.recipe import Recipe
 from bardlet.planning.speed import Speed, measure
 from bardlet.system import device
+from bardlet.training import streaming
 from bardlet.training.resume import check_data, model_config
 
 # layers, width and context, from the smallest; heads are 32 wide, from 384 on 64
@@ -186,12 +186,11 @@ def sized(
 ) -> tuple[dict[str, Any], int]:
     """The options of a run on the dataset that `flags` name, for `budget_s` seconds here.
 
-    With them the most iterations that its text is worth. What else the flags set is kept to, and
-    checked before the machine is measured. Says what was chosen and why. Raises UsageError with all
-    problems of the flags, DataError without a dataset.
+    With them the most iterations that its text is worth. Says why. What the flags set is kept, and
+    checked first. Raises UsageError with all problems of the flags, DataError without a dataset.
     """
-    dataset = mixture.opened(str(flags["dataset"]))
-    train_tokens, val_tokens = (len(dataset.splits[s]) for s in ("train", "val"))
+    dataset = streaming.opened(flags)
+    train_tokens, val_tokens = streaming.train_tokens(dataset), len(dataset.splits["val"])
     if train_tokens < 16:
         raise DataError(
             f"the train split of {dataset.folder} has {train_tokens} tokens, too few to learn from",
@@ -211,6 +210,9 @@ def sized(
     machine = device.choose(str(flags.get("device", "auto")), str(flags.get("dtype", "auto")))
     speed = measure(machine)
     chosen = best_plan(train_tokens, dataset.vocab_size, budget_s, speed, **rule)
+    if dataset.stream:  # whose text is there once
+        once = min(chosen.iters, max(1, train_tokens // chosen.tokens))
+        chosen = dataclasses.replace(chosen, iters=once, max_iters=once)
     result = options(chosen, train_tokens, val_tokens, budget_s, fixed, recipe)
     for line in reasons(chosen, train_tokens, budget_s, speed, fixed):
         say(line)

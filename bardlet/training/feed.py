@@ -8,8 +8,11 @@ from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import WindowBatches, batches_of
 from bardlet.data.dataset.pairs import PairBatches, Pairs
+from bardlet.data.dataset.streamed_batches import StreamedBatches
 from bardlet.run.state import RunState
 from bardlet.system.distributed import Group
+from bardlet.training.consumer import Consumer
+from bardlet.training.streaming import train_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class Feed:
     tokens_per_sequence: float  # of a window, or a pair on average
     passes: float = 1.0  # of training through the model, for a token
     counted_windows: float  # the share in which a target counts in the loss
+    stream: Consumer | None = None  # what brings the text, where it comes meanwhile
 
 
 def feed_of(
@@ -38,6 +42,15 @@ def feed_of(
             batches=PairBatches(pairs, **shares), tokens=round(len(pairs) * pairs.tokens),
             tokens_per_sequence=pairs.tokens, counted_windows=1.0,
             passes=4 / 3,  # and once forward through the reference
+        )  # fmt: skip
+    if dataset.stream:
+        streamed = StreamedBatches(
+            dataset.stream.shard_tokens, block_size=config.block_size, **shares
+        )
+        return Feed(
+            batches=streamed, tokens=train_tokens(dataset), counted_windows=1.0,
+            tokens_per_sequence=float(config.block_size),
+            stream=Consumer(config, dataset, streamed, group, start.iter),
         )  # fmt: skip
     counted = sum(
         share * stream.counted_windows(config.block_size) for stream, share in dataset.parts

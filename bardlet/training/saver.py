@@ -19,6 +19,7 @@ from bardlet.run import checkpoint, run_folder
 from bardlet.run.state import RunState, Scores
 from bardlet.system import sharding
 from bardlet.system.distributed import Group
+from bardlet.training.consumer import Consumer
 from bardlet.training.log import Log
 
 
@@ -32,8 +33,13 @@ class Saver:
     def __init__(
         self, config: TrainConfig, log: Log, model: GPT,
         optimizers: Sequence[torch.optim.Optimizer], tokenizer: Tokenizer, group: Group,
+        stream: Consumer | None = None,
     ) -> None:  # fmt: skip
-        """The main process saves; the others write their parts of a sharded model, or nothing."""
+        """The main process saves; the others write their parts of a sharded model, or nothing.
+
+        The text of a `stream` that is not needed any more is removed.
+        """
+        self.stream = stream
         self.config, self.log, self.group = config, log, group
         self.main = group.main and not config.eval_only
         self.together = sharding.is_sharded(model) and not config.eval_only
@@ -53,6 +59,8 @@ class Saver:
                 self.run, "last", self.run / "checkpoints" / run_folder.name_of(it)
             )
             self.prune(self.config.keep_checkpoints)
+            if self.stream:
+                self.stream.release(it)
 
     def due(self, it: int) -> bool:
         """Whether to save after `it` iterations for the time that has passed, or their number."""
@@ -60,7 +68,8 @@ class Saver:
         late = bool(minutes) and time.monotonic() - self.began > minutes * 60
         if minutes and self.together:  # clocks differ
             late = bool(self.group.agree(late))
-        return it > 0 and (late or bool(every and it % every == 0))
+        frees = self.stream is not None and self.stream.ends_shard(it)
+        return it > 0 and (late or frees or bool(every and it % every == 0))
 
     def save(self, state: RunState, *, must: bool = False) -> None:
         """Save what the run is after `state.iter` iterations, unless it is the newest one saved.
@@ -171,6 +180,8 @@ class Saver:
             checkpoint.finish(folder)
             run_folder.set_pointer(self.run, "last", folder)
             self.prune(self.config.keep_checkpoints)
+            if self.stream:
+                self.stream.release(run_folder.iter_of(folder))
         except CheckpointError as error:
             self.failure = error
         except OSError as error:

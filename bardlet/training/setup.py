@@ -29,6 +29,7 @@ from bardlet.system.memory import MicroBatcher
 from bardlet.training import agreement, expected, resume, tracker
 from bardlet.training.agreement import shares
 from bardlet.training.backend import Backend, micro_batcher, place, select
+from bardlet.training.consumer import Consumer
 from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
 from bardlet.training.feed import feed_of
@@ -55,6 +56,7 @@ class Training:
     optimizers: Sequence[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     batches: Prefetcher
+    stream: Consumer | None  # where the text comes while it is trained on
     micro_batcher: MicroBatcher
     log: Log
     saver: Saver
@@ -192,7 +194,7 @@ def setup(
     tracked = open_folder(config, model, optimizers, saved, checkpoint_name) if writes else None
     resumed = {"start": start.iter, "evaluated": start.scores is not None}
     log = make_log(config, main=group.main, tracker=tracked, **resumed)
-    saver = Saver(config, log, model, optimizers, dataset.tokenizer, group)
+    saver = Saver(config, log, model, optimizers, dataset.tokenizer, group, feed.stream)
     log.introduction(
         machine=machine.describe(), backend=backend.name, iter=start.iter,
         params=model.num_params(), vocab_size=dataset.vocab_size,
@@ -214,7 +216,7 @@ def setup(
         samples=Samples(config, log, write_samples, main=writes, start=start.iter),
         log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
-        reference=reference, tokens_per_sequence=feed.tokens_per_sequence,
+        reference=reference, stream=feed.stream, tokens_per_sequence=feed.tokens_per_sequence,
         sequences_per_iter=sequences, flops_per_iter=flops_per_iter,
         peak_flops=backend.peak_flops() * group.world_size if group.main else 0.0,
     )  # fmt: skip
