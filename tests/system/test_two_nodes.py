@@ -194,10 +194,10 @@ def test_a_node_that_is_cut_off_ends_both(
     assert_ends_equal(config, tmp_path)
 
 
-def test_a_run_goes_on_without_a_node_and_with_it_again(
+def test_a_run_goes_on_without_a_node(
     network: Network, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    """By itself, under elastic launchers, though it was begun with --fresh."""
+    """By itself, under an elastic launcher, though it was begun with --fresh."""
     config = endless(dataset_folder, tmp_path / "run")
     options = "--nnodes=1:2", "--max_restarts=3", "--rdzv_conf=last_call_timeout=2"
     shared = "2 on each of 2 processes"
@@ -209,10 +209,7 @@ def test_a_run_goes_on_without_a_node_and_with_it_again(
         first.until(lambda text: "resuming" in text and "iter 61:" in text.split("resuming")[1])
         assert "process 1 of 2 on node-b gives no sign of life" in first.text
         assert first.text.count(shared) == 1
-        network.link("b", "up")
-        first.until(lambda text: "iter " in text.split(shared)[-1] and text.count(shared) == 2)
         first.process.send_signal(signal.SIGTERM)
-        for each in both:
-            each.ended(120)
-        assert "stopped after" in first.text.split(shared)[-1]
+        first.ended(120)
+        assert "stopped after" in first.text
     assert_ends_equal(config, tmp_path)
