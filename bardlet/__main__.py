@@ -7,8 +7,8 @@ from bardlet.cli import main
 
 code = main()
 if "TORCHELASTIC_RUN_ID" in os.environ:
-    # All is done and written. Python's own end has been seen to hang here, once in some thirty runs,
-    # of a cause that is not known: no thread of gloo and no process group of ours is left by then.
+    # All is done and written. Python's own end has been seen to hang here, in one of thirty runs
+    # and for no known cause: no thread of gloo and no process group of ours is left by then.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
