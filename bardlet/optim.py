@@ -20,7 +20,9 @@ from bardlet.model import GPT
 from bardlet.native import muon
 from bardlet.system import sharding, sharing
 from bardlet.system.distributed import Group
-from bardlet.system.offload import Offload, offloads
+from bardlet.system.fastest import Fastest
+from bardlet.system.offload import Offload, offloads, put_updates
+from bardlet.system.sharing import EVERYWHERE
 
 # Four iterations that bring singular values from [0.003, 1] to within 0.2 of one: the best odd
 # quintics one after another (Polar Express, arXiv:2505.16932). Muon's own five train as well.
@@ -140,14 +142,18 @@ class Muon(Optimizer):
         super().__init__([p for p, _ in matrices], defaults)
         self.rows = dict(matrices)
         self.matmul_dtype = matmul_dtype
-        self.group = group
+        self.group, self.fastest = group, Fastest(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
         """Move every matrix by its orthogonalised momentum; `closure` is not supported."""
         assert closure is None
         if self.offload:
-            self.offload.step(self.put_updates)
+            self.offload.step(functools.partial(put_updates, self.momenta, self))
+        self.fastest.run(self.orthogonal_step, [*self.rows])
+
+    def orthogonal_step(self, way: str) -> None:
+        """Take the step, with matrices shared out in this way."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -158,9 +164,8 @@ class Muon(Optimizer):
             sharded = sharding.is_sharded(params[0])
             move = functools.partial(sharing.move_rows, self.move) if sharded else self.move
             move(
-                params, grads, buffers, [self.rows[p] for p in params], self.group,
-                rate=group["lr"], momentum=group["momentum"],
-                decay=1 - group["lr"] * group["weight_decay"],
+                params, grads, buffers, [self.rows[p] for p in params], way, rate=group["lr"],
+                momentum=group["momentum"], decay=1 - group["lr"] * group["weight_decay"],
             )  # fmt: skip
 
     def momenta(self, params: list[Tensor]) -> list[Tensor]:
@@ -170,23 +175,15 @@ class Muon(Optimizer):
                 self.state[p]["momentum"] = torch.zeros_like(p)
         return [self.state[p]["momentum"] for p in params]
 
-    def put_updates(self) -> None:
-        """Move the momenta, and put what is to be orthogonalised in place of the gradients."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p, buffer in zip(params, map(sharding.local, self.momenta(params)), strict=True):
-                grad = sharding.local(p.grad)  # pyright: ignore
-                buffer.lerp_(grad, 1 - group["momentum"])
-                torch.lerp(grad, buffer, group["momentum"], out=grad)
-
     def move(
         self, weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor],
-        rows: list[list[int]], group: Group, *, rate: Rate, momentum: float, decay: Rate,
+        rows: list[list[int]], way: str, *, rate: Rate, momentum: float, decay: Rate,
     ) -> None:  # fmt: skip
         """Take the step of whole parameters, in place, and of their momentum, `buffers`.
 
-        `rows` has the row counts of the matrices stacked in each; `group` shares these out.
+        `rows` has the row counts of the matrices stacked in each, which are shared out in `way`.
         """
+        group = Group() if way == EVERYWHERE else self.group
         matrices = [  # (weight, gradient, momentum) of each
             matrix for *trio, each in zip(weights, grads, buffers, rows, strict=True)
             for matrix in zip(*(tensor.split(each) for tensor in trio), strict=True)
@@ -204,7 +201,7 @@ class Muon(Optimizer):
             torch._foreach_lerp_(buffers, grads, 1 - momentum)
             if owned := [matrix for matrix, own in zip(matrices, mine, strict=True) if own]:
                 self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
-        sharing.gather([weight for weight, _, _ in matrices], ranks, group)
+        sharing.gather([weight for weight, _, _ in matrices], ranks, group, way)
 
     def move_by_torch(
         self, matrices: Sequence[tuple[Tensor, ...]], *, rate: Rate, momentum: float, decay: Rate

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -105,6 +106,14 @@ def available() -> float:
                 root = Path("/sys/fs/cgroup/memory")
                 free += left_by(root, path, "limit_in_bytes", "usage_in_bytes", "total_")
     return max(0.0, min(free))
+
+
+def free(device: torch.device) -> float:
+    """Bytes that this process can take on a device, beside its like on the same machine."""
+    if device.type != "cuda":
+        return available() / max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def left_by(root: Path, path: str, limit: str, used: str, prefix: str) -> Iterator[float]:

@@ -104,6 +104,18 @@ def put_state(
             offload.rest(part)
 
 
+def put_updates(
+    momenta: Callable[[list[Tensor]], list[Tensor]], optimizer: torch.optim.Optimizer
+) -> None:  # fmt: skip
+    """Move Muon's momenta, and put what is to be orthogonalised in place of the gradients."""
+    for group in optimizer.param_groups:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p, buffer in zip(params, map(local, momenta(params)), strict=True):
+            grad = local(p.grad)  # pyright: ignore
+            buffer.lerp_(grad, 1 - group["momentum"])
+            torch.lerp(grad, buffer, group["momentum"], out=grad)
+
+
 def wait(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Return when state that was brought to main memory is there, for others than the device."""
     resting = [value for o in optimizers if (rest := of(o)) for value in rest.resting.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +13,12 @@ from torch import Tensor
 from bardlet.system.distributed import Group
 from bardlet.system.sharding import local, span
 
-ROUND = 1 << 24  # numbers that are gathered at once: 64 MB in float32
+ROUND = 1 << 24  # numbers that are gathered in a round: 64 MB in float32
+# Ways to share matrices out: to owners, with exchanges of bounded size or in a single one; or to
+# nobody, so that all processes compute all. The bits are the same.
+ROUNDS, ONCE = "exchanged in rounds", "exchanged at once"
+EVERYWHERE = "computed by every process"
+TRIALS = 2  # steps that each way is timed in, after a first one that is not
 
 
 @functools.lru_cache(maxsize=16)
@@ -31,7 +35,9 @@ def owners(costs: tuple[float, ...], world_size: int) -> tuple[int, ...]:
     return tuple(ranks)
 
 
-def gather(tensors: Sequence[Tensor], ranks: Sequence[int], group: Group) -> None:
+def gather(
+    tensors: Sequence[Tensor], ranks: Sequence[int], group: Group, way: str = ROUNDS
+) -> None:  # fmt: skip
     """Give each tensor, in place on all processes, the values that it has on its owner.
 
     Every process calls this with tensors of the same shapes and one dtype, contiguous or not.
@@ -39,7 +45,8 @@ def gather(tensors: Sequence[Tensor], ranks: Sequence[int], group: Group) -> Non
     if group.world_size == 1:
         return
     sizes = [t.numel() for t in tensors]
-    for parts in rounds(sizes, ranks, group.world_size):
+    room = sum(sizes) if way == ONCE else ROUND // group.world_size
+    for parts in rounds(sizes, ranks, group.world_size, room):
         size = max(sum(sizes[i] for i in part) for part in parts)
         sent = tensors[0].new_zeros(size)
         mine = [tensors[i].reshape(-1) for i in parts[group.rank]]
@@ -53,56 +60,75 @@ def gather(tensors: Sequence[Tensor], ranks: Sequence[int], group: Group) -> Non
 
 
 def rounds(
-    sizes: Sequence[int], ranks: Sequence[int], world_size: int
+    sizes: Sequence[int], ranks: Sequence[int], world_size: int, room: int
 ) -> Iterator[list[list[int]]]:
-    """The items that each process sends at once, at least one and else up to its part of ROUND."""
+    """The items that each process sends at once: as many as there is room for, and at least one."""
     left = [[i for i, rank in enumerate(ranks) if rank == owner] for owner in range(world_size)]
     while any(left):
         parts: list[list[int]] = [[] for _ in left]
         for part, items in zip(parts, left, strict=True):
-            room = ROUND // world_size
-            while items and (not part or sizes[items[0]] <= room):
-                room -= sizes[items[0]]
+            free = room
+            while items and (not part or sizes[items[0]] <= free):
+                free -= sizes[items[0]]
                 part.append(items.pop(0))
         yield parts
 
 
 def move_rows(
     move: Callable[..., None], weights: Sequence[Tensor], grads: Sequence[Tensor],
-    buffers: Sequence[Tensor], rows: Sequence[list[int]], group: Group, *, rate: float,
+    buffers: Sequence[Tensor], rows: Sequence[list[int]], way: str, *, rate: float,
     momentum: float, decay: float,
 ) -> None:  # fmt: skip
     """Take the step of sharded matrices, in place, as `move` (optim.Muon's) does for whole ones.
 
     Momenta and weights need their own rows only; each update is gathered by one process of those
-    that share it, where `move` makes a step of it.
+    that share it, or by all, where `move` makes a step of it.
     """
-    whole = Matrices(weights)
-    weights, grads, buffers = ([local(t) for t in ts] for ts in (weights, grads, buffers))
+    own, grads, buffers = ([local(t) for t in ts] for ts in (weights, grads, buffers))
     torch._foreach_lerp_(buffers, grads, 1 - momentum)
-    updates = whole.gather(torch._foreach_lerp(grads, buffers, momentum))
-    steps, past = ([torch.zeros_like(update) for update in updates] for _ in range(2))
-    if updates:
-        own, alone = [rows[i] for i in whole.mine], dataclasses.replace(group, rank=0, world_size=1)
-        move(steps, updates, past, own, alone, rate=rate, momentum=0.0, decay=1.0)
-    torch._foreach_mul_(weights, decay)
-    torch._foreach_add_(weights, whole.scatter(steps))
+    torch._foreach_mul_(own, decay)
+    for part in parts_of(weights, way):
+        whole = Matrices([weights[i] for i in part], everywhere=way == EVERYWHERE)
+        updates = whole.gather([torch.lerp(grads[i], buffers[i], momentum) for i in part])
+        steps, past = ([torch.zeros_like(update) for update in updates] for _ in range(2))
+        if updates:
+            stacked = [rows[part[i]] for i in whole.mine]
+            move(steps, updates, past, stacked, EVERYWHERE, rate=rate, momentum=0.0, decay=1.0)
+        torch._foreach_add_([own[i] for i in part], whole.scatter(steps))
+
+
+def parts_of(matrices: Sequence[Any], way: str) -> list[list[int]]:
+    """The sharded matrices that are exchanged together: all, or so many that ROUND bounds what a
+    process has of them.
+    """
+    if way != ROUNDS:
+        return [[*range(len(matrices))]]
+    parts: list[list[int]] = []
+    left = 0
+    for i, matrix in enumerate(matrices):
+        if not parts or matrix.numel() > left:
+            parts.append([])
+            left = ROUND * matrix.device_mesh.size(-1)
+        parts[-1].append(i)
+        left -= matrix.numel()
+    return parts
 
 
 class Matrices:
-    """Sharded matrices of which each is computed as a whole, by its owner.
+    """Sharded matrices of which each is computed as a whole, by its owner or everywhere.
 
     One exchange brings all rows to the owners and one brings results back, so that each process
     sends and receives about what it holds of them.
     """
 
-    def __init__(self, tensors: Sequence[Any]) -> None:
+    def __init__(self, tensors: Sequence[Any], *, everywhere: bool = False) -> None:
         """The matrices (m, n), sharded alike."""
+        self.everywhere = everywhere
         self.tensors, mesh = tensors, tensors[0].device_mesh
         self.group = mesh.get_group(mesh.ndim - 1)
         self.rank, self.size = mesh.get_coordinate()[-1], mesh.size(-1)
         ranks = owners(tuple(float(t.numel() * min(t.shape)) for t in tensors), self.size)
-        self.owned = [[i for i, owner in enumerate(ranks) if owner == rank]
+        self.owned = [[i for i, owner in enumerate(ranks) if everywhere or owner == rank]
                       for rank in range(self.size)]  # fmt: skip
         # of each rank: the rows of what it owns that are here, and of what is owned here
         self.here = [[self.shape(i, self.rank) for i in part] for part in self.owned]
@@ -126,6 +152,8 @@ class Matrices:
 
     def scatter(self, whole: Sequence[Tensor]) -> list[Tensor]:
         """This process's rows of all matrices, from every process's whole ones."""
+        if self.everywhere:
+            return [t[span(self.tensors[i], self.rank)] for i, t in enumerate(whole)]
         cut = [[t[span(self.tensors[i], rank)] for i, t in zip(self.mine, whole, strict=True)]
                for rank in range(self.size)]  # fmt: skip
         received = self.exchange(cut, self.here)

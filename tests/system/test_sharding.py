@@ -19,7 +19,8 @@ from bardlet import cli, lora, optim
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
 from bardlet.run import run_folder, shards
-from bardlet.system import offload, sharding
+from bardlet.system import offload, sharding, sharing
+from bardlet.system.fastest import Fastest
 from bardlet.system.sharding import local, per_node
 from bardlet.train import train
 from bardlet.training.backend import check_shard
@@ -135,6 +136,31 @@ def test_saved_by_two_it_goes_on_by_two_and_alone(folder: Path) -> None:
     started(alone)
     started(longer)
     assert_equal_runs(longer, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "how"), [(2, "full"), (4, "node")])
+def test_ways_to_share_matrices_out_change_no_bit(
+    processes: int, how: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes and of two nodes of two: rows exchanged by parts, at once, or by all."""
+    monkeypatch.setattr(sharing, "ROUND", 700)
+    ways = (sharing.ROUNDS, sharing.ONCE, sharing.EVERYWHERE)
+    options = {"max_iters": 2, **CASES["llama-muon"]}
+    runs = [
+        sharded(tiny_config(folder, f"way{i}-{processes}", **options), how)
+        for i in range(len(ways))
+    ]
+
+    def work() -> None:
+        os.environ["LOCAL_WORLD_SIZE"] = "2"
+        for run, way in zip(runs, ways, strict=True):
+            monkeypatch.setattr(Fastest, "trials", lambda *_, way=way: [way])
+            started(run)
+
+    as_ranks(processes, work, kill_after_s=600)
+    for run in runs[1:]:
+        assert_same_end(runs[0], run)
 
 
 @pytest.mark.slow
