@@ -232,5 +232,9 @@ class Writer:
                 before = torch.stack([text.counts(0, text.prompt, V) for text in some])
                 behind = torch.stack([text.counts(text.prompt, text.length, V) for text in some])
                 counts = [before.to(logits.device), behind.to(logits.device)]
-            chosen[rows] = choose(logits[rows], uniform[rows], sampling, *counts).cpu()
+            # as a rule all are alike: to index would copy the logits, and wait for a GPU
+            some_logits, numbers = (
+                x if len(rows) == len(x) else x[rows] for x in (logits, uniform)
+            )
+            chosen[rows] = choose(some_logits, numbers, sampling, *counts).cpu()
         return chosen

@@ -39,15 +39,19 @@ class TorchDecoder:
 
         They are on the model's device.
         """
-        device, rows = self.model.lm_head.weight.device, {}
+        device = self.model.lm_head.weight.device
+        parts: list[Tensor] = []  # (b, V) each
+        order: list[int] = []  # where their rows belong
         places = {stream: i for i, stream in enumerate(streams)}
         for group, cache in self.grouped(places, known):
             past = cache.length if cache else 0
             new = [contexts[places[stream]][past : known[places[stream]]] for stream in group]
             logits = self.next(torch.stack(new).to(device), cache)  # (b, 1, V)
-            for stream, row in zip(group, logits[:, -1].float(), strict=True):
-                rows[places[stream]] = row
-        return torch.stack([rows[i] for i in range(len(streams))])
+            parts.append(logits[:, -1].float())
+            order += [places[stream] for stream in group]
+        rows = torch.cat(parts)  # (n, V)
+        # as a rule they are in order already
+        return rows if order == sorted(order) else rows[torch.tensor(order).argsort().to(device)]
 
     def next(self, idx: Tensor, cache: KVCache | None) -> Tensor:
         """Logits (b, 1, V) behind idx (b, T) and what is cached."""
