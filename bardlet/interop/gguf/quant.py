@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bardlet.interop.gguf import k_quants
+from bardlet.interop.gguf.k_quants import half, inverse
 
 BLOCK = 32  # weights in a block of the quantised formats
 
@@ -91,7 +92,7 @@ def decode(raw: np.ndarray, name: str) -> np.ndarray:
     if name.endswith("_K"):
         return k_quants.decode(raw, name, QUANT_TYPES[name].block_bytes)
     blocks = raw.reshape(-1, QUANT_TYPES[name].block_bytes)  # (N, bytes)
-    scale = halves(blocks[:, :2])  # (N, 1)
+    scale = half(blocks[:, :2])  # (N, 1)
     if name == "Q8_0":
         return (scale * blocks[:, 2:].view(np.int8)).reshape(-1)
     packed = blocks[:, -16:]
@@ -99,14 +100,4 @@ def decode(raw: np.ndarray, name: str) -> np.ndarray:
     if name == "Q4_0":
         return (scale * (q - 8)).reshape(-1)
     assert name == "Q4_1", name
-    return (scale * q + halves(blocks[:, 2:4])).reshape(-1)
-
-
-def halves(raw: np.ndarray) -> np.ndarray:
-    """Two bytes of each row as float16, widened: (N, 2) uint8 -> (N, 1) float32."""
-    return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
-
-
-def inverse(scale: np.ndarray) -> np.ndarray:
-    """1 / scale, 0 where the scale is: (N, 1)."""
-    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    return (scale * q + half(blocks[:, 2:4])).reshape(-1)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from bardlet.data.dataset import mixture
+from bardlet.data.dataset.folder import SPLITS
 from bardlet.data.tokenizers.base import Tokenizer, fingerprint
 from bardlet.errors import DataError, UsageError
 from bardlet.run.state import DatasetRef
 
 MAX_BYTES = 16 << 20  # of text; the page sorts it in seconds for a megabyte, and keeps 20 times it
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
