@@ -19,11 +19,6 @@ function parts(name) {
   }
 }
 
-/** Whether the page holds bytes of this name. */
-export function hasEmbedded(name) {
-  return parts(name).length > 0;
-}
-
 /** Bytes of the page as a Uint8Array; the elements are emptied, so call it once for each name. */
 export async function embeddedBytes(name) {
   const elements = parts(name);
