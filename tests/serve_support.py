@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from support import tiny_model
@@ -21,6 +21,9 @@ from bardlet.serve.engine import Engine
 from bardlet.serve.guard import Guard
 from bardlet.serve.model import Model
 from bardlet.system.device import choose
+
+if TYPE_CHECKING:
+    import openai
 
 HOSTS = ["127.0.0.1", "localhost"]
 
@@ -72,6 +75,13 @@ class Served:
         with contextlib.suppress(ValueError):
             return answer.status, json.loads(raw), answer.headers
         return answer.status, raw, answer.headers
+
+    def client(self) -> openai.OpenAI:
+        """OpenAI's client of the server, which asks once."""
+        import openai
+
+        url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
 
     def held(self) -> threading.Event:
         """Have the engine's thread wait for the event that is returned."""

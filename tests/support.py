@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -403,3 +404,17 @@ def scorer_of(tokenizer: Tokenizer, **changes: object) -> Scorer:
         model.lm_head.weight.mul_(3)
     trained = Trained(name="a", model=model.eval(), tokenizer=tokenizer, state=a_state())
     return Scorer(trained, CPU, 2)
+
+
+def counted(act: Callable[[int], None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What wraps functions: each call of any of them is preceded by act(number), from 1."""
+    numbers = itertools.count(1)
+
+    def watched(change: Callable[..., Any]) -> Callable[..., Any]:
+        def watching(*args: Any, **named: Any) -> Any:
+            act(next(numbers))
+            return change(*args, **named)
+
+        return watching
+
+    return watched

@@ -55,11 +55,6 @@ def served_bytes() -> Iterator[Served]:
     one.close()
 
 
-def client(served: Served) -> openai.OpenAI:
-    url = f"http://127.0.0.1:{served.port}/v1"
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
-
-
 def connect(served: Served, body: dict[str, Any]) -> socket.socket:
     raw = socket.create_connection(("127.0.0.1", served.port), timeout=60)
     raw.sendall(post(body))
@@ -197,12 +192,12 @@ def test_a_stop_string_across_tokens_is_never_begun(served_bytes: Served) -> Non
     options: dict[str, Any] = {"prompt": "To be", "max_tokens": 40, "temperature": 0}
     for length in (2, 3):
         stop = text[10 : 10 + length]
-        stream = client(served_bytes).completions.create(
+        stream = served_bytes.client().completions.create(
             model="play", **options, stop=stop, stream=True
         )
         pieces = [chunk.choices[0].text for chunk in stream]
         assert "".join(pieces) == text[: text.index(stop)]
-    late = client(served_bytes).completions.create(
+    late = served_bytes.client().completions.create(
         model="play", **options, stop=text[-2:] + "\0", stream=True
     )
     assert "".join(chunk.choices[0].text for chunk in late) == text
@@ -216,18 +211,18 @@ def test_bytes_that_are_no_text_are_replaced(served_bytes: Served) -> None:
     model = served_bytes.engine.model
     for seed in range(2):
         options: dict[str, Any] = {"prompt": "\u4f60\u597d", "max_tokens": 60, "seed": seed}
-        whole = client(served_bytes).completions.create(model="play", logprobs=2, **options)
+        whole = served_bytes.client().completions.create(model="play", logprobs=2, **options)
         ids = model.generate(
             "\u4f60\u597d", max_new_tokens=60, seed=seed, temperature=1.0, top_k=0
         ).tokens
         expected = model.tokenizer.decode(ids)
         text = whole.choices[0].text
         assert expected.startswith(text) and len(expected) - len(text) <= 1 and "\ufffd" in text
-        stream = client(served_bytes).completions.create(model="play", stream=True, **options)
+        stream = served_bytes.client().completions.create(model="play", stream=True, **options)
         assert "".join(chunk.choices[0].text for chunk in stream) == text
     wanted = "\u4f60\u597d \U0001f600"
     bias = {str(byte): -100 for byte in range(257) if byte not in [*wanted.encode()]}
-    stream = client(served_bytes).completions.create(
+    stream = served_bytes.client().completions.create(
         model="play",
         prompt=wanted,
         max_tokens=50,
@@ -291,7 +286,7 @@ def test_a_model_whose_logits_are_no_numbers_is_answered() -> None:
 def test_every_chunk_is_whole(served: Served) -> None:
     """The usage comes when asked for alone, with the id and model of the others."""
     for chat_usage in (None, {"include_usage": True}):
-        stream = client(served).completions.create(
+        stream = served.client().completions.create(
             model="play", prompt="All:", max_tokens=20, n=2, stream=True,
             stream_options=chat_usage,  # type: ignore
         )  # fmt: skip
@@ -314,7 +309,7 @@ def test_a_prompt_that_is_too_long_is_said(served: Served) -> None:
         last = raw.decode().split("\n\n")[-3]
         assert json.loads(last.removeprefix("data: "))["truncated"] is truncated
     with pytest.raises(openai.BadRequestError, match="are more than 20,000") as error:
-        client(served).completions.create(model="play", prompt="All:" * 5001)
+        served.client().completions.create(model="play", prompt="All:" * 5001)
     assert error.value.code == "context_length_exceeded"
 
 

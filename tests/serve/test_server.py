@@ -42,8 +42,7 @@ def served(model: Model) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(served: Served) -> openai.OpenAI:
-    url = f"http://127.0.0.1:{served.port}/v1"
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+    return served.client()
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import damage, in_child, some_text, tiny_config
+from support import counted, damage, in_child, some_text, tiny_config
 
 from bardlet.commands.settings import resolve_settings
 from bardlet.config import TrainConfig
@@ -77,17 +77,7 @@ def assert_same_end(ours: Path, undisturbed: dict[str, Any]) -> None:
 
 def counting(config: TrainConfig, act: Callable[[int], None]) -> None:
     """Train, calling `act` with a running number before each change of what is on disk."""
-    count = 0
-
-    def watched(change: Callable[..., Any]) -> Callable[..., Any]:
-        def watching(*args: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            act(count)
-            return change(*args, **named)
-
-        return watching
-
+    watched = counted(act)
     for name in CHANGES:
         setattr(os, name, watched(getattr(os, name)))
     train(config)

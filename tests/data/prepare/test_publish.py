@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from corpora import TEXTS, contents, jsonl, made
-from support import in_child
+from support import counted, in_child
 
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.prepare.journal import StagingFolder
@@ -30,16 +30,7 @@ PUBLISH = StagingFolder.publish
 
 def counting(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
     """Have publishing call `act` with a running number before each change of what is on disk."""
-    count = 0
-
-    def watched(change: Callable[..., Any]) -> Callable[..., Any]:
-        def watching(*args: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            act(count)
-            return change(*args, **named)
-
-        return watching
+    watched = counted(act)
 
     def published(self: StagingFolder, manifest: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
