@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SHADES = ".123456789#"  # tenths of a weight, rounded; # is all of it
-PARTIAL = re.compile(r"(?:\\x[0-9a-f]{2})+")  # a token that is no whole character
+PARTIAL = re.compile(r"(?:\\x[0-9a-f]{2})+")  # a token that is part of a character
 MAX_TRIANGLE = 64  # tokens: a row of it fits a wide terminal
 
 

@@ -106,7 +106,7 @@ def parse_record(line: str) -> dict[str, Any]:
     """The object of a line of plain numbers and texts, ten times as fast as `parse_json`.
 
     For files with a line for each of hundreds of thousands of iterations. ValueError for a line of
-    more than RECORD characters, or one that is no object. Its values may be of any size and kind.
+    more than RECORD characters, or one that is not an object. Values may be of any size and kind.
     """
     if len(line) > RECORD:
         raise ValueError(f"a line of {len(line):,} characters")

@@ -88,7 +88,7 @@ def file(runs: Iterable[Run], title: str) -> str:
 
 
 def server(site: Site, port: int) -> ThreadingHTTPServer:
-    """A server of the site on loopback, bound; OSError where the port cannot be had."""
+    """A server of the site on loopback, bound; OSError where the port is taken or refused."""
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "bardlet", ""

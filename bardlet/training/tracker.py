@@ -1,6 +1,6 @@
 """Programs that a run is also logged to: TensorBoard, trackio, Weights & Biases.
 
-metrics.jsonl is what counts. A tracker that cannot be had is refused before anything is written;
+metrics.jsonl is what counts. A tracker that is not available is refused before anything is written;
 one that fails later is named once, and neither stops nor changes the run.
 """
 

@@ -47,7 +47,7 @@ def key_of(record: Any) -> str:
 def turns_of(record: Mapping[str, Any], key: str, value: Any, place: str) -> list[Turn]:
     """The turns of a record's conversation; `value` is that of its key.
 
-    DataError where it is no list of turns, or one is not text.
+    DataError where it is not a list of turns, or one is not text.
     """
     if key == INSTRUCTION:
         instruction, more, output = (record.get(n, "") for n in (INSTRUCTION, "input", "output"))

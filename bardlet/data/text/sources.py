@@ -33,7 +33,7 @@ class Asked:
 
     encoding: str = "utf-8"
     errors: str = "strict"
-    format: str = ""  # of every file that is no archive; "": by its name or first bytes
+    format: str = ""  # of every file but archives; "": by its name or first bytes
     ext: str = ""  # endings of the files of folders, globs and archives; "": all
     skip: bool = False
     keys: tuple[str, ...] = ("text",)  # the fields that records must have

@@ -19,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder by name, without what is no weight."""
+    """The weights of a folder by name, without its buffers."""
     return {plain_name(n): t for n, t in read_shards(folder).items() if not is_buffer(n)}
 
 
