@@ -40,7 +40,7 @@ def begun(name: str, timeout_s: float, *, tells: bool = True) -> Path:
     if "," in name:
         raise UsageError(f"dataset={name}: a stream is trained on alone", "Name one dataset")
     folder = find(name)
-    since, told = time.monotonic(), not tells
+    since, said = time.monotonic(), not tells
     while not is_begun(folder):
         if streamed.alive(folder / streamed.PREPARING):
             since = time.monotonic()
@@ -49,9 +49,9 @@ def begun(name: str, timeout_s: float, *, tells: bool = True) -> Path:
                 f"nothing has begun the stream {folder} for {timeout_s:g} s",
                 f"Start `bardlet prepare TEXT --stream --out {folder}`",
             )
-        if not told:
+        if not said:
             say(f"waiting for the first text of {folder}, which bardlet prepare --stream writes")
-            told = True
+            said = True
         time.sleep(streamed.POLL_S)
     return folder
 
