@@ -155,6 +155,7 @@ def dying(cls: type, method: str, at: int | None) -> None:
 
 
 @forks
+@pytest.mark.slow
 def test_kills_of_both_sides_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_kills_of_both_sides_change_nothing(
 
 
 @forks
+@pytest.mark.slow
 def test_two_processes_read_one_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     alone = config(stream(Path("all")).folder, Path("a"), batch_size=4,
@@ -204,6 +206,7 @@ def test_two_processes_read_one_stream(tmp_path: Path, monkeypatch: pytest.Monke
     assert losses(both, "eval") == pytest.approx(losses(alone, "eval"), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = config(stream(tmp_path / "s").folder, tmp_path / "a", max_iters=1000, eval_interval=500)
     result = train(run)
@@ -219,6 +222,7 @@ def test_a_run_ends_with_its_text(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert len(losses(run, "eval")) == 1
 
 
+@pytest.mark.slow
 def test_without_a_preparer_it_ends_in_time_and_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

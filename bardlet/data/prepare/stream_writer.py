@@ -1,6 +1,6 @@
-"""Writes the training text of a stream: a shard gets its name when it is whole, and the next one
-is begun when there is room for it.
+"""Writes the training text of a stream, shard by shard as there is room for them.
 
+A shard gets its name when it is whole, and the next one is begun when one more may be on disk.
 Shards that a run has used are gone, so what goes on after a kill writes from the last entry of the
 journal on, and drops what had its name before.
 """

@@ -111,7 +111,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     "sources",
     [["docs", "--tokenizer=byte"], ["long.txt"], ["docs", "--val=long.txt"],
-     ["docs", "long.txt", "--split=blocks", "--distinct"]],
+     pytest.param(["docs", "long.txt", "--split=blocks", "--distinct"], marks=pytest.mark.slow)],
     ids=["by document", "by position", "given", "blocks"],
 )  # fmt: skip
 def test_the_tokens_are_those_of_an_ordinary_dataset(
