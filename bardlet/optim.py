@@ -194,8 +194,8 @@ class Muon(Optimizer):
         formats = [self.matmul_dtype] * len(weights)
         if all(map(muon.fits, weights, rows, formats)):
             muon.step(
-                matrices, mine, rate=rate, momentum=momentum, decay=decay, coefficients=POLAR,
-                min_norm=MIN_NORM, dtype=self.matmul_dtype,
+                matrices, mine, rate=float(rate), momentum=momentum, decay=float(decay),
+                coefficients=POLAR, min_norm=MIN_NORM, dtype=self.matmul_dtype,
             )  # fmt: skip
         else:
             torch._foreach_lerp_(buffers, grads, 1 - momentum)

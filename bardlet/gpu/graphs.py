@@ -61,7 +61,7 @@ class Replay:
         return True
 
     def __call__(
-        self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]], seed: int,
+        self, step: Callable[..., Tensor], state: Callable[[], list[Tensor]], seed: int,
         *inputs: Tensor,
     ) -> Tensor:  # fmt: skip
         """What `step` returns for inputs of fixed shapes, on the host or the device: (n,).
@@ -83,7 +83,7 @@ class Replay:
         torch.manual_seed(seed)
 
     def begin(
-        self, step: Callable[..., Tensor], state: Sequence[Tensor], seed: int,
+        self, step: Callable[..., Tensor], state: list[Tensor], seed: int,
         inputs: Sequence[Tensor],
     ) -> None:  # fmt: skip
         """Record the step, and take it once."""
