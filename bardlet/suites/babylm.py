@@ -5,8 +5,8 @@ log-probability of all tokens of a text behind the token that begins it.
 
 blimp, supplement  pairs of sentences (Warstadt et al. 2020, arXiv:1912.00582): the grammatical one
                    is the likelier
-ewok               the same target behind two contexts (Ivanova et al. 2024, arXiv:2405.09605): it
-                   is likelier behind the first, which it fits
+ewok               two targets behind a context (Ivanova et al. 2024, arXiv:2405.09605): the first,
+                   which fits it, is the likelier. Its authors put one target behind two contexts
 
 The score of each is the mean over its paradigms (BLiMP's UID, EWoK's Domain) of their accuracies.
 Texts that are equally likely count one half, as drawing lots would.
@@ -92,10 +92,10 @@ def pair_of(row: Any, group: str, stem: str) -> tuple[str, Pair]:
     if not isinstance(row, dict):
         raise ValueError("it is not an object")
     if group == "ewok":
-        first, second, target, domain = (
-            tasks.string(row, key) for key in ("Context1", "Context2", "Target1", "Domain")
+        context, first, second, domain = (
+            tasks.string(row, key) for key in ("Context1", "Target1", "Target2", "Domain")
         )
-        return domain, ((first, f" {target}"), (second, f" {target}"))
+        return domain, ((context, f" {first}"), (context, f" {second}"))
     good, bad = (tasks.string(row, key) for key in ("sentence_good", "sentence_bad"))
     return str(row.get("UID") or stem), (("", good), ("", bad))
 

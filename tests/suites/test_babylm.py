@@ -47,6 +47,14 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+def swapped(data: Path) -> Path:
+    """The data with EWoK's two targets changing places."""
+    row = EWOK[0]
+    changed = {**row, "Target1": row["Target2"], "Target2": row["Target1"]}
+    write(data / "full_eval" / "ewok_filtered" / "social.jsonl", [changed])
+    return data
+
+
 @torch.no_grad()
 def logprob(scorer: Scorer, context: str, text: str) -> float:
     """Of a text's tokens behind the token that begins it and a context, one by one."""
@@ -70,8 +78,10 @@ def test_scores_by_hand(kind: str, data: Path, request: pytest.FixtureRequest) -
     ]
     assert result.scores["blimp"] == pytest.approx((better[0] + (better[1] + better[2]) / 2) / 2)
     row = EWOK[0]
-    first, second = (logprob(scorer, row[key], " be") for key in ("Context1", "Context2"))
+    first, second = (logprob(scorer, row["Context1"], f" {row[k]}") for k in ("Target1", "Target2"))
     assert result.scores["ewok"] == float(first > second)
+    other = score_babylm(scorer, swapped(data))
+    assert other.scores["ewok"] == 1 - result.scores["ewok"]
     assert [(task.group, task.task, task.examples) for task in result.tasks] == [
         ("blimp", "agreement", 1), ("blimp", "order", 2), ("supplement", "turn_taking", 1),
         ("ewok", "social", 1),
