@@ -7,7 +7,7 @@ from typing import Any
 
 from bardlet.commands.parser import Parser, split_unknown
 from bardlet.commands.train import parse_timed, spelt_out
-from bardlet.config import TrainConfig
+from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.errors import UsageError
 from bardlet.io.terminal import say
 
@@ -30,8 +30,13 @@ def run(parser: Parser, args: list[str]) -> int:
     from bardlet.planning.description import describe
     from bardlet.planning.estimate import fits, plan
 
+    shape = None
+    if config.init_from not in BUILTIN_INIT:
+        from bardlet.interop.pretrained_init import shape_of
+
+        shape = shape_of(config.init_from)
     say("measuring some iterations of this run")
-    result = plan(config, rest["seconds"])
+    result = plan(config, rest["seconds"], shape)
     print(json.dumps(result) if rest["json"] else describe(config, result))
     return 0 if fits(result) else 1
 

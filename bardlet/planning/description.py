@@ -6,6 +6,7 @@ from typing import Any
 
 from bardlet.config import TrainConfig
 from bardlet.training.expected import duration
+from bardlet.training.preferences import DPO
 
 MEGABYTE = 1e6
 
@@ -17,16 +18,17 @@ def describe(config: TrainConfig, planned: dict[str, Any]) -> str:
     if "device" in planned:
         core = ", compiled core" if planned["core"] else ", compiled" if planned["compiled"] else ""
         how = f"{planned['device']}, {planned['dtype']}{core}"
+    of_what = "pairs" if config.objective == DPO else f"sequences of {config.block_size}"
     lines = [
         f"parameters   {planned['parameters']:,}, vocabulary {planned['vocab_size']:,}",
         f"batches      {planned['batch_size']} x {planned['gradient_accumulation_steps']} "
-        f"sequences of {config.block_size}: {planned['tokens_per_iter']:,} tokens an iteration",
+        f"{of_what}: {planned['tokens_per_iter']:,} tokens an iteration",
         f"training     {planned['iterations']:,} iterations, {planned['tokens']:,} tokens{epochs}, "
         f"{planned['flops']:.3g} FLOPs",
     ]
     sizes = planned["memory"]
     names = ("weights", "gradients", "optimizer", "logits", "activations", "process")
-    names += ("teachers",) * bool(sizes["teachers"])
+    names += tuple(name for name in ("teachers", "reference") if sizes[name])
     parts = ", ".join(f"{n} {sizes[n] / MEGABYTE:,.0f}" for n in names if n in sizes)
     lines.append(f"memory       {total(sizes, 'available')}: {parts}")
     if sizes["offloaded"]:

@@ -10,6 +10,7 @@ that may run out of memory, or be killed for it, while the one that asks goes on
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import gc
@@ -27,15 +28,21 @@ import torch
 
 from bardlet.config import TrainConfig
 from bardlet.data.dataset import mixture
+from bardlet.data.dataset.pairs import Pairs
 from bardlet.data.prepare.pipeline import prepare
 from bardlet.data.text.corpus import Corpus
 from bardlet.errors import BardletError, is_out_of_memory
 from bardlet.evaluate import evaluate
+from bardlet.model import GPT
+from bardlet.planning.from_model import begun
 from bardlet.run import checkpoint, run_folder
 from bardlet.system import device
+from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.train import train
 from bardlet.training.log import Log
+from bardlet.training.pair_scores import evaluate_pairs
+from bardlet.training.preferences import Preferences, Reference
 
 MIN_ITERS = 3  # iterations of a trial, the first of which warms up and does not count
 SLOW = 4  # times the seconds of a trial, after which fewer iterations have to do
@@ -84,7 +91,7 @@ def iterations(config: TrainConfig, seconds: float) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="out of memory")
-        train(config, make_log=functools.partial(TrialLog, seen), should_stop=time_is_up)
+        train(config, begun, make_log=functools.partial(TrialLog, seen), should_stop=time_is_up)
     first, *rest = seen["times"]
     usual = median(rest or [first])
     return {
@@ -100,25 +107,42 @@ def rest_of_run(config: TrainConfig) -> dict[str, Any]:
     short = dataclasses.replace(
         config, max_iters=1, eval_iters=EVAL_BATCHES, eval_full=False, compile=False
     )
-    train(short, make_log=functools.partial(TrialLog, seen))
+    train(short, begun, make_log=functools.partial(TrialLog, seen))
     after = time.perf_counter() - seen["last"]
     peak = peak_bytes()
     folder = run_folder.newest(Path(config.out_dir))
     model, _, _ = checkpoint.load(folder)
     machine = device.choose(config.device, config.dtype, tf32=config.tf32)
     model.to(machine.device)
-    measure: Callable[[], object] = functools.partial(
-        evaluate, model, mixture.opened(config.dataset), "train", batch_size=config.batch_size,
-        machine=machine, group=Group(), sampled=EVAL_BATCHES,
-    )  # fmt: skip
+    measure, batches = evaluation(config, model, machine)
     measure()
     began = time.perf_counter()
     measure()
-    per_batch = (time.perf_counter() - began) / EVAL_BATCHES
+    per_batch = (time.perf_counter() - began) / batches
     return {
-        "eval_batch_s": per_batch, "save_s": max(0.0, after - 2 * EVAL_BATCHES * per_batch),
+        "eval_batch_s": per_batch, "save_s": max(0.0, after - 2 * batches * per_batch),
         "peak_bytes": peak, "files": {f.name: f.stat().st_size for f in folder.iterdir()},
     }  # fmt: skip
+
+
+def evaluation(
+    config: TrainConfig, model: GPT, machine: Machine
+) -> tuple[Callable[[], object], int]:
+    """What evaluates a model on some batches of train, and how many these are."""
+    dataset = mixture.opened(config.dataset)
+    how: dict[str, Any] = {"batch_size": config.batch_size, "machine": machine, "group": Group()}
+    if not dataset.preferences:
+        return functools.partial(
+            evaluate, model, dataset, "train", sampled=EVAL_BATCHES, **how
+        ), EVAL_BATCHES  # fmt: skip
+    pairs = Pairs(dataset, "train", config.block_size)
+    numbers = range(min(len(pairs), EVAL_BATCHES * config.batch_size))
+    reference = Reference(model=None if config.lora_rank else copy.deepcopy(model))
+    judge = Preferences(model, model, reference, config, machine)
+    measure = functools.partial(
+        evaluate_pairs, model, judge.rewards, pairs, numbers, dataset, **how
+    )
+    return measure, math.ceil(len(numbers) / config.batch_size)
 
 
 def made_up(folder: Path, vocab_size: int, block_size: int) -> Path:

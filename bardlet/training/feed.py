@@ -14,6 +14,8 @@ from bardlet.system.distributed import Group
 from bardlet.training.consumer import Consumer
 from bardlet.training.streaming import train_tokens
 
+PASSES = 4 / 3  # of training on pairs: once more forward, through the reference
+
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
@@ -41,7 +43,7 @@ def feed_of(
         return Feed(
             batches=PairBatches(pairs, **shares), tokens=round(len(pairs) * pairs.tokens),
             tokens_per_sequence=pairs.tokens, counted_windows=1.0,
-            passes=4 / 3,  # and once forward through the reference
+            passes=PASSES,
         )  # fmt: skip
     if dataset.stream:
         streamed = StreamedBatches(

@@ -52,9 +52,11 @@ class CompileLateError(TrainingError):
 class TrialProcess:
     """A process that makes trials of a run, one after another; a context manager."""
 
-    def __init__(self, config: TrainConfig, vocab_size: int = 0) -> None:
-        """`vocab_size` of a made-up dataset to train on; 0: the run's own dataset."""
-        if config.init_from not in BUILTIN_INIT:
+    def __init__(self, config: TrainConfig, vocab_size: int = 0, *, shaped: bool = False) -> None:
+        """`vocab_size` of a made-up dataset to train on; 0: the run's own dataset. `shaped` says
+        that the options have the shape of the model that init_from names.
+        """
+        if config.init_from not in BUILTIN_INIT and not shaped:
             raise UsageError(
                 f"init_from={config.init_from}: a run that begins from a model has no trials",
                 "Give --batch_size a number; plan one from scratch in its shape",
@@ -163,6 +165,8 @@ class TrialProcess:
             # so that all in all it computes as much, which decides on compiling
             "max_iters": max(100, config.max_iters * sequences // (batch_size * steps)),
         }  # fmt: skip
+        if config.lora_rank:  # beside weights that are there, which is looked at first
+            options |= {"init_from": config.init_from, "eval_iters": 1}
         return dataclasses.asdict(dataclasses.replace(config, **{**options, **changes}))
 
     def iterations(self, batch_size: int, steps: int, seconds: float, **changes: Any) -> Any:
