@@ -128,6 +128,8 @@ OTHERS = (
 )
 BY_HAND = {
     "pytest -m slow": "hundreds of kills and runs take too long for every change",
+    "pytest -m slow tests/whole/test_trl.py": "it needs trl, which no other test does",
+    "pip install -c constraints.txt -e '.[test,peers]'": "trl and all that it brings",
     f"{ALL} --texts TEXTS --english ENGLISH --write": "hours; test_bench_all.py has what it does",
     f"{ALL} --only memory prepare --write": "minutes, and it writes the README",
     "python bench/all.py --only --write": "it writes the README",
