@@ -42,6 +42,7 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "tensorboard": st.just(False),
     "distill_from": st.just(""),
     "doc_mask": st.just(False),  # which needs documents
+    "stream": st.just(False),  # which needs a stream
     "stages": st.just(1),
     "stage_iters": st.just(0),
     "lora_rank": st.just(0),  # which needs a model to begin from
