@@ -16,7 +16,8 @@ MODELS = {
 
 
 def cell(gpu: str, n_layer: int, n_head: int, n_embd: int) -> str:
-    """The largest micro-batch of a model on a GPU, without recomputing where one fits."""
+    """The largest micro-batch of a model on a GPU, and by which option it fits where without any
+    none does."""
     shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": 1024}
     config = resolve([("test", {
         **shape, "vocab_size": 50304, "batch_size": 64, "gradient_accumulation_steps": 8,
@@ -26,10 +27,12 @@ def cell(gpu: str, n_layer: int, n_head: int, n_embd: int) -> str:
         options = plan(config, cluster_of(gpu, 1, 1, 400.0, 0.0))["options"]
     except UsageError:
         return "no"
-    sizes = {o["recompute"]: o["batch_size"] for o in options if o["fits"]}
-    if "none" in sizes:
-        return str(sizes["none"])
-    return f"{sizes['block']} with `--recompute=block`"
+    sizes = {(o["recompute"], o["offload"]): o["batch_size"] for o in options if o["fits"]}
+    ways = {
+        ("none", False): "", ("block", False): " with `--recompute=block`",
+        ("none", True): " with `--offload`", ("block", True): " with both",
+    }  # fmt: skip
+    return next(f"{sizes[way]}{how}" for way, how in ways.items() if way in sizes)
 
 
 @pytest.mark.parametrize("model", MODELS)
