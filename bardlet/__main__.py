@@ -7,8 +7,8 @@ from bardlet.cli import main
 
 code = main()
 if "TORCHELASTIC_RUN_ID" in os.environ:
-    # All is done and written. Python's own end has been seen to hang here, in one of thirty runs
-    # and for no known cause: no thread of gloo and no process group of ours is left by then.
+    # All is done and written, and threads of gloo may be left: a process that lets go of tensors in
+    # them while Python ends has hung or aborted (see release_wrapped in system/distributed.py).
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

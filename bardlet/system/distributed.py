@@ -11,6 +11,7 @@ import functools
 import importlib
 import itertools
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,7 @@ PEER_LOST = ("by peer", "broken pipe", "pair closure", "gloo/transport", "remote
 BUCKET = 1 << 23  # gradients that are exchanged at once
 SLACK_S = 60.0  # that an exchange waits longer than the watch over the processes
 joins = itertools.count()  # of one process, so that each has keys of its own
+wrapped: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
 LET_GO_S = 1.0  # of exchanges under way, which fail in their own threads
 
 
@@ -180,6 +182,7 @@ def joined(
             watch.last_words(f"{type(error).__name__} {error}".strip())
             raise
         finally:
+            release_wrapped()
             dist.destroy_process_group()
 
 
@@ -202,13 +205,22 @@ def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn
     """The model with its gradients averaged over the processes after a backward pass."""
     if group.world_size == 1 or sharding.root(model):  # which sees to that itself
         return model
-    ids = [device.index] if device.type == "cuda" else None
-    # Buffers are constants. Else a process whose first forward pass runs out of memory would send
-    # them twice.
+    # Buffers are constants; where a first forward pass runs out of memory they were sent twice.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         model, [name for name, _ in model.named_buffers()]
     )
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    ids = [device.index] if device.type == "cuda" else None
+    ddp = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    wrapped.add(ddp)
+    return ddp
+
+
+def release_wrapped() -> None:
+    """Let wrapped models go of the process group, while Python holds it too: the last to let go
+    waits for gloo's threads, a reducer with Python's lock, which those need for a gradient's end.
+    """
+    for ddp in wrapped:
+        vars(ddp).pop("logger", None), vars(ddp).pop("reducer", None)
 
 
 @torch.no_grad()

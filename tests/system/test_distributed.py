@@ -12,12 +12,14 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from support import as_ranks, in_child, rank_environments, tensors, tiny_config
 
 from bardlet import cli
@@ -25,6 +27,7 @@ from bardlet.config import TrainConfig, to_toml
 from bardlet.data.dataset.loader import Prefetcher
 from bardlet.errors import UsageError
 from bardlet.run import run_folder
+from bardlet.system import distributed
 from bardlet.system.distributed import Group, here, is_peer_lost
 from bardlet.train import train
 
@@ -104,6 +107,20 @@ def test_no_thread_outlives_the_process_group(tmp_path: Path) -> None:
     assert [rank.wait(120) for rank in ranks] == [0, 0]
     left = [(tmp_path / str(rank)).read_text(encoding="utf-8").split() for rank in (0, 1)]
     assert [name for names in left for name in names if "gloo" in name] == []
+
+
+def test_a_reducer_ends_before_the_process_group() -> None:
+    """Else it ends the group with Python's lock, and gloo's thread waits for that: a deadlock, in
+    one of twenty runs of two processes."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ddp = distributed.wrap(torch.nn.Linear(2, 2), Group(world_size=2), torch.device("cpu"))
+        reducer = weakref.ref(ddp.reducer)
+        assert reducer()
+        distributed.release_wrapped()
+        assert reducer() is None
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
