@@ -210,8 +210,7 @@ def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn
         model, [name for name, _ in model.named_buffers()]
     )
     ids = [device.index] if device.type == "cuda" else None
-    ddp = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-    wrapped.add(ddp)
+    wrapped.add(ddp := DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True))
     return ddp
 
 
@@ -219,8 +218,9 @@ def release_wrapped() -> None:
     """Let wrapped models go of the process group, while Python holds it too: the last to let go
     waits for gloo's threads, a reducer with Python's lock, which those need for a gradient's end.
     """
-    for ddp in wrapped:
-        vars(ddp).pop("logger", None), vars(ddp).pop("reducer", None)
+    for fields in map(vars, wrapped):
+        fields.pop("logger", None)
+        fields.pop("reducer", None)
 
 
 @torch.no_grad()
