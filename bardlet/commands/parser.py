@@ -153,7 +153,7 @@ def add_formats(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--cache", default="auto",
-        help="format of keys and values: auto (as --dtype), int8; many or long texts come sooner",
+        help="format of keys and values: auto (as --dtype), int8; many texts come sooner",
     )  # fmt: skip
 
 
