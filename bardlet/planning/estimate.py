@@ -28,6 +28,7 @@ from bardlet.system.offload import offloads
 from bardlet.training import auto_batch, saver, trial_process
 from bardlet.training.distillation import Teachers, load_teachers
 from bardlet.training.feed import PASSES
+from bardlet.training.preferences import check_objective
 from bardlet.training.trial_process import CompileLateError, TrialProcess
 
 ASSUMED_VOCAB = 256  # where neither an option nor a dataset says it
@@ -45,6 +46,7 @@ def plan(config: TrainConfig, seconds: float, shape: GPTConfig | None = None) ->
     dataset = None
     try:
         dataset = mixture.opened(config.dataset)
+        check_objective(config, dataset)
     except DataError as error:
         unknown.append(f"epochs, and the time of validation: {error.message}")
     if shape is not None:

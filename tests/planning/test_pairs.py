@@ -127,5 +127,8 @@ def test_a_command_plans_a_run_from_a_model(
     assert "pairs: " in capsys.readouterr().out
     assert cli.main([*command, "--device=cpu", "--block_size=65"]) == 2
     assert "block_size=65 is above the 64 of base" in capsys.readouterr().err
+    command = ["plan", "shakespeare-char", f"--dataset={folder / 'pairs'}", "--device=cpu"]
+    assert cli.main(command) == 2
+    assert "Train on them with --objective=dpo" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no trials"):
         plan(a_config(folder, tmp_path / "x"), 0.1)
