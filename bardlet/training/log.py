@@ -107,9 +107,10 @@ class Log:
         in_all = tokens + max(0, max_iters - iter) * tokens_per_iter
         self.say(machine + (f", {backend}" if backend else ""))
         self.say(f"{PARAMETERS}: {params / 1e6:.2f}M")
+        ends = self.config.stream and in_all > train_tokens
         self.say(
             f"tokens per iteration: {tokens_per_iter:,}; {max_iters:,} iterations: "
-            f"{in_all / train_tokens:.2f} epochs"
+            f"{in_all / train_tokens:.2f} epochs" + ", and a stream ends after one" * ends
         )
         if counted_windows < 1:
             self.say(

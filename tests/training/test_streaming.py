@@ -215,7 +215,9 @@ def test_a_run_ends_with_its_text(tmp_path: Path, capfd: pytest.CaptureFixture[s
         out_dir=run.out_dir, iter=windows // 8, val_loss=result.val_loss,
         best_val_loss=result.val_loss, train_s=result.train_s, stopped=False,
     )  # fmt: skip
-    assert f"the text of {tmp_path / 's'} ends after 41 iterations" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "epochs, and a stream ends after one" in out
+    assert f"the text of {tmp_path / 's'} ends after 41 iterations" in out
     saved = tomllib.loads((tmp_path / "a" / "config.toml").read_text(encoding="utf-8"))
     assert saved["max_iters"] == 41
     assert len(losses(run)) == 41

@@ -142,7 +142,7 @@ def describe(info: StreamInfo, state: Mapping[str, Any]) -> str:
     about = "" if info.finished else "about "
     shards = state["on_disk"]
     by = f" by {state['used_by']}" if state["used_by"] else ""
-    here = f"shards {shards[0]} to {shards[-1]} are on disk" if shards else "no shard is on disk"
+    here = f"shards on disk: {', '.join(map(str, shards)) or 'none'}"
     who = [
         "written to its end" if info.finished else "being written" if state["preparing"] else
         "not finished: the same `bardlet prepare` goes on",
@@ -150,7 +150,7 @@ def describe(info: StreamInfo, state: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     return (
         f"a stream of {about}{info.tokens:,} tokens in shards of {info.shard_tokens:,}, at most "
-        f"{info.shards} at a time; {here}, {state['used']} used up{by}; {'; '.join(who)}"
+        f"{info.shards} at a time; {here}; {state['used']} used up{by}; {'; '.join(who)}"
     )
 
 

@@ -189,8 +189,8 @@ def test_it_waits_for_training_and_ends_where_nothing_trains(
     assert streamed.present(Path("data/s")) == [1, 2]
     assert cli.main(["inspect", "data/s"]) == 0
     assert (
-        "train: a stream of about 18,000 tokens in shards of 1,500, at most 3 at a time; shards 1 "
-        "to 2 are on disk, 1 used up by out/a; not finished: the same `bardlet prepare` goes on; "
+        "train: a stream of about 18,000 tokens in shards of 1,500, at most 3 at a time; shards "
+        "on disk: 1, 2; 1 used up by out/a; not finished: the same `bardlet prepare` goes on; "
         "the run has ended"
     ) in capfd.readouterr().out
     # another text takes its place only when nothing trains on it
