@@ -53,10 +53,10 @@ def run(parser: Parser, args: list[str]) -> int:
                 "{accuracy:.1%} of {pairs:,} pairs".format(**scores)
             )
         if "weights_cost" in scores:
-            print("weights in {weights} cost {weights_cost:+.4f} nats per token".format(**scores))
+            print("weights in {weights} cost {weights_cost:+.5f} nats per token".format(**scores))
         if "cache_cost" in scores:
             print(
-                "keys and values in {cache} cost {cache_cost:+.4f} nats per token".format(**scores)
+                "keys and values in {cache} cost {cache_cost:+.5f} nats per token".format(**scores)
             )
     return 0
 
