@@ -165,7 +165,7 @@ class Consumer:
             streamed.mark_used(self.folder, self.used)
 
     def end(self) -> None:
-        """Note that the run has come to its end, for whoever writes the stream."""
+        """Note that the run has come to its end, for the process that writes the stream."""
         if self.group.main:
             self.used = dataclasses.replace(self.used, ended=True)
             streamed.mark_used(self.folder, self.used)

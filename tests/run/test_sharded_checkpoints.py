@@ -1,4 +1,4 @@
-"""What many processes save together: whole or absent, whoever is killed and whatever is full."""
+"""What many processes save together is whole or absent after kills and on full disks."""
 
 from __future__ import annotations
 
