@@ -137,6 +137,7 @@ class TrainConfig:
     )
     stages: int = option(1, "runs in a chain: each learns from the one before", low=1, high=100)
     stage_iters: int = option(0, "iterations of each stage after the first; 0: max_iters", low=0)
+    stage_options: str = option("", "of single stages: '3: distill_from=1,2 max_iters=900; 4: ...'")
     grad_clip: float = option(1.0, "largest norm of the gradient; 0: never clip", low=0)
 
     decay_lr: bool = option(True, "false: a constant rate", group="learning rate")
@@ -272,8 +273,8 @@ def contradictions(c: TrainConfig) -> list[str]:
     for name in ("distill_weight", "distill_temperature"):
         if c.stages == 1 and not c.distill_from and getattr(c, name) != FIELDS[name].default:
             problems.append(f"{name}={getattr(c, name)} needs distill_from, or stages")
-    if c.stage_iters and c.stages == 1:
-        problems.append(f"stage_iters={c.stage_iters} needs stages")
+    if c.stages == 1:
+        problems += [f"{n} needs stages" for n in ("stage_iters", "stage_options") if getattr(c, n)]
     if c.fresh and c.init_from == "resume":
         problems.append("fresh starts anew and resume continues: give one of them")
     if c.family == "llama":

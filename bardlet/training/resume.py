@@ -31,8 +31,8 @@ MAY_CHANGE = {
     "out_dir", "dataset", "init_from", "fresh", "eval_only", "eval_interval", "log_interval",
     "always_save_checkpoint", "save_interval", "save_minutes", "keep_checkpoints", "save_failure",
     "wandb_log", "wandb_project", "wandb_run_name", "backend", "vocab_size", "guard_dead",
-    "eval_on_start", "distill_from", "stages", "stage_iters", "recompute", "offload",
-    "sample_interval", "sample_start", "tensorboard", "trackio", "ddp_timeout",
+    "eval_on_start", "distill_from", "stages", "stage_iters", "stage_options", "recompute",
+    "offload", "sample_interval", "sample_start", "tensorboard", "trackio", "ddp_timeout",
 }  # fmt: skip
 # what a checkpoint's tensors have the shape of
 MUST_MATCH = {f.name for f in dataclasses.fields(GPTConfig)} - {"vocab_size"} | {

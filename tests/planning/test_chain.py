@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,52 @@ def test_a_chain_is_the_runs_by_hand(data: Path, whole: TrainConfig, tmp_path: P
     assert_same_end(third, whole)
     stage = dataclasses.replace(whole, out_dir=f"{whole.out_dir}/stages/1")
     assert_same_end(first, stage)
+
+
+def test_a_stage_of_its_own_options_is_the_run_by_hand(
+    data: Path, whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (f"{whole.out_dir}/stages/{number}" for number in (1, 2))
+    by_hand = tiny_config(
+        data, tmp_path / "3", **SHAPE, max_iters=9, eval_interval=6, seed=1339,
+        distill_from=f"{one},{two}", distill_weight=0.8, dropout=0.1,
+    )  # fmt: skip
+    train(by_hand)
+    own = "3: distill_from=1,2 distill_weight=0.8; 1: ; 3: max_iters=9 dropout=0.1"
+    config = dataclasses.replace(last_of(whole, tmp_path / "run"), stage_options=own)
+    shutil.copytree(f"{whole.out_dir}/stages", f"{config.out_dir}/stages")
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        assert trained(config).stopped
+    stopped = resolve([("run", tomllib.loads(Path(config.out_dir, "config.toml").read_text()))])
+    assert (stopped.seed, stopped.max_iters, stopped.dropout) == (1339, 9, 0.1)
+    assert not trained(dataclasses.replace(stopped, init_from="resume")).stopped
+    assert_same_end(by_hand, config)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("max_iters=9", "does not begin with a stage, from 1 to 3, and a colon"),
+        ("4: max_iters=9", "does not begin with a stage, from 1 to 3"),
+        ("2: max_iter=9", "stage 2: unknown option max_iter, did you mean max_iters?"),
+        ("2: max_iters=0.5", "stage 2: max_iters=0.5 is not an integer"),
+        ("2: dropout", "stage 2: dropout= is not a number"),
+        ("3: out_dir=elsewhere", "out_dir is that of the whole chain"),
+        ("2: n_head=3", "stage 2: n_embd=64 is not divisible by n_head=3"),
+    ],
+)
+def test_options_that_fit_no_stage_are_refused_before_the_first(
+    data: Path, tmp_path: Path, own: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        trained(in_stages(data, tmp_path / "run", stage_options=own))
+    assert not (tmp_path / "run").exists()
+
+
+def test_teachers_of_a_stage_may_be_other_runs(data: Path, tmp_path: Path) -> None:
+    config = in_stages(data, tmp_path / "run", stage_options="2: distill_from=1,2,../run")
+    assert chain.stage_of(config, 2).distill_from == f"{config.out_dir}/stages/1,2,../run"
 
 
 @pytest.mark.parametrize("resumed", [True, False])
@@ -158,7 +206,10 @@ def test_two_processes_train_a_chain(data: Path, tmp_path: Path) -> None:
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"stage_iters": 5}, {"distill_weight": 0.2}, {"stages": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"stage_iters": 5}, {"stage_options": "1: "}, {"distill_weight": 0.2}, {"stages": 0}],
+)
 def test_options_without_a_chain_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         resolve([("test", options)])

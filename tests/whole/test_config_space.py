@@ -45,6 +45,7 @@ SMALL: dict[str, st.SearchStrategy[Any]] = {
     "stream": st.just(False),  # which needs a stream
     "stages": st.just(1),
     "stage_iters": st.just(0),
+    "stage_options": st.just(""),
     "lora_rank": st.just(0),  # which needs a model to begin from
     "objective": st.just("lm"),  # dpo needs pairs
     "dpo_beta": st.just(0.1),
