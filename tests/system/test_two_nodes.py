@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,8 @@ class Network:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
+    if not shutil.which("ip"):
+        pytest.skip("ip is not installed, which makes network namespaces")
     network = Network(tmp_path / "hosts")
     try:
         network.build()
@@ -85,8 +88,6 @@ def network(tmp_path: Path) -> Iterator[Network]:
         if done.returncode:
             pytest.skip(f"no node can be made here: {done.stderr.strip()}")
         yield network
-    except FileNotFoundError as error:
-        pytest.skip(f"{error.filename} is not installed, which makes network namespaces")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"network namespaces cannot be made here: {error.stderr.strip()}")
     finally:
