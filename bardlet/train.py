@@ -191,11 +191,11 @@ def train_step(
         stops = t.group.sum([stop], device)[0]
         nothing = math.nan, math.nan, stops
         return StepResult(iter=it, lr=lr, read=lambda: nothing, counted=False)
-    whole = t.late and t.micro_batcher.size >= len(idx)  # one micro-batch, and no step is skipped
-    if t.backend.replay and whole and t.backend.replay.ready():
+    whole = t.micro_batcher.size >= len(idx)  # in one micro-batch
+    if (replay := t.backend.replay) and whole and replay.ready():
         work, state = functools.partial(whole_step, t), functools.partial(moving, t)
         seed = dropout_seed(config.seed, it, t.group.rank)
-        seen_later = Readback(t.backend.replay(work, state, seed, idx, targets))
+        seen_later = Readback(replay(work, state, seed, idx, targets))
         return StepResult(iter=it, lr=lr, read=lambda: [*seen_later.read(), stop])
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 
