@@ -18,7 +18,6 @@ ROUND = 1 << 24  # numbers that are gathered in a round: 64 MB in float32
 # nobody, so that all processes compute all. The bits are the same.
 ROUNDS, ONCE = "exchanged in rounds", "exchanged at once"
 EVERYWHERE = "computed by every process"
-TRIALS = 2  # steps that each way is timed in, after a first one that is not
 
 
 @functools.lru_cache(maxsize=16)
