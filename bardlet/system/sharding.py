@@ -109,15 +109,15 @@ def own_part(tensor: Any, main: bool) -> tuple[int, Tensor] | None:
 
 
 def like(whole: Tensor, tensor: Any) -> Tensor:
-    """A copy of a whole tensor, where that is, shared out as another of its shape is, if it is."""
+    """A copy of a whole tensor, on its own device; sharded where another of its shape is."""
     if tensor is None or not is_sharded(tensor) or whole.shape != tensor.shape:
         return whole.clone()
     return wrapped(whole[span(tensor)].clone(), tensor)
 
 
 def wrapped(rows: Tensor, tensor: Any) -> Tensor:
-    """A tensor of these rows of this process, wherever they are, as another is sharded; else they
-    themselves.
+    """This process's rows, on any device, as a tensor that is sharded as another is; where that one
+    is not sharded, the rows themselves.
     """
     if not is_sharded(tensor):
         return rows
@@ -128,6 +128,6 @@ def wrapped(rows: Tensor, tensor: Any) -> Tensor:
 
 
 def on_device(value: Tensor, p: Tensor) -> Tensor:
-    """What an optimizer remembers of a parameter, where that is and in its dtype."""
+    """An entry of a parameter's optimizer state, on the parameter's device and in its dtype."""
     moved = local(value).to(local(p).device, p.dtype)
     return wrapped(moved, p) if is_sharded(value) else moved

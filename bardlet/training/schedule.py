@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the iteration."""
+"""Learning rates: pure functions of the iteration, and where optimizers read them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_recordable(optimizers: Sequence[torch.optim.Optimizer]) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
-            if "capturable" in group:  # torch's own word, which it asks for
+            if "capturable" in group:  # AdamW alone, which else cannot be recorded
                 group["capturable"] = True
         # torch warns of steps that are not recorded, and some come before those that are
         optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore
