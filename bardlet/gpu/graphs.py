@@ -10,33 +10,60 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 WARM_UP = 3  # runs before one is recorded, in which kernels are loaded and optimizers make state
 AGREES = 2e-2  # relative difference between runs of the same, for the order of sums
+abandoned: list[torch.cuda.CUDAGraph] = []  # torch's allocators know those that failed by address
 
 
 def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Record what `work` has the device do, and return what replays it.
 
-    Raises RuntimeError where it cannot be recorded; torch's random numbers work on after that.
+    Raises RuntimeError where it cannot be recorded; the device works on after that.
     """
     with torch.cuda.device(device):
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        before = torch.cuda.current_stream()
+        # torch's own stream for recordings is on the device of the first of them. Other threads may
+        # use CUDA meanwhile, as the one that pins batches does
+        how = {"pool": pool, "stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
         try:
-            # other threads may use CUDA meanwhile, as the one that pins batches does
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, **how):
                 work()
         except BaseException:
-            # the default generator believes that it is still recorded, and would refuse to draw
-            with contextlib.suppress(Exception):
-                fresh = torch.Generator(device).graphsafe_get_state()
-                generators = torch.cuda.default_generators
-                generators[torch.cuda.current_device()].graphsafe_set_state(fresh)
+            torch.cuda.set_stream(before)
+            give_up(graph, pool)
             raise
     return graph.replay
+
+
+def give_up(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """Have the current device forget a recording that failed.
+
+    torch does so at the end of a recording alone. Until then its allocator refuses to give memory
+    back to the device, and its default generator to draw.
+    """
+    abandoned.append(graph)
+    index = torch.cuda.current_device()
+    with contextlib.suppress(Exception):
+        graph.reset()
+    with contextlib.suppress(Exception):  # the allocator may have seen the recording end
+        torch._C._cuda_endAllocateToPool(index, pool)  # pyright: ignore
+        torch._C._cuda_releasePool(index, pool)  # pyright: ignore
+    with contextlib.suppress(Exception):
+        fresh = torch.Generator(torch.device("cuda", index)).graphsafe_get_state()
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what went wrong first: a recording that has failed cannot be ended."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Replay:
@@ -87,21 +114,28 @@ class Replay:
         inputs: Sequence[Tensor],
     ) -> None:  # fmt: skip
         """Record the step, and take it once."""
-        before, device = [x.clone() for x in state], state[0].device
+        device = state[0].device
+        before: list[Tensor] = []
         self.inputs = [torch.empty_like(x, device=device) for x in inputs]
 
         def run() -> None:
             self.outputs = step(*self.inputs)
 
+        def go_back() -> None:
+            """Have all tensors where they were before the step."""
+            if before:
+                torch._foreach_copy_(state, before)
+            self.prepare(seed, inputs)
+
         def moved(by: Callable[[], None]) -> Tensor:
             """What a run from `before` on returns, and how far it moves each tensor."""
-            torch._foreach_copy_(state, before)
-            self.prepare(seed, inputs)
+            go_back()
             by()
             changes = torch._foreach_norm(torch._foreach_sub(state, before))
             return torch.cat((self.outputs, torch.stack(changes)))
 
         try:
+            before = [x.clone() for x in state]  # for which there may be no memory
             expected = moved(run)
             replay = record(run, device)
             for _ in range(2):
@@ -111,6 +145,8 @@ class Replay:
             self.replay = replay
         except (RuntimeError, AssertionError) as error:
             self.failed = True
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"CUDA graphs failed, going on without them: {reason}", stacklevel=2)
-            moved(run)
+            said = f"CUDA graphs failed, going on without them: {reason(error)}"
+            warnings.warn(said, stacklevel=2)
+        if self.failed:  # outside of the handler, whose traceback holds memory
+            go_back()
+            run()

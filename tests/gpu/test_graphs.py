@@ -93,7 +93,14 @@ def test_what_cannot_be_recorded_goes_on_as_it_is(
 
         return replay
 
+    def without_memory(work: Work, where: torch.device) -> Work:
+        try:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        finally:
+            raise RuntimeError("CUDA error: the recording was not ended")
+
     for name, record, reason in (
+        ("full", without_memory, "CUDA out of memory. Tried to allocate 2.00 GiB$"),
         ("refused", refuse, "operation not permitted when stream is capturing$"),
         ("idle", lambda work, where: lambda: None, "Tensor-likes are not close!$"),
         ("decaying", decay, "Tensor-likes are not close!$"),
@@ -104,6 +111,26 @@ def test_what_cannot_be_recorded_goes_on_as_it_is(
             train(config)
         assert len(said) == 1
         assert_same_end(expected, config)
+
+
+class Full(torch.Tensor):
+    """A tensor of which memory has no room for a second one."""
+
+    def clone(self, **how: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_step_that_cannot_be_tried_twice_is_taken_once() -> None:
+    weight, replay = torch.zeros(3).as_subclass(Full), graphs.Replay()
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return weight.add_(x).as_subclass(torch.Tensor).sum().view(1)
+
+    for _ in range(graphs.WARM_UP):
+        assert not replay.ready()
+    with pytest.warns(UserWarning, match="without them: CUDA out of memory"):
+        assert replay(step, lambda: [weight], 0, torch.ones(3)).tolist() == [3.0]
+    assert weight.tolist() == [1.0] * 3 and not replay.ready()
 
 
 @pytest.mark.parametrize(
@@ -173,15 +200,27 @@ def test_a_gpu_replays_what_it_computes(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_random_numbers_come_after_a_recording_that_failed() -> None:
+def test_a_gpu_works_on_after_a_recording_that_failed() -> None:
+    """It draws random numbers, gives memory back, and records something else."""
     x = torch.zeros(4, device="cuda")
+    stream = torch.cuda.current_stream()
 
     def work() -> None:
         torch.nn.functional.dropout(x, 0.5)
         x.sum().item()  # which waits, and cannot be recorded
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError) as failed:
         graphs.record(work, x.device)
+    assert "captur" in graphs.reason(failed.value)
+    assert torch.cuda.current_stream() == stream
     torch.manual_seed(0)
     assert torch.rand(1000, device="cuda").unique().numel() > 900
-    graphs.record(lambda: None, x.device)()
+    large = torch.empty(1 << 26, device="cuda")
+    held = torch.cuda.memory_reserved()
+    del large
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held - (1 << 28)
+    replay = graphs.record(lambda: x.add_(1), x.device)  # pyright: ignore
+    for _ in range(3):
+        replay()
+    assert x.tolist() == [3.0] * 4
