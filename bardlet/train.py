@@ -25,6 +25,7 @@ from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
 from bardlet.run import lock
 from bardlet.system import device, distributed, sharding
+from bardlet.system.device import seed_generators
 from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
 from bardlet.training import resume, streaming
@@ -204,11 +205,11 @@ def train_step(
 
         Returns the mean, (1,), and of pairs behind it margins and pairs in order summed, (3,).
         """
-        t.model.zero_grad(set_to_none=True)
+        clear_gradients(t)
         sums = torch.zeros(3 if of_pairs else 1, device=device)
         for number, first in enumerate(range(0, len(idx), size)):
             place = t.group.rank + number * t.group.world_size  # among the micro-batches of all
-            torch.manual_seed(dropout_seed(config.seed, it, place))
+            seed_generators(dropout_seed(config.seed, it, place), device)
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx) and t.micro_batcher.settled
             share = sum(counts[first : first + size]) / counted
@@ -234,7 +235,7 @@ def train_step(
     if step:
         step_optimizers(t, norm)
     t.scaler.update()
-    t.model.zero_grad(set_to_none=True)
+    clear_gradients(t)
     return StepResult(iter=it, lr=lr, read=read)
 
 
@@ -261,26 +262,33 @@ def whole_step(t: Training, idx: Tensor, targets: Tensor) -> Tensor:
 
     Returns the loss and the norm of its gradient, (2,).
     """
-    t.model.zero_grad(set_to_none=True)
+    clear_gradients(t)
     loss = backward(t, idx, targets, 1.0)
     norm = unscaled_norm(t)
     step_optimizers(t, norm)
-    t.model.zero_grad(set_to_none=True)
+    clear_gradients(t)
     return torch.cat((loss, norm.view(1))).double()
 
 
 def moving(t: Training) -> list[Tensor]:
     """All tensors that a step moves: the weights, and the optimizers' state."""
     states = (state for optimizer in t.optimizers for state in optimizer.state.values())
-    params = [p.detach() for p in t.model.parameters() if p.requires_grad]
-    return params + [tensor for state in states for tensor in state.values()]
+    return [p.detach() for p in t.params] + [
+        tensor for state in states for tensor in state.values()
+    ]
+
+
+def clear_gradients(t: Training) -> None:
+    """Let go of the gradients."""
+    for p in t.params:
+        p.grad = None
 
 
 def unscaled_norm(t: Training) -> Tensor:
     """Take float16's scale out of the gradients; their norm, a scalar on the device."""
     for optimizer in t.optimizers:
         t.scaler.unscale_(optimizer)
-    grads = [p.grad for p in t.model.parameters() if p.grad is not None]
+    grads = [p.grad for p in t.params if p.grad is not None]
     return sharding.summed_over_all(torch.nn.utils.get_total_norm(grads))
 
 
@@ -296,7 +304,7 @@ def may_step(t: Training, it: int, loss: float, grad_norm: float) -> bool:
 def step_optimizers(t: Training, norm: Tensor) -> None:
     """Clip the gradients, whose norm is `norm`, and let every optimizer take its step."""
     if t.config.grad_clip:
-        params = [p for p in t.model.parameters() if p.grad is not None]
+        params = [p for p in t.params if p.grad is not None]
         torch.nn.utils.clip_grads_with_norm_(params, t.config.grad_clip, norm)
     for optimizer in t.optimizers:
         t.scaler.step(optimizer)

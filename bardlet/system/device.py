@@ -175,6 +175,14 @@ def tune_process(deterministic: bool = False) -> None:
         libc.mallopt(-2, 1 << 28)  # M_TOP_PAD: grow by 256 MiB
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's random numbers, on the CPU and on this device."""
+    if device.type == "cpu":  # not those of every device that is not here, which takes long
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def measure_flops(device: torch.device, dtype: torch.dtype) -> float:
     """The best FLOP/s of a few square matrix products, in about a tenth of a second on a CPU."""
     size = 1024 if device.type == "cpu" else 4096

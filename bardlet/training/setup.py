@@ -71,6 +71,10 @@ class Training:
     flops_per_iter: float
     peak_flops: float  # of all processes
 
+    @functools.cached_property
+    def params(self) -> list[torch.nn.Parameter]:  # found once: a model takes long to search
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     @property
     def late(self) -> bool:
         """Whether an iteration is read while the next one computes, one that is never skipped."""
@@ -110,11 +114,10 @@ class Training:
 
     def losses(self, *, stop: Callable[[], bool]) -> Scores:
         """What an evaluation measures of the model as it is. EvalInterrupted where `stop` says."""
-        of = self.config, self.model
-        on = self.dataset, self.machine, self.group
+        config, on = self.config, (self.dataset, self.machine, self.group)
         if self.dataset.preferences:
-            return both_pair_losses(*of, self.reference, *on, stop=stop)
-        return both_losses(*of, *on, stop=stop)
+            return both_pair_losses(config, self.model, self.reference, *on, stop=stop)
+        return both_losses(config, self.model, *on, stop=stop)
 
     def replanned(self, config: TrainConfig, it: int) -> Training:
         """The same run with other numbers of iterations, from iteration `it` on."""
