@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -24,6 +25,7 @@ import common
 import loader_speed
 import loss_curve
 import ngram
+import other_scores
 import prepare_speed
 import sample_formats
 import sample_speed
@@ -42,6 +44,35 @@ LOG = [
     "iter 2: loss 3.2, time 40.00ms, mfu unknown, lr 1.000e-03, grad norm 1.0, 9 tok/s",  # ours
     "after iter 3: loss 3.2, time 40.00ms",
 ]
+
+
+# --- scores
+
+
+@pytest.mark.parametrize("length", [64, 96])
+def test_every_target_is_scored_once_with_what_a_stride_leaves_before_it(length: int) -> None:
+    model = tiny_model("llama", block_size=64).eval()
+    ids = torch.randint(model.config.vocab_size, (333,))
+    longer = GPT(dataclasses.replace(model.config, block_size=length)).eval()
+    longer.load_state_dict(model.state_dict())
+
+    def by_hand(at: int, stride: int) -> float:
+        """The nats of target `at`, 1 to 332, in the first window that has it."""
+        start = max(0, -(-(at - length) // stride) * stride)
+        seen = ids[start:at][None]
+        logits, _ = longer(seen, seen)
+        return -logits[0, -1].log_softmax(-1)[ids[at]].item()
+
+    for stride in (length, 16, 1):
+        found = other_scores.token_losses(model, ids, length, stride)
+        assert found.shape == (332,)
+        for at in (1, 17, length - 1, length, length + 1, 200, 330, 331, 332):
+            assert found[at - 1] == pytest.approx(by_hand(at, stride), abs=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_probabilities() -> None:
+    losses = [-np.log(np.array(p)) for p in ([0.2, 0.5], [0.4, 0.1])]
+    assert np.exp(-other_scores.of_the_mean(losses)) == pytest.approx([0.3, 0.3])
 
 
 # --- counting
