@@ -22,7 +22,7 @@ from bardlet.data.dataset.stream import (
     map_mask,
     map_shard,
 )
-from bardlet.data.dataset.streamed import StreamedText, StreamInfo
+from bardlet.data.dataset.streamed import StreamedText, StreamInfo, goes_on
 from bardlet.data.text.corpus import Source
 from bardlet.data.text.counts import Count
 from bardlet.data.tokenizers import base as tokenizers
@@ -151,7 +151,8 @@ class Dataset:
             raise DataError(f"{path} is damaged: its end of text is not a token", PREPARE_AGAIN)
         # which may be another than the vocabulary's own
         self.tokenizer = tokenizers.with_end_of_text(self.tokenizer, self.end_of_text)
-        if identity(path) != opened:  # the tokens may be of another manifest
+        if identity(path) != opened and not goes_on(folder, self.stream):
+            # the tokens may be of another manifest
             raise DataError(f"{folder} was prepared again while it was opened", "Try again")
 
     def __fspath__(self) -> str:

@@ -89,6 +89,12 @@ def info_of(folder: Path) -> StreamInfo | None:
         raise DataError(f"{folder / 'manifest.json'} is damaged: {error}") from None
 
 
+def goes_on(folder: Path, info: StreamInfo | None) -> bool:
+    """Whether a folder has this stream still, at most with more of its text."""
+    there = info_of(folder) if info else None
+    return bool(info and there and there.key == info.key)
+
+
 def alive(lock: Path) -> bool:
     """Whether a process holds the lock; the system lets go of it when the process ends."""
     from filelock import FileLock, Timeout

@@ -21,7 +21,10 @@ from bardlet.data.dataset.stream import map_shard
 from bardlet.data.dataset.streamed import Used
 from bardlet.data.prepare import journal
 from bardlet.data.prepare.stream_writer import StreamWriter
+from bardlet.data.tokenizers import base as tokenizers
 from bardlet.errors import DataError
+from bardlet.io.atomic import write_json
+from bardlet.io.safe_read import read_json
 
 SHARDS, TOKENS = 3, 1500
 
@@ -166,6 +169,24 @@ def test_a_preparer_that_is_killed_anywhere_goes_on(monkeypatch: pytest.MonkeyPa
     )
     names = sorted(path.name for path in Path("data/s").glob("[!v]*"))
     assert names == ["manifest.json", "tokenizer.json", "used.json"]
+
+
+def test_it_may_go_on_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts()
+    assert stream("long.txt", timeout=0.05) == 1
+    path, load = Path("data/s/manifest.json"), tokenizers.load
+    changes = {"tokens": 7, "finished": True}
+
+    def loading(*args: Any) -> Any:
+        begun = read_json(path)
+        write_json(path, {**begun, "stream": {**begun["stream"], **changes}})
+        return load(*args)
+
+    monkeypatch.setattr(tokenizers, "load", loading)
+    assert Dataset(Path("data/s")).vocab_size
+    changes["key"] = "another"
+    with pytest.raises(DataError, match="was prepared again while it was opened"):
+        Dataset(Path("data/s"))
 
 
 def exit_if(code: int) -> None:
