@@ -62,7 +62,8 @@ class Consumer:
                 "Go on with that run, or begin the stream again: the same `bardlet prepare`, with "
                 "--fresh",
             )
-        self.used = dataclasses.replace(used, ended=False, out_dir=config.out_dir)
+        # the checkpoint that it begins with, if any, is on disk: what that does not need may go
+        self.used = dataclasses.replace(used, shards=first, ended=False, out_dir=config.out_dir)
         if group.main:
             streamed.mark_used(self.folder, self.used)
         batches.arrived = first

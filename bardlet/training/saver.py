@@ -59,8 +59,6 @@ class Saver:
                 self.run, "last", self.run / "checkpoints" / run_folder.name_of(it)
             )
             self.prune(self.config.keep_checkpoints)
-            if self.stream:
-                self.stream.release(it)
 
     def due(self, it: int) -> bool:
         """Whether to save after `it` iterations for the time that has passed, or their number."""

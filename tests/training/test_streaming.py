@@ -20,6 +20,7 @@ from support import (
     losses,
     silent,
     some_text,
+    stop_after,
     tiny_config,
 )
 
@@ -61,11 +62,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "EVERY_S", 0.0)
 
 
-def stream(folder: Path, *, shards: int = 64, timeout_s: float = 120.0) -> Dataset:
+def stream(
+    folder: Path, *, shards: int = 64, timeout_s: float = 120.0, fresh: bool = False
+) -> Dataset:
     """The text as a stream of eight shards, by default all of them on disk at a time."""
     return prepare_stream(
         of_text(CORPUS), folder, Options(shard_tokens=TOKENS), shards=shards, timeout_s=timeout_s,
-        fresh=False, replacing=replaced_freely, say=silent,
+        fresh=fresh, replacing=replaced_freely, say=silent,
     )  # fmt: skip
 
 
@@ -249,6 +252,27 @@ def test_without_a_preparer_it_ends_in_time_and_goes_on(
     undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
     train(undisturbed)
     assert_same_end(asked, undisturbed)
+
+
+def test_a_stream_that_begins_again_is_taken_up_where_a_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where shards that the run does not need fill what may be on disk."""
+    folder = stream(tmp_path / "s").folder
+    run = config(folder, tmp_path / "a", ddp_timeout=5.0)
+    with monkeypatch.context() as patch:
+        stop_after(20, patch)
+        assert train(run).stopped
+    with pytest.raises(DataError, match="nothing has trained"):
+        stream(folder, shards=2, timeout_s=0.01, fresh=True)
+    assert streamed.present(folder) == [0, 1]
+    with ThreadPoolExecutor(1) as threads:
+        preparing = threads.submit(stream, folder, shards=2, timeout_s=9.0)
+        train(run)
+        preparing.result()
+    undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
+    train(undisturbed)
+    assert_same_end(run, undisturbed)
 
 
 def test_what_is_gone_is_said_and_comes_again(tmp_path: Path) -> None:
