@@ -58,14 +58,12 @@ class Reader:
     """What a run does with a stream: reads its shards in order and has the used ones removed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.ids, self.read, self.count = folder, [], 0, 0
+        self.folder, self.read = folder, 0
         self.ids: list[np.ndarray] = []
 
     def step(self) -> bool:
         """Read the next shard if it is there; whether it was."""
-        here = streamed.present(self.folder)
-        self.count = max(self.count, len(here))
-        if self.read not in here:
+        if self.read not in streamed.present(self.folder):
             return False
         self.ids.append(np.array(map_shard(streamed.shard_path(self.folder, self.read))))
         self.read += 1
