@@ -153,9 +153,11 @@ def size(text: str, utf8: bytes = b"") -> int:
 
 
 def encode_undecoded(result: Result, piece: Piece, spec: EncodeSpec) -> None:
-    """Add a part within a text to its split."""
+    """Add a part within a text to its split, if that is encoded."""
     assert isinstance(spec.encoder, BPETokenizer)
     split = "val" if piece.split_point < piece.char_offset else "train"
+    if split not in spec.splits:
+        return
     ids = [spec.encoder.encode_utf8(piece.utf8)]
     add(result, split, ids, None, False, piece.characters, len(piece.utf8), spec)
 

@@ -22,6 +22,8 @@ from bardlet.data.dataset.streamed import Used
 from bardlet.data.prepare import journal
 from bardlet.data.prepare.stream_writer import StreamWriter
 from bardlet.data.tokenizers import base as tokenizers
+from bardlet.data.tokenizers import bpe_encoding, bpe_training
+from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import DataError
 from bardlet.io.atomic import write_json
 from bardlet.io.safe_read import read_json
@@ -167,6 +169,23 @@ def test_a_preparer_that_is_killed_anywhere_goes_on(monkeypatch: pytest.MonkeyPa
     )
     names = sorted(path.name for path in Path("data/s").glob("[!v]*"))
     assert names == ["manifest.json", "tokenizer.json", "used.json"]
+
+
+@pytest.mark.skipif(not bpe_encoding.core(), reason="there is no core")
+def test_only_what_is_written_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("long.txt").write_text(some_text(60_000), encoding="utf-8")
+    Path("bpe.json").write_text(bpe_training.train(some_text(9000), 400), encoding="utf-8")
+    sizes, encode = [], BPETokenizer.encode_utf8
+
+    def counted(self: BPETokenizer, raw: bytes) -> np.ndarray:
+        sizes.append(len(raw))
+        return encode(self, raw)
+
+    monkeypatch.setattr(BPETokenizer, "encode_utf8", counted)
+    with Reader(Path("data/s")).beside():
+        assert stream("long.txt", "--tokenizer=bpe.json", "--workers=1") == 0
+    # the text once, of the part at the split both sides twice, and a few samples
+    assert 60_000 <= sum(sizes) < 70_000
 
 
 def test_it_may_go_on_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
