@@ -32,13 +32,16 @@ def replaced_freely(new_hash: str) -> None:
 
 class StagingFolder:
     """The folder beside `out` that becomes it. `key` says what it is made of; without one, an
-    interrupted preparation cannot be continued.
+    interrupted preparation cannot be continued. A lock that others look at for a moment is free
+    again within `patience_s`.
     """
 
-    patience_s = 0.0  # in which a lock that others look at for a moment is free again
-
-    def __init__(self, out: Path, key: str, replacing: Replacing = replaced_freely) -> None:
+    def __init__(
+        self, out: Path, key: str, replacing: Replacing = replaced_freely, *,
+        patience_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.out, self.key, self.replacing = out, key, replacing
+        self.patience_s = patience_s
         self.folder = out.with_name(f".{out.name}.partial.tmp")
         self.lock = out.with_name(f".{out.name}.lock")
         self.replaced = out.with_name(f".{out.name}.replaced.tmp")

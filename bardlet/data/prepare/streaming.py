@@ -61,8 +61,7 @@ def prepare_stream(
         if streamed.alive(out / streamed.TRAINING):
             raise DataError(f"a run trains on {out}, which is another stream", "Stop it first")
         begin(collection, out, options, key, shards, replacing, say)
-    place = StagingFolder(out / "stream", key)
-    place.patience_s = streamed.PATIENCE_S
+    place = StagingFolder(out / "stream", key, patience_s=streamed.PATIENCE_S)
     with place.held() as noted:
         info = streamed.info_of(out)
         assert info, "which was begun"
@@ -128,8 +127,8 @@ def begin(
     place = StagingFolder(out, key, replacing)
     check_room(collection, options, shards, out)
     with place.held() as noted:
-        work = Validation(collection, options, place, say, "")
-        work.key, work.shards = key, shards
+        info = StreamInfo(key=key, shards=shards, shard_tokens=options.shard_tokens, tokens=0)
+        work = Validation(collection, options, place, say, info=info)
         described, _ = work.run(noted)
         place.publish(described)
     val = described["splits"]["val"]
@@ -160,7 +159,13 @@ class Validation(Work):
     """The part of a stream that is there from its beginning."""
 
     splits = ("val",)
-    key, shards = "", 0  # of the stream
+
+    def __init__(
+        self, collection: Collection, options: Options, place: StagingFolder, say: Say, *,
+        info: StreamInfo,
+    ) -> None:  # fmt: skip
+        super().__init__(collection, options, place, say)
+        self.info = info
 
     def run(self, noted: dict[str, Any]) -> tuple[dict[str, Any], tokenizers.Tokenizer]:
         spec, encoder, seen = self.surveyed(noted)
@@ -178,9 +183,9 @@ class Validation(Work):
 
     def described(self, encoder: tokenizers.Tokenizer, val: dict[str, Any]) -> dict[str, Any]:
         """The manifest of a stream that begins."""
-        size = self.size - (0 if self.options.split == "given" else val["bytes"])
-        if self.options.split == "given":
-            size -= sum(entry.bytes for entry in self.collection.inputs)
+        given = self.options.split == "given"  # so that the inputs are those of the validation text
+        taken = sum(entry.bytes for entry in self.collection.inputs) if given else val["bytes"]
+        size = self.size - taken
         tokens = max(0, round(size * val["tokens"] / val["bytes"]))
         nothing = {"documents": 0, "characters": 0, "bytes": 0, "tokens": 0, "shards": []}
         kind = self.options.tokenizer
@@ -191,15 +196,10 @@ class Validation(Work):
             end_of_text=encoder.end_of_text if self.borders else None,
             masked=False, options=self.options.noted(), sources=[], counts={},
             notes=list(self.collection.notes),
-            stream=dataclasses.asdict(
-                StreamInfo(
-                    key=self.key, shards=self.shards, shard_tokens=self.options.shard_tokens,
-                    tokens=tokens,
-                )
-            ),
+            stream=dataclasses.asdict(dataclasses.replace(self.info, tokens=tokens)),
         )  # fmt: skip
         # the training text is known by what it is made of
-        text = f"{described['hash']} {self.key}"
+        text = f"{described['hash']} {self.info.key}"
         return {**described, "hash": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -212,7 +212,7 @@ class Arriving(Work):
         self, collection: Collection, options: Options, place: StagingFolder, say: Say, *,
         out: Path, info: StreamInfo, timeout_s: float,
     ) -> None:  # fmt: skip
-        super().__init__(collection, options, place, say, "")
+        super().__init__(collection, options, place, say)
         self.out, self.info, self.timeout_s = out, info, timeout_s
 
     def survey(

@@ -35,7 +35,8 @@ class Work:
     splits: Sequence[str] = SPLITS  # that are written
 
     def __init__(
-        self, collection: Collection, options: Options, place: StagingFolder, say: Say, again: str
+        self, collection: Collection, options: Options, place: StagingFolder, say: Say,
+        again: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.options, self.place, self.say = collection, options, place, say
         self.again = again  # why: said when some text was read, and no option turned out wrong
