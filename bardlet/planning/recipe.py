@@ -89,7 +89,7 @@ def stages(
 
     Without options where the time is too short for one, or an option says what a chain would.
     """
-    taken = ("stages", "distill_from", "max_iters", "lora_rank", "eval_only")
+    taken = ("stages", "distill_from", "max_iters", "lora_rank", "eval_only", "stream")
     if any(values.get(name) for name in taken) or values.get("objective", "lm") != "lm":
         return {}
     fewest, worth = STUDENT_ITERS

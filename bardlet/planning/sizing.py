@@ -107,14 +107,16 @@ def plan(
     with torch.device("meta"):
         model = GPT(config)
     smaller = max(1.0, 1e6 / train_tokens) ** 0.15  # a small text is worth more repetition
-    max_tokens = MAX_EPOCHS * smaller * train_tokens
-    seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), max_tokens)
+    once = fixed.get("stream")  # a text of about so many tokens, each of which comes once
+    low, high = (0.9, 1.0) if once else (MIN_EPOCHS * smaller, MAX_EPOCHS * smaller)
+    seen = min(TRAINING * budget_s * speed.flops / model.flops_per_token(), high * train_tokens)
     rows = 4096 * (seen / 3e6) ** 0.6 / config.block_size
     rows = recipes.sequences(2 ** max(0, round(math.log2(rows))), config.block_size, fixed)
     tokens = rows * config.block_size
     step_s = speed.seconds(model, tokens)
     fit = max(1, int(TRAINING * budget_s / step_s))
-    worth = max(MIN_ITERS, math.ceil(max_tokens / tokens))
+    worth = math.ceil(high * train_tokens / tokens)
+    worth = max(1, train_tokens // tokens) if once else max(MIN_ITERS, worth)
     iters = fixed.get("max_iters", min(fit, worth))
     fit = max(fit, iters) if iters * step_s <= budget_s else fit
     chosen = Plan(
@@ -122,9 +124,9 @@ def plan(
         max_iters=worth,
     )  # fmt: skip
     ratio = TOKENS_PER_PARAMETER * (budget_s * speed.flops / 1e20) ** 0.145
-    min_tokens = min(ratio * chosen.params, MIN_EPOCHS * smaller * train_tokens)
+    min_tokens = min(ratio * chosen.params, low * train_tokens)
     learns = chosen.params <= PARAMETERS_PER_TOKEN * train_tokens
-    enough = learns and iters * tokens >= min_tokens and min(MIN_ITERS, fit) <= iters <= fit
+    enough = learns and iters * tokens >= min_tokens and min(MIN_ITERS, fit, worth) <= iters <= fit
     return dataclasses.replace(chosen, enough=enough)
 
 
@@ -210,9 +212,6 @@ def sized(
     machine = device.choose(str(flags.get("device", "auto")), str(flags.get("dtype", "auto")))
     speed = measure(machine)
     chosen = best_plan(train_tokens, dataset.vocab_size, budget_s, speed, **rule)
-    if dataset.stream:  # whose text is there once
-        once = min(chosen.iters, max(1, train_tokens // chosen.tokens))
-        chosen = dataclasses.replace(chosen, iters=once, max_iters=once)
     result = options(chosen, train_tokens, val_tokens, budget_s, fixed, recipe)
     for line in reasons(chosen, train_tokens, budget_s, speed, fixed):
         say(line)
@@ -227,8 +226,7 @@ def reasons(
     """What was chosen, and why, in three lines."""
     config = chosen.model.config
     epochs = chosen.iters * chosen.tokens / train_tokens
-    asked = [name for name in ("n_layer", "n_embd", "block_size") if name in fixed]
-    if len(asked) == 3:
+    if fixed.keys() >= {"n_layer", "n_embd", "block_size"}:
         why = "as asked"
     elif not chosen.enough:
         why = "the smallest model there is: for more there is too little text or time"
@@ -238,6 +236,8 @@ def reasons(
         length = "as asked"
     elif chosen.seconds > 0.8 * TRAINING * budget_s:
         length = "as many as the time allows"
+    elif fixed.get("stream"):
+        length = "a stream is one pass over its text"
     else:
         length = "more repetition of this text would overfit"
     return [

@@ -106,6 +106,16 @@ def test_time_that_the_text_is_too_small_for_goes_into_a_chain() -> None:
     assert "stages" not in options(best_plan(10**9, 65, 1800, TWO_CORES), 10**9, 1000, 1800)
 
 
+def test_a_stream_is_sized_to_one_pass() -> None:
+    found = best_plan(SHAKESPEARE, 65, 36000, TWO_CORES, fixed={"stream": True})
+    assert found.iters == found.max_iters == SHAKESPEARE // found.tokens
+    assert found.enough
+    step_s = TWO_CORES.seconds(found.model, found.tokens)
+    assert found.seconds == pytest.approx(found.iters * step_s)
+    chosen = options(found, SHAKESPEARE, 1000, 36000, {"stream": True})
+    assert "stages" not in chosen, "a second run would need the text again"
+
+
 def test_the_parts_of_a_chains_time_are_the_whole() -> None:
     assert recipe.parts({"max_iters": 10}) == (1.0,)
     assert recipe.parts({"max_iters": 10, "stages": 3, "stage_iters": 15}) == (0.2, 0.4, 0.4)
