@@ -26,6 +26,7 @@ from bardlet.planning.recipe import sequences
 from bardlet.planning.sizing import TRAINING
 from bardlet.planning.speed import Speed, measure
 from bardlet.system import device
+from bardlet.training import streaming
 from bardlet.training.resume import check_data
 
 RATE, RATE_SIZE = 3e-5, 124e6  # the peak, for so many parameters
@@ -78,8 +79,8 @@ def finetuned(
     What else the flags set is kept to. Says what was chosen.
     """
     fixed = recipe.typed(flags)
-    dataset = mixture.opened(str(flags["dataset"]))
-    train_tokens, val_tokens = (len(dataset.splits[s]) for s in ("train", "val"))
+    dataset = streaming.opened(flags)
+    train_tokens, val_tokens = streaming.train_tokens(dataset), len(dataset.splits["val"])
     longest = 2 ** int(math.log2(max(8, train_tokens // 8)))
     rank = fixed.get("lora_rank", 0)
     context = fixed.get("block_size", min(shape.block_size, longest))
@@ -114,10 +115,15 @@ def finetuned(
     for line in reasons({**result, **fixed}, model, train_tokens, budget_s, speed, rank=rank):
         say(line)
     tokens = result["batch_size"] * result["gradient_accumulation_steps"] * context
-    return result, math.ceil(EPOCHS * train_tokens / tokens)
+    return result, math.ceil(epochs(fixed) * train_tokens / tokens)
 
 
 SIZES = ("batch_size", "gradient_accumulation_steps", "max_iters")
+
+
+def epochs(fixed: Mapping[str, Any]) -> float:
+    """How often a run sees its text; a stream comes once."""
+    return 1.0 if fixed.get("stream") else EPOCHS
 
 
 def batches(
@@ -128,7 +134,7 @@ def batches(
     context = model.config.block_size
     part = LORA_FLOPS if rank else 1.0
     fit = TRAINING * budget_s * speed.flops / (part * model.flops_per_token())  # tokens
-    seen = min(fit, EPOCHS * train_tokens)
+    seen = min(fit, epochs(fixed) * train_tokens)
     tokens = min(MAX_TOKENS, train_tokens / STEPS, seen / MIN_ITERS)
     rows = sequences(2 ** max(0, math.floor(math.log2(max(1.0, tokens / context)))), context, fixed)
     at_once = max(1, min(16384, LOGITS // model.config.vocab_size) // context)
@@ -136,7 +142,7 @@ def batches(
     size = fixed.get("batch_size") or max(1, rows // steps)
     step_s = part * speed.seconds(model, size * steps * context)
     longest = max(1, int(TRAINING * budget_s / step_s))
-    wanted = math.ceil(EPOCHS * train_tokens / (size * steps * context))
+    wanted = math.ceil(epochs(fixed) * train_tokens / (size * steps * context))
     iters = fixed.get("max_iters", min(longest, wanted))
     return {"batch_size": size, "gradient_accumulation_steps": steps, "max_iters": iters}
 
@@ -175,14 +181,14 @@ def reasons(
 ) -> list[str]:  # fmt: skip
     """What was chosen, in three lines."""
     tokens = used["batch_size"] * used["gradient_accumulation_steps"] * used["block_size"]
-    epochs = used["max_iters"] * tokens / train_tokens
+    times = used["max_iters"] * tokens / train_tokens
     seconds = used["max_iters"] * speed.seconds(model, tokens) * (LORA_FLOPS if rank else 1.0)
     what = f"low-rank matrices ({rank}) beside its weights" if rank else "all of its weights"
     return [
         f"finetuning {used['init_from']}, {model.num_params() / 1e6:.2f}M parameters, on "
         f"{train_tokens:,} tokens of text in {budget_s:,.0f} s of this machine, "
         f"{speed.flops / 1e9:,.0f} GFLOP/s (change the time with --budget):",
-        f"  {used['max_iters']:,} iterations of {tokens:,} tokens, {epochs:.1f} epochs, about "
+        f"  {used['max_iters']:,} iterations of {tokens:,} tokens, {times:.1f} epochs, about "
         f"{seconds:,.0f} s, or fewer: it stops after {used['patience']} evaluations without "
         "progress (--patience)",
         f"  AdamW at {used['learning_rate']:g} trains {what}, at small rates that keep what the "

@@ -13,13 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from support import FAMILIES, metrics, some_text, tiny_config
+from support import FAMILIES, metrics, silent, some_text, tiny_config
 
 from bardlet import cli
 from bardlet.config import TrainConfig, resolve
+from bardlet.data.prepare.journal import replaced_freely
+from bardlet.data.prepare.options import Options
 from bardlet.data.prepare.pipeline import prepare
+from bardlet.data.prepare.streaming import prepare_stream
 from bardlet.data.text import sources
 from bardlet.data.text.corpus import Corpus
+from bardlet.data.text.inputs import of_text
+from bardlet.errors import DataError
 from bardlet.model import GPT, GPTConfig
 from bardlet.planning import finetuning, pace
 from bardlet.planning.speed import Speed
@@ -145,6 +150,22 @@ def test_every_plan_makes_a_run(rank: int, budget: int, tokens: int, speed: Spee
         **finetuning.evaluations(sizes, seen, tokens // 9, context),
     }  # fmt: skip
     assert resolve([("sized", options)]).patience == 3
+
+
+def test_a_stream_is_seen_once(base: TrainConfig) -> None:
+    """Three shards of it are there: the rest comes while they are trained on."""
+    text = Corpus(name="s", text=some_text(30_000, seed=5), sources=())
+    with pytest.raises(DataError, match="nothing has trained"):
+        prepare_stream(
+            of_text(text), Path("data/s"), Options(shard_tokens=1000, tokenizer="data/words"),
+            shards=3, timeout_s=0.01, fresh=False, replacing=replaced_freely, say=silent,
+        )  # fmt: skip
+    flags = {"dataset": "s", "init_from": "out/base", "stream": "true"}
+    shape = GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=16, vocab_size=65)
+    options, most = finetuning.finetuned(flags, shape, 86400, silent)
+    tokens = options["batch_size"] * options["gradient_accumulation_steps"] * 16
+    assert options["max_iters"] == most
+    assert most * tokens == pytest.approx(27_000, rel=0.05)
 
 
 @pytest.mark.parametrize(
