@@ -66,7 +66,7 @@ def window(dataset: str, context: int, say: Callable[[str], None]) -> int:
         why = f"documents have {mean:,.0f} tokens on average and {longest:,} at most"
     size = min(context, MAX_WINDOW, wanted)
     if size < context:
-        say(f"block_size={size}, of {context} that the model can see: {why} (--block_size)")
+        say(f"block_size={size} in place of {context}: {why} (--block_size)")
     return size
 
 
@@ -83,7 +83,9 @@ def finetuned(
     train_tokens, val_tokens = streaming.train_tokens(dataset), len(dataset.splits["val"])
     longest = 2 ** int(math.log2(max(8, train_tokens // 8)))
     rank = fixed.get("lora_rank", 0)
-    context = fixed.get("block_size", min(shape.block_size, longest))
+    context = fixed.get("block_size") or window(
+        str(flags["dataset"]), min(shape.block_size, longest), say
+    )
     if context > shape.block_size:
         raise UsageError(
             f"block_size={context} is above the {shape.block_size} of {flags['init_from']}",

@@ -190,6 +190,18 @@ def test_a_context_that_nobody_names_has_room_for_documents(
     assert bool(said) == (expected < context)
 
 
+def test_a_sized_run_has_that_context_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "measure", lambda machine: Speed(flops=1e9))
+    (tmp_path / "d.jsonl").write_text('{"text": "12345"}\n' * 600, encoding="utf-8")
+    prepare(sources.find([str(tmp_path / "d.jsonl")]), tmp_path / "d", tokenizer="byte")
+    shape = GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=8192, vocab_size=257)
+    flags = {"dataset": str(tmp_path / "d"), "init_from": "a/model"}
+    said: list[str] = []
+    options, _ = finetuning.finetuned(flags, shape, 1.0, said.append)
+    assert options["block_size"] == 128
+    assert "block_size=128 in place of 256: documents have 5 tokens" in said[0]
+
+
 def test_a_context_without_documents_is_bounded(base: TrainConfig) -> None:
     assert finetuning.window("data/words", 8192, print) == finetuning.MAX_WINDOW
     assert finetuning.window("data/words", 512, print) == 512
