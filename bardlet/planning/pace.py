@@ -31,6 +31,7 @@ class Pace:
     start: int = 0  # iterations that were done before, of a run that has so much time more
     parts: tuple[float, ...] = (1.0,)  # of the time, of a chain's stages
     stages: list[str] = field(default_factory=list, init=False)  # folders of those that have begun
+    first: int = field(default=0, init=False)  # iterations that the first of them has done
     warm: tuple[int, float] | None = field(default=None, init=False)
     decided: bool = field(default=False, init=False)
 
@@ -42,10 +43,12 @@ class Pace:
         if config.out_dir not in self.stages:
             self.stages.append(config.out_dir)
             self.warm, self.decided = None, False
+        student = len(self.stages) > 1
+        if not student:
+            self.first = it
         if self.decided:
             return None
         budget_s = self.budget_s * self.parts[len(self.stages) - 1]
-        student = len(self.stages) > 1
         worth = config.max_iters if student else self.max_iters
         train_s = self.group.of_main(train_s)  # processes that each measured would part
         if self.warm is None:
@@ -62,7 +65,7 @@ class Pace:
         share = max(0.5, 1 - (1 - TRAINING) * max(1.0, slower))
         more = min(worth, int(share * budget_s / each))
         if student:  # which is to be no worse than its teacher, even if that takes longer
-            more = max(more, math.ceil(planned * STUDENT_ITERS[0] / STUDENT_ITERS[1]))
+            more = max(more, min(worth, math.ceil(STUDENT_ITERS[0] * self.first)))
         iters = max(it, self.start + more)
         if abs(more / planned - 1) < DIFFERS:
             return None
