@@ -59,8 +59,12 @@ def verify_resume(
     Both are processes of their own in a temporary folder, with the options of `config` but for how
     far they go. Returns what was compared, JSON values; "equal" says how it came out.
     """
+    from bardlet.planning.chain import stage_of
     from bardlet.training.trial_process import TRIAL
 
+    if config.stages > 1:
+        say(f"of the {config.stages} stages, the first is tried")
+        config = stage_of(config, 1)
     with tempfile.TemporaryDirectory(prefix="bardlet-") as name:
         folder = Path(name)
         options: dict[str, Any] = {

@@ -19,11 +19,13 @@ from bardlet.train import train
 def test_a_run_is_killed_resumed_and_equal(
     dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"dropout": 0.2, "gradient_accumulation_steps": 2}
+    options = {"dropout": 0.2, "gradient_accumulation_steps": 2, "stages": 2}
     config = tiny_config(dataset_folder, tmp_path / "run", max_iters=100_000, **options)
     (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
     code = cli.main(["verify-resume", str(tmp_path / "run.toml"), "--seconds=1", "--json"])
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "of the 2 stages, the first is tried" in printed.err
+    found = json.loads(printed.out)
     assert (code, found["equal"], found["differ"], found["losses_equal"]) == (0, True, [], True)
     assert 0 < found["killed_at"] < found["iters"]
     assert found["bytes"] > 100_000
