@@ -40,9 +40,11 @@ def begun(name: str, timeout_s: float, *, tells: bool = True) -> Path:
     if "," in name:
         raise UsageError(f"dataset={name}: a stream is trained on alone", "Name one dataset")
     folder = find(name)
+    # of its validation text, with which the folder appears, and of its training text
+    locks = streamed.staging_lock(folder), folder / streamed.PREPARING
     since, said = time.monotonic(), not tells
     while not is_begun(folder):
-        if streamed.alive(folder / streamed.PREPARING):
+        if any(map(streamed.alive, locks)):
             since = time.monotonic()
         if time.monotonic() - since > timeout_s:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,8 +44,9 @@ from bardlet.data.text.corpus import Corpus, Source
 from bardlet.data.text.inputs import of_text
 from bardlet.errors import DataError, TrainingError, UsageError
 from bardlet.train import Result, train
-from bardlet.training import feed
+from bardlet.training import feed, streaming
 from bardlet.training.consumer import Consumer
+from bardlet.training.streaming import begun
 
 TOKENS, WIDTH = 700, 16  # of a shard, of a window
 PER_SHARD = (TOKENS - 1) // WIDTH
@@ -259,7 +262,7 @@ def test_a_stream_that_begins_again_is_taken_up_where_a_run_is(
 ) -> None:
     """Also where shards that the run does not need fill what may be on disk."""
     folder = stream(tmp_path / "s").folder
-    run = config(folder, tmp_path / "a", ddp_timeout=5.0)
+    run = config(folder, tmp_path / "a", ddp_timeout=60.0)
     with monkeypatch.context() as patch:
         stop_after(20, patch)
         assert train(run).stopped
@@ -267,12 +270,32 @@ def test_a_stream_that_begins_again_is_taken_up_where_a_run_is(
         stream(folder, shards=2, timeout_s=0.01, fresh=True)
     assert streamed.present(folder) == [0, 1]
     with ThreadPoolExecutor(1) as threads:
-        preparing = threads.submit(stream, folder, shards=2, timeout_s=9.0)
+        preparing = threads.submit(stream, folder, shards=2, timeout_s=60.0)
         train(run)
         preparing.result()
     undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
     train(undisturbed)
     assert_same_end(run, undisturbed)
+
+
+def test_a_run_waits_while_the_validation_text_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for its timeout after that; the clock goes on only while the run sleeps."""
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] > 20:
+            writing.close()
+
+    monkeypatch.setattr(streamed, "POLL_S", 1.0)
+    monkeypatch.setattr(streaming, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    with contextlib.ExitStack() as writing:
+        writing.enter_context(journal.StagingFolder(tmp_path / "s", "").held())
+        with pytest.raises(DataError, match="nothing has begun the stream"):
+            begun(str(tmp_path / "s"), 5.0)
+    assert clock[0] == pytest.approx(26, abs=1)
 
 
 def test_what_is_gone_is_said_and_comes_again(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"train-{index:05d}.bin"
 
 
+def staging_lock(folder: Path) -> Path:
+    """What a process holds while it makes a dataset of that name, or a stream's validation text."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
 def present(folder: Path) -> list[int]:
     """The shards that are on disk, in order."""
     matches = (SHARD.fullmatch(path.name) for path in folder.glob("train-*.bin"))
@@ -95,13 +100,15 @@ def goes_on(folder: Path, info: StreamInfo | None) -> bool:
     return bool(info and there and there.key == info.key)
 
 
-def alive(lock: Path) -> bool:
-    """Whether a process holds the lock; the system lets go of it when the process ends."""
+def alive(lock: Path, patience_s: float = 0.0) -> bool:
+    """Whether a process holds the lock, for all of `patience_s`; the system lets go of it when the
+    process ends.
+    """
     from filelock import FileLock, Timeout
 
     if not lock.exists():
         return False
-    probe = FileLock(lock, timeout=0)
+    probe = FileLock(lock, timeout=patience_s)
     try:
         probe.acquire()
     except Timeout:

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from bardlet.data.dataset.streamed import staging_lock
 from bardlet.errors import DataError
 from bardlet.io.atomic import flush, write_json, write_text
 
@@ -43,7 +44,7 @@ class StagingFolder:
         self.out, self.key, self.replacing = out, key, replacing
         self.patience_s = patience_s
         self.folder = out.with_name(f".{out.name}.partial.tmp")
-        self.lock = out.with_name(f".{out.name}.lock")
+        self.lock = staging_lock(out)
         self.replaced = out.with_name(f".{out.name}.replaced.tmp")
         self.saved = monotonic()
         self.kept = False  # whether there is something to continue from

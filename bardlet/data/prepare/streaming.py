@@ -49,9 +49,9 @@ def prepare_stream(
     check_folder(out)
     collection, options = with_split(collection, options, say)
     key = key_of(collection, options)
-    if streamed.alive(out / streamed.PREPARING):
+    if streamed.alive(out / streamed.PREPARING, streamed.PATIENCE_S):
         raise DataError(f"another process is preparing {out}", "Wait for it, or name another --out")
-    StagingFolder(out, key, replacing).recover()
+    StagingFolder(out, key, replacing, patience_s=streamed.PATIENCE_S).recover()
     there = info_at(out)
     if there and there.key == key and not fresh:
         if there.finished:
@@ -124,7 +124,7 @@ def begin(
     replacing: Replacing, say: Say,
 ) -> None:  # fmt: skip
     """Make the dataset at `out` with all of its validation text, and no text for training."""
-    place = StagingFolder(out, key, replacing)
+    place = StagingFolder(out, key, replacing, patience_s=streamed.PATIENCE_S)
     check_room(collection, options, shards, out)
     with place.held() as noted:
         info = StreamInfo(key=key, shards=shards, shard_tokens=options.shard_tokens, tokens=0)
