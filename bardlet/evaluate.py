@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bardlet import native
@@ -23,6 +24,7 @@ from bardlet.native.training import NativeGPT, fits
 from bardlet.system import sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
+from bardlet.system.exchanges import micro_batcher
 from bardlet.system.memory import MicroBatcher
 
 
@@ -79,24 +81,21 @@ def evaluate(
     else:
         score = on_gpu(model, machine.device, batch_size)
     alone = group.world_size == 1
-    micro_batcher = MicroBatcher(batch_size, can_retry=alone)
-    i = -1
+    parts = micro_batcher(batch_size, model, group, machine.device)
+    if sharding.is_sharded(model):
+        batches = even_batches(batches, batch_size, group.world_size)
     try:
         for i, (idx, targets) in enumerate(batches):
             if i % group.world_size != group.rank:
                 continue
             if alone and stop():
                 raise EvalInterrupted
-            scored = functools.partial(summed, score, machine, end_of_text, idx, targets)
-            nats += micro_batcher.run(scored)
+            scored = functools.partial(summed, score, machine, end_of_text, idx, targets, parts)
+            nats += parts.run(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)
             tokens += len(counted)
             size += int(token_bytes[counted].sum())
-        if sharding.is_sharded(model):
-            if 0 < (i + 1) % group.world_size <= group.rank:  # others gather weights once more
-                nothing = torch.full((1, T), -1)
-                summed(score, machine, end_of_text, torch.zeros_like(nothing), nothing, 1)
-            sharding.release(model)
+        sharding.release(model)
     finally:
         native.scratch.release()  # a large vocabulary's is large
         model.train(was_training)
@@ -110,16 +109,34 @@ def evaluate(
 @torch.no_grad()
 def summed(
     score: torch.nn.Module, machine: Machine, end_of_text: int | None, idx: Tensor,
-    targets: Tensor, size: int,
+    targets: Tensor, parts: MicroBatcher, size: int,
 ) -> float:  # fmt: skip
     """The losses of all tokens of a batch together, computed `size` windows at a time."""
-    total = 0.0
-    for x, y in zip(idx.split(size), targets.split(size), strict=True):
+
+    def nats(idx: Tensor, targets: Tensor) -> float:
+        idx, targets = idx.to(machine.device), targets.to(machine.device)
         with machine.autocast():
-            x, y = x.to(machine.device), y.to(machine.device)
-            _, loss = score(x, y, first=first_seen(x, end_of_text))
-        total += loss.item() * int((y >= 0).sum())
-    return total
+            _, loss = score(idx, targets, first=first_seen(idx, end_of_text))
+        return loss.item() * int((targets >= 0).sum())
+
+    pieces = zip(idx.split(size), targets.split(size), strict=True)
+    return sum(parts.part(nats, *piece) for piece in pieces)
+
+
+def even_batches(
+    batches: Iterable[tuple[Tensor, Tensor]], batch_size: int, processes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches, and of nothing that counts as much as gives all processes equally many passes.
+
+    In each pass of a sharded model every process gathers weights.
+    """
+    left, T = 0, 1
+    for idx, targets in batches:
+        left, (rows, T) = (left or processes) - 1, idx.shape
+        missing = (0, 0, 0, batch_size - rows)
+        yield F.pad(idx, missing), F.pad(targets, missing, value=-1)
+    for _ in range(left):
+        yield torch.zeros(batch_size, T, dtype=torch.int64), torch.full((batch_size, T), -1)
 
 
 def padded_batches(

@@ -213,7 +213,8 @@ def train_step(
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx) and t.micro_batcher.settled
             share = sum(counts[first : first + size]) / counted
-            sums += backward(t, x, y, share, last=last)
+            work = functools.partial(backward, t, share=share, last=last)
+            sums += t.micro_batcher.part(work, x, y)
         return sums
 
     size = t.micro_batcher.size

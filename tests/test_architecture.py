@@ -165,8 +165,8 @@ def test_the_command_line_loads_nothing_heavy(name: str) -> None:
 def test_torch_distributed_and_its_launcher_are_named_in_one_room() -> None:
     users = [n for n in MODULES if any("torch.distributed" in i for i in imported(n))]
     assert users == [
-        "system.distributed", "system.launch_check", "system.meeting", "system.sharding",
-        "system.sharing",
+        "system.distributed", "system.exchanges", "system.launch_check", "system.meeting",
+        "system.sharding", "system.sharing",
     ]  # fmt: skip
 
 

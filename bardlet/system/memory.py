@@ -17,6 +17,7 @@ import torch
 from bardlet.errors import TrainingError, is_out_of_memory
 
 T = TypeVar("T")
+PROVEN = 2  # batches that a size fits in: the second one beside what optimizers keep
 RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # keys of memory.stat
 
 
@@ -26,23 +27,25 @@ class MicroBatcher:
     def __init__(self, size: int, *, can_retry: bool = True, overlap: bool = False) -> None:
         """`can_retry`: no other process waits for this one, which may compute its part again.
 
-        With `overlap`, processes exchange gradients while they compute them, once a size has been
-        seen to fit on all.
+        With `overlap`, processes exchange gradients while they compute them, once a size is proven.
         """
         self.size, self.can_retry, self.overlap = size, can_retry, overlap
-        self.fits = 0  # the size that has done so
+        self.agreed, self.fitted = 0, 0  # the size of all processes, and the batches it fitted in
+
+    @property
+    def proven(self) -> bool:
+        """Whether the size has been seen to fit on all processes, so that they need not ask."""
+        return self.overlap and self.agreed == self.size and self.fitted >= PROVEN
 
     @property
     def settled(self) -> bool:
-        """Whether the last micro-batch exchanges gradients as they come, so that nothing can be
-        computed again.
-        """
-        return not self.can_retry or self.fits == self.size
+        """Whether the last micro-batch exchanges gradients as they come."""
+        return not self.can_retry or self.proven
 
     def settle(self, size: int) -> None:
         """Go on with the smallest size of all processes, with which all are done."""
-        self.size = size
-        self.fits = size if self.overlap else 0
+        self.fitted = self.fitted + 1 if size == self.agreed else 1
+        self.agreed = self.size = size
 
     def run(self, work: Callable[[int], T]) -> T:
         """The result of work(size), computed again at half the size whenever memory runs out.
@@ -57,16 +60,30 @@ class MicroBatcher:
                 if not is_out_of_memory(error):
                     raise
                 if self.size == 1 or self.settled:
-                    raise TrainingError(
-                        f"out of memory with {self.size} sequences at once",
-                        "Lower batch_size, block_size or the model's size",
-                    ) from None
+                    raise too_many(self.size) from None
             # outside the handler, whose traceback holds what is to be freed
-            self.size //= 2
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            warnings.warn(f"out of memory: going on with {self.size} at once", stacklevel=2)
+            self.size = halved(self.size)
+
+    def part(self, work: Callable[..., T], *batch: torch.Tensor) -> T:
+        """The result of work(*batch), a micro-batch of what `run` computes."""
+        return work(*batch)
+
+
+def too_many(size: int) -> TrainingError:
+    """What ends a run whose memory has run out for good."""
+    return TrainingError(
+        f"out of memory with {size} sequences at once",
+        "Lower batch_size, block_size or the model's size",
+    )
+
+
+def halved(size: int) -> int:
+    """Half of it, after memory has run out; gives back what nothing refers to, and warns."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(f"out of memory: going on with {size // 2} at once", stacklevel=3)
+    return size // 2
 
 
 def recompute(blocks: Iterable[torch.nn.Module]) -> None:

@@ -21,7 +21,6 @@ from bardlet.native.training import NativeGPT, fits
 from bardlet.system import device, distributed, memory, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
-from bardlet.system.memory import MicroBatcher
 
 COMPILING = "compiling the model"
 
@@ -71,19 +70,6 @@ def check_shard(config: TrainConfig, processes: int) -> None:
             f"not a multiple of {processes}",
             f"Give --gradient_accumulation_steps={' or '.join(map(str, near))}",
         )
-
-
-def micro_batcher(
-    config: TrainConfig, model: GPT, group: Group, machine: Machine
-) -> MicroBatcher:  # fmt: skip
-    """How many sequences are computed at once, and what happens where memory runs out.
-
-    A sharded model's processes wait for each other in every forward pass.
-    """
-    return MicroBatcher(
-        config.batch_size, can_retry=not sharding.is_sharded(model),
-        overlap=group.overlaps(machine.device),
-    )  # fmt: skip
 
 
 def select(

@@ -48,7 +48,7 @@ def evaluate_pairs(
     """
     token_bytes = torch.from_numpy(dataset.tokenizer.token_bytes())  # (V,)
     alone = group.world_size == 1
-    micro_batcher = MicroBatcher(batch_size, can_retry=alone)
+    micro_batcher = MicroBatcher(batch_size)
     sums = torch.zeros(7, dtype=torch.float64)
     was_training = model.training
     model.eval()

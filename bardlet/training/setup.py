@@ -25,10 +25,11 @@ from bardlet.run.state import DatasetRef, RunState, Scores
 from bardlet.system import device, distributed, meeting, offload, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
+from bardlet.system.exchanges import micro_batcher
 from bardlet.system.memory import MicroBatcher
 from bardlet.training import agreement, expected, resume, tracker
 from bardlet.training.agreement import shares
-from bardlet.training.backend import Backend, micro_batcher, place, select
+from bardlet.training.backend import Backend, place, select
 from bardlet.training.consumer import Consumer
 from bardlet.training.distillation import load_teachers
 from bardlet.training.extension import extend
@@ -215,7 +216,7 @@ def setup(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(feed.batches, pin=machine.device.type == "cuda"),
-        micro_batcher=micro_batcher(config, model, group, machine),
+        micro_batcher=micro_batcher(config.batch_size, model, group, machine.device),
         samples=Samples(config, log, write_samples, main=writes, start=start.iter),
         log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,

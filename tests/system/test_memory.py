@@ -77,12 +77,24 @@ def test_one_sequence_too_many_is_said(
         train(tiny_config(dataset_folder, tmp_path / "run"))
 
 
-def test_micro_batches_of_several_processes_are_not_halved() -> None:
+def test_micro_batches_that_others_wait_for_are_not_halved() -> None:
     def fail(size: int) -> None:
         raise MemoryError
 
     with pytest.raises(TrainingError, match="out of memory with 8 sequences"):
         MicroBatcher(8, can_retry=False).run(fail)
+
+
+def test_a_size_is_proven_by_two_batches() -> None:
+    """The second one has the optimizer's state beside it; gradients are then exchanged at once."""
+    batcher = MicroBatcher(8, overlap=True)
+    for size, settled in ((8, False), (4, False), (4, True)):
+        batcher.settle(size)
+        assert (batcher.size, batcher.settled) == (size, settled)
+    alone = MicroBatcher(8)
+    for _ in range(3):
+        alone.settle(8)
+    assert not alone.settled
 
 
 def test_other_errors_are_their_own() -> None:
