@@ -6,6 +6,7 @@ they are launched at once; for that all shapes and places in memory stay as they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,6 +27,16 @@ class StaticCache(KVCache):
     def __init__(self, cache: KVCache, span: int) -> None:
         self.k, self.v = cache.k[:, :, :, :span], cache.v[:, :, :, :span]
         self.length = torch.zeros((), dtype=torch.int64, device=cache.k.device)
+        self.places = torch.arange(span, device=cache.k.device)
+        self.unfilled = torch.empty(0)
+
+    def begin(self) -> None:
+        """Note what is filled with the next token, (1, span): 0 there and -inf behind it.
+
+        In this form SDPA takes it as it is, and not once more in each layer.
+        """
+        mask = torch.where(self.places <= self.length, 0.0, -math.inf)
+        self.unfilled = mask.to(self.k.dtype)[None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, K, 1, D) keys and values of one layer; all of its places, (B, K, span, D)."""
@@ -34,10 +45,14 @@ class StaticCache(KVCache):
         return self.k[layer], self.v[layer]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of (B, H, 1, D) queries over what is filled of (B, K, span, D); as q."""
-        filled = torch.arange(k.size(2), device=k.device) <= self.length  # (span,)
-        gqa = k.size(1) != q.size(1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=filled[None], enable_gqa=gqa)
+        """Attention of (B, H, 1, D) queries over what is filled of (B, K, span, D); as q.
+
+        Heads that share keys are as queries of one head: a GPU has no fast kernel for both a mask
+        and fewer heads of keys.
+        """
+        shared = q.reshape(q.size(0), k.size(1), -1, q.size(3))  # (B, K, H / K, D)
+        y = F.scaled_dot_product_attention(shared, k, v, attn_mask=self.unfilled)
+        return y.reshape(q.shape)
 
 
 class DecodeStep:
@@ -64,7 +79,9 @@ class DecodeStep:
         return self.logits
 
     def compute(self) -> None:
-        self.logits, _ = self.model(self.idx, cache=self.static, first=self.static.attend)
+        self.static.begin()
+        x = self.model.hidden(self.idx, self.static, self.static.attend)  # (B, 1, C)
+        self.logits = wide_logits(x, self.model.lm_head.weight)
 
     def capture(self, length: int) -> None:
         """Record the step. What it writes while it warms up, the first call writes again."""
@@ -72,3 +89,16 @@ class DecodeStep:
             self.static.length.fill_(length)
             self.compute()
         self.replay = graphs.record(self.compute, self.idx.device)
+
+
+def wide_logits(x: Tensor, weight: Tensor) -> Tensor:
+    """Logits (B, 1, V) float32 of states (B, 1, C) and a head (V, C), as GPT.forward has them.
+
+    A GPU sums products of 16 bits in float32 and can leave them so: the head is read once, in place
+    of being copied to float32 for each token.
+    """
+    if weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16):
+        rows = x[:, 0].to(weight.dtype)  # (B, C)
+        return torch.mm(rows, weight.T, out_dtype=torch.float32)[:, None]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.linear(x.to(wide), weight.to(wide))

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from bardlet.gpu import graphs
 from bardlet.gpu.decoding import DecodeStep
 from bardlet.model import GPT, KVCache
 
@@ -65,7 +66,8 @@ class TorchDecoder:
                 return logits
             except RuntimeError as error:
                 self.captures = False
-                warnings.warn(f"CUDA graphs failed, going on without them: {error}", stacklevel=2)
+                said = f"CUDA graphs failed, going on without them: {graphs.reason(error)}"
+                warnings.warn(said, stacklevel=2)
         return self.model(idx, cache=cache)[0]
 
     def grouped(
