@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 from bardlet.config import TrainConfig
 from bardlet.data.dataset.folder import Dataset
@@ -57,7 +59,8 @@ class Samples:
         if self.write is None or it == self.newest:
             return
         try:
-            texts = self.write(model, dataset, self.config, machine)
+            with any_algorithm():
+                texts = self.write(model, dataset, self.config, machine)
             records = [{"iter": it, "prompt": prompt, "text": text} for prompt, text in texts]
             with self.path.open("ab", buffering=0) as file:  # all of them at once
                 file.write("".join(f"{json.dumps(record)}\n" for record in records).encode())
@@ -70,6 +73,19 @@ class Samples:
             self.failed = True
         finally:
             model.train()
+
+
+@contextlib.contextmanager
+def any_algorithm() -> Iterator[None]:
+    """Let sampling sum as it does elsewhere: torch refuses a GPU's cumulative sum where a run is
+    `deterministic`, whose weights do not depend on samples.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def lines_until(path: Path, it: int) -> list[tuple[str, int]]:

@@ -27,6 +27,7 @@ from bardlet.data.dataset.loader import Prefetcher, batches_of
 from bardlet.errors import TrainingError
 from bardlet.model import GPT
 from bardlet.run import run_folder
+from bardlet.serve.snapshots import write_samples
 from bardlet.system import device
 from bardlet.system.distributed import Group
 from bardlet.train import train, train_step
@@ -291,3 +292,12 @@ def test_samples_and_exports_of_a_run_are_those_of_the_cpu(
     # export compares transformers' logits with the model's before it gives the folder its name
     assert cli.main(["export", config.out_dir, str(tmp_path / "exported")]) == 0
     assert (tmp_path / "exported/model.safetensors").is_file()
+
+
+def test_a_deterministic_run_writes_samples(dataset_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        dataset_folder, tmp_path / "run", **ON_GPU, deterministic=True, sample_interval=4
+    )
+    train(config, write_samples=write_samples)
+    lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["iter"] for line in lines] == [0, 0, 0, 4, 4, 4, 8, 8, 8]

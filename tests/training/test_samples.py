@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from support import assert_same_end, stop_after, tiny_config
+from support import assert_same_end, stop_after, tiny_config, tiny_model
 
 from bardlet.config import TrainConfig
 from bardlet.serve import snapshots
 from bardlet.serve.model import load
 from bardlet.serve.snapshots import write_samples
 from bardlet.train import train
+from bardlet.training.log import Log
+from bardlet.training.samples import Samples
 
 
 def records(config: TrainConfig) -> list[dict[str, Any]]:
@@ -88,3 +90,21 @@ def test_what_goes_wrong_is_said_once_and_ends_no_run(
     assert_same_end(config, plain)
     said = capsys.readouterr().out
     assert said.count("warning: no samples: ") == 1 and "\u4e2d" in said
+
+
+def test_a_deterministic_run_samples_by_any_algorithm(tmp_path: Path) -> None:
+    """torch refuses a GPU's cumulative sum otherwise, and samples would be missing."""
+    config, seen = tiny_config(tmp_path, tmp_path, sample_interval=1), []
+
+    def write(*_: Any) -> list[tuple[str, str]]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return []
+
+    samples = Samples(config, Log(config, main=False), write, main=True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        samples.take(1, tiny_model("gpt2"), *[None] * 2)  # pyright: ignore
+        assert seen == [False] and not samples.failed
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
