@@ -211,23 +211,27 @@ def test_a_loss_that_is_not_finite_is_never_saved(
     assert all(p.isfinite().all() for p in tensors(config).values())
 
 
-ONE_OF_NCCL = """
+ONE_PROCESS = """
 import copy, sys, torch
 import torch.distributed as dist
 from pathlib import Path
 from bardlet.system import distributed
 from bardlet.system.distributed import Group
 
-# torchrun says that there is one process; a group that is said to have two does not step aside
-group, cuda = Group(rank=0, local_rank=0, world_size=2), torch.device("cuda:0")
-with distributed.joined(group, "auto", cuda):
-    assert dist.get_backend() == "nccl" and dist.get_world_size() == 1
-    assert group.sum([1.5, 2.0**40 + 0.25], cuda) == [1.5, 2.0**40 + 0.25]
+# torchrun has started one process; a group that is said to have two does not step aside, and torch
+# is told of the one that is there
+begin = dist.init_process_group
+dist.init_process_group = lambda *args, **how: begin(*args, **{**how, "world_size": 1})
+group, device = Group(rank=0, local_rank=0, world_size=2), torch.device(sys.argv[2])
+with distributed.joined(group, "auto", device):
+    assert dist.get_backend() == {"cuda": "nccl", "cpu": "gloo"}[device.type]
+    assert dist.get_world_size() == 1
+    assert group.sum([1.5, 2.0**40 + 0.25], device) == [1.5, 2.0**40 + 0.25]
     assert group.agree(7) == 7
     torch.manual_seed(0)
-    plain = torch.nn.Linear(8, 3, device=cuda)
-    model = distributed.wrap(copy.deepcopy(plain), group, cuda)
-    x = torch.randn(4, 8, device=cuda)
+    plain = torch.nn.Linear(8, 3, device=device)
+    model = distributed.wrap(copy.deepcopy(plain), group, device)
+    x = torch.randn(4, 8, device=device)
     for last in (False, True):
         with distributed.synced(model, last):
             loss = model(x).square().sum()
@@ -255,8 +259,8 @@ def torchrun(*command: str) -> None:
     reason="this torch has no NCCL",
 )
 def test_one_process_of_nccl(tmp_path: Path) -> None:
-    (tmp_path / "one.py").write_text(ONE_OF_NCCL, encoding="utf-8")
-    torchrun(str(tmp_path / "one.py"), str(tmp_path / "done"))
+    (tmp_path / "one.py").write_text(ONE_PROCESS, encoding="utf-8")
+    torchrun(str(tmp_path / "one.py"), str(tmp_path / "done"), "cuda:0")
     assert (tmp_path / "done").read_text(encoding="utf-8") == "done"
 
 
