@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from bardlet.gpu import attention, loss
+from bardlet.gpu.attention import Kernel
 from bardlet.model import GPT, Mask
 
 
 class GPUModel(nn.Module):
     """A GPT that is called as one with targets; the logits are None where they were in chunks."""
 
-    def __init__(self, model: GPT, *, chunked: bool, blocks: bool) -> None:
+    def __init__(self, model: GPT, *, chunked: bool, blocks: Kernel | None) -> None:
         """`chunked`: the loss in chunks. `blocks`: document masks by FlexAttention, which only a
         compiler makes fast.
         """
@@ -25,7 +26,7 @@ class GPUModel(nn.Module):
         """(Logits (B, T, V) or None, the loss), of what GPT.forward takes."""
         mask: Mask = first
         if self.blocks and first is not None:
-            mask = attention.within_documents(first)
+            mask = attention.within_documents(first, self.blocks)
         if not self.chunked:
             logits, mean = self.model(idx, targets, first=mask)
             return logits, mean
@@ -34,11 +35,12 @@ class GPUModel(nn.Module):
 
 
 def on_gpu(
-    model: GPT, device: torch.device, sequences: int, *, logits: bool = False, blocks: bool = False
-) -> nn.Module:
+    model: GPT, device: torch.device, sequences: int, *, logits: bool = False,
+    blocks: Kernel | None = None,
+) -> nn.Module:  # fmt: skip
     """The model as a GPU computes the loss of so many sequences; elsewhere the model itself.
 
-    `logits` are wanted beside the loss. `blocks` asks for FlexAttention, where it can be.
+    `logits` are wanted beside the loss. `blocks` is the kernel of FlexAttention that is asked for.
     """
     # sharded weights (FSDP2) are whole within the model's own forward only
     if device.type != "cuda" or hasattr(model, "unshard"):
@@ -46,5 +48,5 @@ def on_gpu(
     config = model.config
     chunked = not logits and loss.pays(sequences * config.block_size, config.vocab_size)
     # attention dropout, which gpt2 has, FlexAttention does not
-    blocks = blocks and (config.llama or not config.dropout)
+    blocks = blocks if config.llama or not config.dropout else None
     return GPUModel(model, chunked=chunked, blocks=blocks) if chunked or blocks else model

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import bardlet
-from bardlet.errors import UsageError
+from bardlet.errors import UsageError, is_out_of_memory
 
 # Dense FLOP/s of matrix products in 16 bits and in float32, from the makers' data sheets; TF32 has
 # half of those in 16 bits wherever there is TF32. Variants of other speeds have rows of their own.
@@ -211,11 +211,12 @@ def compile_pays(device_type: str, total_flops: float) -> bool:
 
 def try_compile(
     model: torch.nn.Module, idx: torch.Tensor, machine: Machine, first: torch.Tensor | None = None,
-    **options: Any,
+    name: str = "compiled", **options: Any,
 ) -> torch.nn.Module:  # fmt: skip
     """The model compiled with torch.compile's `options`, or the model itself on failure.
 
-    It is tried forward and backward on idx (B, T), and first as GPT.forward has it.
+    It is tried forward and backward on idx (B, T), and first as GPT.forward has it. `name` is what
+    is tried, for people. Raises what says that memory ran out.
     """
     compiled = torch.compile(model, **options)
     try:
@@ -226,8 +227,11 @@ def try_compile(
             loss.backward()
             loss.item()  # waits for the device: what fails there is to fail here
     except Exception as error:  # whatever a compiler can raise, the run goes on without it
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=2)
+        said = f"torch.compile failed ({name}), going on without it: {reason}"
+        warnings.warn(said, stacklevel=2)
         return model
     finally:
         model.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from bardlet.config import TrainConfig
 from bardlet.errors import UsageError
-from bardlet.gpu import compiling
+from bardlet.gpu import attention, compiling
 from bardlet.gpu.compiling import Compilation, compilations
 from bardlet.gpu.forward import on_gpu
 from bardlet.gpu.graphs import Replay
@@ -128,17 +129,34 @@ def compiled(
 ) -> tuple[torch.nn.Module, str] | None:  # fmt: skip
     """The model compiled in the first way that works, and the way's name; None where none does.
 
-    Document masks are tried by FlexAttention before the dense ones.
+    Document masks are tried by FlexAttention's kernels before the dense ones. Where memory runs
+    out, half the sequences are tried.
     """
-    for blocks in (True, False) if first is not None else (False,):
+    kernels = [] if first is None else attention.kernels(
+        machine.device, machine.dtype, model.config.head_size
+    )  # fmt: skip
+    micro_batcher = memory.MicroBatcher(len(idx))
+    for blocks in (*kernels, None):
         fast = on_gpu(model, machine.device, len(idx), logits=logits, blocks=blocks)
-        if blocks and getattr(fast, "blocks", False) != blocks:
+        if blocks and getattr(fast, "blocks", None) != blocks:
             continue
-        for way in ways:
-            forward = device.try_compile(fast, idx, machine, first, **way.options)
+        # kernels that are not torch's own work or not, however the rest is compiled
+        for way in ways[:1] if blocks and blocks.flash else ways:
+            name = ", ".join(filter(None, (way.name, blocks.name if blocks else "")))
+            attempt = functools.partial(compiled_for, fast, idx, first, machine, name, way)
+            forward = micro_batcher.run(attempt)
             if forward is not fast:
-                return forward, way.name + (", FlexAttention" if blocks else "")
+                return forward, name
     return None
+
+
+def compiled_for(
+    model: torch.nn.Module, idx: torch.Tensor, first: torch.Tensor | None, machine: Machine,
+    name: str, way: Compilation, size: int,
+) -> torch.nn.Module:  # fmt: skip
+    """The model compiled for `size` of the sequences, or the model itself where that fails."""
+    first = None if first is None else first[:size]
+    return device.try_compile(model, idx[:size], machine, first, name, **way.options)
 
 
 def wants_compile(
