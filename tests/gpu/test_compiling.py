@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import tiny_config, tiny_model
 from torch import Tensor, nn
+from torch.nn.attention import flex_attention
 
 from bardlet.data.dataset.loader import first_seen
 from bardlet.gpu import attention
@@ -199,6 +200,34 @@ def test_gradients_through_blocks_are_those_of_the_dense_mask() -> None:
         # equal but for the order of float32 sums
         assert values[0] == pytest.approx(values[1], abs=2e-5)
         assert (grads[0] - grads[1]).norm() < 1e-4 * grads[0].norm()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the compiler itself
+@pytest.mark.parametrize(("block", "backend"), [((128, 128), "AUTO"), ((256, 128), "FLASH")])
+def test_the_way_back_is_one_graph(
+    block: tuple[int, int], backend: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced forward and back as for a GPU, with the loss in chunks, and computed on the CPU by
+    what FlexAttention means: no kernel is compiled.
+    """
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # refuses a CPU's
+    model = tiny_model(family, block_size=160)
+    idx = torch.randint(50, (2, 160), generator=torch.Generator().manual_seed(0))
+    first = first_seen(idx, 7)
+    kernel = Kernel(name="for the test", block=block, backend=backend)
+    fast = GPUModel(model, chunked=True, blocks=kernel)
+    traced = torch.compile(fast, backend="aot_eager", fullgraph=True, dynamic=False)
+    values, grads = [], []
+    for way in (model, traced):
+        model.zero_grad()
+        _, value = way(idx, idx.roll(-1, 1), first=first)
+        value.backward()
+        values.append(value.item())
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # pyright: ignore
+    # equal but for the order of float32 sums
+    assert values[0] == pytest.approx(values[1], abs=2e-5)
+    assert (grads[0] - grads[1]).norm() < 1e-5 * grads[0].norm()
 
 
 @pytest.mark.filterwarnings("ignore")  # that it is slow where it is not compiled
