@@ -24,7 +24,7 @@ from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
 from bardlet.run import lock
-from bardlet.system import device, distributed, sharding
+from bardlet.system import device, distributed, exchanges, sharding
 from bardlet.system.device import seed_generators
 from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
@@ -219,9 +219,7 @@ def train_step(
 
     size = t.micro_batcher.size
     part = t.micro_batcher.run(gradients)
-    if not t.micro_batcher.settled:
-        distributed.average(t.model, t.group)
-        t.micro_batcher.settle(t.group.smallest(t.micro_batcher.size, device))
+    exchanges.settle(t.micro_batcher, t.model, t.group, device)
     totals = t.group.total(torch.cat((part, torch.full_like(part[:1], stop))))  # (2,) or (4,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
         t.log.record(type="event", event="memory", iter=it, batch_size=size)

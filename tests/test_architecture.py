@@ -162,6 +162,13 @@ def test_the_command_line_loads_nothing_heavy(name: str) -> None:
     assert rooms.of_package(used) <= set(LIGHT)
 
 
+def test_the_loop_has_little_code_for_many_processes() -> None:
+    """Lines that ask a group, or a module for several processes."""
+    text = MODULES["train"].read_text(encoding="utf-8")
+    names = re.compile(r"\b(distributed|exchanges|sharding|group)\.")
+    assert len([line for line in text.splitlines() if names.search(line)]) <= 15
+
+
 def test_torch_distributed_and_its_launcher_are_named_in_one_room() -> None:
     users = [n for n in MODULES if any("torch.distributed" in i for i in imported(n))]
     assert users == [

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bardlet.errors import is_out_of_memory
-from bardlet.system import memory, sharding
+from bardlet.system import distributed, memory, sharding
 from bardlet.system.distributed import Group
 from bardlet.system.memory import MicroBatcher
 
@@ -127,6 +127,17 @@ class SharedMicroBatcher(MicroBatcher):
             # outside the handler, whose traceback holds what is to be freed
             self.half = memory.halved(self.size)
             self.parts.leave_out_made()
+
+
+def settle(
+    batcher: MicroBatcher, model: nn.Module, group: Group, device: torch.device
+) -> None:  # fmt: skip
+    """Bring gradients to their mean over all processes, and sizes to the smallest, after a batch
+    whose last pass has not done so.
+    """
+    if not batcher.settled:
+        distributed.average(model, group)
+        batcher.settle(group.smallest(batcher.size, device))
 
 
 def micro_batcher(
