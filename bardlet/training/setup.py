@@ -22,10 +22,9 @@ from bardlet.optim import build_optimizers
 from bardlet.run import checkpoint, run_folder
 from bardlet.run.branch import set_aside
 from bardlet.run.state import DatasetRef, RunState, Scores
-from bardlet.system import device, distributed, meeting, offload, sharding
+from bardlet.system import device, distributed, exchanges, meeting, offload, sharding
 from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
-from bardlet.system.exchanges import micro_batcher
 from bardlet.system.memory import MicroBatcher
 from bardlet.training import agreement, expected, resume, tracker
 from bardlet.training.agreement import shares
@@ -216,7 +215,7 @@ def setup(
         config=config, group=group, machine=machine, dataset=dataset, model=model, backend=backend,
         forward=distributed.wrap(forward, group, machine.device), optimizers=optimizers,
         scaler=scaler, batches=Prefetcher(feed.batches, pin=machine.device.type == "cuda"),
-        micro_batcher=micro_batcher(config.batch_size, model, group, machine.device),
+        micro_batcher=exchanges.micro_batcher(config.batch_size, model, group, machine.device),
         samples=Samples(config, log, write_samples, main=writes, start=start.iter),
         log=log, saver=saver, start=start, wandb_id=tracked.wandb_id if tracked else start.wandb_id,
         guards=Guards(config, log, model.config.vocab_size, start.guards), teachers=teachers.hashes,
