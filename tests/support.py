@@ -83,6 +83,12 @@ def tiny_config(folder: Path, out: Path, family: str = "llama", **changes: objec
 
 
 # what the tests of bad and of hostile input damage: a dataset, and a run of two iterations
+def scheduled(**options: object) -> TrainConfig:
+    """Options whose rate rises to 1 in 10 iterations and falls to 0.1 in 100."""
+    base = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 10, "max_iters": 110}
+    return resolve([("test", {**base, **options})])
+
+
 TEXT = some_text(6000)
 DATA, RUN = Path("data/words"), Path("out/a")
 CHECKPOINT = RUN / "checkpoints" / "iter-00000002"
@@ -111,6 +117,11 @@ def losses(config: TrainConfig, kind: str = "iter") -> list[float]:
 
 def tensors(config: TrainConfig, name: str = "model") -> dict[str, torch.Tensor]:
     return load_file(run_folder.find(Path(config.out_dir), "last") / f"{name}.safetensors")
+
+
+def last_weights(out: Path) -> list[torch.Tensor]:
+    """The parameters of a run's last checkpoint, those of adapters too."""
+    return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
 
 
 def assert_same_end(a: TrainConfig, b: TrainConfig) -> None:

@@ -9,6 +9,7 @@ import torch
 from support import (
     CHARS,
     a_data_folder,
+    last_weights,
     logits,
     silent,
     some_text,
@@ -99,9 +100,6 @@ def test_only_the_adapters_are_trained_and_have_moments(
 def test_a_stopped_run_with_adapters_goes_on_exactly(
     data: Path, source: Path, tmp_path: Path
 ) -> None:
-    def weights(out: Path) -> list[torch.Tensor]:
-        return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
-
     def resume(**flags: object) -> None:
         given = {"init_from": "resume", "out_dir": str(tmp_path / "b"), **flags}
         train(settings.resolve_settings([], given, print), load_pretrained)
@@ -111,7 +109,7 @@ def test_a_stopped_run_with_adapters_goes_on_exactly(
     begun = tiny_config(data, tmp_path / "b", **options(source, **fixed, max_iters=4))
     train(begun, load_pretrained)
     resume(max_iters=8)
-    assert all(map(torch.equal, weights(tmp_path / "a"), weights(tmp_path / "b")))
+    assert all(map(torch.equal, last_weights(tmp_path / "a"), last_weights(tmp_path / "b")))
     with pytest.raises(CheckpointError, match="lora_rank=2, not 3"):
         resume(lora_rank=2, max_iters=9)
 

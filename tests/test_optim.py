@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_model
+from support import scheduled, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bardlet import native
 from bardlet.commands.settings import load_layers, preset_names
-from bardlet.config import TrainConfig, resolve
+from bardlet.config import resolve
 from bardlet.model import GPT
 from bardlet.native import muon
 from bardlet.optim import (
@@ -24,11 +24,6 @@ from bardlet.optim import (
 )
 from bardlet.training.resume import model_config
 from bardlet.training.schedule import make_recordable, set_learning_rate
-
-
-def config(**options: object) -> TrainConfig:
-    base = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 10, "max_iters": 110}
-    return resolve([("test", {**base, **options})])
 
 
 def test_newton_schulz_brings_singular_values_near_one() -> None:
@@ -193,14 +188,14 @@ def test_batched_muon_equals_one_matrix_at_a_time() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_is_in_exactly_one_group(family: str, optimizer: str) -> None:
     model = tiny_model(family)
-    built = build_optimizers(model, config(optimizer=optimizer), "cpu", torch.float32)
+    built = build_optimizers(model, scheduled(optimizer=optimizer), "cpu", torch.float32)
     grouped = [id(p) for o in built for g in o.param_groups for p in g["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
 def test_adamw_groups_are_nanogpts() -> None:
     model = tiny_model("gpt2")
-    (adamw,) = build_optimizers(model, config(weight_decay=0.3), "cpu", torch.float32)
+    (adamw,) = build_optimizers(model, scheduled(weight_decay=0.3), "cpu", torch.float32)
     decayed, kept = adamw.param_groups
     assert {p.dim() for p in decayed["params"]} == {2} and decayed["weight_decay"] == 0.3
     assert {p.dim() for p in kept["params"]} == {1} and kept["weight_decay"] == 0.0
@@ -208,7 +203,7 @@ def test_adamw_groups_are_nanogpts() -> None:
 
 def test_muon_takes_the_blocks_matrices_only(family: str) -> None:
     model = tiny_model(family)
-    adamw, muon = build_optimizers(model, config(optimizer="muon"), "cpu", torch.float32)
+    adamw, muon = build_optimizers(model, scheduled(optimizer="muon"), "cpu", torch.float32)
     names = {id(p): n for n, p in model.named_parameters()}
     taken = {names[id(p)] for p in muon.param_groups[0]["params"]}
     assert taken == {n for n, p in model.named_parameters() if ".h." in n and p.dim() == 2}
@@ -262,7 +257,7 @@ def test_a_rate_that_is_a_tensor_moves_as_far(family: str, monkeypatch: pytest.M
     ends = []
     for on_device in (False, True):
         model = tiny_model(family)
-        options = config(optimizer="muon", learning_rate=1e-2, min_lr=1e-3, muon_lr=0.02)
+        options = scheduled(optimizer="muon", learning_rate=1e-2, min_lr=1e-3, muon_lr=0.02)
         optimizers = build_optimizers(model, options, "cpu", torch.float32)
         if on_device:
             make_recordable(optimizers)

@@ -396,7 +396,7 @@ def test_a_folder_may_have_its_vocabulary_in_gpt2s_files(tmp_path: Path) -> None
 
 
 class Evil:
-    """What a pickle can do to whoever reads it."""
+    """What a pickle can do to the program that reads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -14,6 +14,7 @@ from support import (
     a_ckpt,
     a_data_folder,
     a_run,
+    last_weights,
     some_text,
     stop_after,
     tiny_config,
@@ -94,14 +95,11 @@ def test_an_untrained_step_leaves_the_source_as_it_is(
 
 
 def test_finetuning_is_resumed_exactly(data: Path, source: Path, tmp_path: Path) -> None:
-    def weights(out: Path) -> list[torch.Tensor]:
-        return list(checkpoint.load(run_folder.find(out, "last"))[0].parameters())
-
     for out, stops in (("whole", [6]), ("parts", [3, 6])):
         for stop in stops:
             args = options(data, tmp_path / out, source, max_iters=stop)
             assert cli.main([*args, *(["--resume"] if stop != stops[0] else [])]) == 0
-    pairs = zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True)
+    pairs = zip(last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts"), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

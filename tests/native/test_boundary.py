@@ -202,7 +202,7 @@ def test_a_decoder_outlives_the_thread_that_made_it() -> None:
     expected = text(Decoder(model, 2, torch.float32), 3)
     (decoder,) = in_threads(lambda: Decoder(model, 2, torch.float32))
     for memory in (decoder.packed, decoder.memory):
-        assert len(memory.block) > 1000  # still held, whoever asks
+        assert len(memory.block) > 1000  # still held, seen from any thread
     assert torch.equal(text(decoder, 3), expected)
 
 

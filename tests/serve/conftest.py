@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serve_support import Served, byte_model
 from support import PLAY, tiny_config
 
 import bardlet
@@ -27,3 +29,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def model(folder: Path) -> Model:
     return bardlet.load(folder / "run", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def served(model: Model) -> Iterator[Served]:
+    """The run on a play, served."""
+    one = Served(model)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def served_chat() -> Iterator[Served]:
+    """A model of random bytes that takes conversations, served."""
+    one = Served(byte_model(pairs=True, block_size=64))
+    yield one
+    one.close()

@@ -42,13 +42,6 @@ LONG = {"prompt": "All:", "max_tokens": 20_000}
 
 
 @pytest.fixture(scope="module")
-def served(model: Model) -> Iterator[Served]:
-    one = Served(model)
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
 def served_bytes() -> Iterator[Served]:
     one = Served(byte_model())
     yield one

@@ -29,13 +29,6 @@ def subnormal_numbers() -> None:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    one = Served(byte_model(pairs=True, block_size=64))
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
 def schema() -> Iterator[Any]:
     """Our own description of an application whose texts are short."""
     engine = Engine(byte_model(pairs=True, block_size=64), 8, 64)
@@ -106,7 +99,7 @@ RIGHT = {
 }  # fmt: skip
 
 
-def ask_anything(served: Served, options: settings) -> None:
+def ask_anything(served_chat: Served, options: settings) -> None:
     @options
     @given(
         st.sampled_from(list(RIGHT)), st.dictionaries(st.sampled_from(NAMES), anything, max_size=3),
@@ -115,29 +108,29 @@ def ask_anything(served: Served, options: settings) -> None:
     def ask(path: str, changes: dict[str, Any], raw: bytes | None) -> None:
         began = time.monotonic()
         body = {**RIGHT[path], **changes}
-        status, answer, _ = served.ask("POST", path, body if raw is None else raw)
+        status, answer, _ = served_chat.ask("POST", path, body if raw is None else raw)
         assert status in ANSWERED, (path, status, answer, body)
         assert time.monotonic() - began < SLOWEST
 
     ask()
-    assert served.idle()
+    assert served_chat.idle()
 
 
-def test_any_body_is_answered(served: Served) -> None:
-    ask_anything(served, settings(quick, max_examples=60))
+def test_any_body_is_answered(served_chat: Served) -> None:
+    ask_anything(served_chat, settings(quick, max_examples=60))
 
 
 @pytest.mark.slow
-def test_very_many_bodies_are_answered(served: Served) -> None:
-    ask_anything(served, settings(long, max_examples=20_000))
+def test_very_many_bodies_are_answered(served_chat: Served) -> None:
+    ask_anything(served_chat, settings(long, max_examples=20_000))
 
 
-def test_deep_and_endless_bodies_are_refused(served: Served) -> None:
+def test_deep_and_endless_bodies_are_refused(served_chat: Served) -> None:
     for body in (
         b"[" * 100_000, b'{"prompt":' * 50_000, b'{"seed": ' + b"9" * 10_000 + b"}",
         b'{"prompt": "A", "temperature": 1e999}', b'{"prompt": "A", "temperature": NaN}',
         b'{"prompt": "A", "temperature": -Infinity}', b"\xff\xfe", b"", b"null", b'"prompt"',
         b'{"prompt": "A", "prompt": 3}',
     ):  # fmt: skip
-        status, answer, _ = served.ask("POST", "/v1/completions", body)
+        status, answer, _ = served_chat.ask("POST", "/v1/completions", body)
         assert status == 400 and "error" in answer, (body[:30], status, answer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ from support import PLAY
 from bardlet.analysis import attention
 from bardlet.serve.model import Model
 from bardlet.serve.texts import Texts
-
-
-@pytest.fixture(scope="module")
-def served(model: Model) -> Iterator[Served]:
-    one = Served(model)
-    yield one
-    one.close()
 
 
 def ids_of(model: Model, text: str) -> list[int]:

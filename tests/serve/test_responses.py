@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 import torch
-from serve_support import Served, byte_model
+from serve_support import Served
 
 from bardlet.model import GPT
 from bardlet.serve.model import Model
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    one = Served(byte_model(pairs=True, block_size=64))
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> openai.OpenAI:
-    return served.client()
+def client(served_chat: Served) -> openai.OpenAI:
+    return served_chat.client()
 
 
 def test_a_response_is_the_chats_answer(client: openai.OpenAI) -> None:
@@ -79,8 +71,10 @@ def test_a_streamed_response_is_the_whole_one(client: openai.OpenAI) -> None:
      ({"max_output_tokens": 0}, "max_output_tokens"),
      ({"input": [{"role": "assistant", "content": "A"}]}, "of role user")],
 )  # fmt: skip
-def test_what_a_response_cannot_be(served: Served, options: dict[str, Any], message: str) -> None:
-    status, answer, _ = served.ask("POST", "/v1/responses", {"input": "Hi?", **options})
+def test_what_a_response_cannot_be(
+    served_chat: Served, options: dict[str, Any], message: str
+) -> None:
+    status, answer, _ = served_chat.ask("POST", "/v1/responses", {"input": "Hi?", **options})
     assert status == 400 and message in answer["error"]["message"], answer
 
 
@@ -92,9 +86,11 @@ def hidden(model: GPT, ids: list[int]) -> torch.Tensor:
     return model.transformer["ln_f"](x)[0]
 
 
-def test_embeddings_are_the_mean_of_the_last_states(served: Served, client: openai.OpenAI) -> None:
+def test_embeddings_are_the_mean_of_the_last_states(
+    served_chat: Served, client: openai.OpenAI
+) -> None:
     """In the client's base64 and as numbers, of texts and of ids, by themselves and together."""
-    model: Model = served.engine.model
+    model: Model = served_chat.engine.model
     ids = list(model.prompt("To be"))
     with torch.no_grad():
         expected = hidden(model.gpt, ids).mean(0).numpy()
@@ -115,6 +111,6 @@ def test_embeddings_are_the_mean_of_the_last_states(served: Served, client: open
      ({"input": []}, None), ({"input": [300]}, None), ({"input": "A", "dimensions": 8}, None),
      ({"input": "A", "encoding_format": "int8"}, None), ({"input": [["A"]]}, None), ({}, None)],
 )  # fmt: skip
-def test_what_has_no_embedding(served: Served, body: dict[str, Any], code: str | None) -> None:
-    status, answer, _ = served.ask("POST", "/v1/embeddings", body)
+def test_what_has_no_embedding(served_chat: Served, body: dict[str, Any], code: str | None) -> None:
+    status, answer, _ = served_chat.ask("POST", "/v1/embeddings", body)
     assert (status, answer["error"]["code"]) == (400, code), answer

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ from bardlet.serve.engine import Engine
 from bardlet.serve.model import Model
 from bardlet.serve.schema import ChatBody
 from bardlet.serve.server import Server
-
-
-@pytest.fixture(scope="module")
-def served(model: Model) -> Iterator[Served]:
-    one = Served(model)
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")
