@@ -116,7 +116,11 @@ class ChatTemplate:
         used = {*self.source}.union(*(message["content"] for message in messages))
         spare = [mark for mark in SPARE if mark not in used]
         if len(spare) < 3:
-            raise DataError("the conversation is of characters that are none in Unicode")
+            raise DataError(
+                "the conversation has nearly all characters from U+FDD0 to U+FDEF, three of which "
+                "must be free to mark its answers",
+                "Remove them: Unicode reserves them for programs, and text has none",
+            )
         first, last, broken = spare[:3]
         rendered = self.render(messages, (first, last), broken, prompt=prompt)
         ids: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
