@@ -42,6 +42,8 @@ def describe(config: TrainConfig, planned: dict[str, Any]) -> str:
             f"{times['evaluations']} evaluations {times['evaluations_s']:.1f} s, "
             f"{times['saves']} saves {times['saves_s']:.1f} s"
         )
+    if "chain_s" in times:
+        lines.append(f"stages       {config.stages}, {duration(times['chain_s'])} in all")
     disk = planned["disk"]
     lines.append(
         f"disk         {total(disk, 'free')}: {disk['checkpoints']} checkpoints of "

@@ -19,6 +19,7 @@ from bardlet.errors import DataError
 from bardlet.io.terminal import say
 from bardlet.model import GPT, GPTConfig
 from bardlet.optim import build_optimizers
+from bardlet.planning import chain
 from bardlet.planning.from_model import new_model, of_shape
 from bardlet.planning.pairs import PairSizes, of_longest, pair_sizes
 from bardlet.run import checkpoint
@@ -63,7 +64,9 @@ def plan(config: TrainConfig, seconds: float, shape: GPTConfig | None = None) ->
     taught_flops, taught_bytes = teachers.flops_per_token, teachers.weight_bytes
     del teachers  # the trials have their own, and need the room
     if config.stages > 1:
-        unknown.append(f"the other stages: all of this is of the first of {config.stages}")
+        unknown.append(
+            f"the other stages but for their time: this is of the first of {config.stages}"
+        )
     pairs = pair_sizes(config, dataset, model)
     measured = measured_within(
         config, 0 if dataset else vocab_size, seconds, unknown, shaped=shape is not None
@@ -83,6 +86,9 @@ def plan(config: TrainConfig, seconds: float, shape: GPTConfig | None = None) ->
     if pairs:
         train_tokens = round(len(pairs.train) * of_each)
     passes = PASSES if pairs else 1.0
+    times = time_of(config, dataset, measured, pairs)
+    if times["total_s"] is not None and config.stages > 1:
+        times["chain_s"] = times["total_s"] * chain.in_runs_of_the_first(config)
     computes = ("device", "dtype", "threads", "core", "compiled")
     return {
         **{key: measured[key] for key in computes if key in measured},
@@ -93,7 +99,7 @@ def plan(config: TrainConfig, seconds: float, shape: GPTConfig | None = None) ->
         "train_tokens": train_tokens, "epochs": tokens / train_tokens if train_tokens else None,
         "flops": (model.flops_per_token() * passes + taught_flops) * tokens,
         "memory": memory_of(config, model, optimizers, measured, frozen, pairs),
-        "time": time_of(config, dataset, measured, pairs),
+        "time": times,
         "disk": disk_of(config, checkpoint.size_bytes(model, optimizers), measured),
         "unknown": unknown,
     }  # fmt: skip

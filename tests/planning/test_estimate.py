@@ -29,6 +29,7 @@ from bardlet.run import run_folder
 from bardlet.system import memory
 from bardlet.train import train
 from bardlet.training import trial_process
+from bardlet.training.expected import duration
 
 # the peak of a process that trains, as Linux counts it from its start
 PEAK = """
@@ -155,8 +156,22 @@ def test_teachers_are_counted(dataset_folder: Path, tmp_path: Path) -> None:
     assert alone["memory"]["teachers"] == 0 and alone["unknown"] == []
     assert taught["memory"]["teachers"] == taught["memory"]["weights"]
     assert taught["flops"] == pytest.approx(alone["flops"] * 4 / 3)
-    assert taught["unknown"] == ["the other stages: all of this is of the first of 2"]
+    assert len(taught["unknown"]) == 1 and "of the first of 2" in taught["unknown"][0]
     assert "teachers" in describe(config, taught)
+
+
+@pytest.mark.usefixtures("forked")
+def test_the_time_of_all_stages_is_known(dataset_folder: Path, tmp_path: Path) -> None:
+    own = "4: distill_from=2,3 max_iters=9"
+    config = tiny_config(
+        dataset_folder, tmp_path / "run", max_iters=4, stages=4, stage_iters=6, stage_options=own
+    )
+    found = planned(config)
+    time = found["time"]
+    # a student's iteration with a teacher takes 4/3 of the first one's, with two 5/3
+    expected = time["total_s"] * (4 + 2 * 6 * 4 / 3 + 9 * 5 / 3) / 4
+    assert time["chain_s"] == pytest.approx(expected)
+    assert f"4, {duration(expected)} in all" in describe(config, found)
 
 
 def test_time_is_added_up(dataset_folder: Path, tmp_path: Path) -> None:
