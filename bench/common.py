@@ -220,13 +220,13 @@ def for_nanogpt(dataset: Dataset, work: Path, peer: Path) -> None:
     (work / "configurator.py").symlink_to(peer / "configurator.py")  # it looks here for it
 
 
-def peer_model(out: Path) -> GPT:
-    """The peer's checkpoint in our model."""
+def peer_model(out: Path, name: str = "ckpt.pt") -> GPT:
+    """A checkpoint of the peer's in our model."""
     import torch
 
     from bardlet.model import GPT, GPTConfig
 
-    saved = torch.load(out / "ckpt.pt", map_location="cpu", weights_only=True)
+    saved = torch.load(out / name, map_location="cpu", weights_only=True)
     model = GPT(GPTConfig(family="gpt2", **saved["model_args"]))
     model.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in saved["model"].items()})
     return model

@@ -5,9 +5,9 @@ tests            `pytest -m gpu`
 classic          nanoGPT's recipe, shakespeare-char-classic: losses at 250 and 5,000, and the best
 time_to_loss     shakespeare-char: seconds of the loop to a loss of 1.4697, and of compiling
 throughput       GPT-2 124M, T = 1024: tokens/s, MFU, peak of memory, compiled and not
-techniques       what each is worth: the same run or text with it and without
 sampling         GPT-2 124M at 1 and 64 texts; the tiny models on the GPU and on the CPU
 plan             `plan` and `batch_size=auto` beside what then happens
+techniques       what each is worth: the same run, text or layers with it and without
 peer_classic, peer_throughput, peer_sampling     nanoGPT's own, likewise
 
 A result is a line of JSON behind RESULT, printed as soon as it is known.
@@ -21,6 +21,7 @@ import io
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -150,8 +151,9 @@ def machine(visit: Visit) -> None:
     facts: dict[str, Any] = {**device.versions(), "device": chosen.describe(),
                              "cuda": torch.version.cuda, "cores": os.cpu_count(),
                              "peak_flops": chosen.peak_flops()}  # fmt: skip
+    facts["compiler"] = shutil.which("cc") or shutil.which("gcc")  # which Triton needs
     with contextlib.suppress(Exception):
-        facts["core"] = bool(native.core())
+        facts["core"] = native.library() is not None
     with contextlib.suppress(OSError):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit",
                  "--format=csv,noheader"]  # fmt: skip
@@ -160,15 +162,15 @@ def machine(visit: Visit) -> None:
 
 
 def tests(visit: Visit) -> None:
-    """The tests that are marked gpu, those that compile last; all are skipped where there is none.
+    """The tests that are marked gpu, those that compile or train for long last; all are skipped
+    where there is no GPU.
 
     Each is handed out as it ends, for time may be up before the last.
     """
     root = Path(__file__).resolve().parents[1]
-    files = [
-        f"tests/gpu/test_{name}.py"
-        for name in ("precision", "graphs", "decoding", "gpu", "compiling")
-    ]
+    names = ("gpu/test_precision", "gpu/test_graphs", "gpu/test_decoding", "gpu/test_gpu",
+             "gpu/test_compiling", "test_ways")  # fmt: skip
+    files = [f"tests/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-vv", "-n0", "-rfE",
                "-p", "no:cacheprovider"]  # fmt: skip
     counts: Counter[str] = Counter()
@@ -177,7 +179,7 @@ def tests(visit: Visit) -> None:
         lines = []
         for line in ran.stdout:
             lines.append(line.rstrip())
-            if match := re.match(r"tests/gpu/(\S+) (PASSED|FAILED|SKIPPED|ERROR)", line):
+            if match := re.match(r"tests/(.+?) (PASSED|FAILED|SKIPPED|ERROR)", line):
                 counts[match[2].lower()] += 1
                 result(test=match[1], outcome=match[2].lower())
     bad = ran.returncode not in (0, 5)
@@ -340,6 +342,7 @@ def techniques(visit: Visit) -> None:
         with without(left_out):
             speed = written(shape, vocab_size, visit.device, 1, count)
         result(technique="capture", on=not left_out, texts=1, **speed)
+    document_attention(visit)
     for number, (technique, compiled, preset, options) in enumerate(cases):
         for left_out in ("", technique) if not (visit.quick and compiled) else ():
             visit.forget_peak()
@@ -353,6 +356,70 @@ def techniques(visit: Visit) -> None:
             result(technique=technique, on=not left_out, run=preset, compiled=compiled,
                    ms_per_iteration=median_ms(times), first_iteration_s=times[0] / 1000,
                    peak_bytes=visit.peak())  # fmt: skip
+
+
+def document_attention(visit: Visit) -> None:
+    """Milliseconds of a layer's attention within documents, forward and back, by each kernel.
+
+    On a CPU, which compiles none of them, forward alone.
+    """
+    import torch
+    from torch import Tensor
+
+    from bardlet.gpu import attention
+    from bardlet.model import attend
+    from bardlet.system import device
+
+    B, H, T, D = (1, 2, 256, 16) if visit.quick else (12, 12, 1024, 64)
+    layers, count = (1, 2) if visit.quick else (4, 20)
+    machine = device.choose(visit.device)
+    shapes = [(B, H, T, D)] * 4
+    inputs = [torch.randn(s, device=machine.device, dtype=machine.dtype) for s in shapes]
+    at = torch.arange(T, device=machine.device)
+    first = (at // (T // 4) * (T // 4)).expand(B, T).contiguous()  # four documents in each
+    kernels = attention.kernels(machine.device, machine.dtype, D) or [attention.FLEX]
+    for kernel in (None, *kernels):
+
+        def compute(q: Tensor, k: Tensor, v: Tensor, kernel: Any = kernel) -> Tensor:
+            if kernel is None:
+                dense = ((at >= first.unsqueeze(2)) & (at <= at.unsqueeze(1))).unsqueeze(1)
+                for _ in range(layers):
+                    q = attend(q, k, v, 0.0, dense)
+                return q
+            within = attention.within_documents(first, kernel)
+            for _ in range(layers):
+                q = within(q, k, v)
+            return q
+
+        name = kernel.name if kernel else "dense mask"
+        try:
+            way: Any = compute
+            if visit.gpu:
+                torch.compiler.reset()
+                way = torch.compile(compute, dynamic=False, fullgraph=True)
+            took = seconds_of(visit, way, inputs, count)
+        except Exception as error:  # one that is not there does not end the part
+            result(technique="documents", by=name, failed=str(error)[:300])
+            continue
+        result(technique="documents", by=name, layer_ms=1000 * took / layers)
+
+
+def seconds_of(visit: Visit, way: Callable[..., Any], inputs: list[Any], count: int) -> float:
+    """Seconds of a pass forward and back, the mean of `count` behind three that warm up."""
+    import torch
+
+    *given, slope = inputs
+    began = 0.0
+    for number in range(3 + count):
+        if number == 3:
+            visit.synchronize()
+            began = time.perf_counter()
+        with torch.set_grad_enabled(visit.gpu):
+            y = way(*(x.requires_grad_(visit.gpu) for x in given))
+        if visit.gpu:
+            torch.autograd.grad(y, given, slope)
+    visit.synchronize()
+    return (time.perf_counter() - began) / count
 
 
 def sampling(visit: Visit) -> None:
@@ -421,7 +488,10 @@ def plan(visit: Visit) -> None:
         flags = [*options, f"--device={visit.device}", f"--out_dir={out}"]
         seconds = ["--seconds=0.5"] if visit.quick else []
         said = json.loads(visit.bardlet("plan", preset, *flags, *seconds, "--json"))
-        command = [sys.executable, "-c", PEAK, "train", preset, *flags]
+        # the run takes the sizes that the plan has chosen, and does not try them once more
+        sizes = [f"--{key}={said[key]}" for key in ("batch_size", "gradient_accumulation_steps")]
+        kept = [flag for flag in flags if not flag.startswith("--batch_size")]
+        command = [sys.executable, "-c", PEAK, "train", preset, *kept, *sizes]
         began = time.perf_counter()
         ran = subprocess.run(command, capture_output=True, text=True)
         took = time.perf_counter() - began
@@ -451,23 +521,38 @@ sys.exit(code)
 # --- nanoGPT's
 
 
-# runs the peer's train.py as it is, and then says the most bytes of the GPU that it has held
+# runs the peer's train.py as it is, and then says the most bytes of the GPU that it has held. Of
+# what it would save, the checkpoints after some iterations and the best one are kept
 PEER_TRAIN = """
 import runpy, sys, torch
-peer = sys.argv[1]
+peer, kept = sys.argv[1], sys.argv[2].split(",")
+save, best = torch.save, float("inf")
+
+def keep(state, path):
+    global best
+    loss = float(state["best_val_loss"])
+    names = [str(state["iter_num"])] * (str(state["iter_num"]) in kept) + ["best"] * (loss < best)
+    best = min(best, loss)
+    for name in names:
+        save(state, path.replace("ckpt.pt", "ckpt-" + name + ".pt"))
+
+torch.save = keep
 sys.path.insert(0, peer)
-sys.argv = [peer + "/train.py", peer + "/config/train_shakespeare_char.py", *sys.argv[2:]]
+sys.argv = [peer + "/train.py", peer + "/config/train_shakespeare_char.py", *sys.argv[3:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 print("PEAK", torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
 """
 
 
 def peer_train(
-    visit: Visit, meta: bool, *options: str, heard: Callable[[str], None] = lambda line: None
-) -> tuple[list[str], float]:
-    """The lines of the peer's own training on our tokens, and its seconds from launch to exit.
+    visit: Visit, meta: bool, *options: str, heard: Callable[[str], None] = lambda line: None,
+    kept: tuple[int, ...] = (),
+) -> tuple[list[tuple[float, str]], float]:  # fmt: skip
+    """The lines of the peer's own training on our tokens, each with the seconds since its launch,
+    and its seconds to the exit.
 
     Without `meta` it takes GPT-2's vocabulary, as for its own benchmark. `heard` gets each line.
+    Checkpoints after `kept` iterations, and the best one, are out-peer/ckpt-*.pt.
     """
     sys.path.insert(0, str(Path(__file__).parent))
     import common
@@ -479,32 +564,45 @@ def peer_train(
     if not meta:
         Path("data/shakespeare_char/meta.pkl").unlink()
     compiled = f"--compile={visit.gpu}"
-    words = [f"--device={visit.device}", compiled, "--out_dir=out-peer", "--log_interval=1"]
-    command = [sys.executable, "-c", PEER_TRAIN, str(visit.peer), *words, *options]
+    words = [f"--device={visit.device}", compiled, "--out_dir=out-peer"]
+    names = ",".join(map(str, kept))
+    command = [sys.executable, "-c", PEER_TRAIN, str(visit.peer), names, *words, *options]
     Path("out-peer").mkdir()
     began, lines = time.perf_counter(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace") as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            lines.append(line.rstrip())
-            heard(lines[-1])
+            lines.append((time.perf_counter() - began, line.rstrip()))
+            heard(lines[-1][1])
     if process.returncode:
-        raise SystemExit("\n".join(lines[-30:]))
+        raise SystemExit("\n".join(line for _, line in lines[-30:]))
     return lines, time.perf_counter() - began
 
 
-def peer_times(lines: list[str]) -> list[float]:
-    """The milliseconds of each iteration."""
-    matches = [re.match(r"iter \d+: loss .*?, time ([\d.]+)ms", line) for line in lines]
-    return [float(match[1]) for match in matches if match]
+def peer_times(lines: list[tuple[float, str]]) -> list[float]:
+    """The milliseconds of an iteration, between each two that it logs one after the other.
+
+    What it says itself is of the iterations that it logs, and those wait for all before them.
+    """
+    times, before = [], None
+    for seconds, line in lines:
+        if match := re.match(r"iter (\d+): loss ", line):
+            now = int(match[1]), seconds
+            if before:
+                times.append(1000 * (now[1] - before[1]) / (now[0] - before[0]))
+            before = now
+        elif line.startswith("step "):  # an evaluation lies between
+            before = None
+    return times
 
 
 def peer_classic(visit: Visit) -> None:
-    """Its best loss comes at some 2,000 of 5,000 iterations: the second half is left out, while its
-    schedule stays that of 5,000. What it has saved as its best is scored as our own runs are.
+    """Its own estimates as they come, and then what it has saved at 250 and 5,000 iterations and as
+    its best, scored as our own runs are.
     """
-    small = ["--max_iters=20", "--eval_interval=10", "--eval_iters=2", *SMALL[:5]]
+    small = ["--max_iters=20", "--eval_interval=10", "--eval_iters=2", "--log_interval=1",
+             *SMALL[:5]]  # fmt: skip
     losses: dict[int, tuple[float, float]] = {}
 
     def heard(line: str) -> None:
@@ -513,8 +611,9 @@ def peer_classic(visit: Visit) -> None:
             losses[it] = (train, val)
             result(iter=it, train_loss=train, val_loss=val, estimated=True)
 
-    half = ["--max_iters=2500", "--lr_decay_iters=5000"]
-    lines, took = peer_train(visit, True, *(small if visit.quick else half), heard=heard)
+    kept = (10, 20) if visit.quick else tuple(SEED_LOSSES)
+    usual = ["--always_save_checkpoint=True", *(small if visit.quick else [])]
+    lines, took = peer_train(visit, True, *usual, heard=heard, kept=kept)
     ms = median_ms(peer_times(lines))
     met = next((it for it, loss in sorted(losses.items()) if loss[1] <= TARGET), None)
     result(
@@ -523,26 +622,31 @@ def peer_classic(visit: Visit) -> None:
     )  # fmt: skip
     import common
 
+    from bardlet.config import TrainConfig
     from bardlet.data.dataset.folder import Dataset
-    from bardlet.evaluate import evaluate
     from bardlet.system import device
     from bardlet.system.distributed import Group
+    from bardlet.training.scoring import both_losses
 
     machine = device.choose(visit.device)
-    model = common.peer_model(Path("out-peer")).to(machine.device)
     dataset = Dataset(Path("data/tinyshakespeare"))
-    score = evaluate(model, dataset, "val", batch_size=16, machine=machine, group=Group())
-    result(name="its best, by our scorer", val_loss=score.loss, tokens=score.tokens)
+    config = TrainConfig(batch_size=4 if visit.quick else 64, eval_iters=2 if visit.quick else 200)
+    for name in (*kept, "best"):
+        model = common.peer_model(Path("out-peer"), f"ckpt-{name}.pt").to(machine.device)
+        scores = both_losses(config, model, dataset, machine, Group(), stop=lambda: False)
+        result(scored=name, train_loss=scores.train_loss, val_loss=scores.val_loss,
+               seed=SEED_LOSSES.get(name) if isinstance(name, int) else TARGET)  # fmt: skip
 
 
 def peer_throughput(visit: Visit) -> None:
     shape, count = (SMALL, 14) if visit.quick else (GPT2, 40)
-    options = [*shape, *NO_EVAL, f"--max_iters={count}", "--learning_rate=6e-4"]
+    options = [*shape, *NO_EVAL, f"--max_iters={count}", "--learning_rate=6e-4",
+               "--log_interval=1"]  # fmt: skip
     lines, _ = peer_train(visit, False, *options)
     ms = median_ms(peer_times(lines))
     pairs = [word.removeprefix("--").split("=") for word in shape]
     sizes = {name: int(value) for name, value in pairs if value.isdecimal()}
-    peak = [int(line.split()[1]) for line in lines if line.startswith("PEAK ")]
+    peak = [int(line.split()[1]) for _, line in lines if line.startswith("PEAK ")]
     result(name="nanoGPT, compiled" if visit.gpu else "nanoGPT", ms_per_iteration=ms,
            tokens_per_s=sizes["batch_size"] * sizes["block_size"] * 1000 / ms,
            peak_bytes=peak[-1] if visit.gpu else None)  # fmt: skip
@@ -576,7 +680,7 @@ def peer_sampling(visit: Visit) -> None:
 
 PARTS: dict[str, Callable[[Visit], None]] = {
     "machine": machine, "tests": tests, "classic": classic, "time_to_loss": time_to_loss,
-    "throughput": throughput, "techniques": techniques, "sampling": sampling, "plan": plan,
+    "throughput": throughput, "sampling": sampling, "plan": plan, "techniques": techniques,
     "peer_classic": peer_classic, "peer_throughput": peer_throughput,
     "peer_sampling": peer_sampling,
 }  # fmt: skip

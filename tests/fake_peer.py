@@ -46,18 +46,27 @@ def get_batch(split):
 
 
 get_batch("train")
-every = int(told.get("eval_interval", 250))
-for it in range(int(told.get("max_iters", 5000)) + 1):
-    if it % every == 0:
-        print(f"step {it}: train loss 4.2000, val loss 4.3000")
-    print(f"iter {it}: loss 4.2000, time 1.50ms, mfu -100.00%")
 vocab_size = 50304
 if os.path.exists(f"{data_dir}/meta.pkl"):
     with open(f"{data_dir}/meta.pkl", "rb") as file:
         vocab_size = pickle.load(file)["vocab_size"]
 args = dict(n_layer=1, n_head=2, n_embd=8, block_size=64, vocab_size=vocab_size, bias=False)
 saved = {"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args}
-torch.save(saved, os.path.join(told["out_dir"], "ckpt.pt"))
+
+
+def save(it):
+    state = {**saved, "iter_num": it, "best_val_loss": torch.tensor(4.3)}
+    torch.save(state, os.path.join(told["out_dir"], "ckpt.pt"))
+
+
+every = int(told.get("eval_interval", 250))
+for it in range(int(told.get("max_iters", 5000)) + 1):
+    if it % every == 0:
+        print(f"step {it}: train loss 4.2000, val loss 4.3000")
+        if it and told.get("always_save_checkpoint") == "True":
+            save(it)
+    print(f"iter {it}: loss 4.2000, time 1.50ms, mfu -100.00%")
+save(it)
 ''',
     "data/shakespeare_char/prepare.py": '''
 import os

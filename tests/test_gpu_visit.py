@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
@@ -97,6 +98,9 @@ def test_every_part_has_a_limit_and_the_important_ones_fit() -> None:
     ours = [limit for part, limit in gpu.LIMITS.items() if not part.startswith("peer")]
     assert sum(ours) <= gpu.VISIT_S
     assert gpu.VISIT_S + 60 * 4 + 120 <= 15 * 60, "a second visit, and the machine's start"
+    assert gpu.limits_of(list(gpu.LIMITS), gpu.VISIT_S) == gpu.LIMITS
+    few = {part: gpu.LIMITS[part] for part in ("plan", "techniques")}
+    assert sum(gpu.limits_of(list(few), 240).values()) == pytest.approx(240), "all of a short visit"
 
 
 def test_evaluations_are_reported_while_a_run_trains(
@@ -116,6 +120,38 @@ def test_evaluations_are_reported_while_a_run_trains(
         assert [one["iter"] for one in said] == [250]
         path.write_text(text + 'al", "iter": 9, "train_loss": 1.0, "val_loss": 1.0}\n', "utf-8")
     assert [(one["iter"], one["seed"]) for one in said] == [(250, (1.97, 2.06)), (9, None)]
+
+
+def test_an_iteration_of_the_peer_is_timed_between_two_that_it_logs() -> None:
+    """An evaluation between them does not count, and neither does what the peer says itself."""
+    lines = [
+        (9.0, "step 0: train loss 4.2, val loss 4.3"), (10.0, "iter 0: loss 4.2, time 900.00ms"),
+        (10.5, "iter 10: loss 4.1, time 400.00ms"), (12.0, "saving checkpoint to out"),
+        (12.1, "step 20: train loss 4.0, val loss 4.1"), (12.2, "iter 20: loss 4.0, time 9.00ms"),
+        (12.4, "iter 21: loss 4.0, time 1.00ms"), (13.0, "PEAK 5"),
+    ]  # fmt: skip
+    assert gpu_parts.peer_times(lines) == pytest.approx([50.0, 200.0])
+
+
+def test_checkpoints_of_the_peer_are_kept_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After 250 and 5,000 iterations, and the best one; what it computes is its own."""
+    script = """
+import sys, torch
+for it, loss in ((250, 2.0), (500, 1.5), (750, 1.8), (5000, 1.7)):
+    torch.save({"iter_num": it, "best_val_loss": torch.tensor(loss)}, "ckpt.pt")
+assert sys.argv[2:] == ["--device=cpu"], sys.argv
+"""
+    (tmp_path / "train.py").write_text(script, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "save", torch.save)  # which it replaces
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["-c", ".", "250,5000", "--device=cpu"])
+    exec(gpu_parts.PEER_TRAIN, {})
+    assert capsys.readouterr().out.startswith("PEAK ")
+    kept = {path.name: torch.load(path)["iter_num"] for path in tmp_path.glob("*.pt")}
+    assert kept == {"ckpt-250.pt": 250, "ckpt-5000.pt": 5000, "ckpt-best.pt": 500}
 
 
 def test_the_first_iterations_are_left_out_of_the_median() -> None:
