@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bardlet.config import TrainConfig
 from bardlet.model import GPT
-from bardlet.native import muon
+from bardlet.native import adamw, muon
 from bardlet.system import sharding, sharing
 from bardlet.system.distributed import Group
 from bardlet.system.fastest import Fastest
@@ -61,9 +61,13 @@ class Optimizer(torch.optim.Optimizer):
 
 class AdamW(Optimizer, torch.optim.AdamW):
     move = torch.no_grad()(plain(torch.optim.AdamW.step))
+    scale = 1.0  # of the gradients in the next step, if the core takes it
 
     def step(self, closure: None = None) -> None:  # pyright: ignore
-        self.offload.step(self.move) if self.offload else self.move()
+        if self.offload:
+            self.offload.step(self.move)
+        elif not adamw.step(self):
+            self.move()
 
 
 def build_optimizers(

@@ -24,11 +24,11 @@ from bardlet.config import BUILTIN_INIT, TrainConfig
 from bardlet.data.dataset.loader import dropout_seed, first_seen
 from bardlet.evaluate import EvalInterrupted
 from bardlet.run import lock
-from bardlet.system import device, distributed, exchanges, sharding
+from bardlet.system import device, distributed, exchanges
 from bardlet.system.device import seed_generators
 from bardlet.system.readback import Readback
 from bardlet.system.signals import stop_signals
-from bardlet.training import resume, streaming
+from bardlet.training import gradients, resume, streaming
 from bardlet.training.consumer import Arrival
 from bardlet.training.log import Log
 from bardlet.training.samples import WriteSamples
@@ -200,7 +200,7 @@ def train_step(
         return StepResult(iter=it, lr=lr, read=lambda: [*seen_later.read(), stop])
     idx, targets = (x.to(device, non_blocking=True) for x in (idx, targets))
 
-    def gradients(size: int) -> Tensor:
+    def accumulated(size: int) -> Tensor:
         """Leave the gradient of the mean over the `counted` targets, `size` sequences at a time.
 
         Returns the mean, (1,), and of pairs behind it margins and pairs in order summed, (3,).
@@ -218,7 +218,7 @@ def train_step(
         return sums
 
     size = t.micro_batcher.size
-    part = t.micro_batcher.run(gradients)
+    part = t.micro_batcher.run(accumulated)
     exchanges.settle(t.micro_batcher, t.model, t.group, device)
     totals = t.group.total(torch.cat((part, torch.full_like(part[:1], stop))))  # (2,) or (4,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
@@ -287,8 +287,7 @@ def unscaled_norm(t: Training) -> Tensor:
     """Take float16's scale out of the gradients; their norm, a scalar on the device."""
     for optimizer in t.optimizers:
         t.scaler.unscale_(optimizer)
-    grads = [p.grad for p in t.params if p.grad is not None]
-    return sharding.summed_over_all(torch.nn.utils.get_total_norm(grads))
+    return gradients.total_norm(t.params)
 
 
 def may_step(t: Training, it: int, loss: float, grad_norm: float) -> bool:
@@ -303,7 +302,6 @@ def may_step(t: Training, it: int, loss: float, grad_norm: float) -> bool:
 def step_optimizers(t: Training, norm: Tensor) -> None:
     """Clip the gradients, whose norm is `norm`, and let every optimizer take its step."""
     if t.config.grad_clip:
-        params = [p for p in t.params if p.grad is not None]
-        torch.nn.utils.clip_grads_with_norm_(params, t.config.grad_clip, norm)
+        gradients.clip(t.params, t.optimizers, t.config.grad_clip, norm)
     for optimizer in t.optimizers:
         t.scaler.step(optimizer)

@@ -107,6 +107,8 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
         c_void_p,
     ),
     "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),
+    "bardlet_adamw": (c_void_p, c_int, c_void_p, c_int),
+    "bardlet_norm": (c_void_p, c_int, c_int, c_void_p),
     "bardlet_decode": (
         *[c_void_p] * 3, *[c_int] * 5, *[c_void_p] * 4, c_int, c_void_p,
     ),

@@ -52,6 +52,7 @@ static void primitives() {
     each("exp", [](vec a, vec) { return exp(a); });
     each("erf", [](vec a, vec) { return erf(a * set1(0.03f), exp(a * a * set1(-0.0009f))); });
     each("round", [](vec a, vec) { return round(a); });
+    each("sqrt", [](vec a, vec) { return sqrt(abs(a)); });
     each("max", [](vec a, vec b) { return max(a, b); });
     each("min", [](vec a, vec b) { return min(a, b); });
     each("abs", [](vec a, vec) { return abs(a); });
@@ -256,6 +257,23 @@ static void training(const char* name, Model& model, int bf16_products, int thre
     for (const Matrix& each : matrices)
         stepped.insert(stepped.end(), each.weight, each.weight + each.size());
     record("stepped", stepped);
+    std::vector<float> means(momentum.size()), means_of_squares(momentum.size());
+    std::vector<float> steps(table.size());
+    std::vector<Moments> moments;
+    offset = 0;
+    for (size_t i = 0; i < table.size(); offset += (long)model.tensors[i++].size())
+        moments.push_back({weights[i].data(), &grads[0][offset], &means[offset],
+                           &means_of_squares[offset], &steps[i],
+                           (int64_t)model.tensors[i].size() / W * W, 0.9f, 0.5f});
+    const AdamRule adam{0.01, 0.9, 0.99, 1e-8};
+    double norm;
+    check(bardlet_norm(moments.data(), (int)moments.size(), threads, &norm));
+    for (int step = 0; step < 2; step++)
+        check(bardlet_adamw(moments.data(), (int)moments.size(), &adam, threads));
+    std::vector<float> moved{(float)norm};
+    for (const Moments& each : moments)
+        moved.insert(moved.end(), each.weight, each.weight + each.size);
+    record("moved by AdamW", moved);
 }
 
 // Texts of three prompts, written together and each alone; logits after each prompt.

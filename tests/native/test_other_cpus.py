@@ -31,7 +31,8 @@ TOLERANCE = {"float32": 5e-6, "bfloat16": 3e-2}
 INTEGERS_TOLERANCE = 3e-4
 # integers, floats that are exact by their definition, and sums that are in one order everywhere
 EXACT = (
-    "vector round", "vector max", "vector min", "vector abs", "vector sign", "vector scaled",
+    "vector round", "vector sqrt", "vector max", "vector min", "vector abs", "vector sign",
+    "vector scaled",
     "vector of NaN", "vector nearest", "vector half bits", "vector halves", "float32 products",
     "8 bits", "4 bits",
 )  # fmt: skip

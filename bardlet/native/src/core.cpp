@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <stdexcept>
+#include "adamw.h"
 #include "decode.h"
 #include "muon.h"
 #include "train.h"
@@ -138,6 +139,16 @@ int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int thread
                   [&](auto e) { muon_step<decltype(e)>(matrices, count, *rule, threads, arena); });
         *bytes = (long)arena.used;
     });
+}
+
+// One step of AdamW on `count` parameters.
+int bardlet_adamw(const Moments* moments, int count, const AdamRule* rule, int threads) {
+    return guarded(threads, [&] { adamw_step(moments, count, *rule, threads); });
+}
+
+// The norm of the gradients of `count` parameters together; the rest of `moments` is not read.
+int bardlet_norm(const Moments* moments, int count, int threads, double* norm) {
+    return guarded(threads, [&] { *norm = gradient_norm(moments, count, threads); });
 }
 
 // Token steps; see Decoder. Weights are kept in `bits`: 8 or 4 as integers, else as products take

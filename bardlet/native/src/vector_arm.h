@@ -40,6 +40,7 @@ inline vec max(vec a, vec b) {  // b where one is NaN
 inline vec min(vec a, vec b) {
     return {vbslq_f32(vcltq_f32(a.a, b.a), a.a, b.a), vbslq_f32(vcltq_f32(a.b, b.b), a.b, b.b)};
 }
+inline vec sqrt(vec x) { return {vsqrtq_f32(x.a), vsqrtq_f32(x.b)}; }
 inline vec round(vec x) { return {vrndnq_f32(x.a), vrndnq_f32(x.b)}; }
 inline vec times_power_of_two(vec x, vec n) {
     const auto power = [](float32x4_t n) {

@@ -17,6 +17,7 @@ inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline vec max(vec a, vec b) { return _mm512_max_ps(a, b); }  // b where one is NaN
 inline vec min(vec a, vec b) { return _mm512_min_ps(a, b); }
 inline vec round(vec x) { return _mm512_roundscale_ps(x, 8); }
+inline vec sqrt(vec x) { return _mm512_sqrt_ps(x); }
 inline vec times_power_of_two(vec x, vec n) { return _mm512_scalef_ps(x, n); }
 inline float hsum(vec x) { return _mm512_reduce_add_ps(x); }
 inline float hmax(vec x) { return _mm512_reduce_max_ps(x); }
@@ -53,6 +54,7 @@ inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }
 inline vec round(vec x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+inline vec sqrt(vec x) { return _mm256_sqrt_ps(x); }
 inline vec times_power_of_two(vec x, vec n) {
     const words shift =
         _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), broadcast(127)), 23);
