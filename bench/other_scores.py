@@ -1,12 +1,13 @@
 """What other ways of scoring give trained runs: strides, longer windows, an ensemble.
 
-    python bench/other_scores.py RUN [RUN ...] [--text FILE] [--stride 64] [--windows 1024]
+    python bench/other_scores.py [RUN ...] [--text FILE] [--stride 64] [--windows 1024]
 
-Beside the loss that all figures here are in, over the whole validation split in windows of 256,
-stands what the same weights give where the score is taken otherwise. None of it is a better model:
-with a stride each character has at least 256 - stride characters before it, longer windows
-go beyond what a model was trained with, and an ensemble is several models, the mean of their
-probabilities. In float32, by model.py. The counting rows are those of bench/ngram.py.
+Beside the loss that all figures here are in, over the whole validation split in windows of 256 or
+of a shorter context, stands what the same weights give where the score is taken otherwise. None of
+it is a better model: with a stride each character has at least 256 - stride characters before it,
+longer windows go beyond what a model was trained with, and an ensemble is several models, the
+mean of their probabilities. In float32, by model.py. The counting rows are those of bench/ngram.py.
+Without a run, a demo is trained first.
 """
 
 from __future__ import annotations
@@ -28,22 +29,26 @@ AT_ONCE = 4096  # tokens
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, peer=False, trains=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    parser = common.arguments(__doc__, peer=False, repeats=1)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run")
     parser.add_argument("--stride", type=int, default=64, help="characters scored in each window")
     parser.add_argument("--windows", type=int, default=1024, help="length of the long ones")
     args = parser.parse_args()
-    if not 0 < args.stride <= WINDOWS <= args.windows:
-        parser.error(f"--stride is from 1 to {WINDOWS}, and --windows at least {WINDOWS}")
-    ways = {
-        "val_loss": (WINDOWS, WINDOWS), "strided": (WINDOWS, args.stride),
-        "long": (args.windows, args.windows),
-    }  # fmt: skip
     with common.workspace(args) as work:
         val = work.dataset.splits["val"]
         ids = torch.from_numpy(val.read(0, len(val)).astype(np.int64))
         counted = ngram.count(work.dataset)
-    models = {run: common.our_model(Path(run)) for run in args.runs}
+        if not args.runs:
+            args.runs = [str(work.new("demo"))]
+            work.train_ours("demo", Path(args.runs[0]))
+        models = {run: common.our_model(Path(run)) for run in args.runs}
+    usual = min([WINDOWS, *(model.config.block_size for model in models.values())])
+    if not 0 < args.stride <= usual <= args.windows:
+        parser.error(f"--stride is from 1 to {usual}, and --windows at least {usual}")
+    ways = {
+        "val_loss": (usual, usual), "strided": (usual, args.stride),
+        "long": (args.windows, args.windows),
+    }  # fmt: skip
     if not all(model.config.llama for model in models.values()):
         del ways["long"]  # learnt positions end with the context
     losses = {

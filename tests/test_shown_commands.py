@@ -53,7 +53,7 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 TINY = (
     "--n_layer=1 --n_head=2 --n_embd=32 --block_size=16 --max_iters=2 --eval_iters=1 "
     "--batch_size=2 --gradient_accumulation_steps=1 --log_interval=1 --device=cpu --fresh "
-    "--stages=1 --stage_iters=0"
+    "--stages=1 --stage_iters=0 --stage_options="
 )
 FEW = "--max_iters=1 --gradient_accumulation_steps=1 --eval_iters=1 --device=cpu"
 SHORT = "--max_new_tokens=4 --num_samples=1 --device=cpu"
@@ -137,13 +137,14 @@ BY_HAND = {
 }
 
 TRAINED = every.TRAINED
-ALONE = ("best_loss", "chat", "ngram", "page_speed", "plan_accuracy", "save_cost", "serve_load",
-         "tokenizer_speed", "ways")  # no peer  # fmt: skip
+ALONE = ("best_loss", "chat", "ngram", "other_scores", "page_speed", "plan_accuracy", "save_cost",
+         "serve_load", "tokenizer_speed", "ways")  # no peer  # fmt: skip
 # by script: what makes it small
 BENCH: dict[str, list[str]] = {
     **every.SMALL,
     "chat": ["--pairs=60", "--epochs=0.5", "--layers=1", "--size=32", "--base_iters=2",
              "--held_out=5"],
+    "other_scores": ["--stride=32", "--windows=128", f"--ours_args={TRAINED}"],
     "plan_accuracy": ["--repeats=1", "--cases", "demo", f"--ours_args={TRAINED}"],
     "save_cost": ["--repeats=1", "--iters=4", "--every=2", f"--ours_args={TRAINED} --max_iters=4"],
 }  # fmt: skip
