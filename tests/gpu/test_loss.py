@@ -16,6 +16,7 @@ from bardlet.evaluate import summed
 from bardlet.gpu import loss
 from bardlet.gpu.forward import GPUModel, on_gpu
 from bardlet.system.device import Machine
+from bardlet.system.memory import MicroBatcher
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,8 @@ def test_a_model_is_trained_and_scored_as_it_is(family: str) -> None:
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     cpu = Machine(device=torch.device("cpu"), dtype=torch.float32, why="for the test")
-    scores = [summed(way, cpu, None, idx, targets, 2) for way in (model, fast)]
+    parts = MicroBatcher(2)
+    scores = [summed(way, cpu, None, idx, targets, parts, 2) for way in (model, fast)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6) and math.isfinite(scores[0])
 
 
