@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -53,10 +55,9 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--peer", type=Path)
     args = parser.parse_args()
-    with contextlib.suppress(Exception):  # a part that outlives its visit would slow the next
-        from bardlet.system.signals import stop_with_parent
-
-        stop_with_parent()
+    with contextlib.suppress(OSError, AttributeError):
+        # PR_SET_PDEATHSIG: a part that outlives its visit would slow the next
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
     PARTS[args.part](Visit(args))
 
 

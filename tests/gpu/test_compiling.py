@@ -187,7 +187,7 @@ def test_gradients_through_blocks_are_those_of_the_dense_mask() -> None:
         model = tiny_model(name, block_size=300, n_embd=128).cuda()
         fast = on_gpu(model, idx.device, 2, blocks=FLEX)
         machine = Machine(device=idx.device, dtype=torch.float32, why="for the test")
-        options = {"dynamic": False, "fullgraph": True}
+        options: dict[str, Any] = {"dynamic": False, "fullgraph": True}
         compiled = device.try_compile(fast, idx, machine, first, **options)
         assert compiled is not fast, "it compiles"
         grads, values = [], []
