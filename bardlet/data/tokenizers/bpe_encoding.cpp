@@ -122,20 +122,29 @@ class Cache {
         ShortWord words[2];
     };
 
+    struct Character {  // of three bytes; the last of the ids is their number
+        Id ids[4];
+    };
+
     Cache()
         : shorts(size_t(1) << SHORT_BITS),
           longs(size_t(1) << LONG_BITS),
-          parts(size_t(1) << PART_BITS) {}
+          parts(size_t(1) << PART_BITS),
+          characters(1 << 16) {}
     ShortWord* short_place(uint64_t hash) { return shorts[hash >> (64 - SHORT_BITS)].words; }
     LongWord* long_place(uint64_t hash) { return &longs[hash >> (64 - LONG_BITS)]; }
     // Of parts of words, mostly characters of scripts without spaces.
     ShortWord* part_place(uint64_t hash) { return &parts[hash >> (64 - PART_BITS)]; }
+    Character* character_place(const byte* at) {
+        return &characters[(at[0] & 15) << 12 | (at[1] & 63) << 6 | (at[2] & 63)];
+    }
 
   private:
     static const int SHORT_BITS = 18, LONG_BITS = 16, PART_BITS = 13;
     std::vector<Pair> shorts;
     std::vector<LongWord> longs;
     std::vector<ShortWord> parts;
+    std::vector<Character> characters;
 };
 
 class AnyEncoder {
@@ -192,7 +201,7 @@ class Encoder : public AnyEncoder {
         const byte* text;
         uint32_t size;
         uint64_t low, high;  // its bytes, if it is short
-        void* place;         // in the cache
+        void* place;         // in the cache, null where it is not kept there
     };
 
     const Pattern pattern;
@@ -206,10 +215,24 @@ class Encoder : public AnyEncoder {
 
     // Fills in a word; its place in the cache is on its way from memory then.
     void meet(Word& word, const byte* text, uint32_t size, const byte* end) {
-        word.text = text, word.size = size;
+        word.text = text, word.size = size, word.place = nullptr;
+        if (*text >= 0xE0 && whole.empty() && is_apart(text, text + size)) return;
         if (size > SHORT) return meet_long(word);
         word.place = cache.short_place(meet_short(word, text, size, end));
         prefetch(word.place);
+    }
+
+    // Whether a word is of characters of three bytes that no token spans, as most of Chinese is:
+    // they are looked up one by one sooner than the word, which is mostly new.
+    bool is_apart(const byte* at, const byte* end) const {
+        while (at < end && starts_apart(at, end)) at += 3;
+        return at == end;
+    }
+
+    // Whether what follows here are one such character and then the end or another part.
+    bool starts_apart(const byte* at, const byte* end) const {
+        if ((*at & 0xF0) != 0xE0 || end - at < 3) return false;
+        return end - at == 3 || !merges.may_join(at[2], at[3]);
     }
 
     // Its bytes as two numbers; returns their hash.
@@ -238,33 +261,34 @@ class Encoder : public AnyEncoder {
     }
 
     Id* look_up(Word& word, Id* out) {
-        if (word.size > LONG) return merged(word, out);
-        if (word.size > SHORT) {
-            if (Id* to = look_up_long(word, out)) return to;
-            return keep_long(word, out, merged(word, out));
-        }
+        if (!word.place) return merged(word, out);
+        if (word.size > SHORT) return look_up_long(word, out);
         ShortWord* slots = static_cast<ShortWord*>(word.place);
-        for (ShortWord* slot = slots; slot < slots + 2; slot++)
-            if (slot->low == word.low && slot->high == word.high) {
-                std::memcpy(out, slot->ids, 16);
-                return out + slot->ids[FEW];
-            }
-        if (word.size > FEW) {  // it may have too many ids for a place among the short ones
-            meet_long(word);
-            if (Id* to = look_up_long(word, out)) return to;
+        const auto differs = [&](int i) {
+            return (slots[i].low ^ word.low) | (slots[i].high ^ word.high);
+        };
+        const ShortWord* slot = slots + !differs(1);  // nobody can predict a branch here
+        if (slot->low == word.low && slot->high == word.high) {
+            std::memcpy(out, slot->ids, 16);
+            if (slot->ids[FEW] <= FEW) return out + slot->ids[FEW];
+            meet_long(word);  // it has too many ids for a place among the short ones
+            return look_up_long(word, out);
         }
         Id* to = merged(word, out);
-        if (to - out > long(FEW)) return keep_long(word, out, to);
         slots[1] = slots[0];
-        slots->keep(word.low, word.high, out, to);
+        slots->keep(word.low, word.high, out, std::min(to, out + FEW));
+        if (to - out > long(FEW)) {
+            slots->ids[FEW] = FEW + 1;
+            meet_long(word);
+            keep_long(word, out, to);
+        }
         return to;
     }
 
-    // Null where it is new.
     Id* look_up_long(const Word& word, Id* out) {
         const LongWord* slot = static_cast<LongWord*>(word.place);
         if (slot->size != word.size || std::memcmp(slot->bytes, word.text, word.size))
-            return nullptr;
+            return keep_long(word, out, merged(word, out));
         std::memcpy(out, slot->ids, 64);
         return out + slot->ids[MANY];
     }
@@ -286,12 +310,24 @@ class Encoder : public AnyEncoder {
         }
         const byte *at = word.text, *end = at + word.size;
         while (at < end) {  // in parts that no token spans
+            if (starts_apart(at, end)) {
+                out = character(at, out);
+                at += 3;
+                continue;
+            }
             const byte* to = at + 1;
             while (to < end && merges.may_join(to[-1], *to)) to++;
             out = part(at, uint32_t(to - at), word, out);
             at = to;
         }
         return out;
+    }
+
+    Id* character(const byte* at, Id* out) {
+        auto* place = cache.character_place(at);
+        if (!place->ids[3]) place->ids[3] = Id(merged_short(at, 3, place->ids) - place->ids);
+        std::memcpy(out, place->ids, sizeof(*place));
+        return out + place->ids[3];
     }
 
     Id* part(const byte* text, uint32_t size, const Word& word, Id* out) {

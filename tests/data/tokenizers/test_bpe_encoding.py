@@ -118,6 +118,22 @@ def test_ids_of_all_planes_and_of_random_bytes_are_tiktokens(
             assert core_ids(tokenizer, text) == oracle.encode_ordinary(text), "from its memory"
 
 
+def test_ids_of_words_of_three_byte_characters_are_tiktokens(
+    by_pattern: dict[str, BPETokenizer],
+) -> None:
+    """Whether tokens span them, which some do here, or not; also from its memory."""
+    tokens = by_pattern["gpt2"].tokens()
+    assert any(len(token) > 3 and token[0] >= 0xE4 for token in tokens)
+    draw = random.Random(6)
+    chars = "\u4e2d\u6587\u5b57\u7b26\u4f60\u597d\u4e16\u0e01\u0e02\ud55c\u6625" + "a\u0441 \uff0c"
+    words = ["".join(draw.choices(chars, k=draw.randint(1, 12))) for _ in range(600)]
+    texts = ["\n".join(words[at : at + 20]) for at in range(0, len(words), 20)]
+    for name, tokenizer in by_pattern.items():
+        oracle = theirs(tokenizer)
+        for text in texts + texts:
+            assert core_ids(tokenizer, text) == oracle.encode_ordinary(text), (name, text)
+
+
 @pytest.mark.parametrize("unit", ["a", "ab", "'", " ", "\n", "\u4e2d", "\u0430", "-=", "9"])
 def test_ids_of_endless_words_are_tiktokens(unit: str, by_pattern: dict[str, BPETokenizer]) -> None:
     for name in ("gpt2", "o200k"):
