@@ -4,13 +4,18 @@
 // bpe_encoding.py is its only caller. Where this is not compiled, the tokenizers library has the
 // same ids.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <new>
 #include <queue>
 #include <string>
 #include <unordered_map>
 #include <utility>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "plain_text.h"
 #include "words.h"
@@ -35,6 +40,29 @@ inline uint64_t mixed(uint64_t a, uint64_t b) {
     const uint64_t hash = a * 0x9E3779B97F4A7C15 ^ (b + (a >> 32)) * 0xC2B2AE3D27D4EB4F;
     return (hash ^ hash >> 29) * 0x165667B19E3779F9;
 }
+
+// Memory in pages of 2 MB where the system has them: what is read at random waits less for it.
+template <class T>
+struct LargePages {
+    using value_type = T;
+    LargePages() = default;
+    template <class U>
+    explicit LargePages(const LargePages<U>&) {}
+    T* allocate(size_t count) {
+        const size_t page = size_t(1) << 21, size = (count * sizeof(T) + page - 1) & ~(page - 1);
+        void* at = std::aligned_alloc(page, size);
+        if (!at) throw std::bad_alloc();
+#ifdef __linux__
+        madvise(at, size, MADV_HUGEPAGE);
+#endif
+        return static_cast<T*>(at);
+    }
+    void deallocate(T* at, size_t) { std::free(at); }
+    bool operator==(const LargePages&) const { return true; }
+    bool operator!=(const LargePages&) const { return false; }
+};
+template <class T>
+using Table = std::vector<T, LargePages<T>>;
 
 // Which pair of tokens makes which other: ranks by both ids, in a hash table with linear probing.
 // A slot has 21 bits of each id and 22 of the rank + 1.
@@ -81,7 +109,7 @@ class Merges {
   private:
     static const uint64_t MAX_SLOT = (1 << 22) - 1;
     int bits;
-    std::vector<uint64_t> slots;
+    Table<uint64_t> slots;
     std::vector<uint64_t> maybe;  // by hash, four bits for each slot: most pairs are in none
     std::vector<uint32_t> made;
     std::vector<bool> joints;
@@ -141,8 +169,8 @@ class Cache {
 
   private:
     static const int SHORT_BITS = 18, LONG_BITS = 16, PART_BITS = 13;
-    std::vector<Pair> shorts;
-    std::vector<LongWord> longs;
+    Table<Pair> shorts;
+    Table<LongWord> longs;
     std::vector<ShortWord> parts;
     std::vector<Character> characters;
 };
@@ -171,6 +199,7 @@ class Encoder : public AnyEncoder {
     // how many.
     long encode(const byte* at, const byte* end, void* to) override {
         Id* out = static_cast<Id*>(to);
+        text_end = end;
         const Splitter splitter(pattern, end);
         const byte* ends[BATCH];
         Word words[BATCH];
@@ -182,7 +211,7 @@ class Encoder : public AnyEncoder {
                 split = ends[count - 1];
             }
             for (int i = 0; i < count; i++) {
-                meet(words[i], at, uint32_t(ends[i] - at), end);
+                meet(words[i], at, uint32_t(ends[i] - at));
                 at = ends[i];
             }
             for (int i = 0; i < count; i++) out = look_up(words[i], out);
@@ -209,16 +238,17 @@ class Encoder : public AnyEncoder {
     const Merges merges;
     const std::unordered_map<std::string, uint32_t> whole;
     Cache<Id> cache;
+    const byte* text_end = nullptr;  // of the text that is being encoded
     struct {
         uint64_t low, high;
     } first_bytes[SHORT + 1];  // masks of so many
 
     // Fills in a word; its place in the cache is on its way from memory then.
-    void meet(Word& word, const byte* text, uint32_t size, const byte* end) {
+    void meet(Word& word, const byte* text, uint32_t size) {
         word.text = text, word.size = size, word.place = nullptr;
         if (*text >= 0xE0 && whole.empty() && is_apart(text, text + size)) return;
         if (size > SHORT) return meet_long(word);
-        word.place = cache.short_place(meet_short(word, text, size, end));
+        word.place = cache.short_place(meet_short(word, text, size));
         prefetch(word.place);
     }
 
@@ -236,9 +266,9 @@ class Encoder : public AnyEncoder {
     }
 
     // Its bytes as two numbers; returns their hash.
-    uint64_t meet_short(Word& word, const byte* text, uint32_t size, const byte* end) {
+    uint64_t meet_short(Word& word, const byte* text, uint32_t size) {
         uint64_t low, high;
-        if (end - text >= 16) {
+        if (text_end - text >= 16) {
             low = load(text), high = load(text + 8);
         } else {
             byte copy[16] = {};
@@ -334,7 +364,7 @@ class Encoder : public AnyEncoder {
         if (size > LONG) return merged_long(text, size, out);
         if (size > SHORT || size == word.size) return merged_short(text, size, out);
         Word part;
-        const uint64_t hash = meet_short(part, text, size, word.text + word.size);
+        const uint64_t hash = meet_short(part, text, size);
         ShortWord* slot = cache.part_place(hash);
         if (slot->low == part.low && slot->high == part.high) {
             std::memcpy(out, slot->ids, 16);
