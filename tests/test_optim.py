@@ -67,9 +67,10 @@ def singular_values(matrices: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def hard_cases(rows: int, columns: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The hard matrices of a shape, and their singular values, (N, the shorter side)."""
-    named = hard_matrices(rows, columns)
+def hard_cases(shape: tuple[int, int], part: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The hard matrices of a shape, or some, and their singular values, (N, the shorter side)."""
+    named = hard_matrices(*shape)
+    named = {name: named[name] for name in (SOME if part == "some" else named)}
     return named, singular_values(torch.stack(list(named.values())).double())
 
 
@@ -105,6 +106,23 @@ def orthogonalised(matrices: list[torch.Tensor], dtype: torch.dtype) -> list[tor
     return [-p.detach().double() / math.sqrt(max(1.0, rows / columns)) for p in params]
 
 
+# of shapes that take seconds: the others are these at other scales, or between them
+SOME = ("rank one, noise 0.01", "random", "clustered", "two", "ill-conditioned")
+LARGE = 1 << 19  # weights
+
+
+def shapes_and_parts() -> list[Any]:
+    """Every shape with all hard matrices, the large ones with some each day and all where slow."""
+    params = []
+    for rows, columns in preset_shapes():
+        large, size = rows * columns > LARGE, f"{rows}x{columns}"
+        marks = [pytest.mark.slow] if large else []
+        params.append(pytest.param((rows, columns), "all", id=size, marks=marks))
+        if large:
+            params.append(pytest.param((rows, columns), "some", id=f"{size}, some"))
+    return params
+
+
 @pytest.fixture(params=["torch", "core"])
 def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both implementations of the step in turn."""
@@ -115,15 +133,15 @@ def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return request.param
 
 
-@pytest.mark.parametrize("shape", preset_shapes(), ids=lambda shape: f"{shape[0]}x{shape[1]}")
+@pytest.mark.parametrize(("shape", "part"), shapes_and_parts())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_no_matrix_leaves_the_singular_values_that_a_step_may_have(
-    each_path: str, dtype: torch.dtype, shape: tuple[int, int]
+    each_path: str, dtype: torch.dtype, shape: tuple[int, int], part: str
 ) -> None:
     """In [0, 1.3] all, in [0.7, 1.3] those above 1e-2 of the largest that the quintics reach."""
     if each_path == "core" and not muon.fits(torch.empty(shape), [shape[0]], dtype):
         pytest.skip("this build does not multiply in this dtype")
-    named, values = hard_cases(*shape)
+    named, values = hard_cases(shape, part)
     steps = torch.stack(orthogonalised(list(named.values()), dtype)).float()
     assert steps.isfinite().all()
     results = singular_values(steps)
