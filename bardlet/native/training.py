@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ class NativeGPT(nn.Module):
         self.model = model
         self.bf16 = dtype == torch.bfloat16 and bool(native.core().bardlet_bf16())
         self.named = dict(model.named_parameters())
+        self.sizes = [p.numel() for p in self.named.values()]
+        # where the gradient of each of the core's parameters begins in a block of all of them
+        begins = dict(zip(self.named, accumulate(self.sizes, initial=0), strict=False))
+        if model.config.tied:
+            begins["lm_head.weight"] = begins["transformer.wte.weight"]
+        self.begins = [begins.get(name) for name in native.slots(model.config)]
 
     def forward(
         self, idx: Tensor, targets: Tensor, first: Tensor | None = None, soft: Soft | None = None
@@ -110,6 +117,11 @@ class NativeGPT(nn.Module):
         at, size = native.pointer(soft.targets), soft.targets.size(-1)
         return native.Soft(at, None, size, soft.weight, soft.temperature)
 
+    def addresses(self, block: int) -> ctypes.Array[ctypes.c_void_p]:
+        """The core's table of gradients in a block that begins at this address."""
+        each = (None if begin is None else block + 4 * begin for begin in self.begins)
+        return (ctypes.c_void_p * len(self.begins))(*each)
+
     def peak_flops(self) -> float:
         """FLOP/s that the core's innermost loop reaches here, measured in some hundredths of a
         second.
@@ -124,17 +136,19 @@ class NativeGPT(nn.Module):
         targets: Tensor,
         first: Tensor | None,
         params: Mapping[str, Tensor],
-        grads: list[dict[str, Tensor]],
+        grads: list[Tensor],
         soft: native.Soft,
     ) -> Tensor:
-        """The mean loss; its gradients are left in grads[0], the others are the threads' own."""
+        """The mean loss; its gradients are left in grads[0], the others are the threads' own. Each
+        has all parameters', one after the other.
+        """
         config = self.model.config
         B, T = idx.shape
         dropout = config.dropout if self.model.training else 0.0
         # masks follow torch's generator, which the training loop seeds for every iteration
         seed = int(torch.randint(1 << 31, ())) if dropout else 0
         counted = max(1, int((targets >= 0).sum()))
-        tables = [native.table(each, config) for each in grads]
+        tables = [self.addresses(native.pointer(each)) for each in grads]
         arguments = (
             ctypes.byref(native.Shape.of(config)),
             native.table(params, config),
@@ -143,7 +157,7 @@ class NativeGPT(nn.Module):
             native.pointer(idx, torch.int64), native.pointer(targets, torch.int64),
             native.pointer(first, torch.int64) if first is not None else None, ctypes.byref(soft),
             B, T, counted, dropout, seed, len(tables) or min(native.threads(), B), self.bf16,
-            sum(p.numel() for p in params.values()),
+            sum(self.sizes),
         )  # fmt: skip
         train, result = native.core().bardlet_train, ctypes.c_double()
         train(*arguments, None, ctypes.byref(result))
@@ -171,14 +185,11 @@ class Loss(torch.autograd.Function):
         soft: Soft | None, *params: Tensor,
     ) -> Tensor:  # fmt: skip
         named = dict(zip(model.named, params, strict=True))
-        sizes = [p.numel() for p in params]
-        grads = []
-        for _ in range(min(native.threads(), len(idx))):
-            pieces = torch.empty(sum(sizes)).split(sizes)
-            views = (piece.view_as(p) for piece, p in zip(pieces, params, strict=True))
-            grads.append(dict(zip(named, views, strict=True)))
+        each = range(min(native.threads(), len(idx)))
+        grads = [torch.empty(sum(model.sizes)) for _ in each]
         loss = model.compute(idx, targets, first, named, grads, model.struct(soft))
-        ctx.grads = list(grads[0].values())
+        pieces = grads[0].split(model.sizes)
+        ctx.grads = [piece.view(p.shape) for piece, p in zip(pieces, params, strict=True)]
         return loss
 
     @staticmethod

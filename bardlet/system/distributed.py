@@ -243,7 +243,7 @@ def average(model: torch.nn.Module, group: Group) -> None:
 
 def synced(model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
     """A context for a micro-batch's forward pass: only the last one's gradients are averaged."""
-    if sharded := sharding.root(model):
+    if dist.is_initialized() and (sharded := sharding.root(model)):
         sharded.set_requires_gradient_sync(last)
     if last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
