@@ -205,7 +205,7 @@ def wrap(model: torch.nn.Module, group: Group, device: torch.device) -> torch.nn
     """The model with its gradients averaged over the processes after a backward pass."""
     if group.world_size == 1 or sharding.root(model):  # which sees to that itself
         return model
-    # Buffers are constants; where a first forward pass runs out of memory they were sent twice.
+    # Buffers are constants; where a first forward pass runs out of memory they would be sent twice.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         model, [name for name, _ in model.named_buffers()]
     )
