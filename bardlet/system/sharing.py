@@ -15,8 +15,8 @@ from bardlet.system.sharding import local, span
 
 ROUND = 1 << 24  # numbers that are gathered in a round: 64 MB in float32
 # Ways to share matrices out: to owners, with exchanges of bounded size or in a single one; or to
-# nobody, so that all processes compute all. The bits are the same, but for a GPU whose kernels
-# round otherwise in batches of another size.
+# nobody, so that all processes compute all. The bits are the same, but for products
+# that round otherwise in batches of another size: on GPUs, and in torch on some CPUs.
 ROUNDS, ONCE = "exchanged in rounds", "exchanged at once"
 EVERYWHERE = "computed by every process"
 

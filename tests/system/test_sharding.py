@@ -140,7 +140,7 @@ def test_saved_by_two_it_goes_on_by_two_and_alone(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "how"), [(2, "full"), (4, "node")])
-def test_ways_to_share_matrices_out_change_no_bit(
+def test_ways_to_share_matrices_out_differ_by_rounding(
     processes: int, how: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two processes and of two nodes of two: rows exchanged by parts, at once, or by all."""
@@ -159,8 +159,10 @@ def test_ways_to_share_matrices_out_change_no_bit(
             started(run)
 
     as_ranks(processes, work, kill_after_s=600)
-    for run in runs[1:]:
-        assert_same_end(runs[0], run)
+    for run in runs[1:]:  # of products in batches of other sizes
+        assert_equal_runs(runs[0], run)
+        for name, tensor in tensors(runs[0]).items():
+            torch.testing.assert_close(tensors(run)[name], tensor, rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow
