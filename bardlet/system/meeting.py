@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -25,6 +27,12 @@ START_S = 600.0  # that processes wait for each other
 PAUSE_S = 0.02  # between looks for processes that have not come yet
 READ_S = 30.0  # that the main process waits for others to read why it ends
 AGAIN = "again-"
+LINGERS_S = 20.0  # that a launcher has to end by itself
+KILL_LATER = """
+import signal, sys, time
+time.sleep(float(sys.argv[2]))
+signal.pidfd_send_signal(int(sys.argv[1]), signal.SIGKILL)
+"""
 turns = itertools.count()  # of one process, so that what is told has a key of its own
 
 
@@ -66,14 +74,24 @@ def end_launcher() -> None:
     """Ask this machine's launcher to end, where it may not start its processes again.
 
     One that is cut off from the others does not see its own processes end: it waits for the network
-    as long as the system does, some 15 minutes.
+    as long as the system does, some 15 minutes. Python hears a signal only between the calls of its
+    main thread, which may be the one that waits: on Linux the launcher is then killed, by a process
+    that outlives this one.
     """
     restarts, allowed = (
         int(os.environ.get(f"TORCHELASTIC_{name}", "0"))
         for name in ("RESTART_COUNT", "MAX_RESTARTS")
     )
-    if launcher() and restarts >= allowed:
-        os.kill(os.getppid(), signal.SIGTERM)
+    if not launcher() or restarts < allowed:
+        return
+    if hasattr(os, "pidfd_open"):
+        parent = os.pidfd_open(os.getppid())
+        subprocess.Popen(
+            [sys.executable, "-c", KILL_LATER, str(parent), str(LINGERS_S)], pass_fds=[parent],
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    os.kill(os.getppid(), signal.SIGTERM)
 
 
 def opened() -> dist.Store:

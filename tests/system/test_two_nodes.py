@@ -181,7 +181,7 @@ def test_a_node_that_is_cut_off_ends_both(
         cut = time.monotonic()
         (code_a, said_a), (code_b, said_b) = (each.ended(BOUND_S) for each in both)
         assert time.monotonic() - cut < BOUND_S
-    assert (code_a, code_b) == (1, 1)
+    assert code_a == 1 and code_b in (1, -signal.SIGKILL)  # where it waits inside the store
     (line,) = said_a
     assert line.startswith("bardlet: process 1 of 2 on node-b gives no sign of life")
     (line,) = said_b
@@ -190,7 +190,8 @@ def test_a_node_that_is_cut_off_ends_both(
     assert done % 10 == 0 and done >= 10  # saved in time, not at the end
     train(replace(config, max_iters=done + 5))
     network.link("b", "up")
-    with launched(network, replace(config, max_iters=done + 10), "--nnodes=2") as both:
+    longer = replace(config, max_iters=done + 10, init_from="resume")
+    with launched(network, longer, "--nnodes=2") as both:
         assert [each.ended(300) for each in both] == [(0, []), (0, [])]
     assert_ends_equal(config, tmp_path)
 
