@@ -119,18 +119,32 @@ inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps
     _tile_stored(3, sums[SIDE] + SIDE, LINE);
 }
 
-// Write x (depth, columns) column by column, each of `depth` elements.
+// Write x (depth, columns) column by column, each of `depth` elements. Both are multiples of BLOCK.
 inline void pack_for_tiles(const bf16* x, long stride, int depth, int columns, bf16* out) {
-    for (int n = 0; n < columns; n += SIDE)
-        for (int k = 0; k < depth; k += BLOCK) {
-            words block[SIDE];
-            for (int i = 0; i < SIDE; i++) {
-                const bf16* row = x + (k + 2 * i) * stride + n;
-                block[i] = two_rows(row, row + stride);
-            }
-            transpose(block);
-            for (int i = 0; i < SIDE; i++) store_words(out + (long)(n + i) * depth + k, block[i]);
+    constexpr int EIGHT = 8;  // numbers in 128 bits
+    // three of these: 8 by 8 numbers change places in each quarter of the registers
+    auto mix = [](const words(&x)[EIGHT], words(&y)[EIGHT]) {
+        for (int i = 0; i < EIGHT / 2; i++) {
+            y[2 * i] = _mm512_unpacklo_epi16(x[i], x[EIGHT / 2 + i]);
+            y[2 * i + 1] = _mm512_unpackhi_epi16(x[i], x[EIGHT / 2 + i]);
         }
+    };
+    for (int first = 0; first < columns; first += BLOCK)  // whole lines of 32 rows at once
+        for (int k = 0; k < depth; k += BLOCK)
+            for (int n = first; n < first + BLOCK; n += EIGHT) {
+                words a[EIGHT], b[EIGHT];
+                for (int i = 0; i < EIGHT; i++) {
+                    auto row = [&](int j) {
+                        return _mm_loadu_si128((const __m128i*)(x + (k + i + j) * stride + n));
+                    };
+                    a[i] = _mm512_castsi128_si512(row(0));
+                    a[i] = _mm512_inserti32x4(a[i], row(EIGHT), 1);
+                    a[i] = _mm512_inserti32x4(a[i], row(2 * EIGHT), 2);
+                    a[i] = _mm512_inserti32x4(a[i], row(3 * EIGHT), 3);
+                }
+                mix(a, b), mix(b, a), mix(a, b);
+                for (int i = 0; i < EIGHT; i++) store_words(out + (long)(n + i) * depth + k, b[i]);
+            }
 }
 
 // gemm() of gemm.h for A's steps side by side. A row's sums do not depend on the rows beside it.
