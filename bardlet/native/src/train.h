@@ -21,7 +21,7 @@ struct Activations {
     float* log_sums;         // (sequences, heads, T) of attention's softmax
     E *a1, *qkv, *rotated,
         *o;          // normed input; queries, keys, values; rotated queries and keys; heads' output
-    E *a2, *fc, *h;  // normed input; before and after the activation
+    E *a2, *fc, *h;  // normed input; before the activation, then its slopes; after it
 };
 
 struct Batch {
@@ -76,7 +76,7 @@ class Worker {
         const long widest = std::max({(long)s.gated(), (long)s.qkv(), C, (long)s.padded_vocab()});
         dx = arena.take<float>(M * C);
         dx_e = arena.take<E>(M * C);
-        d_small = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
+        d_small = arena.take<E>(M * s.heads * D);
         d_wide = arena.take<E>(M * std::max(s.gated(), s.qkv())),
         packed_dy = arena.take<E>(M * widest);
         packed_x = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
@@ -145,6 +145,33 @@ class Worker {
         });
     }
 
+    // a.h (M, hidden), and in a.fc (M, gated) what the gradient of h is multiplied by to be that of
+    // the activation's input.
+    void activated(Activations<E>& a, const Packed<E>& w, const float* bias, int M) const {
+        const int C = s.width, F = s.hidden, N = s.gated();
+        const vec one = set1(1.0f), half = set1(0.5f);
+        if (!s.llama) {
+            multiply(a.a2, C, w.forward, M, N, C, [&](int m, int n, vec x) {
+                if (bias) x += load(bias + n);
+                const vec z = x * set1(0.70710678f), bell = exp(-z * z);
+                const vec share = half * (one + erf(z, bell));
+                store(a.h + (long)m * F + n, x * share);
+                store(a.fc + (long)m * N + n, fma(x * set1(0.39894228f), bell, share));
+            });
+            return;
+        }
+        linear(a.a2, w, bias, M, N, C, a.fc);
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < F; i += W) {
+                E* at = a.fc + (long)m * N + i;
+                const vec x = load(at), up = load(at + F);
+                const vec sigmoid = one / (one + exp(-x)), gate = x * sigmoid;
+                store(a.h + (long)m * F + i, gate * up);
+                store(at, up * sigmoid * fma(x, one - sigmoid, one));
+                store(at + F, gate);
+            }
+    }
+
     // Dropout's sites: the embedding, each layer's two outputs into the residual stream, and for
     // gpt2 each head's attention, whose rows are queries and whose columns are keys.
     enum { EMBEDDING };
@@ -191,11 +218,7 @@ class Worker {
             for (int m = 0; m < M; m++)
                 a.scale2[m] = norm_row(s, a.x2 + (long)m * C, p.at(l, LN2), p.at(l, LN2_B),
                                        a.a2 + (long)m * C, a.mean2[m]);
-            linear(a.a2, w.fc[l], p.at(l, FC_B), M, s.gated(), C, a.fc);
-            for (int m = 0; m < M; m++)
-                for (int i = 0; i < s.hidden; i += W)
-                    store(a.h + (long)m * s.hidden + i,
-                          activate(s, a.fc + (long)m * s.gated() + i));
+            activated(a, w.fc[l], p.at(l, FC_B), M);
             linear_onto(after_mlp(l), a.h, w.out[l], p.at(l, OUT_B), a.x2, M, C, s.hidden, next);
         }
         for (int m = 0; m < M; m++)
@@ -539,12 +562,11 @@ class Worker {
             Activations<E>& a = layers[l];
             round_dx(after_mlp(l), M);
             weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
-            linear_backward(dx_e, w.out[l], M, C, F, d_small);
-            for (int m = 0; m < M; m++)
-                for (int i = 0; i < F; i += W)
-                    activation_backward(a.fc + (long)m * s.gated() + i,
-                                        load(d_small + (long)m * F + i),
-                                        d_wide + (long)m * s.gated() + i);
+            multiply(dx_e, C, w.out[l].back, M, F, C, [&](int m, int n, vec v) {
+                const long at = (long)m * s.gated() + n;
+                store(d_wide + at, v * load(a.fc + at));
+                if (s.llama) store(d_wide + at + F, v * load(a.fc + at + F));
+            });
             weight_gradient(d_wide, s.gated(), a.a2, M, s.gated(), C, g.at(l, FC), g.at(l, FC_B));
             linear_backward(d_wide, w.fc[l], M, s.gated(), C, dx_e);
             norm_backward(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B),
@@ -568,19 +590,6 @@ class Worker {
             norm_backward(a.x1, a.scale1, a.mean1, dx_e, p.at(l, LN1), g.at(l, LN1), g.at(l, LN1_B),
                           M);
         }
-    }
-
-    // The gradient before the activation from the one after, W elements.
-    void activation_backward(const E* x, vec d, E* d_x) {
-        const vec a = load(x), one = set1(1.0f);
-        if (s.llama) {
-            const vec sigmoid = one / (one + exp(-a)), up = load(x + s.hidden);
-            store(d_x, d * up * sigmoid * fma(a, one - sigmoid, one));
-            store(d_x + s.hidden, d * a * sigmoid);
-            return;
-        }
-        const vec z = a * set1(0.70710678f), bell = exp(-z * z);
-        store(d_x, d * fma(a * set1(0.39894228f), bell, set1(0.5f) * (one + erf(z, bell))));
     }
 };
 
