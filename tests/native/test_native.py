@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,30 @@ def test_loss_and_gradients_are_the_models(build: str, config: GPTConfig) -> Non
             assert (p.grad - q.grad).norm() <= tolerance * q.grad.norm(), name
         with torch.no_grad():
             assert core(idx, targets)[1].item() == got.item()
+
+
+@each_shape
+def test_gradients_owe_nothing_to_what_was_in_memory(
+    build: str, config: GPTConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread's first chunk of sequences begins them, later ones add to them."""
+    idx, targets = batch(config, size=1 + 1100 // config.block_size)  # three chunks
+    expected, empty = random_model(config), torch.empty
+    reference(expected, idx, targets)
+    for threads in (1, 2):
+        monkeypatch.setattr(native, "threads", lambda threads=threads: threads)
+        model = random_model(config)
+        with monkeypatch.context() as patch:
+
+            def filled(*size: int, **how: Any) -> torch.Tensor:
+                x = empty(*size, **how)
+                return x.fill_(float("nan")) if x.is_floating_point() else x
+
+            patch.setattr(torch, "empty", filled)
+            NativeGPT(model, torch.float32)(idx, targets)[1].backward()
+        for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            assert (p.grad - q.grad).norm() <= 1e-5 * q.grad.norm(), name
 
 
 @each_shape

@@ -90,12 +90,14 @@ class Worker {
     }
 
     // Sum of the losses of the batch's sequences [first, first + B); adds the gradients of the
-    // batch's mean loss to g.
+    // batch's mean loss to g, or begins with them.
     double sequences(const Weights<E>& w, Params p, Params g, const float* rotary,
-                     const Batch& batch, long first, int B) {
+                     const Batch& batch, long first, int B, bool begins) {
         const int M = B * T;
         const int64_t* idx = batch.idx + first * T;
         first_row = first * T;
+        fresh = begins;
+        if (grad && fresh) clear(g);
         earliest = batch.earliest ? batch.earliest + first * T : nullptr;
         const double loss = forward(w, p, rotary, idx, batch.targets + first * T, B, batch.counted);
         if (grad) {
@@ -117,11 +119,28 @@ class Worker {
     const Dropout dropout;
     const Soft soft;
     long first_row = 0;                 // of the batch's rows, the first that this chunk has
+    bool fresh = false;                 // whether gradients of matrices begin with this chunk
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Activations<E>> layers;
     float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
     E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
+
+    // Zeros for all gradients but those that weight_gradient begins.
+    void clear(Params g) const {
+        const long C = s.width;
+        auto zero = [](float* at, long n) {
+            if (at) memset(at, 0, sizeof(float) * n);
+        };
+        if (g[WTE] != g[HEAD]) zero(g[WTE], s.vocab * C);
+        zero(g[WPE], s.context * C), zero(g[LNF], C), zero(g[LNF_B], C);
+        for (int l = 0; l < s.layers; l++) {
+            for (int norm : {LN1, LN1_B, LN2, LN2_B}) zero(g.at(l, norm), C);
+            zero(g.at(l, QKV_B), s.qkv()), zero(g.at(l, PROJ_B), C);
+            zero(g.at(l, QN), s.head), zero(g.at(l, KN), s.head);
+            zero(g.at(l, FC_B), s.gated()), zero(g.at(l, OUT_B), C);
+        }
+    }
 
     static void add_row(float* to, const float* from, int n) {
         for (int i = 0; i < n; i += W) store(to + i, load(to + i) + load(from + i));
@@ -531,7 +550,7 @@ class Worker {
         multiply_transposed(packed_dy, (long)M * NR, packed_x, (long)M * NR, N, K, M / PAIR<E>,
                             [&](int m, int n, vec v) {
                                 float* at = d_w + (long)m * K + n;
-                                store(at, load(at) + v);
+                                store(at, fresh ? v : load(at) + v);
                             });
         if (d_bias)
             for (int m = 0; m < M; m++)
@@ -616,12 +635,14 @@ double train_step(const Shape& s, Params p, Params* gradients, const float* rota
         [[maybe_unused]] const Tiles tiles;
         while (weights.pack_one(s, p, next.fetch_add(1), t)) {
         }
-        if (grad) memset(gradients[t][WTE], 0, sizeof(float) * grad_size);
         barrier.wait();
         const Slice mine(batch.B, t, threads);
+        if (grad && mine.first == mine.last)
+            memset(gradients[t][WTE], 0, sizeof(float) * grad_size);
         for (long b = mine.first; b < mine.last; b += chunk)
             losses[t] += workers[t].sequences(weights, p, grad ? gradients[t] : Params{}, rotary,
-                                              batch, b, (int)std::min((long)chunk, mine.last - b));
+                                              batch, b, (int)std::min((long)chunk, mine.last - b),
+                                              b == mine.first);
         if (!grad) return;
         barrier.wait();
         const Slice part(grad_size, t, threads);
