@@ -83,7 +83,7 @@ struct Quantised {
             for (int k = 0; k < GROUP; k += 4)
                 for (int r = 0; r < NR; r++, to += 2)
                     for (int i = 0; i < 2; i++)
-                        to[i] = (uint8_t)(q[r][k + i] + 8 | (q[r][k + i + 2] + 8) << 4);
+                        to[i] = (uint8_t)((q[r][k + i] + 8) | (q[r][k + i + 2] + 8) << 4);
     }
 
     // The scale of 32 weights, as a float of 16 bits, with their integers in q.
