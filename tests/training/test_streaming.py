@@ -162,6 +162,7 @@ def dying(cls: type, method: str, at: int | None) -> None:
 
 @forks
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kills_of_both_sides_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
