@@ -243,7 +243,9 @@ def test_what_is_compiled_is_what_runs(
     """Masks make another graph: compiled for the plain one it would be compiled again, untried."""
     tried: list[bool] = []
 
-    def try_compile(model: GPT, idx: torch.Tensor, machine: object, first: object) -> GPT:
+    def try_compile(
+        model: GPT, idx: torch.Tensor, machine: object, first: object, name: str
+    ) -> GPT:  # fmt: skip
         tried.append(first is not None)
         return model
 
