@@ -257,12 +257,14 @@ static void training(const char* name, Model& model, int bf16_products, int thre
     for (const Matrix& each : matrices)
         stepped.insert(stepped.end(), each.weight, each.weight + each.size());
     record("stepped", stepped);
+    // not the gradients above: where one is near zero, AdamW steps as far whatever its rounding
+    std::vector<float> made = random_numbers((long)momentum.size(), 0.01f);
     std::vector<float> means(momentum.size()), means_of_squares(momentum.size());
     std::vector<float> steps(table.size());
     std::vector<Moments> moments;
     offset = 0;
     for (size_t i = 0; i < table.size(); offset += (long)model.tensors[i++].size())
-        moments.push_back({weights[i].data(), &grads[0][offset], &means[offset],
+        moments.push_back({weights[i].data(), &made[offset], &means[offset],
                            &means_of_squares[offset], &steps[i],
                            (int64_t)model.tensors[i].size() / W * W, 0.9f, 0.5f});
     const AdamRule adam{0.01, 0.9, 0.99, 1e-8};
