@@ -178,6 +178,7 @@ class Engine:
                     self.stats.failures += 1
                     self.fail(error)
                     self.completer = self.fresh()
+            del orders, work  # an idle engine would keep the last texts
         for call in [order for order in self.orders if isinstance(order, Call)]:
             with contextlib.suppress(BaseException):
                 call.done(Closed())

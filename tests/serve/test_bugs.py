@@ -371,6 +371,21 @@ def test_nothing_is_kept_of_a_request(served: Served) -> None:
     assert alive() <= before and not served.engine.jobs and not served.engine.orders
 
 
+def test_an_idle_engine_keeps_no_job(served: Served) -> None:
+    served.ask("POST", "/v1/completions", {"prompt": "All:", "max_tokens": 7})
+    assert served.idle()
+    until = time.monotonic() + 60
+
+    def kept() -> list[Job]:
+        gc.collect()
+        jobs = [each for each in gc.get_objects() if type(each) is Job]
+        return [j for j in jobs if j.completions[0].request.max_new_tokens == 7]
+
+    while kept() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not kept()
+
+
 # --- 20: more threads than processors
 
 
