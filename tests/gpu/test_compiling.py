@@ -17,7 +17,7 @@ from bardlet.gpu import attention
 from bardlet.gpu.attention import FLEX, Kernel
 from bardlet.gpu.compiling import compilations
 from bardlet.gpu.forward import GPUModel, on_gpu
-from bardlet.model import attend
+from bardlet.model import GPT, attend
 from bardlet.system import device
 from bardlet.system.device import Machine
 from bardlet.training.backend import compiled, select
@@ -176,6 +176,23 @@ def test_attention_within_documents_is_that_of_the_dense_mask(name: str, heads: 
         assert error < 2 * allowed + 1e-3
 
 
+def assert_learns_as(
+    way: torch.nn.Module, model: GPT, idx: torch.Tensor, first: torch.Tensor, *, rel: float
+) -> None:
+    """Equal losses and gradients of the model's, but for the order of float32 sums; `rel` is of the
+    gradients' norm.
+    """
+    values, grads = [], []
+    for each in (model, way):
+        model.zero_grad()
+        _, value = each(idx, idx.roll(-1, 1), first=first)
+        value.backward()
+        values.append(value.item())
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # pyright: ignore
+    assert values[0] == pytest.approx(values[1], abs=2e-5)
+    assert (grads[0] - grads[1]).norm() < rel * grads[0].norm()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.filterwarnings("default")  # of the compiler itself
@@ -190,16 +207,7 @@ def test_gradients_through_blocks_are_those_of_the_dense_mask() -> None:
         options: dict[str, Any] = {"dynamic": False, "fullgraph": True}
         compiled = device.try_compile(fast, idx, machine, first, **options)
         assert compiled is not fast, "it compiles"
-        grads, values = [], []
-        for way in (model, compiled):
-            model.zero_grad()
-            _, value = way(idx, idx.roll(-1, 1), first=first)
-            value.backward()
-            values.append(value.item())
-            grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # pyright: ignore
-        # equal but for the order of float32 sums
-        assert values[0] == pytest.approx(values[1], abs=2e-5)
-        assert (grads[0] - grads[1]).norm() < 1e-4 * grads[0].norm()
+        assert_learns_as(compiled, model, idx, first, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -218,16 +226,7 @@ def test_the_way_back_is_one_graph(
     kernel = Kernel(name="for the test", block=block, backend=backend)
     fast = GPUModel(model, chunked=True, blocks=kernel)
     traced = torch.compile(fast, backend="aot_eager", fullgraph=True, dynamic=False)
-    values, grads = [], []
-    for way in (model, traced):
-        model.zero_grad()
-        _, value = way(idx, idx.roll(-1, 1), first=first)
-        value.backward()
-        values.append(value.item())
-        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # pyright: ignore
-    # equal but for the order of float32 sums
-    assert values[0] == pytest.approx(values[1], abs=2e-5)
-    assert (grads[0] - grads[1]).norm() < 1e-5 * grads[0].norm()
+    assert_learns_as(traced, model, idx, first, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # that it is slow where it is not compiled

@@ -88,6 +88,17 @@ def first_shards(folder: Path, shards: int = 3) -> Path:
     return folder
 
 
+def assert_goes_on(run: TrainConfig, folder: Path, tmp_path: Path, **how: Any) -> None:
+    """A stopped run ends as an undisturbed one beside a preparer that goes on."""
+    with ThreadPoolExecutor(1) as threads:
+        preparing = threads.submit(stream, folder, **how)
+        train(run)
+        preparing.result()
+    undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
+    train(undisturbed)
+    assert_same_end(run, undisturbed)
+
+
 class Ordered(WindowBatches):
     """Windows of an ordinary dataset in the order that a stream's have."""
 
@@ -249,13 +260,7 @@ def test_without_a_preparer_it_ends_in_time_and_goes_on(
     assert result.stopped
     assert result.iter == 3 * PER_SHARD // 8
     # and later the run goes on as if nothing had been
-    with ThreadPoolExecutor(1) as threads:
-        preparing = threads.submit(stream, folder, shards=3)
-        train(asked)
-        preparing.result()
-    undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
-    train(undisturbed)
-    assert_same_end(asked, undisturbed)
+    assert_goes_on(asked, folder, tmp_path, shards=3)
 
 
 def test_a_stream_that_begins_again_is_taken_up_where_a_run_is(
@@ -270,13 +275,7 @@ def test_a_stream_that_begins_again_is_taken_up_where_a_run_is(
     with pytest.raises(DataError, match="nothing has trained"):
         stream(folder, shards=2, timeout_s=0.01, fresh=True)
     assert streamed.present(folder) == [0, 1]
-    with ThreadPoolExecutor(1) as threads:
-        preparing = threads.submit(stream, folder, shards=2, timeout_s=60.0)
-        train(run)
-        preparing.result()
-    undisturbed = config(stream(tmp_path / "all").folder, tmp_path / "b")
-    train(undisturbed)
-    assert_same_end(run, undisturbed)
+    assert_goes_on(run, folder, tmp_path, shards=2, timeout_s=60.0)
 
 
 def test_a_run_waits_while_the_validation_text_is_written(
