@@ -41,6 +41,7 @@ def train_chain(config: TrainConfig, train_one: Callable[[TrainConfig], Result])
     out, main = Path(config.out_dir), distributed.here().main
     if config.eval_only or config.stages == 1:
         return train_one(config)
+    # of all stages, so that options which fit none are refused before the first
     teachers = [stage_of(config, number).distill_from for number in range(1, config.stages + 1)]
     begun = (out / "stages").is_dir() and not config.fresh
     if begun and config.init_from == "resume" and not run_folder.checkpoints(out):
