@@ -163,26 +163,33 @@ class Engine:
             work.done(Closed())
 
     def run(self) -> None:
-        while True:
-            with self.wake:
-                idle = not self.completer.running and not self.completer.waiting
-                while idle and not self.orders and not self.closed:
-                    self.wake.wait()
-                if self.closed:
-                    break
-                orders, self.orders = self.orders, deque()
-            for work in (*orders, self.step):
-                try:
-                    work()
-                except BaseException as error:  # of memory, say: those that come must not suffer
-                    self.stats.failures += 1
-                    self.fail(error)
-                    self.completer = self.fresh()
-            del orders, work  # an idle engine would keep the last texts
+        while self.turn():
+            pass
         for call in [order for order in self.orders if isinstance(order, Call)]:
             with contextlib.suppress(BaseException):
                 call.done(Closed())
         self.fail(Closed())
+
+    def turn(self) -> bool:
+        """Wait for something to do, and do it; False at the engine's end.
+
+        A call of its own, so that an engine which waits holds none of the last texts.
+        """
+        with self.wake:
+            idle = not self.completer.running and not self.completer.waiting
+            while idle and not self.orders and not self.closed:
+                self.wake.wait()
+            if self.closed:
+                return False
+            orders, self.orders = self.orders, deque()
+        for work in (*orders, self.step):
+            try:
+                work()
+            except BaseException as error:  # of memory, say: those that come must not suffer
+                self.stats.failures += 1
+                self.fail(error)
+                self.completer = self.fresh()
+        return True
 
     def begin(self, job: Job) -> None:
         for i, completion in enumerate(job.completions):
