@@ -43,7 +43,7 @@ from gpu import write
 HERE = Path(__file__).resolve().parent
 QUICK_MINUTES = 5.0  # that any benchmark may take on its tiny case
 OTHERS = "transformers", "gguf", "xllamacpp"
-ONE_STAGE = "--stages=1 --stage_iters=0"
+ONE_STAGE = "--stages=1"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def main() -> None:
         def train(*options: str) -> Any:
             def one(number: int) -> dict[str, Any]:
                 out = work.new("run")
-                length = [f"--max_iters={args.iters}", "--stages=1", "--stage_iters=0"]
+                length = [f"--max_iters={args.iters}", "--stages=1"]
                 flags = [*OURS_NO_EVAL, "--log_interval=1", *length, *options]
                 ran = work.train_ours(args.preset, out, *flags, f"--seed={SEED + number}")
                 return {"loop_s": loop_s(ran), "mb": newest_mb(out)}

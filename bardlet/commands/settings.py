@@ -26,6 +26,7 @@ LARGEST = 1 << 17  # bytes of a file of options
 
 
 Flags = Mapping[str, object]
+Layer = tuple[str, Flags]  # their source and values
 
 
 def resolve_settings(
@@ -60,6 +61,8 @@ def resolve_settings(
         if not bases:
             say(f"no preset or file named: taking the preset {DEFAULT_PRESET}")
         layers = [layer for b in bases or [DEFAULT_PRESET] for layer in load_layers(b, machine)]
+    if str(flags.get("stages")) == "1":
+        layers = without_chain(layers, flags)
     config = resolve([*layers, ("command line", flags)])
     if config.init_from not in BUILTIN_INIT:
         config = with_context(config, flags, layers, say)
@@ -69,6 +72,15 @@ def resolve_settings(
     if not own:
         raise no_run(config.out_dir)
     return resolve([*own, ("command line", {**flags, "init_from": "resume"})])
+
+
+def without_chain(layers: Sequence[Layer], flags: Flags) -> list[Layer]:
+    """The options of presets and files for a run of one stage, without those of their chains."""
+    taught = any("distill_from" in options for options in (flags, *(layer for _, layer in layers)))
+    dropped = {"stage_iters", "stage_options"}
+    if not taught:
+        dropped |= {"distill_weight", "distill_temperature"}
+    return [(name, {k: v for k, v in own.items() if k not in dropped}) for name, own in layers]
 
 
 def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -> TrainConfig:
@@ -100,7 +112,7 @@ def with_epochs(config: TrainConfig, flags: Flags, say: Callable[[str], None]) -
 
 
 def with_context(
-    config: TrainConfig, flags: Flags, layers: Sequence[tuple[str, Flags]],
+    config: TrainConfig, flags: Flags, layers: Sequence[Layer],
     say: Callable[[str], None],
 ) -> TrainConfig:  # fmt: skip
     """The configuration with the context of the model that init_from names, unless it has one.
@@ -145,9 +157,7 @@ def with_dataset(flags: Flags, say: Callable[[str], None]) -> Flags:
     return flags
 
 
-def options_of(
-    run: Path, machine: Callable[[], str], checkpoint: str = ""
-) -> list[tuple[str, Mapping[str, object]]]:
+def options_of(run: Path, machine: Callable[[], str], checkpoint: str = "") -> list[Layer]:
     """The option layers of a run that is there: those of the checkpoint that is named or else the
     newest one's, which has a checksum, or config.toml's while there is none. Empty where there is
     no run.
@@ -155,7 +165,7 @@ def options_of(
     saved = run / "config.toml"
     options = run_folder.saved_options(run, checkpoint)
     if options is not None:
-        own: list[tuple[str, Mapping[str, object]]] = [(str(run), options)]
+        own: list[Layer] = [(str(run), options)]
     elif saved.is_file():
         own = [*load_layers(str(saved), machine)]
     else:

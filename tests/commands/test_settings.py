@@ -379,3 +379,21 @@ def test_epochs_set_iterations_and_evaluations(tmp_path: Path) -> None:
     assert f"2.5 epochs of {windows:,} windows of 16 tokens" in say.call_args_list[-1][0][0]
     fixed = settings.resolve_settings(["demo"], {**flags, "max_iters": "7"}, say)
     assert (fixed.max_iters, fixed.eval_interval, fixed.epochs) == (7, 290, 0)
+
+
+def test_a_run_of_one_stage_leaves_out_what_a_file_says_of_a_chain(tmp_path: Path) -> None:
+    chain = tmp_path / "chain.toml"
+    chain.write_text(
+        "stages = 3\nstage_iters = 9\nstage_options = '3: max_iters=7'\ndistill_weight = 0.9\n"
+    )
+
+    def resolved(**flags: object) -> TrainConfig:
+        flags = {"out_dir": str(tmp_path / "run"), "stages": "1", **flags}
+        return settings.resolve_settings([str(chain)], flags, lambda _: None)
+
+    alone = resolved()
+    assert (alone.stages, alone.stage_iters, alone.stage_options) == (1, 0, "")
+    assert alone.distill_weight == FIELDS["distill_weight"].default
+    assert resolved(distill_from="out/a").distill_weight == 0.9  # it has a teacher
+    with pytest.raises(UsageError, match="stage_iters needs stages"):
+        resolved(stage_iters="900")
