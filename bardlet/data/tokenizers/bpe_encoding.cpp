@@ -64,8 +64,10 @@ struct LargePages {
 template <class T>
 using Table = std::vector<T, LargePages<T>>;
 
-// Which pair of tokens makes which other: ranks by both ids, in a hash table with linear probing.
-// A slot has 21 bits of each id and 22 of the rank + 1.
+// Which pair of tokens makes which other: ranks by both ids, in a hash table where each pair has a
+// place of its own, since the pairs of a bucket are shifted together to where all places are free
+// (Belazzougui, Botelho and Dietzfelbinger 2009, "Hash, displace, and compress"): one look, and no
+// branch. A slot has 21 bits of each id and 22 of the rank.
 class Merges {
   public:
     static const uint32_t NO_ID = (1 << 21) - 1;  // of no token
@@ -74,19 +76,17 @@ class Merges {
     // `joints` says for each two bytes whether a token has them side by side.
     Merges(const int32_t* merges, long count, const byte* joints, const int32_t* of_bytes)
         : joints(joints, joints + 65536), of_two(65536) {
-        bits = 10;
-        while (size_t(2 * count) > size_t(1) << bits) bits++;
-        slots.resize(size_t(1) << bits);
-        maybe.resize(slots.size() / 16);
+        std::vector<uint64_t> filled(count);
         for (long rank = 0; rank < count; rank++) {
-            const uint64_t key = key_of(merges[3 * rank], merges[3 * rank + 1]);
-            const uint64_t hash = hash_of(key);
-            size_t at = hash >> (64 - bits);
-            while (slots[at] && (slots[at] ^ key) >> 22) at = (at + 1) & (slots.size() - 1);
-            slots[at] = key | uint64_t(rank + 1);
-            maybe[hash >> (68 - bits)] |= bit_of(hash);
+            filled[rank] = key_of(merges[3 * rank], merges[3 * rank + 1]) | uint64_t(rank);
             made.push_back(merges[3 * rank + 2]);
         }
+        std::sort(filled.begin(), filled.end(), std::greater<uint64_t>());
+        const auto same = [](uint64_t a, uint64_t b) { return (a ^ b) >> 22 == 0; };
+        filled.erase(std::unique(filled.begin(), filled.end(), same), filled.end());
+        while (5 * filled.size() > size_t(4) << bits) bits++;
+        while (!place_all(filled))
+            if (++bits > 24) throw std::bad_alloc();
         for (int two = 0; two < 65536; two++)
             of_two[two] = rank(of_bytes[two >> 8], of_bytes[two & 255]);
     }
@@ -95,31 +95,61 @@ class Merges {
     // The rank of a pair, NONE where it makes no token.
     uint32_t rank(uint32_t left, uint32_t right) const {
         const uint64_t key = key_of(left, right), hash = hash_of(key);
-        if (!(maybe[hash >> (68 - bits)] & bit_of(hash))) return NONE;
-        size_t at = hash >> (64 - bits);
-        while (slots[at]) {
-            if (!((slots[at] ^ key) >> 22)) return uint32_t(slots[at] & MAX_SLOT) - 1;
-            at = (at + 1) & (slots.size() - 1);
-        }
-        return NONE;
+        const uint64_t slot = slots[place_of(hash, shifts[bucket_of(hash)])];
+        return (slot ^ key) >> 22 ? NONE : uint32_t(slot & MAX_RANK);
     }
     uint32_t of_rank(uint32_t rank) const { return made[rank]; }
     bool may_join(byte left, byte right) const { return joints[left << 8 | right]; }
 
   private:
-    static const uint64_t MAX_SLOT = (1 << 22) - 1;
-    int bits;
+    static const uint64_t MAX_RANK = (1 << 22) - 1, EMPTY = ~uint64_t(0);
+    static const int PER_BUCKET = 3;  // the logarithm of places for each bucket
+    int bits = 10;
     Table<uint64_t> slots;
-    std::vector<uint64_t> maybe;  // by hash, four bits for each slot: most pairs are in none
+    std::vector<uint16_t> shifts;  // by bucket, odd
     std::vector<uint32_t> made;
     std::vector<bool> joints;
     std::vector<uint32_t> of_two;
 
-    static uint64_t bit_of(uint64_t hash) { return uint64_t(1) << (hash & 63); }
     static uint64_t key_of(uint64_t left, uint64_t right) { return left << 43 | right << 22; }
-    static uint64_t hash_of(uint64_t key) {
-        const uint64_t hash = key * 0x9E3779B97F4A7C15;
-        return (hash ^ hash >> 32) * 0xC2B2AE3D27D4EB4F;
+    static uint64_t hash_of(uint64_t key) { return key * 0x9E3779B97F4A7C15; }
+    size_t bucket_of(uint64_t hash) const { return hash >> (64 + PER_BUCKET - bits); }
+    size_t place_of(uint64_t hash, uint64_t shift) const {
+        return (hash ^ hash >> 32) * shift >> (64 - bits);
+    }
+
+    // Fill the table; false where a bucket has no shift that all its places are free with.
+    bool place_all(const std::vector<uint64_t>& filled) {
+        slots.assign(size_t(1) << bits, uint64_t(EMPTY));
+        shifts.assign(slots.size() >> PER_BUCKET, 1);
+        std::vector<std::vector<uint64_t>> buckets(shifts.size());
+        for (const uint64_t slot : filled)
+            buckets[bucket_of(hash_of(slot & ~MAX_RANK))].push_back(slot);
+        std::vector<uint32_t> order(buckets.size());
+        for (size_t i = 0; i < order.size(); i++) order[i] = uint32_t(i);
+        std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+            return buckets[a].size() > buckets[b].size();
+        });
+        for (const uint32_t i : order) {
+            uint32_t shift = 1;
+            while (!place(buckets[i], shift))
+                if ((shift += 2) > 65535) return false;
+            shifts[i] = uint16_t(shift);
+        }
+        return true;
+    }
+    bool place(const std::vector<uint64_t>& bucket, uint32_t shift) {
+        size_t count = 0;
+        const auto at = [&](uint64_t slot) -> uint64_t& {
+            return slots[place_of(hash_of(slot & ~MAX_RANK), shift)];
+        };
+        while (count < bucket.size() && at(bucket[count]) == EMPTY) {
+            at(bucket[count]) = bucket[count];
+            count++;
+        }
+        if (count == bucket.size()) return true;
+        while (count) at(bucket[--count]) = EMPTY;
+        return false;
     }
 };
 
