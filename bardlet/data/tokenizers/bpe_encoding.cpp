@@ -73,9 +73,13 @@ class Merges {
     static const uint32_t NO_ID = (1 << 21) - 1;  // of no token
 
     // `merges` has left, right and made for each rank; of equal pairs the last counts.
-    // `joints` says for each two bytes whether a token has them side by side.
-    Merges(const int32_t* merges, long count, const byte* joints, const int32_t* of_bytes)
-        : joints(joints, joints + 65536), of_two(65536) {
+    // `joints` says for each two bytes whether a token has them side by side, `wide_joints` for the
+    // last two bytes of a character and the first of one of three bytes, six, six and four bits of
+    // them.
+    Merges(const int32_t* merges, long count, const byte* joints, const byte* wide_joints,
+           const int32_t* of_bytes)
+        : joints(joints, joints + 65536), wide_joints(wide_joints, wide_joints + 65536),
+          of_two(65536) {
         std::vector<uint64_t> filled(count);
         for (long rank = 0; rank < count; rank++) {
             filled[rank] = key_of(merges[3 * rank], merges[3 * rank + 1]) | uint64_t(rank);
@@ -99,7 +103,13 @@ class Merges {
         return (slot ^ key) >> 22 ? NONE : uint32_t(slot & MAX_RANK);
     }
     uint32_t of_rank(uint32_t rank) const { return made[rank]; }
-    bool may_join(byte left, byte right) const { return joints[left << 8 | right]; }
+    // Whether a token may span the two bytes beside `border`.
+    bool may_join(const byte* border) const { return joints[border[-1] << 8 | *border]; }
+    // The same, where two bytes are known before it.
+    bool may_join_wide(const byte* border) const {
+        if ((*border & 0xF0) != 0xE0) return may_join(border);
+        return wide_joints[(border[-2] & 63) << 10 | (border[-1] & 63) << 4 | (*border & 15)];
+    }
 
   private:
     static const uint64_t MAX_RANK = (1 << 22) - 1, EMPTY = ~uint64_t(0);
@@ -108,7 +118,7 @@ class Merges {
     Table<uint64_t> slots;
     std::vector<uint16_t> shifts;  // by bucket, odd
     std::vector<uint32_t> made;
-    std::vector<bool> joints;
+    std::vector<bool> joints, wide_joints;
     std::vector<uint32_t> of_two;
 
     static uint64_t key_of(uint64_t left, uint64_t right) { return left << 43 | right << 22; }
@@ -215,8 +225,10 @@ template <class Id>
 class Encoder : public AnyEncoder {
   public:
     Encoder(Pattern pattern, const int32_t* of_bytes, const int32_t* merges, long count,
-            const byte* joints, std::unordered_map<std::string, uint32_t> whole)
-        : pattern(pattern), merges(merges, count, joints, of_bytes), whole(std::move(whole)) {
+            const byte* joints, const byte* wide_joints,
+            std::unordered_map<std::string, uint32_t> whole)
+        : pattern(pattern), merges(merges, count, joints, wide_joints, of_bytes),
+          whole(std::move(whole)) {
         std::copy(of_bytes, of_bytes + 256, of_byte);
         const auto mask = [](uint32_t n) {
             return n < 8 ? (uint64_t(1) << 8 * n) - 1 : ~uint64_t(0);
@@ -292,7 +304,12 @@ class Encoder : public AnyEncoder {
     // Whether what follows here are one such character and then the end or another part.
     bool starts_apart(const byte* at, const byte* end) const {
         if ((*at & 0xF0) != 0xE0 || end - at < 3) return false;
-        return end - at == 3 || !merges.may_join(at[2], at[3]);
+        return end - at == 3 || !merges.may_join_wide(at + 3);
+    }
+
+    // Whether a token may span `border` in a word that begins at `word`.
+    bool may_join(const byte* word, const byte* border) const {
+        return border - word > 1 ? merges.may_join_wide(border) : merges.may_join(border);
     }
 
     // Its bytes as two numbers; returns their hash.
@@ -376,7 +393,7 @@ class Encoder : public AnyEncoder {
                 continue;
             }
             const byte* to = at + 1;
-            while (to < end && merges.may_join(to[-1], *to)) to++;
+            while (to < end && may_join(word.text, to)) to++;
             out = part(at, uint32_t(to - at), word, out);
             at = to;
         }
@@ -510,21 +527,22 @@ int bardlet_look_up(const byte* text, long bytes, const uint16_t* table, uint16_
 
 // An encoder, or null where there is no memory for it. `of_bytes` has the id of each byte, `merges`
 // left, right and made of `count` merges in the order of their ranks, `joints` a 1 for each two
-// bytes, 256 * left + right, that a merge has on either side; a word that is one of the
+// bytes, 256 * left + right, that a merge has on either side, `wide_joints` the same of the last two
+// bytes on the left, if they are two, and the first on the right, as `Merges` has it; a word that is one of the
 // `tokens`, whose bytes end at `ends` in `spelt` and which have the ids `ids`, is not merged.
 void* bardlet_encoder_new(int pattern, int narrow, const int32_t* of_bytes, const int32_t* merges,
-                          long count, const byte* joints, const char* spelt,
-                          const int64_t* ends, const int32_t* ids, long tokens) {
+                          long count, const byte* joints, const byte* wide_joints,
+                          const char* spelt, const int64_t* ends, const int32_t* ids, long tokens) {
     try {
         std::unordered_map<std::string, uint32_t> whole;
         for (long i = 0; i < tokens; i++)
             whole[std::string(spelt + (i ? ends[i - 1] : 0), spelt + ends[i])] = ids[i];
         const Pattern words = Pattern(pattern);
         if (narrow)
-            return static_cast<AnyEncoder*>(
-                new Encoder<uint16_t>(words, of_bytes, merges, count, joints, std::move(whole)));
-        return static_cast<AnyEncoder*>(
-            new Encoder<uint32_t>(words, of_bytes, merges, count, joints, std::move(whole)));
+            return static_cast<AnyEncoder*>(new Encoder<uint16_t>(
+                words, of_bytes, merges, count, joints, wide_joints, std::move(whole)));
+        return static_cast<AnyEncoder*>(new Encoder<uint32_t>(
+            words, of_bytes, merges, count, joints, wide_joints, std::move(whole)));
     } catch (const std::exception&) {
         return nullptr;
     }

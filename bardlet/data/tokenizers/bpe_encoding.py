@@ -42,10 +42,7 @@ class Encoder:
             raise OSError("the core does not run this vocabulary")
         of_bytes = np.array([vocab[char] for char in ALPHABET], dtype=np.int32)
         made = [(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs]
-        joints = np.zeros((256, 256), dtype=np.uint8)
-        for left, right in {(a[-1:], b[:1]) for a, b in pairs}:
-            if left in BYTE_OF and right in BYTE_OF:
-                joints[BYTE_OF[left], BYTE_OF[right]] = 1
+        joints, wide_joints = joints_of(pairs)
         triples = np.array(made, dtype=np.int32).reshape(-1, 3)
         # words that are not merged where they are tokens
         whole = [t for t in vocab if all(c in BYTE_OF for c in t)] * model.get(
@@ -57,7 +54,7 @@ class Encoder:
         self.dtype, self.library = np.dtype(dtype), library
         self.handle = library.bardlet_encoder_new(
             PATTERNS.index(pattern), self.dtype.itemsize == 2, of_bytes, triples, len(triples),
-            joints, b"".join(spelt), ends, ids, len(ids),
+            joints, wide_joints, b"".join(spelt), ends, ids, len(ids),
         )  # fmt: skip
         if not self.handle:
             raise OSError("there is no memory for the core's encoder")
@@ -77,6 +74,23 @@ class Encoder:
                     raise MemoryError
                 done.append(self.room[:count].copy())
         return np.concatenate(done) if len(done) > 2 else done[-1]
+
+
+def joints_of(pairs: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Where a token of these merges may have two bytes side by side: (256, 256) by both, and
+    (64, 64, 16) where the second begins a character of three bytes, by the last six bits of the
+    two bytes before it and the last four of it; uint8.
+    """
+    joints = np.zeros((256, 256), dtype=np.uint8)
+    wide = np.zeros((64, 64, 16), dtype=np.uint8)
+    for left, right in {(a[-2:], b[:1]) for a, b in pairs}:
+        if right in BYTE_OF and left and all(char in BYTE_OF for char in left):
+            last, head = BYTE_OF[left[-1]], BYTE_OF[right]
+            joints[last, head] = 1
+            if head >> 4 == 0xE:
+                before = BYTE_OF[left[0]] & 63 if len(left) > 1 else slice(None)
+                wide[before, last & 63, head & 15] = 1
+    return joints, wide
 
 
 def plain_characters(raw: bytes) -> int:
@@ -119,7 +133,7 @@ def core() -> ctypes.CDLL | None:
     library.bardlet_encoder_new.restype = ctypes.c_void_p
     library.bardlet_encoder_new.argtypes = [
         ctypes.c_int, ctypes.c_int, array(np.int32), array(np.int32), size, array(np.uint8),
-        ctypes.c_char_p, array(np.int64), array(np.int32), size,
+        array(np.uint8), ctypes.c_char_p, array(np.int64), array(np.int32), size,
     ]  # fmt: skip
     library.bardlet_encoder_delete.argtypes = [ctypes.c_void_p]
     library.bardlet_encode.restype = size
