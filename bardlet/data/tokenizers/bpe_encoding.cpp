@@ -168,7 +168,7 @@ class Merges {
 template <class Id>
 class Cache {
   public:
-    static const uint32_t SHORT = 15, LONG = 62;                         // bytes of a word
+    static const uint32_t SHORT = 15, LONG = 127;                        // bytes of a word
     static const uint32_t FEW = 16 / sizeof(Id) - 1, MANY = 64 / sizeof(Id) - 1;  // ids of a word
 
     struct ShortWord {  // the last byte is its size, the last of the ids their number
@@ -181,9 +181,9 @@ class Cache {
         }
     };
     struct alignas(64) LongWord {
-        byte bytes[LONG + 1];
-        byte size;
         Id ids[MANY + 1];
+        byte size;
+        byte bytes[LONG];
     };
 
     struct alignas(64) Pair {  // in one line of the processor's own memory
@@ -408,7 +408,6 @@ class Encoder : public AnyEncoder {
     }
 
     Id* part(const byte* text, uint32_t size, const Word& word, Id* out) {
-        if (size > LONG) return merged_long(text, size, out);
         if (size > SHORT || size == word.size) return merged_short(text, size, out);
         Word part;
         const uint64_t hash = meet_short(part, text, size);
@@ -424,7 +423,8 @@ class Encoder : public AnyEncoder {
 
     Id* merged_short(const byte* text, uint32_t size, Id* out) {
         if (size <= 14) return merged_in<16>(text, size, out);
-        return size <= 30 ? merged_in<32>(text, size, out) : merged_in<64>(text, size, out);
+        if (size <= 30) return merged_in<32>(text, size, out);
+        return size <= 62 ? merged_in<64>(text, size, out) : merged_long(text, size, out);
     }
 
     // Merge the pair of the lowest rank, of equals the first, until none makes a token. Each part
