@@ -247,3 +247,16 @@ def test_text_that_needs_no_closer_look_is_told(raw: bytes) -> None:
     assert bpe_encoding.plain_characters(raw) == is_plain(raw)
     for at in range(0, len(raw), 3):  # cut anywhere
         assert bpe_encoding.plain_characters(raw[:at]) == is_plain(raw[:at])
+
+
+EDGES = [*BAD, b"\xed\x9f\xbf", b"\xe0\xa0\x80", b"\xf4\x8f\xbf\xbf", b"\xf0\x90\x80\x80",
+         b"\xc2\x80", b"\xf5\x80\x80\x80", b"\x80", b"\xc3", b"\n<|", b"\n<a", b"a<|", b"\0",
+         b"\r"]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", ["x", "\u4e2d", "\U0001f600", "\u00e9\n"])
+def test_text_that_needs_no_closer_look_is_told_wherever_it_lies(around: str) -> None:
+    for edge in EDGES:
+        for size in range(20):
+            raw = (around * size).encode() + edge + (around * (20 - size)).encode()
+            assert bpe_encoding.plain_characters(raw) == is_plain(raw), raw
