@@ -166,7 +166,7 @@ def whole_point(entry: Input) -> int:
     return NEVER * (entry.split == "train") if entry.split else -1
 
 
-def cut_place(window: bytes) -> int:
+def cut_place(window: bytes | memoryview) -> int:
     """Where `window` can be cut: after a word or, where none ends, between two characters."""
     end = decoding.word_end(window)
     if end is not None:
@@ -230,10 +230,10 @@ def read(
 
 def blocks(raw: bytes, size: int) -> Iterator[tuple[int, int]]:
     """Yields from where to where the blocks of a text lie that end where a word does."""
-    start = 0
+    start, view = 0, memoryview(raw)
     while len(raw) - start > 2 * size:
         at = start + size
-        end = at + cut_place(raw[at : at + WINDOW])
+        end = at + cut_place(view[at : at + WINDOW])
         yield start, end
         start = end
     yield start, len(raw)

@@ -20,13 +20,13 @@ NEAR = 1 << 9  # bytes in which a word mostly ends
 CUT = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?\u3000-\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
 
 
-def word_end(window: bytes) -> int | None:
+def word_end(window: bytes | memoryview) -> int | None:
     """Where a word of `CUT` ends in `window`, UTF-8 that may begin or end within a character; None
     where none does.
     """
     skipped = next((i for i, byte in enumerate(window[:4]) if byte & 0xC0 != 0x80), 0)
-    for part in (window[skipped:NEAR], window[skipped:]):
-        shown = part.decode("utf-8", "surrogateescape")
+    for end in (NEAR, len(window)):
+        shown = str(window[skipped:end], "utf-8", "surrogateescape")
         if match := CUT.search(shown):
             return skipped + len(shown[: match.start()].encode("utf-8", "surrogateescape"))
     return None

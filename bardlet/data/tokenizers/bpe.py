@@ -114,8 +114,8 @@ class BPETokenizer(LibraryTokenizer):
         self.done += len(raw)
         parts = parts_of_utf8(raw)
         if self.done < FAST or self.quick is None:
-            return np.array(self.ids_of(part.decode() for part in parts), dtype=np.uint32)
-        return self.quick.encode(list(parts))
+            return np.array(self.ids_of(str(part, "utf-8") for part in parts), dtype=np.uint32)
+        return self.quick.encode(parts)
 
     def steps(self) -> Any:
         """The pattern, where that is all: the same in every spelling of the file."""

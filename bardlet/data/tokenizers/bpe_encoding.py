@@ -10,7 +10,7 @@ import ctypes
 import functools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PATTERNS = (GPT2, CL100K, LLAMA3, O200K)  # as numbered in words.h
 MAX_ID, MAX_MERGES = (1 << 21) - 1, (1 << 22) - 2
 NO_ID = (1 << 16) - 1  # in a table of ids: there is none
 MARGIN = 64  # ids that the core may write beyond those of a text
+ROOM = 1 << 20  # ids that are gathered before they are copied, at least
 
 
 class Encoder:
@@ -61,19 +62,24 @@ class Encoder:
         self.room, self.alone = np.empty(0, dtype=dtype), threading.Lock()
         weakref.finalize(self, library.bardlet_encoder_delete, self.handle)
 
-    def encode(self, parts: Sequence[bytes]) -> np.ndarray:
+    def encode(self, parts: Iterable[bytes | memoryview]) -> np.ndarray:
         """The ids of texts in UTF-8, one after the other, (T,) of the `dtype`."""
-        done = [np.zeros(0, dtype=self.dtype)]
+        done, count = [], 0
         with self.alone:  # its memory of words is one, and so is the room
             for part in parts:
-                if len(self.room) < len(part) + MARGIN:
-                    self.room = np.empty(2 * len(part) + MARGIN, dtype=self.dtype)
-                to = self.room.ctypes.data
-                count = self.library.bardlet_encode(self.handle, part, len(part), to)
-                if count < 0:
+                text = np.frombuffer(part, dtype=np.uint8)
+                if count + len(text) + MARGIN > len(self.room):
+                    done += [self.room[:count].copy()] if count else []
+                    count = 0
+                    if len(text) + MARGIN > len(self.room):
+                        self.room = np.empty(max(2 * len(text), ROOM) + MARGIN, dtype=self.dtype)
+                to = self.room.ctypes.data + count * self.room.itemsize
+                written = self.library.bardlet_encode(self.handle, text.ctypes.data, len(text), to)
+                if written < 0:
                     raise MemoryError
-                done.append(self.room[:count].copy())
-        return np.concatenate(done) if len(done) > 2 else done[-1]
+                count += written
+            done.append(self.room[:count].copy())
+        return np.concatenate(done) if len(done) > 1 else done[0]
 
 
 def joints_of(pairs: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +143,7 @@ def core() -> ctypes.CDLL | None:
     ]  # fmt: skip
     library.bardlet_encoder_delete.argtypes = [ctypes.c_void_p]
     library.bardlet_encode.restype = size
-    library.bardlet_encode.argtypes = [ctypes.c_void_p, ctypes.c_char_p, size, ctypes.c_void_p]
+    library.bardlet_encode.argtypes = [ctypes.c_void_p, ctypes.c_void_p, size, ctypes.c_void_p]
     library.bardlet_plain_characters.restype = size
     library.bardlet_plain_characters.argtypes = [ctypes.c_char_p, size]
     library.bardlet_count_bytes.argtypes = [ctypes.c_char_p, size, array(np.int64)]

@@ -40,14 +40,14 @@ def parts(text: str) -> Iterator[str]:
         start = end
 
 
-def parts_of_utf8(raw: bytes) -> Iterator[bytes]:
+def parts_of_utf8(raw: bytes) -> Iterator[memoryview]:
     """`parts` of a text in UTF-8, of as many bytes."""
-    start = 0
+    start, view = 0, memoryview(raw)
     while start < len(raw):
         at = start + PART
-        word = word_end(raw[at : at + LONGEST])
+        word = word_end(view[at : at + LONGEST])
         end = at + (LONGEST if word is None else word)
         while end < len(raw) and raw[end] & 0xC0 == 0x80:  # not within a character
             end += 1
-        yield raw[start:end]
+        yield view[start:end]
         start = end
