@@ -166,7 +166,7 @@ def whole_point(entry: Input) -> int:
     return NEVER * (entry.split == "train") if entry.split else -1
 
 
-def cut_place(window: bytes | memoryview) -> int:
+def cut_place(window: bytes) -> int:
     """Where `window` can be cut: after a word or, where none ends, between two characters."""
     end = decoding.word_end(window)
     if end is not None:
@@ -191,49 +191,54 @@ def read(
         yield part
         return
     entry = part.input
-    try:
-        with Path(entry.path).open("rb") as file:
-            file.seek(part.start)
-            raw = file.read(part.end - part.start)
-    except OSError as error:
-        raise unreadable(entry.path, error) from None
-    if entry.kind == "jsonl":
-        for piece in of_jsonl(io.BytesIO(raw), entry.shown, reading, part.start):
-            yield replace(piece, split_point=whole_point(entry))
-        return
-    if not part.start:
-        guess.check_text(raw[: guess.HEAD], entry.shown, reading.encoding)
     whole = part.start == 0 and part.end == entry.bytes
     char_offset = part.char_offset
-    for start, end in [(0, len(raw))] if whole or not block else blocks(raw, block):
-        shown_raw, at = raw[start:end], part.start + start
-        if undecoded and at and part.start + end < entry.bytes:
-            size = bpe_encoding.plain_characters(shown_raw)
+    for at, raw in blocks(part, 0 if whole or entry.kind == "jsonl" else block):
+        if entry.kind == "jsonl":
+            for piece in of_jsonl(io.BytesIO(raw), entry.shown, reading, part.start):
+                yield replace(piece, split_point=whole_point(entry))
+            return
+        if not at:
+            guess.check_text(raw[: guess.HEAD], entry.shown, reading.encoding)
+        last = at + len(raw) == entry.bytes
+        if undecoded and at and not last:
+            size = bpe_encoding.plain_characters(raw)
             # all of it on one side of the split, and neither the first there nor the last
             before, after = char_offset + size < part.split_point, part.split_point < char_offset
             if size >= 0 <= part.split_point and (before or after):
                 yield Piece(
                     text="", first=False, last=False, char_offset=char_offset,
-                    split_point=part.split_point, utf8=shown_raw, characters=size,
+                    split_point=part.split_point, utf8=raw, characters=size,
                 )  # fmt: skip
                 char_offset += size
                 continue
-        shown = decoding.decode(shown_raw, entry.shown, reading.encoding, reading.errors, at)
+        shown = decoding.decode(raw, entry.shown, reading.encoding, reading.errors, at)
         yield Piece(
-            text=shown, first=not at, last=part.start + end == entry.bytes, char_offset=char_offset,
+            text=shown, first=not at, last=last, char_offset=char_offset,
             split_point=whole_point(entry) if whole else part.split_point,
-            replaced_bytes=decoding.count_replaced(shown_raw, reading.encoding, reading.errors),
-            utf8=decoding.kept_utf8(shown_raw, reading.encoding, reading.errors),
+            replaced_bytes=decoding.count_replaced(raw, reading.encoding, reading.errors),
+            utf8=decoding.kept_utf8(raw, reading.encoding, reading.errors),
         )  # fmt: skip
         char_offset += len(shown)
 
 
-def blocks(raw: bytes, size: int) -> Iterator[tuple[int, int]]:
-    """Yields from where to where the blocks of a text lie that end where a word does."""
-    start, view = 0, memoryview(raw)
-    while len(raw) - start > 2 * size:
-        at = start + size
-        end = at + cut_place(view[at : at + WINDOW])
-        yield start, end
-        start = end
-    yield start, len(raw)
+def blocks(part: Range, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yields where in its file the blocks of a text lie that end where a word does, of about `size`
+    bytes, and what they have; all of it where that is 0.
+    """
+    try:
+        with Path(part.input.path).open("rb") as file:
+            start = part.start
+            while size and part.end - start > 2 * size:
+                file.seek(start + size)
+                window = file.read(decoding.NEAR)
+                if decoding.word_end(window) is None:
+                    window += file.read(min(WINDOW, part.end - file.tell()))
+                end = start + size + cut_place(window)
+                file.seek(start)
+                yield start, file.read(end - start)
+                start = end
+            file.seek(start)
+            yield start, file.read(part.end - start)
+    except OSError as error:
+        raise unreadable(part.input.path, error) from None
