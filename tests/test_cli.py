@@ -78,6 +78,18 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_the_collector_is_off_at_the_very_end_only() -> None:
+    """What a command registers for the end runs while the collector still collects."""
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print('last', gc.get_freeze_count() > 0))\n"
+        "from bardlet.cli import main\n"
+        "main(['--version'])\n"
+        "atexit.register(lambda: print('first', gc.get_freeze_count() > 0))\n"
+    )
+    assert python("-c", script).stdout.splitlines()[1:] == ["first False", "last True"]
+
+
 @pytest.mark.parametrize(
     "args", [["--help"], ["-h"], ["--version"], ["nonsense"], ["train", "--help"],
              ["sample", "--help"], ["prepare", "--help"], ["train", "demoo"]],
