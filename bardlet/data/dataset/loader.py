@@ -21,6 +21,7 @@ from bardlet.errors import UsageError
 
 TRAIN, EVAL, DROPOUT, MIXTURE = 0, 1, 2, 3  # separate random streams: evaluating changes no batch
 MIXTURE_BLOCK = 1 << 14  # windows; a share is exact to a 16,384th
+READ_WHOLE = 1 << 26  # bytes of a stream that the disk is asked for at once, not by windows
 READ_AHEAD = 16  # iterations whose windows the disk is asked for at once
 TRIES = 1000  # windows drawn until one has a token that counts
 
@@ -60,7 +61,7 @@ class WindowBatches(ABC):
 
     def batch(self, it: int) -> tuple[Tensor, Tensor]:
         """idx and targets of iteration `it`: (B, T) int64 each, B this rank's share."""
-        return as_tensors([s.window(start, self.block_size) for s, start in self.windows(it)])
+        return as_tensors(windows_of(self.windows(it), self.block_size))
 
     def is_ready(self, it: int) -> bool:
         """Whether the text of iteration `it` is there."""
@@ -80,11 +81,19 @@ class StreamBatches(WindowBatches):
         super().__init__(**options)
         assert len(stream) > self.block_size
         self.stream = stream
+        self.asked = False  # whether the disk was asked for all of a short stream
         # one window fewer than would fit leaves room for the offset to reach every token
         self.windows_per_epoch = max(1, (len(stream) - 1) // self.block_size - 1)
 
     def find(self, place: int) -> tuple[TokenStream, int]:
         return self.stream, self.start_of(*divmod(place, self.windows_per_epoch))
+
+    def will_need(self, it: int) -> None:
+        if self.stream.size_bytes > READ_WHOLE:
+            super().will_need(it)
+        elif not self.asked:
+            self.stream.will_need(0, len(self.stream))
+            self.asked = True
 
     def start_of(self, epoch: int, place: int) -> int:
         """Where in the stream window number `place` of an epoch begins."""
@@ -201,13 +210,13 @@ def random_batches(
     generator = np.random.default_rng((seed, EVAL))
     for _ in range(count):
         starts = generator.integers(0, len(stream) - block_size, size=batch_size)
-        windows = [stream.window(start, block_size) for start in starts.tolist()]
+        windows = stream.windows(starts.tolist(), block_size)
         for i in range(batch_size * stream.masked):
             for _ in range(TRIES):
-                if windows[i][1].max() >= 0:
+                if windows[1, i].max() >= 0:
                     break
                 start = int(generator.integers(0, len(stream) - block_size))
-                windows[i] = stream.window(start, block_size)
+                windows[:, i] = stream.window(start, block_size)
         yield as_tensors(windows)
 
 
@@ -217,7 +226,18 @@ def dropout_seed(seed: int, it: int, place: int) -> int:
     return int(state[0])
 
 
-def as_tensors(windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """WindowBatches as idx and targets, (B, T) int64 each."""
-    idx, targets = torch.from_numpy(np.stack(windows, axis=1))  # (B, T) each
+def windows_of(places: Sequence[tuple[TokenStream, int]], length: int) -> np.ndarray:
+    """The windows at these places: (2, B, length) int64, inputs and targets."""
+    windows = np.empty((2, len(places), length), dtype=np.int64)
+    for stream in dict.fromkeys(stream for stream, _ in places):
+        rows = [row for row, (other, _) in enumerate(places) if other is stream]
+        if len(rows) == len(places):
+            return stream.windows([start for _, start in places], length)
+        windows[:, rows] = stream.windows([places[row][1] for row in rows], length)
+    return windows
+
+
+def as_tensors(windows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Windows (2, B, T) as idx and targets, (B, T) int64 each."""
+    idx, targets = torch.from_numpy(windows)  # (B, T) each
     return idx, targets

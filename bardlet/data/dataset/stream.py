@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -83,13 +84,18 @@ class TokenStream:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
+    def size_bytes(self) -> int:
+        """The size of its token ids."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
     def masked(self) -> bool:
         """Whether there may be tokens that do not count."""
         return any(mask is not None for mask in self.masks)
 
     def places(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
         """Where tokens start..start+count lie: yields shards, and from where to where in each."""
-        shard = int(np.searchsorted(self.ends, start, side="right"))
+        shard = bisect_right(self.ends, start)
         while count > 0 and shard < len(self.shards):
             first = start - (int(self.ends[shard - 1]) if shard else 0)
             last = min(first + count, len(self.shards[shard]))
@@ -98,11 +104,22 @@ class TokenStream:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens start..start+count as (count,) int64, across shard borders; fewer at the end."""
-        parts = [
-            self.shards[shard][first:last].astype(np.int64)
-            for shard, first, last in self.places(start, count)
-        ]
-        ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        count = max(0, min(count, len(self) - start))
+        return self.read_each([start], count)[0]
+
+    def read_each(self, starts: Sequence[int], count: int) -> np.ndarray:
+        """The `count` tokens from each of these places on, which the stream has: (B, count) int64.
+
+        Raises DataError where one of them is not in the vocabulary.
+        """
+        ids = np.empty((len(starts), count), dtype=np.int64)  # (B, count)
+        for row, start in zip(ids, starts, strict=True):
+            at = 0
+            for shard, first, last in self.places(start, count):
+                # a view without the class of mapped arrays, whose every slice runs Python
+                row[at : at + last - first] = np.asarray(self.shards[shard])[first:last]
+                at += last - first
+            assert at == count, "the stream ends before"
         if ids.max(initial=0) >= self.vocab_size:
             raise DataError(
                 f"token {ids.max()} lies beyond the vocabulary of {self.vocab_size}", PREPARE_AGAIN
@@ -144,8 +161,19 @@ class TokenStream:
 
         A target is the token after its input, and -1 where that does not count.
         """
-        ids = self.read(start, length + 1)
-        targets = ids[1:]
+        return self.with_targets(self.read(start, length + 1)[None], [start])[:, 0]
+
+    def windows(self, starts: Sequence[int], length: int) -> np.ndarray:
+        """Inputs and targets from each of these places on, as `window` has them: (2, B, length).
+
+        The stream has them whole.
+        """
+        return self.with_targets(self.read_each(starts, length + 1), starts)
+
+    def with_targets(self, ids: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+        """Tokens (B, length + 1) from these places on as inputs and targets: (2, B, length)."""
+        windows = np.stack((ids[:, :-1], ids[:, 1:]))  # (2, B, length)
         if self.masked:
-            targets = np.where(self.counts(start + 1, length), targets, -1)
-        return np.stack([ids[:-1], targets])
+            for targets, start in zip(windows[1], starts, strict=True):
+                targets[~self.counts(start + 1, len(targets))] = -1
+        return windows

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytest import MonkeyPatch
 from torch import Tensor
 
+from bardlet.data.dataset import loader as loader_module
 from bardlet.data.dataset.loader import (
     READ_AHEAD,
     Prefetcher,
@@ -245,6 +247,18 @@ def test_what_is_asked_of_the_disk_holds_the_window(header: int, tmp_path: Path)
         assert mapped.base[begin : begin + size].endswith(ids[first:last].tobytes())
         assert size < 2 * (last - first) + mmap.PAGESIZE
     TokenStream([mapped, ids]).will_need(19_990, 50)  # nothing to ask for of what is in memory
+
+
+@pytest.mark.parametrize("limit", [loader_module.READ_WHOLE, 0])
+def test_the_disk_is_asked_for_a_short_stream_once(limit: int, monkeypatch: MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(loader_module, "READ_WHOLE", limit)
+    monkeypatch.setattr(TokenStream, "will_need", lambda _, *place: asked.append(place))
+    batches = loader(size=1000, block_size=8, batch_size=6)
+    for it in (0, 1):
+        batches.will_need(it)
+    each = [(start, 9) for start in starts(batches, range(2))]
+    assert asked == ([(0, 1000)] if limit else each)
 
 
 def test_windows_are_asked_of_the_disk_once_and_early() -> None:
