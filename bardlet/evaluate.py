@@ -6,9 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from bardlet import native
 from bardlet.data.dataset.folder import Dataset
 from bardlet.data.dataset.loader import first_seen, random_batches
+from bardlet.data.dataset.stream import TokenStream
 from bardlet.errors import DataError
 from bardlet.gpu.forward import on_gpu
 from bardlet.model import GPT
@@ -26,6 +25,8 @@ from bardlet.system.device import Machine
 from bardlet.system.distributed import Group
 from bardlet.system.exchanges import micro_batcher
 from bardlet.system.memory import MicroBatcher
+
+CORE_TOKENS = 8192  # that the core scores in a call, where batch_size asks for fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +61,6 @@ def evaluate(
     for this one, DataError where no token counts.
     """
     T = model.config.block_size
-    batches: Iterable[tuple[Tensor, Tensor]]
-    if sampled:
-        stream = dataset.splits[split]
-        batches = random_batches(
-            stream, block_size=T, batch_size=batch_size, count=sampled, seed=seed
-        )
-    else:
-        batches = padded_batches(dataset.windows(split, T), T, batch_size)
-    token_bytes = torch.from_numpy(dataset.tokenizer.token_bytes())  # (V,)
-    end_of_text = dataset.end_of_text if doc_mask else None
-    nats, tokens, size = 0.0, 0, 0
     was_training = model.training
     model.eval()
     score: torch.nn.Module
@@ -80,8 +70,21 @@ def evaluate(
         score = NativeGPT(model, machine.dtype)
     else:
         score = on_gpu(model, machine.device, batch_size)
+    # the core works through a batch in small parts, whatever its size, and calling it has a cost
+    size = max(batch_size, CORE_TOKENS // T) if isinstance(score, NativeGPT) else batch_size
+    batches: Iterable[tuple[Tensor, Tensor]]
+    if sampled:
+        stream = dataset.splits[split]
+        batches = random_batches(
+            stream, block_size=T, batch_size=batch_size, count=sampled, seed=seed
+        )
+    else:
+        batches = padded_batches(dataset.splits[split], T, size)
+    token_bytes = torch.from_numpy(dataset.tokenizer.token_bytes())  # (V,)
+    end_of_text = dataset.end_of_text if doc_mask else None
+    nats, tokens, text_bytes = 0.0, 0, 0
     alone = group.world_size == 1
-    parts = micro_batcher(batch_size, model, group, machine.device)
+    parts = micro_batcher(size, model, group, machine.device)
     if sharding.is_sharded(model):
         batches = even_batches(batches, batch_size, group.world_size)
     try:
@@ -94,12 +97,12 @@ def evaluate(
             nats += parts.run(scored)
             counted = targets[targets >= 0]  # (predicted tokens,)
             tokens += len(counted)
-            size += int(token_bytes[counted].sum())
+            text_bytes += int(token_bytes[counted].sum())
         sharding.release(model)
     finally:
         native.scratch.release()  # a large vocabulary's is large
         model.train(was_training)
-    nats, total, total_bytes = group.sum([nats, tokens, size], machine.device)
+    nats, total, total_bytes = group.sum([nats, tokens, text_bytes], machine.device)
     if not total:
         raise DataError(f"nothing that was scored of {split} counts", "Raise eval_iters")
     bits_per_byte = nats / math.log(2) / total_bytes
@@ -140,13 +143,15 @@ def even_batches(
 
 
 def padded_batches(
-    windows: Iterator[np.ndarray], block_size: int, batch_size: int
+    stream: TokenStream, block_size: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (B, T) idx and targets; a short last window is filled up with target -1."""
-    while rows := list(islice(windows, batch_size)):
-        idx = torch.zeros(len(rows), block_size, dtype=torch.int64)  # (B, T)
-        targets = torch.full((len(rows), block_size), -1, dtype=torch.int64)  # (B, T)
-        for row, window in enumerate(rows):
-            idx[row, : window.shape[1]] = torch.from_numpy(window[0])
-            targets[row, : window.shape[1]] = torch.from_numpy(window[1])
-        yield idx, targets
+    """Batches of (B, T) idx and targets, the stream once, front to back, so that every token but
+    the very first is a target once; a short last window is filled up with target -1.
+    """
+    for start in range(0, len(stream) - 1, batch_size * block_size):
+        window = torch.from_numpy(stream.window(start, batch_size * block_size))  # (2, B * T)
+        missing = 0, -window.size(1) % block_size
+        yield (
+            F.pad(window[0], missing).view(-1, block_size),  # (B, T)
+            F.pad(window[1], missing, value=-1).view(-1, block_size),  # (B, T)
+        )

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from support import tiny_model
 
+from bardlet import evaluate as evaluation
+from bardlet import native
 from bardlet.data.dataset.folder import Dataset
 from bardlet.evaluate import Score, evaluate
 from bardlet.model import GPT
+from bardlet.native.training import NativeGPT
 from bardlet.system import device
 from bardlet.system.distributed import Group
 
@@ -54,6 +58,27 @@ def test_no_batch_size_changes_it(dataset: Dataset) -> None:
     model = tiny_model("llama", vocab_size=dataset.vocab_size)
     losses = [score(model, dataset, batch_size=b).loss for b in (1, 7, 64)]
     assert max(losses) - min(losses) < 1e-6
+
+
+@pytest.mark.skipif(native.library() is None, reason="the core was not compiled")
+def test_the_core_scores_short_windows_many_at_a_time(
+    dataset: Dataset, monkeypatch: MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    compute = NativeGPT.compute
+    monkeypatch.setattr(evaluation, "CORE_TOKENS", 256)
+    monkeypatch.setattr(
+        NativeGPT, "compute", lambda model, idx, *rest: calls.append(len(idx))
+        or compute(model, idx, *rest),
+    )  # fmt: skip
+    shape = {"block_size": 32, "n_embd": 64, "n_head": 2, "n_kv_head": 0, "mlp_dim": 64}
+    model = tiny_model("llama", vocab_size=dataset.vocab_size, **shape)
+    few, many = (score(model, dataset, batch_size=size) for size in (3, 16))
+    assert calls == [8, 8, 3, 16, 3]  # 599 tokens in windows of 32
+    monkeypatch.setattr(evaluation, "fits", lambda *_, **__: False)
+    torchs = score(model, dataset)
+    assert few.tokens == many.tokens == torchs.tokens == 599
+    assert [few.loss, many.loss] == pytest.approx([torchs.loss] * 2, abs=1e-6)
 
 
 def test_each_process_scores_its_share(dataset: Dataset) -> None:
