@@ -99,7 +99,7 @@ class Splitter {
     // Put the ends of the words from `at` on into `ends`, at least one and up to 64; returns how
     // many.
     int words(const byte* at, const byte** ends) const {
-        if (pattern == GPT2 && end - at > 64 && at[0] < 0x80 && at[1] < 0x80)
+        if (pattern == GPT2 && end - at > 64)
             if (const int count = words_gpt2(at, ends)) return count;
         *ends = word(at);
         return 1;
@@ -155,8 +155,8 @@ class Splitter {
 
     // Those of the 64 bytes from `at` on whose ends do not depend on what follows these.
     int words_gpt2(const byte* at, const byte** ends) const {
-        const Masks is(at);
-        const int known = is.other ? lowest_bit(is.other) : 64;
+        Masks is(at);
+        const int known = is.other ? add_others(is, at) : 64;
         if (known < 3) return 0;
         const auto changes = [](uint64_t mask) { return mask ^ mask << 1; };
         const uint64_t last = is.spaces & ~(is.spaces >> 1);  // of white space
@@ -175,6 +175,21 @@ class Splitter {
         int count = 0;
         for (; begins; begins &= begins - 1) ends[count++] = at + lowest_bit(begins);
         return count;
+    }
+
+    // Add what the characters are that are not ASCII, all their bytes; returns how many bytes are
+    // known: up to white space, or to one that goes on after the 64.
+    int add_others(Masks& is, const byte* at) const {
+        for (uint64_t rest = is.other; rest;) {
+            const int i = lowest_bit(rest), size = int(next(at + i) - (at + i));
+            const byte k = kinds[point(at + i)];
+            if (i + size > 64 || k & SPACE) return i;
+            const uint64_t bits = ((uint64_t(1) << size) - 1) << i;
+            is.letters |= is_letter(k) ? bits : 0;
+            is.numbers |= k & NUMBER ? bits : 0;
+            rest &= ~bits;
+        }
+        return 64;
     }
 
     const byte* word_cl100k(const byte* at) const {
