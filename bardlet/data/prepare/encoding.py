@@ -22,7 +22,7 @@ from bardlet.data.tokenizers import base as tokenizers
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.errors import DataError
 
-BLOCK = 1 << 20  # bytes of a text, decoded and encoded while they are in the cache
+BLOCK = 1 << 18  # bytes of a text, decoded and encoded while they are in the cache
 
 
 @dataclass(kw_only=True)
