@@ -24,7 +24,6 @@ PATTERNS = (GPT2, CL100K, LLAMA3, O200K)  # as numbered in words.h
 MAX_ID, MAX_MERGES = (1 << 21) - 1, (1 << 22) - 2
 NO_ID = (1 << 16) - 1  # in a table of ids: there is none
 MARGIN = 64  # ids that the core may write beyond those of a text
-ROOM = 1 << 20  # ids that are gathered before they are copied, at least
 
 
 class Encoder:
@@ -59,27 +58,22 @@ class Encoder:
         )  # fmt: skip
         if not self.handle:
             raise OSError("there is no memory for the core's encoder")
-        self.room, self.alone = np.empty(0, dtype=dtype), threading.Lock()
+        self.alone = threading.Lock()
         weakref.finalize(self, library.bardlet_encoder_delete, self.handle)
 
     def encode(self, parts: Iterable[bytes | memoryview]) -> np.ndarray:
         """The ids of texts in UTF-8, one after the other, (T,) of the `dtype`."""
-        done, count = [], 0
-        with self.alone:  # its memory of words is one, and so is the room
-            for part in parts:
-                text = np.frombuffer(part, dtype=np.uint8)
-                if count + len(text) + MARGIN > len(self.room):
-                    done += [self.room[:count].copy()] if count else []
-                    count = 0
-                    if len(text) + MARGIN > len(self.room):
-                        self.room = np.empty(max(2 * len(text), ROOM) + MARGIN, dtype=self.dtype)
-                to = self.room.ctypes.data + count * self.room.itemsize
+        texts, count = [np.frombuffer(part, dtype=np.uint8) for part in parts], 0
+        ids = np.empty(sum(map(len, texts)) + MARGIN, dtype=self.dtype)
+        with self.alone:  # its memory of words is one
+            for text in texts:
+                to = ids.ctypes.data + count * ids.itemsize
                 written = self.library.bardlet_encode(self.handle, text.ctypes.data, len(text), to)
                 if written < 0:
                     raise MemoryError
                 count += written
-            done.append(self.room[:count].copy())
-        return np.concatenate(done) if len(done) > 1 else done[0]
+        ids.resize(count, refcheck=False)  # gives back what is left over, and moves nothing
+        return ids
 
 
 def joints_of(pairs: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
