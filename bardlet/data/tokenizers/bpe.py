@@ -115,7 +115,7 @@ class BPETokenizer(LibraryTokenizer):
         parts = parts_of_utf8(raw)
         if self.done < FAST or self.quick is None:
             return np.array(self.ids_of(str(part, "utf-8") for part in parts), dtype=np.uint32)
-        return self.quick.encode(parts)
+        return self.quick.encode(raw, map(len, parts))
 
     def steps(self) -> Any:
         """The pattern, where that is all: the same in every spelling of the file."""
@@ -151,7 +151,7 @@ class BPETokenizer(LibraryTokenizer):
         except OSError:
             return None
         ids = self.library.encode(PROBE, add_special_tokens=False).ids
-        return quick if quick.encode([PROBE.encode()]).tolist() == ids else None
+        return quick if quick.encode(PROBE.encode()).tolist() == ids else None
 
     @cached_property
     def vocab(self) -> list[bytes]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -550,12 +550,12 @@ void* bardlet_encoder_new(int pattern, int narrow, const int32_t* of_bytes, cons
 
 void bardlet_encoder_delete(void* encoder) { delete static_cast<AnyEncoder*>(encoder); }
 
-// Write the ids of a text in UTF-8 to `out`, of two bytes where the encoder is narrow and else of
-// four; it has room for one a byte and 64 bytes more. Returns how many, -1 where memory does not
-// do.
-long bardlet_encode(void* encoder, const byte* text, long bytes, void* out) {
+// Write the ids of the bytes of a text in UTF-8 from `start` to `end` to `out`, of two bytes where
+// the encoder is narrow and else of four; it has room for one a byte and 64 bytes more. Returns how
+// many, -1 where memory does not do.
+long bardlet_encode(void* encoder, const byte* text, long start, long end, void* out) {
     try {
-        return static_cast<AnyEncoder*>(encoder)->encode(text, text + bytes, out);
+        return static_cast<AnyEncoder*>(encoder)->encode(text + start, text + end, out);
     } catch (const std::exception&) {
         return -1;
     }

@@ -61,17 +61,19 @@ class Encoder:
         self.alone = threading.Lock()
         weakref.finalize(self, library.bardlet_encoder_delete, self.handle)
 
-    def encode(self, parts: Iterable[bytes | memoryview]) -> np.ndarray:
-        """The ids of texts in UTF-8, one after the other, (T,) of the `dtype`."""
-        texts, count = [np.frombuffer(part, dtype=np.uint8) for part in parts], 0
-        ids = np.empty(sum(map(len, texts)) + MARGIN, dtype=self.dtype)
+    def encode(self, raw: bytes, sizes: Iterable[int] = ()) -> np.ndarray:
+        """The ids of a text in UTF-8, (T,) of the `dtype`, or of its parts of `sizes` bytes one
+        after the other.
+        """
+        ids = np.empty(len(raw) + MARGIN, dtype=self.dtype)
+        room, at, count = ids.ctypes.data, 0, 0
         with self.alone:  # its memory of words is one
-            for text in texts:
-                to = ids.ctypes.data + count * ids.itemsize
-                written = self.library.bardlet_encode(self.handle, text.ctypes.data, len(text), to)
+            for size in sizes or (len(raw),):
+                to = room + count * ids.itemsize
+                written = self.library.bardlet_encode(self.handle, raw, at, at + size, to)
                 if written < 0:
                     raise MemoryError
-                count += written
+                at, count = at + size, count + written
         ids.resize(count, refcheck=False)  # gives back what is left over, and moves nothing
         return ids
 
@@ -137,7 +139,9 @@ def core() -> ctypes.CDLL | None:
     ]  # fmt: skip
     library.bardlet_encoder_delete.argtypes = [ctypes.c_void_p]
     library.bardlet_encode.restype = size
-    library.bardlet_encode.argtypes = [ctypes.c_void_p, ctypes.c_void_p, size, ctypes.c_void_p]
+    library.bardlet_encode.argtypes = [
+        ctypes.c_void_p, ctypes.c_char_p, size, size, ctypes.c_void_p,
+    ]  # fmt: skip
     library.bardlet_plain_characters.restype = size
     library.bardlet_plain_characters.argtypes = [ctypes.c_char_p, size]
     library.bardlet_count_bytes.argtypes = [ctypes.c_char_p, size, array(np.int64)]

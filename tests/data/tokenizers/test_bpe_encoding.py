@@ -68,7 +68,7 @@ def theirs(tokenizer: BPETokenizer) -> Any:
 
 def core_ids(tokenizer: BPETokenizer, text: str) -> list[int]:
     assert tokenizer.quick is not None
-    return tokenizer.quick.encode([text.encode()]).tolist()
+    return tokenizer.quick.encode(text.encode()).tolist()
 
 
 def library_ids(tokenizer: BPETokenizer, text: str) -> list[int]:
@@ -161,10 +161,10 @@ def test_ids_come_as_small_as_they_go(by_pattern: dict[str, BPETokenizer]) -> No
     tokenizer = by_pattern["gpt2"]
     model, text = tokenizer.document["model"], wild(3, 2000)
     assert tokenizer.quick is not None and tokenizer.quick.dtype == np.uint16
-    wide = Encoder(GPT2, model, np.uint32).encode([text.encode()])
+    wide = Encoder(GPT2, model, np.uint32).encode(text.encode())
     assert wide.dtype == np.uint32 and wide.tolist() == library_ids(tokenizer, text)
     model = {**model, "vocab": {**model["vocab"], "\u0120": 70_000}}  # an id beyond two bytes
-    assert 70_000 in Encoder(GPT2, model, np.uint32).encode([b"a  b", b" "]).tolist()
+    assert 70_000 in Encoder(GPT2, model, np.uint32).encode(b"a  b ", [4, 1]).tolist()
 
 
 def test_words_that_are_tokens_are_not_merged_where_a_file_says_so(
@@ -197,12 +197,10 @@ def test_threads_share_an_encoder(by_pattern: dict[str, BPETokenizer]) -> None:
     quick = by_pattern["o200k"].quick
     assert quick is not None
     raws = [wild(seed, 4000).encode() for seed in range(8)]
-    alone = [quick.encode([raw]).tolist() for raw in raws]
+    alone = [quick.encode(raw).tolist() for raw in raws]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            assert [
-                ids.tolist() for ids in pool.map(lambda raw: quick.encode([raw]), raws)
-            ] == alone
+            assert [ids.tolist() for ids in pool.map(lambda raw: quick.encode(raw), raws)] == alone
 
 
 @pytest.mark.slow
