@@ -106,6 +106,7 @@ def train_as_configured(
     from bardlet.interop.pretrained_init import load_pretrained
     from bardlet.planning.chain import train_chain
     from bardlet.serve.snapshots import write_samples
+    from bardlet.system.memory import return_freed
     from bardlet.train import train
 
     def loaded(config: TrainConfig, dataset: Dataset) -> GPT:
@@ -116,10 +117,12 @@ def train_as_configured(
     replan: Replan = pace or (lambda *_: None)
 
     def train_one(config: TrainConfig) -> Result:
-        return train(
+        result = train(
             config, loaded, checkpoint_name=checkpoint_name, replan=replan,
             write_samples=write_samples,
         )  # fmt: skip
+        return_freed()  # before models are read again: to be scored, as teachers, or for a sample
+        return result
 
     return train_one(config) if checkpoint_name else train_chain(config, train_one)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -67,6 +69,16 @@ class MicroBatcher:
     def part(self, work: Callable[..., T], *batch: torch.Tensor) -> T:
         """The result of work(*batch), a micro-batch of what `run` computes."""
         return work(*batch)
+
+
+def return_freed() -> None:
+    """Return to the system what was freed: allocators keep it, as device.tune_process asks glibc's
+    to do, wherever it lies between what is in use.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
 
 
 def too_many(size: int) -> TrainingError:

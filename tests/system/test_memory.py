@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 import warnings
@@ -17,7 +18,7 @@ from support import ROOT, events, losses, metrics, tensors, tiny_config
 from bardlet import cli
 from bardlet.errors import TrainingError, is_out_of_memory
 from bardlet.model import GPT
-from bardlet.system import memory
+from bardlet.system import device, memory
 from bardlet.system.memory import MicroBatcher
 from bardlet.train import train
 
@@ -223,3 +224,21 @@ def test_available_without_proc_is_infinite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert available_in(tmp_path, {}, monkeypatch) == math.inf
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators")
+def test_what_was_freed_between_other_things_is_returned() -> None:
+    device.tune_process()  # keeps what is freed
+    blocks = [torch.ones(1 << 18) for _ in range(128)]  # 1 MiB each
+    kept = torch.ones(1)  # behind them
+    before = resident()
+    blocks.clear()
+    memory.return_freed()
+    assert before - resident() > 100 << 20
+    assert kept.item() == 1
+
+
+def resident() -> int:
+    """The bytes of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
