@@ -11,7 +11,7 @@ import ctypes
 import functools
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ctypes import c_char_p, c_float, c_int, c_long, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,7 @@ def library() -> ctypes.CDLL | None:
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "bardlet_peak": (c_int, c_int, c_void_p),
     "bardlet_train": (
-        *[c_void_p] * 8, c_int, c_int, c_float, c_float, c_uint32, c_int, c_int, c_long, c_void_p,
-        c_void_p,
+        *[c_void_p] * 10, c_int, c_int, c_float, c_uint32, c_int, c_int, c_long, *[c_void_p] * 3,
     ),
     "bardlet_muon": (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p),
     "bardlet_adamw": (c_void_p, c_int, c_void_p, c_int),
@@ -113,21 +112,21 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
         *[c_void_p] * 3, *[c_int] * 5, *[c_void_p] * 4, c_int, c_void_p,
     ),
 }  # fmt: skip
-OUT_OF_MEMORY = 1  # the status of a call, as in core.cpp
+# what a call raises by its status, as in core.cpp
+ERRORS = {1: MemoryError, 2: RuntimeError, 3: IndexError}
 
 
 def load(path: Path) -> ctypes.CDLL:
     """Open one build. OSError where it cannot be loaded or comes from other sources than these.
 
-    Its entries raise MemoryError or RuntimeError for what goes wrong in them.
+    Its entries raise one of ERRORS for what goes wrong in them.
     """
     core = native_library.load(path)
     core.bardlet_error.restype = c_char_p
 
     def check(status: int, function: object, arguments: tuple[object, ...]) -> None:
         if status:
-            error = MemoryError if status == OUT_OF_MEMORY else RuntimeError
-            raise error(core.bardlet_error().decode(errors="replace"))
+            raise ERRORS[status](core.bardlet_error().decode(errors="replace"))
 
     for name, arguments in ENTRIES.items():
         entry = getattr(core, name)
@@ -204,6 +203,11 @@ class Memory:
     def release(self) -> None:
         self.block = torch.empty(0, dtype=torch.uint8, device="cpu")
 
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return max(0, len(self.block) - 64)
+
     def of(self, size: int) -> int:
         """The address of `size` bytes, valid until the next call with more."""
         if len(self.block) < size + 64:
@@ -217,3 +221,14 @@ class Scratch(Memory, threading.local):
 
 
 scratch = Scratch()
+
+
+def in_scratch(entry: Callable[..., object], *arguments: object) -> None:
+    """Call an entry whose last arguments are memory to work in and its size, in `scratch`.
+
+    Where that is too small, the entry does nothing but say what it needs, and is called again.
+    """
+    size = c_long(scratch.size)
+    entry(*arguments, scratch.of(size.value), ctypes.byref(size))
+    if size.value > scratch.size:
+        entry(*arguments, scratch.of(size.value), ctypes.byref(size))

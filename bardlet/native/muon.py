@@ -66,9 +66,7 @@ def step(
     numbers = (ctypes.c_float * len(flat))(*flat)
     address = ctypes.addressof(numbers)
     rule = Rule(rate, momentum, decay, min_norm, address, len(coefficients))
-    arguments = (
-        items, len(items), ctypes.byref(rule), native.threads(), dtype == torch.bfloat16,
+    native.in_scratch(
+        native.core().bardlet_muon, items, len(items), ctypes.byref(rule), native.threads(),
+        dtype == torch.bfloat16,
     )  # fmt: skip
-    call, size = native.core().bardlet_muon, ctypes.c_long()
-    call(*arguments, None, ctypes.byref(size))
-    call(*arguments, native.scratch.of(size.value), ctypes.byref(size))

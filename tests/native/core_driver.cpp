@@ -196,11 +196,9 @@ static void training(const char* name, Model& model, int bf16_products, int thre
     const Shape& s = model.s;
     const int B = 5, T = s.context, V = (int)round_up(s.vocab, 32);
     std::vector<int64_t> idx(B * T), targets(B * T), earliest(B * T);
-    int counted = 0;
     for (int i = 0; i < B * T; i++) {
         idx[i] = (int64_t)((random_number() + 1) / 2 * s.vocab);
         targets[i] = i % 7 == 3 ? -1 : (int64_t)((random_number() + 1) / 2 * s.vocab);
-        counted += targets[i] >= 0;
         earliest[i] = i % T > 17 ? 17 : 0;
     }
     std::vector<float> taught(with.soft ? (long)B * T * V : 0);
@@ -209,46 +207,50 @@ static void training(const char* name, Model& model, int bf16_products, int thre
     const Soft soft{with.soft ? taught.data() : nullptr, nullptr, V, with.soft ? 0.4f : 0.0f, 1.5f};
     auto params = model.parameters();
     std::vector<char> block;
-    auto run = [&](int first, int count, std::vector<std::vector<float>>* grads) {
-        std::vector<std::vector<float*>> tables;
-        std::vector<float* const*> addresses;
-        for (int t = 0; grads && t < threads; t++) tables.push_back(model.layout((*grads)[t]));
-        for (auto& table : tables) addresses.push_back(table.data());
+    auto run = [&](int first, int count, std::vector<float>* grads) {
+        std::vector<float> others;
+        std::vector<long> begins;
+        if (grads) {
+            const std::vector<float*> table = model.layout(*grads);
+            for (const float* each : table) begins.push_back(each ? each - grads->data() : -1);
+            others.resize((threads - 1) * grads->size());
+        }
         double result;
+        long bytes = 0;
         char* memory = nullptr;
         for (int call = 0; call < 2; call++) {
-            check(bardlet_train(&s, params.data(), grads ? addresses.data() : nullptr,
-                                s.llama ? model.rotary.data() : nullptr, &idx[first * T],
-                                &targets[first * T], with.documents ? &earliest[first * T] : nullptr,
-                                &soft, count, T, (float)counted, with.dropout, 7, threads,
-                                bf16_products, grads ? (long)(*grads)[0].size() : 0, memory,
-                                &result));
-            if (!memory) memory = aligned(block, (size_t)result);
+            check(bardlet_train(&s, params.data(), begins.data(), grads ? grads->data() : nullptr,
+                                others.data(), s.llama ? model.rotary.data() : nullptr,
+                                &idx[first * T], &targets[first * T],
+                                with.documents ? &earliest[first * T] : nullptr, &soft, count, T,
+                                with.dropout, 7, threads, bf16_products,
+                                grads ? (long)grads->size() : 0, &result, memory, &bytes));
+            if (!memory) memory = aligned(block, (size_t)bytes);
         }
         return (float)result;
     };
-    std::vector<std::vector<float>> grads(threads), again(threads);
+    std::vector<float> grads, again;
     record("loss", std::vector<float>{run(0, B, &grads)});
     record("loss=again", std::vector<float>{run(0, B, &again)});
-    record("gradients", grads[0]);
-    record("gradients=again", again[0]);
+    record("gradients", grads);
+    record("gradients=again", again);
     if (with.dropout || with.soft) return;
     std::vector<float> sequences;
     for (int b = 0; b < B; b++) sequences.push_back(run(b, 1, nullptr));
     record("losses of each sequence", sequences);
     std::vector<Matrix> matrices;
-    std::vector<float> momentum = random_numbers((long)grads[0].size(), 0.01f);
-    auto table = model.layout(again[0]);
+    std::vector<float> momentum = random_numbers((long)grads.size(), 0.01f);
+    auto table = model.layout(again);
     long offset = 0;
     std::vector<std::vector<float>> weights = model.tensors;
     for (size_t i = 0; i < table.size(); offset += (long)model.tensors[i++].size())
         if (i >= FIRST_LAYER && (i - FIRST_LAYER) % PER_LAYER == PROJ)
-            matrices.push_back({weights[i].data(), grads[0].data() + offset, &momentum[offset],
+            matrices.push_back({weights[i].data(), grads.data() + offset, &momentum[offset],
                                 s.width, s.heads * s.head});
     const float coefficients[][3] = {{4.0848f, -6.8946f, 2.9270f}, {3.9505f, -6.3029f, 2.6377f},
                                      {3.7418f, -5.5913f, 2.3037f}};
     const Rule rule{0.02f, 0.95f, 0.99f, 1e-7f, coefficients, 3};
-    long bytes;
+    long bytes = 0;
     check(bardlet_muon(matrices.data(), (int)matrices.size(), &rule, threads, bf16_products,
                        nullptr, &bytes));
     check(bardlet_muon(matrices.data(), (int)matrices.size(), &rule, threads, bf16_products,

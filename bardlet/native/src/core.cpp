@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <stdexcept>
+#include <string>
 #include "adamw.h"
 #include "decode.h"
 #include "muon.h"
@@ -16,7 +17,12 @@
 #include <unistd.h>
 #endif
 
-enum Status { OK, OUT_OF_MEMORY, FAILED };
+enum Status { OK, OUT_OF_MEMORY, FAILED, OUT_OF_RANGE };
+
+// What a caller's numbers point to is not there.
+struct OutOfRange : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 static thread_local char error_text[200];
 
@@ -29,6 +35,9 @@ static int guarded(int threads, Call call) noexcept {
     } catch (const std::bad_alloc&) {
         snprintf(error_text, sizeof error_text, "the compiled core ran out of memory");
         return OUT_OF_MEMORY;
+    } catch (const OutOfRange& error) {
+        snprintf(error_text, sizeof error_text, "%s", error.what());
+        return OUT_OF_RANGE;
     } catch (const std::exception& error) {
         snprintf(error_text, sizeof error_text, "the compiled core failed: %s", error.what());
     } catch (...) {
@@ -43,6 +52,31 @@ static void in_format([[maybe_unused]] int bf16_products, Run run) {
     if constexpr (MULTIPLIES_BF16)
         if (bf16_products) return run(bf16{});
     return run(0.0f);
+}
+
+// Call run with the caller's memory, of which it takes pieces, if that has as many `bytes` as they
+// need. `bytes` becomes how many that are: where it grows, nothing was done.
+template <class Run>
+static void in_memory(char* memory, long* bytes, Run run) {
+    Arena counted{nullptr}, arena{memory};
+    run(counted);
+    const bool fits = (long)counted.used <= *bytes;
+    *bytes = (long)counted.used;
+    if (fits && memory) run(arena);
+}
+
+// How many targets count. OutOfRange where an id or a position is not there.
+static int count_targets(const Shape& s, const Batch& batch) {
+    int counted = 0;
+    for (long i = 0; i < (long)batch.B * batch.T; i++) {
+        const int64_t token = batch.idx[i], target = batch.targets[i];
+        if (token < 0 || token >= s.vocab || target < -1 || target >= s.vocab)
+            throw OutOfRange("token ids must be in [0, " + std::to_string(s.vocab) + ")");
+        if (batch.earliest && (batch.earliest[i] < 0 || batch.earliest[i] > i % batch.T))
+            throw OutOfRange("a position attends to itself and to what is before it");
+        counted += target >= 0;
+    }
+    return counted;
 }
 
 // Ask for large pages where the system has them: reads that wait for no page table are faster.
@@ -108,36 +142,47 @@ int bardlet_peak(int threads, int bf16_products, double* flops) {
     });
 }
 
-// Sum of losses over a batch (B, T), into `result`; gradients of the mean over `counted` targets go
-// to grads[0]. `soft` as in train.h. Without `memory`, `result` is how many bytes it must have.
-// grads: per thread a table like params, its arrays one block of grad_size floats that begins with
-// the embedding's.
-int bardlet_train(const Shape* s, float* const* params, float* const* const* grads,
-                  const float* rotary, const int64_t* idx, const int64_t* targets,
-                  const int64_t* earliest, const Soft* soft, int B, int T, float counted,
-                  float dropout, uint32_t seed, int threads, int bf16_products, long grad_size,
-                  char* memory, double* result) {
+// Mean loss over a batch (B, T), into `result`; with `gradients`, their block of grad_size floats,
+// in which each of the parameters' begins where `begins` says (-1: there is none), and `others` with
+// such a block for each thread but the first. `soft` as in train.h, `memory` as in in_memory.
+int bardlet_train(const Shape* s, float* const* params, const long* begins, float* gradients,
+                  float* others, const float* rotary, const int64_t* idx, const int64_t* targets,
+                  const int64_t* earliest, const Soft* soft, int B, int T, float dropout,
+                  uint32_t seed, int threads, int bf16_products, long grad_size, double* result,
+                  char* memory, long* bytes) {
     return guarded(threads, [&] {
-        Arena arena{memory};
-        std::vector<Params> gradients;
-        for (int t = 0; grads && t < threads; t++) gradients.push_back({grads[t]});
+        Batch batch{idx, targets, earliest, B, T, 0};
+        const int counted = std::max(1, count_targets(*s, batch));
+        batch.counted = (float)counted;
+        const int slots = FIRST_LAYER + s->layers * PER_LAYER;
+        std::vector<float*> table;
+        std::vector<Params> grads;
+        for (int t = 0; gradients && t < threads; t++)
+            for (int i = 0; i < slots; i++) {
+                float* block = t ? others + (t - 1) * grad_size : gradients;
+                table.push_back(begins[i] < 0 ? nullptr : block + begins[i]);
+            }
+        for (size_t first = 0; first < table.size(); first += slots) grads.push_back({&table[first]});
         in_format(bf16_products, [&](auto e) {
-            *result = train_step<decltype(e)>(
-                *s, {params}, gradients.data(), rotary, {idx, targets, earliest, B, T, counted},
-                {dropout, seed}, *soft, threads, grads != nullptr, grad_size, arena);
+            in_memory(memory, bytes, [&](Arena& arena) {
+                *result = train_step<decltype(e)>(*s, {params}, grads.data(), rotary, batch,
+                                                  {dropout, seed}, *soft, threads,
+                                                  gradients != nullptr, grad_size, arena) /
+                          counted;
+            });
         });
-        if (!memory) *result = (double)arena.used;
     });
 }
 
-// One step of Muon on `count` matrices; without `memory`, `bytes` is how many it must have.
+// One step of Muon on `count` matrices; `memory` as in in_memory.
 int bardlet_muon(const Matrix* matrices, int count, const Rule* rule, int threads,
                  int bf16_products, char* memory, long* bytes) {
     return guarded(threads, [&] {
-        Arena arena{memory};
-        in_format(bf16_products,
-                  [&](auto e) { muon_step<decltype(e)>(matrices, count, *rule, threads, arena); });
-        *bytes = (long)arena.used;
+        in_format(bf16_products, [&](auto e) {
+            in_memory(memory, bytes, [&](Arena& arena) {
+                muon_step<decltype(e)>(matrices, count, *rule, threads, arena);
+            });
+        });
     });
 }
 
