@@ -188,24 +188,21 @@ class Muon(Optimizer):
         `rows` has the row counts of the matrices stacked in each, which are shared out in `way`.
         """
         group = Group() if way == EVERYWHERE else self.group
-        matrices = [  # (weight, gradient, momentum) of each
-            matrix for *trio, each in zip(weights, grads, buffers, rows, strict=True)
-            for matrix in zip(*(tensor.split(each) for tensor in trio), strict=True)
-        ]  # fmt: skip
-        costs = tuple(float(w.numel() * min(w.shape)) for w, _, _ in matrices)
-        ranks = sharing.owners(costs, group.world_size)
+        shapes = [(m, w.size(1)) for w, each in zip(weights, rows, strict=True) for m in each]
+        ranks = sharing.owners(tuple(float(m * n * min(m, n)) for m, n in shapes), group.world_size)
         mine = [rank == group.rank for rank in ranks]
-        formats = [self.matmul_dtype] * len(weights)
-        if all(map(muon.fits, weights, rows, formats)):
+        if muon.fits(weights, rows, self.matmul_dtype):
             muon.step(
-                matrices, mine, rate=float(rate), momentum=momentum, decay=float(decay),
-                coefficients=POLAR, min_norm=MIN_NORM, dtype=self.matmul_dtype,
+                weights, grads, buffers, rows, mine, rate=float(rate), momentum=momentum,
+                decay=float(decay), coefficients=POLAR, min_norm=MIN_NORM, dtype=self.matmul_dtype,
             )  # fmt: skip
         else:
             torch._foreach_lerp_(buffers, grads, 1 - momentum)
-            if owned := [matrix for matrix, own in zip(matrices, mine, strict=True) if own]:
+            trios = zip(*(unstacked(each, rows) for each in (weights, grads, buffers)), strict=True)
+            if owned := [trio for trio, own in zip(trios, mine, strict=True) if own]:
                 self.move_by_torch(owned, rate=rate, momentum=momentum, decay=decay)
-        sharing.gather([weight for weight, _, _ in matrices], ranks, group, way)
+        if group.world_size > 1:
+            sharing.gather(unstacked(weights, rows), ranks, group, way)
 
     def move_by_torch(
         self, matrices: Sequence[tuple[Tensor, ...]], *, rate: Rate, momentum: float, decay: Rate
@@ -231,6 +228,11 @@ class Muon(Optimizer):
                     step, alpha = step * alpha, 1.0
                 if places:
                     torch._foreach_add_([weights[i] for i in places], step.unbind(), alpha=alpha)
+
+
+def unstacked(tensors: Sequence[Tensor], rows: Sequence[list[int]]) -> list[Tensor]:
+    """The matrices that are stacked in each, with so many rows."""
+    return [matrix for t, each in zip(tensors, rows, strict=True) for matrix in t.split(each)]
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype, coefficients: muon.Coefficients = POLAR) -> Tensor:

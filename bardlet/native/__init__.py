@@ -11,7 +11,7 @@ import ctypes
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import c_char_p, c_float, c_int, c_long, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,14 @@ def pointer(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
             f"{tensor.device}"
         )
     return tensor.data_ptr()
+
+
+def pointers(tensors: Sequence[Tensor]) -> list[int]:
+    """The addresses of float32 tensors, as `pointer` has them."""
+    for tensor in tensors:
+        if not (tensor.is_cpu and tensor.dtype is torch.float32 and tensor.is_contiguous()):
+            pointer(tensor)  # which says what is wrong
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def rotary(model: GPT) -> int | None:

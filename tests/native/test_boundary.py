@@ -120,8 +120,10 @@ for tensor in (double, strided, torch.zeros(4, 4, device="meta")):
 p, g = torch.zeros(64, 64), torch.zeros(64, 32)
 options = dict(rate=0.1, momentum=0.9, decay=1.0, coefficients=[(1.0, 0.0, 0.0)], min_norm=1e-9,
                dtype=torch.float32)
-for trio in [(p, g, p), (p, p, g), (p, p.double(), p), (p[0], p[0], p[0])]:
-    refused(ValueError, lambda: muon.step([trio], [True], **options))
+for trio in [(p, g, p), (p, p, g), (p, p.double(), p), (p[0], p[0], p[0]), (p.T, p, p.mT)]:
+    refused(ValueError, lambda: muon.step(*([each] for each in trio), [[64]], [True], **options))
+for rows in ([32], [32, 64]):
+    refused(ValueError, lambda: muon.step([p], [p], [p], [rows], [True] * len(rows), **options))
 model = random_model(LLAMA)
 decoder = Decoder(model, 2, torch.float32)
 tokens, uniform = torch.zeros(2, 9, dtype=torch.int64), torch.zeros(8, 2)
