@@ -59,9 +59,12 @@ struct Stretch {
     }
 };
 
+// `share` is how many numbers are worth waking a thread for, which takes some 50 microseconds.
 template <class Work>
-void on_stretches(const std::vector<Stretch>& stretches, int threads, Work work) {
-    Team team((int)std::min<size_t>(threads, std::max<size_t>(stretches.size(), 1)));
+void on_stretches(const std::vector<Stretch>& stretches, int threads, int64_t share, Work work) {
+    int64_t size = 0;
+    for (const Stretch& each : stretches) size += each.last - each.first;
+    Team team((int)std::min<int64_t>(threads, 1 + size / share));
     team.run([&, count = team.size()](int t) {
         const Slice mine((long)stretches.size(), t, count);
         for (long i = mine.first; i < mine.last; i++) work(i);
@@ -71,13 +74,14 @@ void on_stretches(const std::vector<Stretch>& stretches, int threads, Work work)
 inline void adamw_step(const Moments* moments, int count, const AdamRule& rule, int threads) {
     const std::vector<Stretch> stretches = Stretch::all(moments, count);
     for (int i = 0; i < count; i++) *moments[i].steps += 1;
-    on_stretches(stretches, threads, [&](long i) { stretches[i].step(rule); });
+    on_stretches(stretches, threads, 1 << 16, [&](long i) { stretches[i].step(rule); });
 }
 
 inline double gradient_norm(const Moments* moments, int count, int threads) {
     const std::vector<Stretch> stretches = Stretch::all(moments, count);
     std::vector<double> squares(stretches.size());
-    on_stretches(stretches, threads, [&](long i) { squares[i] = stretches[i].squares(); });
+    on_stretches(stretches, threads, 1 << 18,
+                 [&](long i) { squares[i] = stretches[i].squares(); });
     double sum = 0;
     for (double each : squares) sum += each;
     return std::sqrt(sum);
