@@ -10,7 +10,6 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from bardlet.system import sharding, sharing
 from bardlet.system.distributed import Group
 from bardlet.system.fastest import Fastest
 from bardlet.system.offload import Offload, offloads, put_updates
+from bardlet.system.optimizer import Optimizer, plain
 from bardlet.system.sharing import EVERYWHERE
 
 # Four iterations that bring singular values from [0.003, 1] to within 0.2 of one: the best odd
@@ -43,30 +43,22 @@ Rate = float | Tensor  # of a step; a tensor where steps are recorded once, and 
 MIN_NORM = 1e-15  # squares of entries below 1e-19 are zero in float32: such a matrix is shrunk
 
 
-def plain(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of torch's optimizers without what it wraps around it for torch.compile.
-
-    The first call of a wrapped one imports the whole compiler: a second, more than training's first
-    steps take.
-    """
-    return getattr(method, "__wrapped__", method)
-
-
-class Optimizer(torch.optim.Optimizer):
-    add_param_group = plain(torch.optim.Optimizer.add_param_group)
-    zero_grad = plain(torch.optim.Optimizer.zero_grad)
-    state_dict = plain(torch.optim.Optimizer.state_dict)
-    offload: Offload | None = None  # where its state rests, if that is not the device
-
-
 class AdamW(Optimizer, torch.optim.AdamW):
     move = torch.no_grad()(plain(torch.optim.AdamW.step))
     scale = 1.0  # of the gradients in the next step, if the core takes it
 
+    @functools.cached_property
+    def by_core(self) -> list[adamw.Table]:
+        """The core's tables, where it takes the steps: those of each group."""
+        core = adamw.steps(self) and not self.offload
+        return [adamw.Table() for _ in self.param_groups] if core else []
+
     def step(self, closure: None = None) -> None:  # pyright: ignore
         if self.offload:
             self.offload.step(self.move)
-        elif not adamw.step(self):
+        elif self.by_core:
+            adamw.step(self, self.by_core)
+        else:
             self.move()
 
 

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from ctypes import c_char_p, c_float, c_int, c_long, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bardlet.model import GPT, GPTConfig
+from bardlet.native.addresses import pointer
 from bardlet.system import native_library
 from bardlet.system.sharding import is_sharded
 
@@ -162,25 +163,6 @@ def core() -> ctypes.CDLL:
 def threads() -> int:
     """How many threads the core may use: torch's number, up to what its tables hold."""
     return min(torch.get_num_threads(), MAX_THREADS)
-
-
-def pointer(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
-    """The address of a tensor's numbers. ValueError where the core cannot read them there."""
-    if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
-        layout = "contiguous" if tensor.is_contiguous() else "strided"
-        raise ValueError(
-            f"the core reads contiguous {dtype} on a CPU, not {layout} {tensor.dtype} on "
-            f"{tensor.device}"
-        )
-    return tensor.data_ptr()
-
-
-def pointers(tensors: Sequence[Tensor]) -> list[int]:
-    """The addresses of float32 tensors, as `pointer` has them."""
-    for tensor in tensors:
-        if not (tensor.is_cpu and tensor.dtype is torch.float32 and tensor.is_contiguous()):
-            pointer(tensor)  # which says what is wrong
-    return [tensor.data_ptr() for tensor in tensors]
 
 
 def rotary(model: GPT) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bardlet import native
+from bardlet.native.addresses import pointers
 
 Coefficients = Sequence[tuple[float, float, float]]
 
@@ -78,7 +79,7 @@ def step(
     empty, stack, begins = layout(tuple(map(tuple, rows)), tuple(shape[1] for shape in shapes))
     items = empty.copy()
     for name, tensors in (("weight", weights), ("gradient", grads), ("momentum", momenta)):
-        items[name] = np.array(native.pointers(tensors), np.uint64)[stack] + begins
+        items[name] = np.array(pointers(tensors), np.uint64)[stack] + begins
     items["weight"] *= np.array(mine, np.uint64)  # null: not to be stepped
     flat = [number for row in coefficients for number in row]
     numbers = (ctypes.c_float * len(flat))(*flat)

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from bardlet import native
 from bardlet.model import GPT, GPTConfig
+from bardlet.native.addresses import Places
 
 MAX_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
 
@@ -61,14 +62,17 @@ class NativeGPT(nn.Module):
         self.shape = native.Shape.of(model.config)
         # where the gradient of each of the core's parameters begins in a block of all of them
         sizes = [p.numel() for p in self.named.values()]
-        *places, self.size = accumulate(sizes, initial=0)
-        begins = dict(zip(self.named, places, strict=True))
+        *starts, self.size = accumulate(sizes, initial=0)
+        begins = dict(zip(self.named, starts, strict=True))
         if model.config.tied:
             begins["lm_head.weight"] = begins["transformer.wte.weight"]
+        self.pieces = [  # of such a block: whose gradient each is, and as_strided's arguments
+            (p, p.shape, p.stride(), start)
+            for p, start in zip(self.named.values(), starts, strict=True)
+        ]
         slots = [begins.get(name, -1) for name in native.slots(model.config)]
         self.begins = (ctypes.c_long * len(slots))(*slots)
-        self.held: list[Tensor] = []
-        self.weights()
+        self.places = Places()
         self.gradient = torch.zeros(0, requires_grad=True)  # what autograd is told to go back to
 
     def forward(
@@ -120,9 +124,11 @@ class NativeGPT(nn.Module):
         seed = int(torch.randint(1 << 31, ())) if dropout else 0
         threads = min(native.threads(), B)
         others = torch.empty(0 if gradients is None else (threads - 1) * self.size)
+        if self.places.moved([*self.named.values()]):
+            self.weights = native.table(self.named, config)
         result = ctypes.c_double()
         native.in_scratch(
-            native.core().bardlet_train, ctypes.byref(self.shape), self.weights(), self.begins,
+            native.core().bardlet_train, ctypes.byref(self.shape), self.weights, self.begins,
             gradients if gradients is None else native.pointer(gradients), native.pointer(others),
             native.rotary(self.model),
             native.pointer(idx, torch.int64), native.pointer(targets, torch.int64),
@@ -130,16 +136,6 @@ class NativeGPT(nn.Module):
             B, T, dropout, seed, threads, self.bf16, self.size, ctypes.byref(result),
         )  # fmt: skip
         return torch.scalar_tensor(result.value, dtype=torch.float32)
-
-    def weights(self) -> ctypes.Array[ctypes.c_void_p]:
-        """The core's table of weights. They are checked where one has moved: those that were are
-        held, so that nothing else comes to be where they are.
-        """
-        params = self.named.values()
-        if [p.data_ptr() for p in params] != [p.data_ptr() for p in self.held]:
-            self.table = native.table(self.named, self.model.config)
-            self.held = [p.detach() for p in params]
-        return self.table
 
 
 def struct(soft: Soft | None) -> native.Soft:
@@ -173,7 +169,7 @@ class Loss(torch.autograd.Function):
         ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, first: Tensor | None,
         soft: Soft | None, gradient: Tensor,
     ) -> Tensor:  # fmt: skip
-        ctx.params, ctx.block = model.named.values(), torch.empty(model.size)
+        ctx.pieces, ctx.block = model.pieces, torch.empty(model.size)
         return model.compute(idx, targets, first, struct(soft), ctx.block)
 
     @staticmethod
@@ -184,12 +180,9 @@ class Loss(torch.autograd.Function):
             raise RuntimeError("the compiled core's loss goes backward only once")
         if (factor := scale.item()) != 1:
             block.mul_(factor)
-        begin = 0
-        for p in ctx.params:
-            gradient = block.as_strided(p.shape, p.stride(), begin)
-            begin += p.numel()
+        for p, *piece in ctx.pieces:
             if p.grad is not None:
-                p.grad += gradient
+                p.grad += block.as_strided(*piece)
             elif p.requires_grad:
-                p.grad = gradient
+                p.grad = block.as_strided(*piece)
         return (None,) * 6

@@ -15,8 +15,8 @@ from bardlet.system import sharding
 def total_norm(params: Sequence[Tensor]) -> Tensor:
     """The norm of all gradients together, over all processes that share them: (,)."""
     grads = [p.grad for p in params if p.grad is not None]
-    if grads and adamw.fits(grads):
-        return adamw.norm(grads)
+    if grads and (norm := adamw.norm(grads)) is not None:
+        return norm
     return sharding.summed_over_all(torch.nn.utils.get_total_norm(grads))
 
 
@@ -28,7 +28,7 @@ def clip(
 
     Where the core steps all of them, it scales them on the way.
     """
-    if all(isinstance(each, AdamW) and adamw.steps(each) for each in optimizers):
+    if all(isinstance(each, AdamW) and each.by_core for each in optimizers):
         for each in optimizers:
             each.scale = min(1.0, (max_norm / (norm + 1e-6)).item())  # pyright: ignore
     else:
