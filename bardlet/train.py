@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,11 +183,11 @@ def train_step(
     lr = learning_rate(config, it)
     set_learning_rate(t.optimizers, lr / config.learning_rate)
     of_pairs = targets.dim() == 3
-    # in the loss, of each sequence
-    counts = [1] * len(targets) if of_pairs else (targets >= 0).sum(1).tolist()
-    counted = t.tokens_per_iter
-    if any(stream.masked for stream, _ in t.dataset.parts):
-        counted = t.group.sum([sum(counts)], device)[0]
+    masked = any(stream.masked for stream, _ in t.dataset.parts)
+    counts = [1 if of_pairs else targets.size(1)] * len(targets)  # in the loss, of each sequence
+    if masked and not of_pairs:
+        counts = (targets >= 0).sum(1).tolist()
+    counted = t.group.sum([sum(counts)], device)[0] if masked else t.tokens_per_iter
     if not counted:
         stops = t.group.sum([stop], device)[0]
         nothing = math.nan, math.nan, stops
@@ -206,36 +206,46 @@ def train_step(
         Returns the mean, (1,), and of pairs behind it margins and pairs in order summed, (3,).
         """
         clear_gradients(t)
-        sums = torch.zeros(3 if of_pairs else 1, device=device)
+        parts = []
         for number, first in enumerate(range(0, len(idx), size)):
             place = t.group.rank + number * t.group.world_size  # among the micro-batches of all
-            seed_generators(dropout_seed(config.seed, it, place), device)
+            if t.model.config.dropout:  # else nothing is drawn
+                seed_generators(dropout_seed(config.seed, it, place), device)
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx) and t.micro_batcher.settled
             share = sum(counts[first : first + size]) / counted
             work = functools.partial(backward, t, share=share, last=last)
-            sums += t.micro_batcher.part(work, x, y)
-        return sums
+            parts.append(t.micro_batcher.part(work, x, y))
+        return functools.reduce(torch.add, parts)
 
     size = t.micro_batcher.size
     part = t.micro_batcher.run(accumulated)
     exchanges.settle(t.micro_batcher, t.model, t.group, device)
-    totals = t.group.total(torch.cat((part, torch.full_like(part[:1], stop))))  # (2,) or (4,)
+    totals = t.group.total(torch.cat((part, part.new_full((1,), stop))))  # (2,) or (4,)
     while (size := size // 2) >= t.micro_batcher.size:  # each halving
         t.log.record(type="event", event="memory", iter=it, batch_size=size)
     norm = unscaled_norm(t)
-    of_all = totals[:1], norm.to(totals).view(1), totals[-1:], totals[1:-1] / counted
-    values = torch.cat(of_all)  # (3,) or (5,)
+    values = torch.cat((totals, norm.view(1)))  # (3,) or (5,)
+
     if t.late:
-        read, step = Readback(values).read, True
+        later = Readback(values)
+        read, step = (lambda: arranged(later.read(), counted)), True
     else:
-        seen = values.tolist()  # waits for the device
+        seen = arranged(values.tolist(), counted)  # waits for the device
         read, step = (lambda: seen), may_step(t, it, *seen[:2])
     if step:
         step_optimizers(t, norm)
     t.scaler.update()
     clear_gradients(t)
     return StepResult(iter=it, lr=lr, read=read)
+
+
+def arranged(values: Sequence[float], counted: float) -> list[float]:
+    """The loss, the gradient's norm, whether to stop, and of pairs the mean margin and accuracy;
+    `values` has the norm last, and sums over the `counted` pairs.
+    """
+    loss, *sums, stop, norm = values
+    return [loss, norm, stop, *(each / counted for each in sums)]
 
 
 def backward(
@@ -251,7 +261,8 @@ def backward(
         more, loss = t.forward(idx, targets, first=first_seen(idx, end_of_text))
     loss = loss * share
     # DDP takes the mean over the processes, and this is a part of the whole
-    t.scaler.scale(loss * t.group.world_size).backward()
+    processes = t.group.world_size
+    t.scaler.scale(loss * processes if processes > 1 else loss).backward()
     part = loss.detach().view(1)
     return torch.cat((part, more)) if targets.dim() == 3 else part
 

@@ -109,7 +109,7 @@ def z_score(loss: float, before: Sequence[float]) -> float:
     if len(before) < MIN_HISTORY:
         return 0.0
     mean = math.fsum(before) / len(before)
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in before) / len(before))
+    deviation = math.dist(before, [mean] * len(before)) / math.sqrt(len(before))
     return (loss - mean) / max(deviation, 1e-3 * abs(mean), 1e-12)
 
 
