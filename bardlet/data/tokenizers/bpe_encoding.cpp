@@ -262,7 +262,7 @@ class Encoder : public AnyEncoder {
     }
 
   private:
-    static const int BATCH = 128;
+    static const int BATCH = 256;
     static const uint32_t SHORT = Cache<Id>::SHORT, LONG = Cache<Id>::LONG;
     static const uint32_t FEW = Cache<Id>::FEW, MANY = Cache<Id>::MANY;
     using ShortWord = typename Cache<Id>::ShortWord;
@@ -422,6 +422,8 @@ class Encoder : public AnyEncoder {
     }
 
     Id* merged_short(const byte* text, uint32_t size, Id* out) {
+        if (size <= 6) return merged_in<8>(text, size, out);
+        if (size <= 10) return merged_in<12>(text, size, out);
         if (size <= 14) return merged_in<16>(text, size, out);
         if (size <= 30) return merged_in<32>(text, size, out);
         return size <= 62 ? merged_in<64>(text, size, out) : merged_long(text, size, out);
