@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -18,6 +19,7 @@ from bardlet.data.tokenizers import bpe, bpe_encoding, bpe_training, patterns, p
 from bardlet.data.tokenizers.base import from_json
 from bardlet.data.tokenizers.bpe import BPETokenizer
 from bardlet.data.tokenizers.bpe_encoding import Encoder
+from bardlet.data.tokenizers.byte_tokens import ALPHABET
 from bardlet.data.tokenizers.patterns import CL100K, GPT2, LLAMA3, LOWER, O200K, UPPER
 
 pytestmark = pytest.mark.skipif(not bpe_encoding.core(), reason="there is no core")
@@ -141,6 +143,56 @@ def test_ids_of_endless_words_are_tiktokens(unit: str, by_pattern: dict[str, BPE
         for size in (*range(1, 70), 127, 128, 200, 5000):
             text = unit * size
             assert core_ids(by_pattern[name], text) == oracle.encode_ordinary(text), (name, size)
+
+
+def with_merges(base: BPETokenizer, pairs: list[tuple[str, str]]) -> BPETokenizer:
+    """A tokenizer as `base` is, with these merges of bytes in `ALPHABET`."""
+    document = json.loads(base.to_json())
+    names = [*ALPHABET, *dict.fromkeys(a + b for a, b in pairs)]
+    document["model"]["vocab"] = {name: i for i, name in enumerate(names)}
+    document["model"]["merges"] = [f"{a} {b}" for a, b in pairs]
+    document["added_tokens"] = []
+    tokenizer = from_json(json.dumps(document), "it")
+    assert isinstance(tokenizer, BPETokenizer)
+    return tokenizer
+
+
+def test_words_end_where_the_patterns_say(by_pattern: dict[str, BPETokenizer]) -> None:
+    """In a vocabulary where any two bytes are a token, so that each border shows in the ids."""
+    kinds = [
+        "ab\u00e9\u0434\u4e2d\U00010348", "1\u00b2\u0663\u2460\U0001d7d8", " \n\u00a0\u3000\u2028",
+        ".'-\u3002\u0301\U0001f600", "s",
+    ]  # fmt: skip
+    alphabet = [ALPHABET[b] for b in sorted(set("".join(kinds).encode()))]
+    pairs = [(a, b) for a in alphabet for b in alphabet]
+    draw = random.Random(8)
+    draw.shuffle(pairs)
+    runs = [
+        "".join(draw.choices(draw.choice(kinds), k=draw.choice((1, 1, 2, 5)))) for _ in range(9000)
+    ]
+    for name, tokenizer in by_pattern.items():
+        split = with_merges(tokenizer, pairs)
+        for at in range(0, len(runs), 300):
+            text = "".join(runs[at : at + 300])
+            assert core_ids(split, text) == library_ids(split, text), (name, text)
+
+
+def test_long_words_that_begin_alike_are_told_apart(by_pattern: dict[str, BPETokenizer]) -> None:
+    """Enough of them for some to have one place in the core's memory of words."""
+    words = ["q" * 100 + "".join(end) for end in itertools.product("abcdefghijkl", repeat=3)]
+    text, tokenizer = " ".join(words), by_pattern["gpt2"]
+    assert core_ids(tokenizer, text) == library_ids(tokenizer, text)
+
+
+def test_of_a_pair_that_is_merged_twice_the_last_counts(
+    by_pattern: dict[str, BPETokenizer],
+) -> None:
+    pairs = [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("ab", "c"), ("b", "c")]
+    twice = with_merges(by_pattern["gpt2"], pairs)
+    text = "abc abcabc bcab caabbc" * 3
+    assert twice.quick is not None
+    assert core_ids(twice, text) == library_ids(twice, text)
+    assert core_ids(twice, text) != core_ids(with_merges(twice, pairs[:3]), text)
 
 
 def test_a_long_text_is_encoded_in_parts_like_the_librarys(
