@@ -94,13 +94,16 @@ static void products(const char* name) {
     record("rows", y);
     record("rows=alone", alone);
     std::vector<E> left(32 * 32), right(32 * N);  // 32 steps of 32 rows and of N columns
-    pack_left(a.data(), 32, 32, 32, left.data());
+    pack_left(a.data(), 32, 32, 32, left.data(), 32L * NR);
     std::vector<E> b(32 * N);
     for (int i = 0; i < 32 * N; i += W) store(&b[i], load(&w[i]));
     pack_rows(b.data(), N, 32, N, right.data());
     multiply_transposed(left.data(), 32L * NR, right.data(), 32L * NR, 32, N, 32 / PAIR<E>,
                         [&](int m, int n, vec v) { store(&outer[m * N + n], v); });
     record("transposed", outer);
+    add_transposed(left.data(), 32L * NR, right.data(), 32L * NR, 32, N, 32 / PAIR<E>, false,
+                   outer.data(), N);
+    record("transposed, added", outer);
 }
 
 template <int BITS>

@@ -17,15 +17,20 @@ long packed_size(long depth, long columns) {
     return round_up(depth, PAIR<E>) * round_up(columns, NR);
 }
 
-// Pack x (depth, columns), contracted over its rows. Both are multiples of PAIR and of NR.
+// Pack x (depth, columns), contracted over its rows, into panels `panel` elements apart. Both are
+// multiples of PAIR and of NR.
 template <class E>
-void pack_rows(const E* x, long stride, int depth, int columns, E* out) {
-    for (int n = 0; n < columns; n += NR)
-        for (int k = 0; k < depth; k += PAIR<E>, out += NR * PAIR<E>)
+void pack_rows(const E* x, long stride, int depth, int columns, E* out, long panel) {
+    for (int n = 0; n < columns; n += NR, out += panel)
+        for (int k = 0; k < depth; k += PAIR<E>)
             for (int j = 0; j < NR; j += W) {
                 const E* row = x + k * stride + n + j;
-                store_words(out + j * PAIR<E>, two_rows(row, row + stride));
+                store_words(out + k * NR + j * PAIR<E>, two_rows(row, row + stride));
             }
+}
+template <class E>
+void pack_rows(const E* x, long stride, int depth, int columns, E* out) {
+    pack_rows(x, stride, depth, columns, out, (long)depth * NR);
 }
 
 // Pack x (columns, depth), contracted along its rows: a transposition of words.
@@ -48,11 +53,17 @@ void pack_columns(const E* x, long stride, int depth, int columns, E* out) {
 #endif
 }
 
-// Pack x (depth, columns) as the A^T of multiply_transposed.
+// Pack x (depth, columns) as the A^T of multiply_transposed, `panel` elements for NR columns.
 template <class E>
-void pack_left(const E* x, long stride, int depth, int columns, E* out) {
-    if constexpr (TILED<E>) pack_for_tiles(x, stride, depth, columns, out);
-    else pack_rows(x, stride, depth, columns, out);
+void pack_left(const E* x, long stride, int depth, int columns, E* out, long panel) {
+    if constexpr (TILED<E>) pack_for_tiles(x, stride, depth, columns, out, panel / NR);
+    else pack_rows(x, stride, depth, columns, out, panel);
+}
+
+// Where step k of its contraction begins in what pack_left writes.
+template <class E>
+long left_offset(long k) {
+    return TILED<E> ? k : k * NR;
 }
 
 // The sums of R rows and one panel. Row r at step k is the word at a + r * row + k * step.
@@ -100,7 +111,19 @@ inline __attribute__((always_inline)) void multiply(const E* a, long stride, con
     gemm(a, stride, (long)PAIR<E>, b, (long)depth * NR, rows, columns, depth / PAIR<E>, out);
 }
 
-// A^T B over `steps` steps of both, A packed by pack_left with `a_panel` elements for NR columns.
+// multiply() with its sums stored in rows `to_stride` apart.
+template <class E>
+void multiply_into(const E* a, long stride, const E* b, int rows, int columns, int depth, float* to,
+                   long to_stride) {
+    if constexpr (TILED<E>)
+        return add_tiles(a, stride, b, (long)depth * NR, rows, columns, depth / PAIR<E>, nullptr,
+                         to, to_stride);
+    multiply(a, stride, b, rows, columns, depth,
+             [=](int m, int n, vec v) { store(to + m * to_stride + n, v); });
+}
+
+// A^T B over `steps` steps of both, A packed by pack_left; NR columns take a_panel and b_panel
+// elements.
 template <class E, class Out>
 inline __attribute__((always_inline)) void multiply_transposed(const E* a, long a_panel, const E* b,
                                                                long b_panel, int rows, int columns,
@@ -112,4 +135,17 @@ inline __attribute__((always_inline)) void multiply_transposed(const E* a, long 
         const int here = rows - m < NR ? rows - m : NR;
         gemm(a, (long)PAIR<E>, (long)NR * PAIR<E>, b, b_panel, here, columns, steps, shifted);
     }
+}
+
+// The same into rows of `to`, `stride` apart: added to what is there unless `fresh`.
+template <class E>
+void add_transposed(const E* a, long a_panel, const E* b, long b_panel, int rows, int columns,
+                    int steps, bool fresh, float* to, long stride) {
+    if constexpr (TILED<E>)
+        return add_tiles(a, a_panel / NR, b, b_panel, rows, columns, steps, fresh ? nullptr : to,
+                         to, stride);
+    multiply_transposed(a, a_panel, b, b_panel, rows, columns, steps, [=](int m, int n, vec sums) {
+        float* at = to + m * stride + n;
+        store(at, fresh ? sums : load(at) + sums);
+    });
 }

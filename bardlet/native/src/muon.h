@@ -64,7 +64,7 @@ class Orthogonaliser {
         auto to_gram = [&](int i, int j, vec v) { store(gram + (long)i * side + j, v); };
         if (tall) {
             pack_rows(x, columns, rows, columns, packed);
-            if (TILED<E>) pack_left(x, columns, rows, columns, left);
+            if (TILED<E>) pack_left(x, columns, rows, columns, left, (long)rows * NR);
         } else {
             pack_columns(x, columns, columns, rows, packed);
         }

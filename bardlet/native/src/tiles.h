@@ -85,19 +85,39 @@ struct Tiles {
     ~Tiles() { _tile_release(); }
 };
 
-// The sums of up to 32 rows, as many as the tiles have, and one panel (gemm.h). With FETCH, what
-// lies behind the part of the panel that is read is on its way into the second-level cache.
-template <bool LOWER, bool FETCH>
-inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps,
-                           float (&sums)[BLOCK][BLOCK]) {
-    constexpr long LINE = 2 * SIDE * sizeof(int32_t);
+// Begin the sums of up to 32 rows, as many as the tiles have, with zeros or the floats at `from`.
+template <bool LOWER>
+inline void begin_sums(const float* from, long stride) {
     asm volatile("" ::: "memory");  // the compiler does not know that tiles are loaded from memory
-    _tile_zero(0);
-    _tile_zero(1);
-    if (LOWER) {
+    if (!from) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (!LOWER) return;
         _tile_zero(2);
         _tile_zero(3);
+        return;
     }
+    _tile_loadd(0, from, stride * sizeof(float));
+    _tile_loadd(1, from + SIDE, stride * sizeof(float));
+    if (!LOWER) return;
+    _tile_loadd(2, from + SIDE * stride, stride * sizeof(float));
+    _tile_loadd(3, from + SIDE * stride + SIDE, stride * sizeof(float));
+}
+
+template <bool LOWER>
+inline void store_sums(float* to, long stride) {
+    _tile_stored(0, to, stride * sizeof(float));
+    _tile_stored(1, to + SIDE, stride * sizeof(float));
+    if (!LOWER) return;
+    _tile_stored(2, to + SIDE * stride, stride * sizeof(float));
+    _tile_stored(3, to + SIDE * stride + SIDE, stride * sizeof(float));
+}
+
+// Add the products of those rows and one panel (gemm.h). With FETCH, what lies behind the part of
+// the panel that is read is on its way into the second-level cache.
+template <bool LOWER, bool FETCH>
+inline void add_products(const bf16* a, long row, const bf16* panel, int steps) {
+    constexpr long LINE = 2 * SIDE * sizeof(int32_t);
     for (int k = 0; k < steps; k += SIDE, a += 2 * SIDE, panel += 2 * SIDE * BLOCK) {
         if (FETCH)
             for (int line = 0; line < 2 * SIDE; line++)
@@ -112,15 +132,27 @@ inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, sums[0], LINE);
-    _tile_stored(1, sums[0] + SIDE, LINE);
-    if (!LOWER) return;
-    _tile_stored(2, sums[SIDE], LINE);
-    _tile_stored(3, sums[SIDE] + SIDE, LINE);
 }
 
-// Write x (depth, columns) column by column, each of `depth` elements. Both are multiples of BLOCK.
-inline void pack_for_tiles(const bf16* x, long stride, int depth, int columns, bf16* out) {
+// One block: to = from + A's rows times a panel, which the first rows bring in for the others.
+inline void multiply_block(const bf16* a, long row, const bf16* panel, int steps, int rows,
+                           bool fetch, const float* from, float* to, long stride) {
+    if (rows <= SIDE) {
+        begin_sums<false>(from, stride);
+        add_products<false, true>(a, row, panel, steps);
+        store_sums<false>(to, stride);
+        return;
+    }
+    begin_sums<true>(from, stride);
+    if (fetch) add_products<true, true>(a, row, panel, steps);
+    else add_products<true, false>(a, row, panel, steps);
+    store_sums<true>(to, stride);
+}
+
+// Write x (depth, columns) column by column, each `column` elements apart. Both are multiples of
+// BLOCK.
+inline void pack_for_tiles(const bf16* x, long stride, int depth, int columns, bf16* out,
+                           long column) {
     constexpr int EIGHT = 8;  // numbers in 128 bits
     // three of these: 8 by 8 numbers change places in each quarter of the registers
     auto mix = [](const words(&x)[EIGHT], words(&y)[EIGHT]) {
@@ -143,8 +175,21 @@ inline void pack_for_tiles(const bf16* x, long stride, int depth, int columns, b
                     a[i] = _mm512_inserti32x4(a[i], row(3 * EIGHT), 3);
                 }
                 mix(a, b), mix(b, a), mix(a, b);
-                for (int i = 0; i < EIGHT; i++) store_words(out + (long)(n + i) * depth + k, b[i]);
+                for (int i = 0; i < EIGHT; i++) store_words(out + (n + i) * column + k, b[i]);
             }
+}
+
+// Call each(m, n, block) for blocks of up to BLOCK rows, which the tiles are set for, and panels.
+template <class Each>
+inline __attribute__((always_inline)) void in_blocks(int rows, int columns, Each each) {
+    for (int first = 0, end; first < rows; first = end) {
+        const int rest = rows - first < STRIP ? rows - first : STRIP;
+        const int block = rest < BLOCK ? rest : BLOCK;
+        end = first + rest / block * block;
+        set_tile_rows(block);
+        for (int n = 0; n < columns; n += BLOCK)
+            for (int m = first; m < end; m += block) each(m, n, block);
+    }
 }
 
 // gemm() of gemm.h for A's steps side by side. A row's sums do not depend on the rows beside it.
@@ -153,24 +198,28 @@ inline __attribute__((always_inline)) void multiply_tiles(const bf16* a, long ro
                                                           long panel, int rows, int columns,
                                                           int steps, Out out) {
     alignas(64) float sums[BLOCK][BLOCK];
-    for (int first = 0, end; first < rows; first = end) {
-        const int rest = rows - first < STRIP ? rows - first : STRIP;
-        const int block = rest < BLOCK ? rest : BLOCK;
-        end = first + rest / block * block;
-        set_tile_rows(block);
-        for (int n = 0; n < columns; n += BLOCK)
-            for (int m = first; m < end; m += block) {
-                const bf16 *at = a + m * row, *its = b + n / BLOCK * panel;
-                // the first rows that meet a panel bring it in for the others
-                if (block <= SIDE) multiply_block<false, true>(at, row, its, steps, sums);
-                else if (m) multiply_block<true, false>(at, row, its, steps, sums);
-                else multiply_block<true, true>(at, row, its, steps, sums);
-                for (int r = 0; r < block; r++) {
-                    out(m + r, n, load(sums[r]));
-                    out(m + r, n + W, load(sums[r] + W));
-                }
-            }
-    }
+    in_blocks(rows, columns, [&](int m, int n, int block) {
+        multiply_block(a + m * row, row, b + n / BLOCK * panel, steps, block, !m, nullptr, sums[0],
+                       BLOCK);
+        for (int r = 0; r < block; r++) {
+            out(m + r, n, load(sums[r]));
+            out(m + r, n + W, load(sums[r] + W));
+        }
+    });
+}
+
+// to (rows, columns) = from + A B, both with rows `stride` apart; a null `from` is zeros.
+inline void add_tiles(const bf16* a, long row, const bf16* b, long panel, int rows, int columns,
+                      int steps, const float* from, float* to, long stride) {
+    in_blocks(rows, columns, [&](int m, int n, int block) {
+        const long at = m * stride + n;
+        for (int r = 0; r < block; r++) {  // two lines each, there when the sums are
+            __builtin_prefetch(to + at + r * stride, 1);
+            __builtin_prefetch(to + at + r * stride + SIDE, 1);
+        }
+        multiply_block(a + m * row, row, b + n / BLOCK * panel, steps, block, !m,
+                       from ? from + at : nullptr, to + at, stride);
+    });
 }
 #else
 struct Tiles {};

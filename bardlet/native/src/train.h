@@ -10,7 +10,8 @@
 #include "dropout.h"
 #include "weights.h"
 
-constexpr int ROWS = 32;  // queries of one block of attention
+constexpr int ROWS = 32;   // queries of one block of attention
+constexpr int SPAN = 256;  // queries, at most, whose gradients of keys and values are summed at once
 
 // What one layer keeps of M tokens for its backward pass.
 template <class E>
@@ -18,7 +19,7 @@ struct Activations {
     float *x1, *x2;          // (M, C) the residual stream before attention and before the MLP
     float *scale1, *scale2;  // (M) 1 / rms or 1 / sd of each norm
     float *mean1, *mean2;    // (M)
-    float* log_sums;         // (sequences, heads, T) of attention's softmax
+    float *shifts, *shares;  // (sequences, heads, T): attention pays e^(score + shift) share
     E *a1, *qkv, *rotated,
         *o;          // normed input; queries, keys, values; rotated queries and keys; heads' output
     E *a2, *fc, *h;  // normed input; before the activation, then its slopes; after it
@@ -46,7 +47,8 @@ class Worker {
   public:
     Worker(const Shape& s, int T, int sequences, bool grad, Dropout dropout, Soft soft,
            Arena& arena)
-        : s(s), T(T), grad(grad), dropout(dropout), soft(soft), layers(s.layers) {
+        : s(s), T(T), grad(grad), dropout(dropout), soft(soft), span(std::min(SPAN, T)),
+          layers(s.layers) {
         const long M = (long)T * sequences, C = s.width, D = s.head, T32 = round_up(T, ROWS);
         for (int l = 0; l < s.layers; l++) {
             Activations<E>& a = layers[l];
@@ -57,7 +59,7 @@ class Worker {
             a.x1 = arena.take<float>(M * C), a.x2 = arena.take<float>(M * C);
             a.scale1 = arena.take<float>(M), a.scale2 = arena.take<float>(M);
             a.mean1 = arena.take<float>(M), a.mean2 = arena.take<float>(M);
-            a.log_sums = arena.take<float>(M * s.heads);
+            a.shifts = arena.take<float>(M * s.heads), a.shares = arena.take<float>(M * s.heads);
             a.a1 = arena.take<E>(M * C), a.a2 = arena.take<E>(M * C);
             a.qkv = arena.take<E>(M * s.qkv());
             a.rotated = s.llama ? arena.take<E>(M * s.rotated()) : nullptr;
@@ -80,8 +82,8 @@ class Worker {
         d_wide = arena.take<E>(M * std::max(s.gated(), s.qkv())),
         packed_dy = arena.take<E>(M * widest);
         packed_x = arena.take<E>(M * std::max({C, (long)s.heads * D, (long)s.hidden}));
-        ds = arena.take<E>(ROWS * T32), packed_p = arena.take<E>(ROWS * T32),
-        packed_ds = arena.take<E>(ROWS * T32);
+        ds = arena.take<E>(ROWS * T32), slopes = arena.take<float>(ROWS * NR);
+        packed_p = arena.take<E>(span * T32), packed_ds = arena.take<E>(span * T32);
         value_columns = arena.take<E>(T32 * D), queries = arena.take<E>(T32 * D),
         d_heads = arena.take<E>(T32 * D);
         key_rows = arena.take<E>(T32 * D);
@@ -118,11 +120,12 @@ class Worker {
     const bool grad;
     const Dropout dropout;
     const Soft soft;
+    const long span;                    // of queries whose shares of keys are multiplied at once
     long first_row = 0;                 // of the batch's rows, the first that this chunk has
     bool fresh = false;                 // whether gradients of matrices begin with this chunk
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Activations<E>> layers;
-    float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row;
+    float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row, *slopes;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
     E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
 
@@ -149,7 +152,7 @@ class Worker {
     // y (M, N) = x (M, K) w^T + bias
     static void linear(const E* x, const Packed<E>& w, const float* bias, int M, int N, int K,
                        E* y) {
-        multiply(x, K, w.forward, M, N, K, [&](int m, int n, vec v) {
+        multiply(x, K, w.forward, M, N, K, [=](int m, int n, vec v) {
             store(y + (long)m * N + n, bias ? v + load(bias + n) : v);
         });
     }
@@ -157,9 +160,9 @@ class Worker {
     // y (M, C) = residual (M, C) + dropout(x (M, K) w^T + bias)
     void linear_onto(int site, const E* x, const Packed<E>& w, const float* bias,
                      const float* residual, int M, int C, int K, float* y) const {
-        multiply(x, K, w.forward, M, C, K, [&](int m, int n, vec v) {
+        multiply(x, K, w.forward, M, C, K, [=, drops = dropout.rate != 0](int m, int n, vec v) {
             if (bias) v += load(bias + n);
-            if (dropout.rate) v *= dropout.scale(dropout.key(site, first_row + m), n);
+            if (drops) v *= dropout.scale(dropout.key(site, first_row + m), n);
             store(y + (long)m * C + n, v + load(residual + (long)m * C + n));
         });
     }
@@ -170,22 +173,23 @@ class Worker {
         const int C = s.width, F = s.hidden, N = s.gated();
         const vec one = set1(1.0f), half = set1(0.5f);
         if (!s.llama) {
-            multiply(a.a2, C, w.forward, M, N, C, [&](int m, int n, vec x) {
+            multiply(a.a2, C, w.forward, M, N, C, [=, h = a.h, slopes = a.fc](int m, int n, vec x) {
                 if (bias) x += load(bias + n);
                 const vec z = x * set1(0.70710678f), bell = exp(-z * z);
                 const vec share = half * (one + erf(z, bell));
-                store(a.h + (long)m * F + n, x * share);
-                store(a.fc + (long)m * N + n, fma(x * set1(0.39894228f), bell, share));
+                store(h + (long)m * F + n, x * share);
+                store(slopes + (long)m * N + n, fma(x * set1(0.39894228f), bell, share));
             });
             return;
         }
         linear(a.a2, w, bias, M, N, C, a.fc);
+        E *h = a.h, *fc = a.fc;
         for (int m = 0; m < M; m++)
             for (int i = 0; i < F; i += W) {
-                E* at = a.fc + (long)m * N + i;
+                E* at = fc + (long)m * N + i;
                 const vec x = load(at), up = load(at + F);
                 const vec sigmoid = one / (one + exp(-x)), gate = x * sigmoid;
-                store(a.h + (long)m * F + i, gate * up);
+                store(h + (long)m * F + i, gate * up);
                 store(at, up * sigmoid * fma(x, one - sigmoid, one));
                 store(at + F, gate);
             }
@@ -244,8 +248,7 @@ class Worker {
             scale[m] =
                 norm_row(s, x + (long)m * C, p[LNF], p[LNF_B], normed + (long)m * C, mean[m]);
         const int V = s.padded_vocab();
-        multiply(normed, C, w.head.forward, M, V, C,
-                 [&](int m, int n, vec v) { store(logits + (long)m * V + n, v); });
+        multiply_into(normed, C, w.head.forward, M, V, C, logits, V);
         if (soft.written) {
             for (int m = 0; m < M; m++)
                 write_softened(logits + (long)m * V, soft.written + (first_row + m) * soft.stride);
@@ -359,7 +362,7 @@ class Worker {
     int begin_of_block(int b, int first) const {
         int begins = first;
         for (int t = first; t < first + ROWS; t++) begins = std::min(begins, begin(b, t));
-        return begins / NR * NR;
+        return begins / ROWS * ROWS;
     }
 
     // What the mask of query t of sequence b follows from.
@@ -372,39 +375,43 @@ class Worker {
         const int D = s.head, HD = s.heads * D;
         const float scale = 1.0f / std::sqrt((float)D);
         const Heads at = find(a, b, h);
-        float* log_sums = a.log_sums + ((long)b * s.heads + h) * T;
+        float *shifts = a.shifts + ((long)b * s.heads + h) * T,
+              *shares = a.shares + ((long)b * s.heads + h) * T;
         E* o = a.o + (long)b * T * HD + h * D;
         pack_columns(at.k, at.stride, D, T, keys);
         pack_rows(at.v, s.qkv(), T, D, values);
         for (int first = 0; first < T; first += ROWS) {
             const int from = begin_of_block(b, first), seen = first + ROWS - from;
-            multiply(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
-                     [&](int m, int n, vec v) { store(scores + m * seen + n, v * set1(scale)); });
-            float share[ROWS];  // 1 / the sum of each row's exponentials
+            multiply_into(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
+                          scores, seen);
             for (int i = 0; i < ROWS; i++) {
-                float* row = scores + i * seen;
+                float* row = scores + (long)i * seen;
+                E* to = p + (long)i * seen;
                 const int before = begin(b, first + i) - from, after = first + i + 1 - from;
-                for (int j = 0; j < before; j++) row[j] = -INFINITY;
-                for (int j = after; j < seen; j++) row[j] = -INFINITY;
+                // whole registers that have a key which the query sees
+                const int low = before / W * W, high = (int)round_up(after, W);
+                for (int j = low; j < before; j++) row[j] = -INFINITY;
+                for (int j = after; j < high; j++) row[j] = -INFINITY;
                 vec top = set1(-INFINITY), sum = set1(0.0f);
-                for (int j = 0; j < seen; j += W) top = max(top, load(row + j));
-                const vec highest = set1(hmax(top));
+                for (int j = low; j < high; j += W) top = max(top, load(row + j));
+                const vec shift = set1(hmax(top) * -scale);
                 const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
-                for (int j = 0; j < seen; j += W) {
-                    vec e = exp(load(row + j) - highest);
+                for (int j = low; j < high; j += W) {
+                    vec e = exp(fma(load(row + j), set1(scale), shift));
                     sum += e;
                     if (drops_attention()) e *= dropout.scale(key, from + j);
-                    store(p + i * seen + j, e);
+                    store(to + j, e);
                 }
-                const float z = hsum(sum);
-                log_sums[first + i] = highest[0] + std::log(z);
-                share[i] = 1.0f / z;
-                for (int j = 0; j < before; j++) p[i * seen + j] = E{};
-                for (int j = after; j < seen; j++) p[i * seen + j] = E{};
+                shifts[first + i] = shift[0];
+                shares[first + i] = 1.0f / hsum(sum);
+                for (int j = 0; j < low; j += W) store(to + j, set1(0.0f));
+                for (int j = low; j < before; j++) to[j] = E{};
+                for (int j = after; j < high; j++) to[j] = E{};
+                for (int j = high; j < seen; j += W) store(to + j, set1(0.0f));
             }
             gemm(p, (long)seen, (long)PAIR<E>, values + (long)from * NR, (long)T * NR, ROWS, D,
-                 seen / PAIR<E>, [&](int m, int n, vec v) {
-                     store(o + (long)(first + m) * HD + n, v * set1(share[m]));
+                 seen / PAIR<E>, [=](int m, int n, vec v) {
+                     store(o + (long)(first + m) * HD + n, v * set1(shares[first + m]));
                  });
         }
     }
@@ -418,22 +425,18 @@ class Worker {
         pack_columns(at.k, at.stride, D, T, keys);
         pack_rows(at.k, at.stride, T, D, key_rows);
         pack_columns(at.v, s.qkv(), D, T, value_columns);
-        memset(dk, 0, sizeof(float) * T * D);
-        memset(dv, 0, sizeof(float) * T * D);
+        // where documents end, keys that a block of queries does not see are not packed for it
+        const long span = earliest ? ROWS : this->span;
         for (int h = kv * group; h < (kv + 1) * group; h++) {
             const E* q = find(a, b, h).q;
             const E* o = a.o + (long)b * T * HD + h * D;
             const E* d_o = d_small + (long)b * T * HD + h * D;
-            const float* log_sums = a.log_sums + ((long)b * s.heads + h) * T;
+            const float *shifts = a.shifts + ((long)b * s.heads + h) * T,
+                        *shares = a.shares + ((long)b * s.heads + h) * T;
             pack_rows(q, at.stride, T, D, queries);
             pack_rows(d_o, HD, T, D, d_heads);
             for (int first = 0; first < T; first += ROWS) {
                 const int from = begin_of_block(b, first), seen = first + ROWS - from;
-                multiply(q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
-                         [&](int m, int n, vec v) {
-                             store(scores + m * seen + n,
-                                   exp(fma(v, set1(scale), set1(-log_sums[first + m]))));
-                         });
                 float inner[ROWS];  // d_o . o of each query
                 uint32_t mask_keys[ROWS] = {};
                 for (int i = 0; i < ROWS; i++) {
@@ -443,38 +446,57 @@ class Worker {
                                   load(d_o + (long)(first + i) * HD + j), sum);
                     inner[i] = hsum(sum);
                     if (drops_attention()) mask_keys[i] = attention_key(l, h, b, first + i);
-                    const int before = begin(b, first + i) - from, after = first + i + 1 - from;
-                    for (int j = 0; j < before; j++) scores[i * seen + j] = 0;
-                    for (int j = after; j < seen; j++) scores[i * seen + j] = 0;
                 }
-                multiply(d_o + (long)first * HD, HD, value_columns + (long)from * D, ROWS, seen, D,
-                         [&](int m, int n, vec v) {
-                             const vec share = load(scores + m * seen + n);
-                             vec kept = share;
-                             if (drops_attention()) {
-                                 const vec mask = dropout.scale(mask_keys[m], from + n);
-                                 kept *= mask, v *= mask;
-                             }
-                             store(p + m * seen + n, kept);
-                             store(ds + m * seen + n, share * (v - set1(inner[m])) * set1(scale));
-                         });
-                const int steps = ROWS / PAIR<E>;
-                pack_left(p, seen, ROWS, seen, packed_p);
-                pack_left(ds, seen, ROWS, seen, packed_ds);
+                for (int n = 0; n < seen; n += NR) {
+                    const long column = from + n;  // of keys and values
+                    multiply_into(q + first * at.stride, at.stride, keys + column * D, ROWS, NR, D,
+                                  scores, NR);
+                    multiply_into(d_o + (long)first * HD, HD, value_columns + column * D, ROWS, NR,
+                                  D, slopes, NR);
+                    for (int i = 0; i < ROWS; i++) {
+                        float* row = scores + i * NR;
+                        for (int j = 0; j < NR; j += W)
+                            store(row + j, exp(fma(load(row + j), set1(scale),
+                                                          set1(shifts[first + i]))) *
+                                               set1(shares[first + i]));
+                        const int before = begin(b, first + i) - from - n,
+                                  after = first + i + 1 - from - n;
+                        for (int j = 0; j < std::min(before, NR); j++) row[j] = 0;
+                        for (int j = after; j < NR; j++) row[j] = 0;
+                        for (int j = 0; j < NR; j += W) {
+                            const vec share = load(row + j);
+                            vec kept = share, v = load(slopes + i * NR + j);
+                            if (drops_attention()) {
+                                const vec mask = dropout.scale(mask_keys[i], column + j);
+                                kept *= mask, v *= mask;
+                            }
+                            store(p + (long)i * seen + n + j, kept);
+                            store(ds + (long)i * seen + n + j,
+                                  share * (v - set1(inner[i])) * set1(scale));
+                        }
+                    }
+                }
+                const int at = first % span;  // in packed_p and packed_ds
+                pack_left(p, seen, ROWS, seen, packed_p + from * span + left_offset<E>(at),
+                          span * NR);
+                pack_left(ds, seen, ROWS, seen, packed_ds + from * span + left_offset<E>(at),
+                          span * NR);
                 E* dq = d_qkv + (long)first * s.qkv() + h * D;
                 gemm(ds, (long)seen, (long)PAIR<E>, key_rows + (long)from * NR, (long)T * NR, ROWS,
                      D, seen / PAIR<E>,
-                     [&](int m, int n, vec v) { store(dq + (long)m * s.qkv() + n, v); });
-                auto onto = [&](float* sums) {
-                    return [=](int m, int n, vec v) {
-                        float* at = sums + m * (long)D + n;
-                        store(at, load(at) + v);
-                    };
-                };
-                multiply_transposed(packed_p, ROWS * NR, d_heads + first * NR, (long)T * NR, seen,
-                                    D, steps, onto(dv + (long)from * D));
-                multiply_transposed(packed_ds, ROWS * NR, queries + first * NR, (long)T * NR, seen,
-                                    D, steps, onto(dk + (long)from * D));
+                     [=, N = s.qkv()](int m, int n, vec v) { store(dq + (long)m * N + n, v); });
+                const int end = first + ROWS, begins = first - at;  // of the span
+                if (end % span && end < T) continue;
+                for (int key = from; key < end; key += ROWS) {
+                    // queries that see these keys; the first that do begin their gradients
+                    const int query = std::max(key, begins), steps = (end - query) / PAIR<E>;
+                    const long left = key * span + left_offset<E>(query - begins);
+                    const bool begin = key >= begins && h == kv * group;
+                    add_transposed(packed_p + left, span * NR, d_heads + query * NR, (long)T * NR,
+                                   ROWS, D, steps, begin, dv + (long)key * D, D);
+                    add_transposed(packed_ds + left, span * NR, queries + query * NR, (long)T * NR,
+                                   ROWS, D, steps, begin, dk + (long)key * D, D);
+                }
             }
         }
         for (int t = 0; t < T; t++)
@@ -545,13 +567,10 @@ class Worker {
     // d_w (N, K) += dy (M, N)^T x (M, K), and the bias's gradient; dy's rows are `stride` apart.
     void weight_gradient(const E* dy, int stride, const E* x, int M, int N, int K, float* d_w,
                          float* d_bias) {
-        pack_left(dy, stride, M, stride, packed_dy);
+        pack_left(dy, stride, M, stride, packed_dy, (long)M * NR);
         pack_rows(x, K, M, K, packed_x);
-        multiply_transposed(packed_dy, (long)M * NR, packed_x, (long)M * NR, N, K, M / PAIR<E>,
-                            [&](int m, int n, vec v) {
-                                float* at = d_w + (long)m * K + n;
-                                store(at, fresh ? v : load(at) + v);
-                            });
+        add_transposed(packed_dy, (long)M * NR, packed_x, (long)M * NR, N, K, M / PAIR<E>, fresh,
+                       d_w, K);
         if (d_bias)
             for (int m = 0; m < M; m++)
                 for (int n = 0; n < N; n += W)
@@ -561,7 +580,7 @@ class Worker {
     // y (M, K) = dy (M, N) w
     static void linear_backward(const E* dy, const Packed<E>& w, int M, int N, int K, E* y) {
         multiply(dy, N, w.back, M, K, N,
-                 [&](int m, int n, vec v) { store(y + (long)m * K + n, v); });
+                 [=](int m, int n, vec v) { store(y + (long)m * K + n, v); });
     }
 
     // The gradient of what a layer added to the residual stream at `site`, into dx_e.
@@ -581,11 +600,13 @@ class Worker {
             Activations<E>& a = layers[l];
             round_dx(after_mlp(l), M);
             weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
-            multiply(dx_e, C, w.out[l].back, M, F, C, [&](int m, int n, vec v) {
-                const long at = (long)m * s.gated() + n;
-                store(d_wide + at, v * load(a.fc + at));
-                if (s.llama) store(d_wide + at + F, v * load(a.fc + at + F));
-            });
+            auto slope = [=, N = s.gated(), gated = s.llama, slopes = a.fc,
+                          d = d_wide](int m, int n, vec v) {
+                const long at = (long)m * N + n;
+                store(d + at, v * load(slopes + at));
+                if (gated) store(d + at + F, v * load(slopes + at + F));
+            };
+            multiply(dx_e, C, w.out[l].back, M, F, C, slope);
             weight_gradient(d_wide, s.gated(), a.a2, M, s.gated(), C, g.at(l, FC), g.at(l, FC_B));
             linear_backward(d_wide, w.fc[l], M, s.gated(), C, dx_e);
             norm_backward(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B),
