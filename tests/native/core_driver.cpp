@@ -50,6 +50,9 @@ static void primitives() {
         record(name, y);
     };
     each("exp", [](vec a, vec) { return exp(a); });
+    each("exp for floats", [](vec a, vec) { return exp_for<float>(a); });
+    each("exp for bf16", [](vec a, vec) { return exp_for<bf16>(a); });
+    each("reciprocal", [](vec a, vec) { return reciprocal(min(abs(a), set1(1e30f)) + set1(1)); });
     each("erf", [](vec a, vec) { return erf(a * set1(0.03f), exp(a * a * set1(-0.0009f))); });
     each("round", [](vec a, vec) { return round(a); });
     each("sqrt", [](vec a, vec) { return sqrt(abs(a)); });

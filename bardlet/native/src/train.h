@@ -175,7 +175,7 @@ class Worker {
         if (!s.llama) {
             multiply(a.a2, C, w.forward, M, N, C, [=, h = a.h, slopes = a.fc](int m, int n, vec x) {
                 if (bias) x += load(bias + n);
-                const vec z = x * set1(0.70710678f), bell = exp(-z * z);
+                const vec z = x * set1(0.70710678f), bell = exp_for<E>(-z * z);
                 const vec share = half * (one + erf(z, bell));
                 store(h + (long)m * F + n, x * share);
                 store(slopes + (long)m * N + n, fma(x * set1(0.39894228f), bell, share));
@@ -188,7 +188,7 @@ class Worker {
             for (int i = 0; i < F; i += W) {
                 E* at = fc + (long)m * N + i;
                 const vec x = load(at), up = load(at + F);
-                const vec sigmoid = one / (one + exp(-x)), gate = x * sigmoid;
+                const vec sigmoid = reciprocal(one + exp_for<E>(-x)), gate = x * sigmoid;
                 store(h + (long)m * F + i, gate * up);
                 store(at, up * sigmoid * fma(x, one - sigmoid, one));
                 store(at + F, gate);
@@ -397,7 +397,7 @@ class Worker {
                 const vec shift = set1(hmax(top) * -scale);
                 const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
                 for (int j = low; j < high; j += W) {
-                    vec e = exp(fma(load(row + j), set1(scale), shift));
+                    vec e = exp_for<E>(fma(load(row + j), set1(scale), shift));
                     sum += e;
                     if (drops_attention()) e *= dropout.scale(key, from + j);
                     store(to + j, e);
@@ -456,7 +456,7 @@ class Worker {
                     for (int i = 0; i < ROWS; i++) {
                         float* row = scores + i * NR;
                         for (int j = 0; j < NR; j += W)
-                            store(row + j, exp(fma(load(row + j), set1(scale),
+                            store(row + j, exp_for<E>(fma(load(row + j), set1(scale),
                                                           set1(shifts[first + i]))) *
                                                set1(shares[first + i]));
                         const int before = begin(b, first + i) - from - n,

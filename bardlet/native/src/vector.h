@@ -39,10 +39,24 @@ inline vec exp(vec x) {
     return times_power_of_two(fma(y, r * r, r + set1(1.0f)), n);
 }
 
+// e^x for results that are rounded to E: in bf16, whose half unit is 2e-3 of a number, to 4e-6.
+template <class E>
+inline vec exp_for(vec x) {
+    if constexpr (std::is_same_v<E, float>) return exp(x);
+    x = min(set1(88.3f), max(set1(-87.3f), x));
+    // 2^23 1.5 more than the nearest integer n to log2(e^x): its low bits are n
+    const vec shifted = fma(x, set1(1.44269504f), set1(12582912.0f));
+    const vec r = fma(x, set1(1.44269504f), set1(12582912.0f) - shifted);
+    vec y = fma(set1(9.582862066e-3f), r, set1(5.590646326e-2f));  // minimax for 2^r
+    y = fma(y, r, set1(2.402409869e-1f));
+    y = fma(y, r, set1(6.931241890e-1f));
+    return add_to_exponent(fma(y, r, set1(1.0f)), shifted);
+}
+
 // Gauss's error function to 1.5e-7 (Abramowitz and Stegun 7.1.26); `bell` is e^(-x^2).
 inline vec erf(vec x, vec bell) {
     const vec size = abs(x);
-    const vec t = set1(1.0f) / fma(set1(0.3275911f), size, set1(1.0f));
+    const vec t = reciprocal(fma(set1(0.3275911f), size, set1(1.0f)));
     vec y = set1(1.061405429f);
     y = fma(y, t, set1(-1.453152027f));
     y = fma(y, t, set1(1.421413741f));

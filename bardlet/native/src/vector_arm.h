@@ -48,6 +48,14 @@ inline vec times_power_of_two(vec x, vec n) {
     };
     return {x.a * power(n.a), x.b * power(n.b)};
 }
+inline vec add_to_exponent(vec x, vec n) {  // x times two to the power of n's low bits
+    const auto add = [](float32x4_t x, float32x4_t n) {
+        const int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(n), 23);
+        return vreinterpretq_f32_s32(vreinterpretq_s32_f32(x) + power);
+    };
+    return {add(x.a, n.a), add(x.b, n.b)};
+}
+inline vec reciprocal(vec x) { return set1(1.0f) / x; }
 inline float hsum(vec x) { return vaddvq_f32(x.a + x.b); }
 inline float hmax(vec x) { return vmaxvq_f32(vmaxq_f32(x.a, x.b)); }
 inline vec abs(vec x) { return {vabsq_f32(x.a), vabsq_f32(x.b)}; }

@@ -19,6 +19,13 @@ inline vec min(vec a, vec b) { return _mm512_min_ps(a, b); }
 inline vec round(vec x) { return _mm512_roundscale_ps(x, 8); }
 inline vec sqrt(vec x) { return _mm512_sqrt_ps(x); }
 inline vec times_power_of_two(vec x, vec n) { return _mm512_scalef_ps(x, n); }
+inline vec add_to_exponent(vec x, vec n) {  // x times two to the power of n's low bits
+    return as_floats(_mm512_add_epi32((words)x, _mm512_slli_epi32((words)n, 23)));
+}
+inline vec reciprocal(vec x) {  // of a finite x, to 2 units in the last place, sooner than 1 / x
+    const vec y = _mm512_rcp14_ps(x);
+    return fma(y, _mm512_fnmadd_ps(x, y, set1(1.0f)), y);
+}
 inline float hsum(vec x) { return _mm512_reduce_add_ps(x); }
 inline float hmax(vec x) { return _mm512_reduce_max_ps(x); }
 inline vec abs(vec x) { return _mm512_abs_ps(x); }
@@ -60,6 +67,10 @@ inline vec times_power_of_two(vec x, vec n) {
         _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), broadcast(127)), 23);
     return x * as_floats(shift);
 }
+inline vec add_to_exponent(vec x, vec n) {  // x times two to the power of n's low bits
+    return as_floats(_mm256_add_epi32((words)x, _mm256_slli_epi32((words)n, 23)));
+}
+inline vec reciprocal(vec x) { return set1(1.0f) / x; }
 inline float fold(vec x, bool add) {
     float lanes[W], y;
     store(lanes, x);
