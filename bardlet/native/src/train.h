@@ -633,7 +633,7 @@ class Worker {
     }
 };
 
-constexpr int CHUNK_TOKENS = 512;  // tokens a thread takes through the model at once
+constexpr int CHUNK_TOKENS = 256;  // tokens a thread takes through the model at once
 
 // Lay everything out in the arena and, if it has memory, compute; returns the sum of losses.
 template <class E>
