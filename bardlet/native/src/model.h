@@ -46,18 +46,12 @@ float norm_row(const Shape& s, const float* x, const float* weight, const float*
     return scale;
 }
 
-// One query or key of D: normed where `weight` is not null, rotated by its position's angles (2,
-// context, D).
+// One query or key of D, times `scale` and `weight` where that is not null, rotated by its
+// position's angles (2, context, D).
 template <class E>
-void rotate_row(const Shape& s, const E* x, const float* weight, const float* rotary, int position,
-                E* y) {
+void rotate_scaled(const Shape& s, const E* x, const float* weight, float scale,
+                   const float* rotary, int position, E* y) {
     const int D = s.head, half = D / 2;
-    float scale = 1.0f;
-    if (weight) {
-        vec squares = set1(0.0f);
-        for (int i = 0; i < D; i += W) squares = fma(load(x + i), load(x + i), squares);
-        scale = 1.0f / std::sqrt(hsum(squares) / D + s.eps);
-    }
     const float* cosines = rotary + (long)position * D;
     const float* sines = rotary + ((long)s.context + position) * D + half;
     for (int i = 0; i < half; i += W) {
@@ -67,6 +61,19 @@ void rotate_row(const Shape& s, const E* x, const float* weight, const float* ro
         store(y + i, a * cos - b * sin);
         store(y + half + i, b * cos + a * sin);
     }
+}
+
+// One query or key: normed where `weight` is not null, then rotated.
+template <class E>
+void rotate_row(const Shape& s, const E* x, const float* weight, const float* rotary, int position,
+                E* y) {
+    float scale = 1.0f;
+    if (weight) {
+        vec squares = set1(0.0f);
+        for (int i = 0; i < s.head; i += W) squares = fma(load(x + i), load(x + i), squares);
+        scale = 1.0f / std::sqrt(hsum(squares) / s.head + s.eps);
+    }
+    rotate_scaled(s, x, weight, scale, rotary, position, y);
 }
 
 // W elements of the MLP's hidden layer from what its first matrix gave at x.

@@ -39,16 +39,33 @@ inline void transpose(words (&rows)[SIDE]) {
 }
 #endif
 
-// Lane i: the sum of rows[i].
-inline vec sums_of(vec (&rows)[W]) {
 #ifdef __AVX512F__
+// Lane i: what `add` makes of rows[i], in whichever order.
+template <class Add>
+inline vec fold_rows(vec (&rows)[W], Add add) {
     transpose((words(&)[SIDE])rows);
     for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) rows[i] += rows[half + i];
+        for (int i = 0; i < half; i++) rows[i] = add(rows[i], rows[half + i]);
     return rows[0];
+}
+#endif
+
+// Lane i: the sum, or the greatest, of rows[i].
+inline vec sums_of(vec (&rows)[W]) {
+#ifdef __AVX512F__
+    return fold_rows(rows, [](vec a, vec b) { return a + b; });
 #else
     float lanes[W];
     for (int i = 0; i < W; i++) lanes[i] = hsum(rows[i]);
+    return load(lanes);
+#endif
+}
+inline vec maxima_of(vec (&rows)[W]) {
+#ifdef __AVX512F__
+    return fold_rows(rows, [](vec a, vec b) { return max(a, b); });
+#else
+    float lanes[W];
+    for (int i = 0; i < W; i++) lanes[i] = hmax(rows[i]);
     return load(lanes);
 #endif
 }

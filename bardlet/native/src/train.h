@@ -11,7 +11,21 @@
 #include "weights.h"
 
 constexpr int ROWS = 32;   // queries of one block of attention
-constexpr int SPAN = 256;  // queries, at most, whose gradients of keys and values are summed at once
+constexpr int SPAN = 256;  // queries, at most, that sum gradients of keys and values at once
+
+// What keeps the first n numbers of a register; n below 0 is 0, above W is W.
+struct Edges {
+    float ones[2 * W], limits[2 * W];
+    Edges() {
+        for (int i = 0; i < 2 * W; i++) {
+            ones[i] = i < W;
+            limits[i] = i < W ? INFINITY : -INFINITY;
+        }
+    }
+    static int offset(int n) { return W - std::max(0, std::min(n, W)); }
+    vec keep(int n) const { return load(ones + offset(n)); }     // 1, behind them 0
+    vec limit(int n) const { return load(limits + offset(n)); }  // infinity, behind them -infinity
+};
 
 // What one layer keeps of M tokens for its backward pass.
 template <class E>
@@ -88,7 +102,7 @@ class Worker {
         d_heads = arena.take<E>(T32 * D);
         key_rows = arena.take<E>(T32 * D);
         dk = arena.take<float>(T * D), dv = arena.take<float>(T * D);
-        row = arena.take<float>(D);
+        turned = arena.take<float>(W * D);
     }
 
     // Sum of the losses of the batch's sequences [first, first + B); adds the gradients of the
@@ -120,12 +134,13 @@ class Worker {
     const bool grad;
     const Dropout dropout;
     const Soft soft;
+    const Edges edges;
     const long span;                    // of queries whose shares of keys are multiplied at once
     long first_row = 0;                 // of the batch's rows, the first that this chunk has
     bool fresh = false;                 // whether gradients of matrices begin with this chunk
     const int64_t* earliest = nullptr;  // of this chunk's rows, as in Batch
     std::vector<Activations<E>> layers;
-    float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *row, *slopes;
+    float *x, *scale, *mean, *logits, *softened, *scores, *dx, *dk, *dv, *turned, *slopes;
     E *normed, *d_logits, *p, *keys, *values, *dx_e, *d_small, *d_wide, *packed_dy, *packed_x;
     E *ds, *packed_p, *packed_ds, *value_columns, *queries, *d_heads, *key_rows;
 
@@ -197,9 +212,9 @@ class Worker {
 
     // Dropout's sites: the embedding, each layer's two outputs into the residual stream, and for
     // gpt2 each head's attention, whose rows are queries and whose columns are keys.
-    enum { EMBEDDING };
+    enum { EMBEDDING = 0 };
     static int after_attention(int layer) { return 1 + 2 * layer; }
-    static int after_mlp(int layer) { return 2 + 2 * layer; }
+    static int after_mlp(int layer) { return 2 + 2 * layer; }  // of layer -1: EMBEDDING
     int inside_attention(int layer, int head) const {
         return 1 + 2 * s.layers + layer * s.heads + head;
     }
@@ -332,13 +347,34 @@ class Worker {
         return s.qk_norm ? p.at(l, h < s.heads ? QN : KN) : nullptr;
     }
 
+    // W queries or keys at a time, whose sums are taken together.
     void apply_rope(Params p, int l, const float* rotary, int M) {
         const int D = s.head;
         Activations<E>& a = layers[l];
-        for (int m = 0; m < M; m++)
-            for (int h = 0; h < s.heads + s.kv_heads; h++)
-                rotate_row(s, a.qkv + (long)m * s.qkv() + h * D, head_norm(p, l, h), rotary, m % T,
-                           a.rotated + (long)m * s.rotated() + h * D);
+        for (int m = 0; m < M; m += W)
+            for (int h = 0; h < s.heads + s.kv_heads; h++) {
+                const E* x = a.qkv + (long)m * s.qkv() + h * D;
+                E* y = a.rotated + (long)m * s.rotated() + h * D;
+                const float* weight = head_norm(p, l, h);
+                float scales[W];
+                vec sums[W];
+                for (int r = 0; r < W; r++) {
+                    scales[r] = 1.0f, sums[r] = set1(0.0f);
+                    for (int i = 0; weight && i < D; i += W) {
+                        const vec v = load(x + (long)r * s.qkv() + i);
+                        sums[r] = fma(v, v, sums[r]);
+                    }
+                }
+                if (weight) store(scales, inverse_norms(sums));
+                for (int r = 0; r < W; r++)
+                    rotate_scaled(s, x + (long)r * s.qkv(), weight, scales[r], rotary, m % T + r,
+                                  y + (long)r * s.rotated());
+            }
+    }
+
+    // 1 / rms of W heads, of which each `squares` has the squares.
+    vec inverse_norms(vec (&squares)[W]) const {
+        return set1(1.0f) / sqrt(sums_of(squares) * set1(1.0f / s.head) + set1(s.eps));
     }
 
     // Where head h's queries, keys and values of sequence b begin, and how far apart rows are.
@@ -370,6 +406,50 @@ class Worker {
         return dropout.key(inside_attention(l, h), first_row + (long)b * T + t);
     }
 
+    // The exponentials of W queries from `first` on, of a block whose scores begin with key `from`,
+    // into p; a softmax's shifts and shares. W rows at a time wait less for one another's sums.
+    void softmax(int l, int b, int h, int first, int from, int seen, float* shifts, float* shares) {
+        const vec scale = set1(1.0f / std::sqrt((float)s.head));
+        const long begins = (long)(first % ROWS) * seen;
+        vec rows[W];
+        for (int i = 0; i < W; i++) {
+            float* row = scores + begins + (long)i * seen;
+            const int before = begin(b, first + i) - from, after = first + i + 1 - from;
+            const int low = before / W * W, last = (after - 1) / W * W;
+            for (int j = low; j < before; j++) row[j] = -INFINITY;
+            vec top = min(load(row + last), edges.limit(after - last));
+            store(row + last, top);
+            for (int j = low; j < last; j += W) top = max(top, load(row + j));
+            rows[i] = top;
+        }
+        store(shifts + first, maxima_of(rows) * -scale);
+        for (int i = 0; i < W; i++) {
+            const float* row = scores + begins + (long)i * seen;
+            E* to = p + begins + (long)i * seen;
+            const int before = begin(b, first + i) - from, after = first + i + 1 - from;
+            const int low = before / W * W, last = (after - 1) / W * W;
+            const vec shift = set1(shifts[first + i]);
+            const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
+            auto kept = [&](int j, vec e) {
+                return drops_attention() ? e * dropout.scale(key, from + j) : e;
+            };
+            vec sum = set1(0.0f);
+            for (int j = low; j < last; j += W) {
+                const vec e = exp_for<E>(fma(load(row + j), scale, shift));
+                sum += e;
+                store(to + j, kept(j, e));
+            }
+            const vec e =
+                exp_for<E>(fma(load(row + last), scale, shift)) * edges.keep(after - last);
+            store(to + last, kept(last, e));
+            rows[i] = sum + e;
+            for (int j = 0; j < low; j += W) store(to + j, set1(0.0f));
+            for (int j = low; j < before; j++) to[j] = E{};
+            for (int j = last + W; j < seen; j += W) store(to + j, set1(0.0f));
+        }
+        store(shares + first, set1(1.0f) / sums_of(rows));
+    }
+
     // Causal attention of one head of one sequence, ROWS queries at a time.
     void attend(Activations<E>& a, int l, int b, int h) {
         const int D = s.head, HD = s.heads * D;
@@ -384,31 +464,8 @@ class Worker {
             const int from = begin_of_block(b, first), seen = first + ROWS - from;
             multiply_into(at.q + first * at.stride, at.stride, keys + (long)from * D, ROWS, seen, D,
                           scores, seen);
-            for (int i = 0; i < ROWS; i++) {
-                float* row = scores + (long)i * seen;
-                E* to = p + (long)i * seen;
-                const int before = begin(b, first + i) - from, after = first + i + 1 - from;
-                // whole registers that have a key which the query sees
-                const int low = before / W * W, high = (int)round_up(after, W);
-                for (int j = low; j < before; j++) row[j] = -INFINITY;
-                for (int j = after; j < high; j++) row[j] = -INFINITY;
-                vec top = set1(-INFINITY), sum = set1(0.0f);
-                for (int j = low; j < high; j += W) top = max(top, load(row + j));
-                const vec shift = set1(hmax(top) * -scale);
-                const uint32_t key = drops_attention() ? attention_key(l, h, b, first + i) : 0;
-                for (int j = low; j < high; j += W) {
-                    vec e = exp_for<E>(fma(load(row + j), set1(scale), shift));
-                    sum += e;
-                    if (drops_attention()) e *= dropout.scale(key, from + j);
-                    store(to + j, e);
-                }
-                shifts[first + i] = shift[0];
-                shares[first + i] = 1.0f / hsum(sum);
-                for (int j = 0; j < low; j += W) store(to + j, set1(0.0f));
-                for (int j = low; j < before; j++) to[j] = E{};
-                for (int j = after; j < high; j++) to[j] = E{};
-                for (int j = high; j < seen; j += W) store(to + j, set1(0.0f));
-            }
+            for (int i = 0; i < ROWS; i += W)
+                softmax(l, b, h, first + i, from, seen, shifts, shares);
             gemm(p, (long)seen, (long)PAIR<E>, values + (long)from * NR, (long)T * NR, ROWS, D,
                  seen / PAIR<E>, [=](int m, int n, vec v) {
                      store(o + (long)(first + m) * HD + n, v * set1(shares[first + m]));
@@ -439,33 +496,36 @@ class Worker {
                 const int from = begin_of_block(b, first), seen = first + ROWS - from;
                 float inner[ROWS];  // d_o . o of each query
                 uint32_t mask_keys[ROWS] = {};
-                for (int i = 0; i < ROWS; i++) {
-                    vec sum = set1(0.0f);
-                    for (int j = 0; j < D; j += W)
-                        sum = fma(load(o + (long)(first + i) * HD + j),
-                                  load(d_o + (long)(first + i) * HD + j), sum);
-                    inner[i] = hsum(sum);
-                    if (drops_attention()) mask_keys[i] = attention_key(l, h, b, first + i);
+                for (int i = 0; i < ROWS; i += W) {
+                    vec sums[W];
+                    for (int r = 0; r < W; r++) {
+                        const long row = (long)(first + i + r) * HD;
+                        sums[r] = load(o + row) * load(d_o + row);
+                        for (int j = W; j < D; j += W)
+                            sums[r] = fma(load(o + row + j), load(d_o + row + j), sums[r]);
+                    }
+                    store(inner + i, sums_of(sums));
                 }
+                for (int i = 0; drops_attention() && i < ROWS; i++)
+                    mask_keys[i] = attention_key(l, h, b, first + i);
                 for (int n = 0; n < seen; n += NR) {
                     const long column = from + n;  // of keys and values
                     multiply_into(q + first * at.stride, at.stride, keys + column * D, ROWS, NR, D,
                                   scores, NR);
                     multiply_into(d_o + (long)first * HD, HD, value_columns + column * D, ROWS, NR,
                                   D, slopes, NR);
+                    // whether some query of the block does not see some of these keys
+                    const bool edge = earliest || column + NR > first;
                     for (int i = 0; i < ROWS; i++) {
-                        float* row = scores + i * NR;
-                        for (int j = 0; j < NR; j += W)
-                            store(row + j, exp_for<E>(fma(load(row + j), set1(scale),
-                                                          set1(shifts[first + i]))) *
-                                               set1(shares[first + i]));
-                        const int before = begin(b, first + i) - from - n,
-                                  after = first + i + 1 - from - n;
-                        for (int j = 0; j < std::min(before, NR); j++) row[j] = 0;
-                        for (int j = after; j < NR; j++) row[j] = 0;
+                        const vec shift = set1(shifts[first + i]), part = set1(shares[first + i]);
+                        const int before = begin(b, first + i) - column,
+                                  after = first + i + 1 - column;
                         for (int j = 0; j < NR; j += W) {
-                            const vec share = load(row + j);
-                            vec kept = share, v = load(slopes + i * NR + j);
+                            vec e = fma(load(scores + i * NR + j), set1(scale), shift);
+                            vec share = exp_for<E>(e) * part, v = load(slopes + i * NR + j);
+                            if (edge)
+                                share *= edges.keep(after - j) - edges.keep(before - j);
+                            vec kept = share;
                             if (drops_attention()) {
                                 const vec mask = dropout.scale(mask_keys[i], column + j);
                                 kept *= mask, v *= mask;
@@ -507,44 +567,59 @@ class Worker {
             }
     }
 
-    // One head's gradient before rotation and norm, in place, from the one after; adds to the
-    // norm's.
+    // The gradients of W queries or keys before rotation and norm, in place, from the ones after;
+    // adds to the norm's. Rows are qkv() apart.
     void rope_backward(const E* x, const float* weight, float* d_weight, const float* rotary,
                        int position, E* d) {
-        const int D = s.head, half = D / 2;
-        const float* cosines = rotary + (long)position * D;
-        const float* sines = rotary + ((long)s.context + position) * D + half;
-        for (int i = 0; i < half; i += W) {
-            const vec a = load(d + i), b = load(d + half + i), cos = load(cosines + i),
-                      sin = load(sines + i);
-            store(row + i, a * cos + b * sin);
-            store(row + half + i, b * cos - a * sin);
+        const int D = s.head, half = D / 2, stride = s.qkv();
+        vec squares[W], inner[W];
+        for (int r = 0; r < W; r++) {
+            const float* cosines = rotary + (long)(position + r) * D;
+            const float* sines = rotary + ((long)s.context + position + r) * D + half;
+            const E* xs = x + (long)r * stride;
+            E* ds = d + (long)r * stride;
+            float* dy = turned + r * D;
+            squares[r] = inner[r] = set1(0.0f);
+            for (int i = 0; i < half; i += W) {
+                const vec a = load(ds + i), b = load(ds + half + i), cos = load(cosines + i),
+                          sin = load(sines + i);
+                const vec u = a * cos + b * sin, v = b * cos - a * sin;
+                if (!weight) {
+                    store(ds + i, u), store(ds + half + i, v);
+                    continue;
+                }
+                store(dy + i, u), store(dy + half + i, v);
+                const vec x1 = load(xs + i), x2 = load(xs + half + i);
+                squares[r] = fma(x1, x1, fma(x2, x2, squares[r]));
+                inner[r] = fma(u * load(weight + i), x1, inner[r]);
+                inner[r] = fma(v * load(weight + half + i), x2, inner[r]);
+            }
         }
-        if (!weight) {
-            for (int i = 0; i < D; i += W) store(d + i, load(row + i));
-            return;
-        }
-        vec squares = set1(0.0f), inner = set1(0.0f);
-        for (int i = 0; i < D; i += W) squares = fma(load(x + i), load(x + i), squares);
-        const float scale = 1.0f / std::sqrt(hsum(squares) / D + s.eps);
+        if (!weight) return;
+        float scales[W], slopes[W];
+        const vec scale = inverse_norms(squares);
+        store(scales, scale);
+        store(slopes, scale * scale * scale * sums_of(inner) * set1(-1.0f / D));
         for (int i = 0; i < D; i += W) {
-            const vec unit = load(x + i) * set1(scale), dy = load(row + i);
-            store(d_weight + i, fma(dy, unit, load(d_weight + i)));
-            inner = fma(dy * load(weight + i), unit, inner);
-        }
-        const vec mean = set1(hsum(inner) / D);
-        for (int i = 0; i < D; i += W) {
-            const vec unit = load(x + i) * set1(scale);
-            store(d + i, set1(scale) * (load(row + i) * load(weight + i) - unit * mean));
+            const vec w = load(weight + i);
+            vec sum = load(d_weight + i);
+            for (int r = 0; r < W; r++) {
+                const vec dy = load(turned + r * D + i) * set1(scales[r]);
+                const vec v = load(x + (long)r * stride + i);
+                sum = fma(dy, v, sum);
+                store(d + (long)r * stride + i, fma(v, set1(slopes[r]), dy * w));
+            }
+            store(d_weight + i, sum);
         }
     }
 
-    // dx += the gradient of a norm's input from dy (M, C) of its output; adds to the weight's
-    // gradient.
-    void norm_backward(const float* x, const float* scale, const float* mean, const E* dy,
+    // dx += the gradient of a norm's input from dx_e (M, C), that of its output. Leaves in dx_e the
+    // gradient of what was added to the residual stream at `site` before; adds to the weight's.
+    void norm_backward(int site, const float* x, const float* scale, const float* mean,
                        const float* weight, float* d_weight, float* d_bias, int M) {
         const int C = s.width;
-        for (int m = 0; m < M; m++, x += C, dy += C) {
+        for (int m = 0; m < M; m++, x += C) {
+            E* dy = dx_e + (long)m * C;
             vec sum = set1(0.0f), inner = set1(0.0f);
             const vec r = set1(scale[m]), centre = set1(mean[m]);
             for (int i = 0; i < C; i += W) {
@@ -559,9 +634,12 @@ class Worker {
             float* to = dx + (long)m * C;
             for (int i = 0; i < C; i += W) {
                 const vec unit = (load(x + i) - centre) * r, t = load(dy + i) * load(weight + i);
-                store(to + i, load(to + i) + r * (t - shift - unit * slope));
+                const vec d = load(to + i) + r * (t - shift - unit * slope);
+                store(to + i, d);
+                store(dy + i, d);
             }
         }
+        if (dropout.rate && site != EMBEDDING) drop(site, dx_e, M);
     }
 
     // d_w (N, K) += dy (M, N)^T x (M, K), and the bias's gradient; dy's rows are `stride` apart.
@@ -583,22 +661,15 @@ class Worker {
                  [=](int m, int n, vec v) { store(y + (long)m * K + n, v); });
     }
 
-    // The gradient of what a layer added to the residual stream at `site`, into dx_e.
-    void round_dx(int site, int M) {
-        for (long i = 0; i < (long)M * s.width; i += W) store(dx_e + i, load(dx + i));
-        if (dropout.rate) drop(site, dx_e, M);
-    }
-
     void backward(const Weights<E>& w, Params p, Params g, const float* rotary, int B) {
         const int M = B * T, C = s.width, D = s.head, HD = s.heads * D, F = s.hidden,
                   V = s.padded_vocab();
         weight_gradient(d_logits, V, normed, M, s.vocab, C, g[HEAD], nullptr);
         linear_backward(d_logits, w.head, M, V, C, dx_e);
         memset(dx, 0, sizeof(float) * M * C);
-        norm_backward(x, scale, mean, dx_e, p[LNF], g[LNF], g[LNF_B], M);
+        norm_backward(after_mlp(s.layers - 1), x, scale, mean, p[LNF], g[LNF], g[LNF_B], M);
         for (int l = s.layers - 1; l >= 0; l--) {
             Activations<E>& a = layers[l];
-            round_dx(after_mlp(l), M);
             weight_gradient(dx_e, C, a.h, M, C, F, g.at(l, OUT), g.at(l, OUT_B));
             auto slope = [=, N = s.gated(), gated = s.llama, slopes = a.fc,
                           d = d_wide](int m, int n, vec v) {
@@ -609,16 +680,15 @@ class Worker {
             multiply(dx_e, C, w.out[l].back, M, F, C, slope);
             weight_gradient(d_wide, s.gated(), a.a2, M, s.gated(), C, g.at(l, FC), g.at(l, FC_B));
             linear_backward(d_wide, w.fc[l], M, s.gated(), C, dx_e);
-            norm_backward(a.x2, a.scale2, a.mean2, dx_e, p.at(l, LN2), g.at(l, LN2), g.at(l, LN2_B),
-                          M);
+            norm_backward(after_attention(l), a.x2, a.scale2, a.mean2, p.at(l, LN2), g.at(l, LN2),
+                          g.at(l, LN2_B), M);
 
-            round_dx(after_attention(l), M);
             weight_gradient(dx_e, C, a.o, M, C, HD, g.at(l, PROJ), g.at(l, PROJ_B));
             linear_backward(dx_e, w.proj[l], M, C, HD, d_small);
             for (int b = 0; b < B; b++)
                 for (int kv = 0; kv < s.kv_heads; kv++) attend_backward(a, l, b, kv);
             if (s.llama)
-                for (int m = 0; m < M; m++)
+                for (int m = 0; m < M; m += W)
                     for (int h = 0; h < s.heads + s.kv_heads; h++) {
                         const long at = (long)m * s.qkv() + h * D;
                         float* d_norm = s.qk_norm ? g.at(l, h < s.heads ? QN : KN) : nullptr;
@@ -627,8 +697,8 @@ class Worker {
                     }
             weight_gradient(d_wide, s.qkv(), a.a1, M, s.qkv(), C, g.at(l, QKV), g.at(l, QKV_B));
             linear_backward(d_wide, w.qkv[l], M, s.qkv(), C, dx_e);
-            norm_backward(a.x1, a.scale1, a.mean1, dx_e, p.at(l, LN1), g.at(l, LN1), g.at(l, LN1_B),
-                          M);
+            norm_backward(after_mlp(l - 1), a.x1, a.scale1, a.mean1, p.at(l, LN1), g.at(l, LN1),
+                          g.at(l, LN1_B), M);
         }
     }
 };
