@@ -105,3 +105,40 @@ def test_what_the_core_cannot_step_is_left_to_torch(
     assert moved == [True, False, False, False]
     monkeypatch.setattr(native, "library", lambda: None)
     assert not adamw.steps(optimizer)
+
+
+def test_state_that_was_replaced_is_what_moves(build: str) -> None:
+    """As where a checkpoint is loaded between two steps: the bits of a run without it."""
+    ends, left = [], []
+    for replaced in (False, True):
+        params = parameters()
+        optimizer = AdamW(groups(params), fused=True, **options())
+        for seed in range(3):
+            give_gradients(params, seed)
+            optimizer.step()
+            if replaced:
+                state = optimizer.state[params[0]]
+                left += [(value, value.clone()) for value in state.values()]
+                optimizer.state[params[0]] = {what: value.clone() for what, value in state.items()}
+        ends.append([p.detach() for p in params])
+    assert all(map(torch.equal, *ends))
+    assert all(torch.equal(value, then) for value, then in left)
+
+
+def test_state_and_gradients_that_the_core_cannot_read_are_refused(build: str) -> None:
+    params = parameters()
+    optimizer = AdamW(groups(params), fused=True, **options())
+    give_gradients(params, 0)
+    optimizer.step()
+    weights = [p.detach().clone() for p in params]
+    state, right = optimizer.state[params[0]], optimizer.state[params[0]]["exp_avg"]
+    for wrong in (right[:-1].clone(), right.double(), right.T.contiguous().T):
+        state["exp_avg"] = wrong
+        with pytest.raises(ValueError, match=r"sizes differ|contiguous"):
+            optimizer.step()
+    state["exp_avg"] = right
+    assert params[0].grad is not None
+    params[0].grad = params[0].grad.T.contiguous().T
+    with pytest.raises(ValueError, match="strided"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params[:2], weights[:2], strict=True))

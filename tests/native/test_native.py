@@ -182,10 +182,42 @@ def test_no_target_is_no_loss(build: str) -> None:
 
 @pytest.mark.parametrize("token", [-1, 65, 10**9])
 def test_a_token_outside_the_vocabulary_is_refused(build: str, token: int) -> None:
+    core = NativeGPT(random_model(LLAMA), torch.float32)
+    for place in (0, 1):
+        tokens = batch(LLAMA)
+        tokens[place][2, 7] = token - place * (token < 0)  # a target of -1 does not count
+        with pytest.raises(IndexError, match=r"\[0, 65\)"):
+            core(*tokens)
+
+
+def test_weights_that_have_moved_are_read_where_they_are(build: str) -> None:
+    """And refused where the core cannot read them; what it read before is not."""
     idx, targets = batch(LLAMA)
-    idx[2, 7] = token
-    with pytest.raises(IndexError, match=r"\[0, 65\)"):
-        NativeGPT(random_model(LLAMA), torch.float32)(idx, targets)
+    model, name = random_model(LLAMA), "transformer.h.1.mlp.c_proj.weight"
+    core, p = NativeGPT(model, torch.float32), dict(model.named_parameters())[name]
+    with torch.no_grad():
+        before = core(idx, targets)[1].item()
+        p.data = p.data * 2.0
+        moved = core(idx, targets)[1].item()
+        assert moved == NativeGPT(model, torch.float32)(idx, targets)[1].item() != before
+        p.data = p.data.double()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="float64"):
+                core(idx, targets)
+        p.data = p.data.float() / 2.0
+        assert core(idx, targets)[1].item() == before
+
+
+def test_frozen_parameters_get_no_gradient(build: str) -> None:
+    idx, targets = batch(LLAMA)
+    models = random_model(LLAMA), random_model(LLAMA)
+    frozen = [name for name, _ in models[0].named_parameters() if "ln_" in name]
+    for name, p in models[0].named_parameters():
+        p.requires_grad_(name not in frozen)
+    for model in models:
+        NativeGPT(model, torch.float32)(idx, targets)[1].backward()
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert p.grad is None if name in frozen else torch.equal(p.grad, q.grad), name  # type: ignore[arg-type]
 
 
 def test_shapes_that_do_not_fit_are_refused(build: str) -> None:
