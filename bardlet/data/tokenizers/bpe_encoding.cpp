@@ -66,8 +66,8 @@ using Table = std::vector<T, LargePages<T>>;
 
 // Which pair of tokens makes which other: ranks by both ids, in a hash table where each pair has a
 // place of its own, since the pairs of a bucket are shifted together to where all places are free
-// (Belazzougui, Botelho and Dietzfelbinger 2009, "Hash, displace, and compress"): one look, and no
-// branch. A slot has 21 bits of each id and 22 of the rank.
+// (Belazzougui, Botelho and Dietzfelbinger 2009, "Hash, displace, and compress"): one look tells.
+// A slot has 21 bits of each id and 22 of the rank.
 class Merges {
   public:
     static const uint32_t NO_ID = (1 << 21) - 1;  // of no token
@@ -529,9 +529,10 @@ int bardlet_look_up(const byte* text, long bytes, const uint16_t* table, uint16_
 
 // An encoder, or null where there is no memory for it. `of_bytes` has the id of each byte, `merges`
 // left, right and made of `count` merges in the order of their ranks, `joints` a 1 for each two
-// bytes, 256 * left + right, that a merge has on either side, `wide_joints` the same of the last two
-// bytes on the left, if they are two, and the first on the right, as `Merges` has it; a word that is one of the
-// `tokens`, whose bytes end at `ends` in `spelt` and which have the ids `ids`, is not merged.
+// bytes, 256 * left + right, that a merge has on either side, `wide_joints` the same of the last
+// two bytes on the left, if they are two, and the first on the right, as `Merges` has it; a word
+// that is one of the `tokens`, whose bytes end at `ends` in `spelt` and which have the ids `ids`,
+// is not merged.
 void* bardlet_encoder_new(int pattern, int narrow, const int32_t* of_bytes, const int32_t* merges,
                           long count, const byte* joints, const byte* wide_joints,
                           const char* spelt, const int64_t* ends, const int32_t* ids, long tokens) {

@@ -30,7 +30,8 @@ inline bool is_mark(const byte* sign, const byte* text, const byte* end) {
 inline long plain_sixteens(const byte*& at, const byte* text, const byte* end) {
     const auto all = [](int value) { return _mm_set1_epi8(char(value)); };
     const auto is = [&](__m128i c, int value) { return _mm_cmpeq_epi8(c, all(value)); };
-    const auto below = [&](__m128i c, int value) { return _mm_cmplt_epi8(c, all(value)); };  // signed
+    // as signed bytes
+    const auto below = [&](__m128i c, int value) { return _mm_cmplt_epi8(c, all(value)); };
     const auto above = [&](__m128i c, int value) { return _mm_subs_epu8(c, all(value)); };  // or 0
     const auto load = [](const byte* from) {
         return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
@@ -43,9 +44,11 @@ inline long plain_sixteens(const byte*& at, const byte* text, const byte* end) {
         const __m128i signs = _mm_and_si128(is(c, '<'), is(before, '\n'));
         if (_mm_movemask_epi8(_mm_or_si128(c, load(at - 3)))) {
             const __m128i following = below(c, -64);  // 80 to BF
-            const __m128i first = _mm_or_si128(  // where a byte has to follow
-                above(before, 0xBF), _mm_or_si128(above(load(at - 2), 0xDF), above(load(at - 3), 0xEF)));
-            bad = _mm_or_si128(bad, _mm_cmpeq_epi8(_mm_cmpeq_epi8(first, zero), following));
+            // where a byte has to follow
+            const __m128i second = above(before, 0xBF), third = above(load(at - 2), 0xDF);
+            const __m128i fourth = above(load(at - 3), 0xEF);
+            const __m128i needed = _mm_or_si128(second, _mm_or_si128(third, fourth));
+            bad = _mm_or_si128(bad, _mm_cmpeq_epi8(_mm_cmpeq_epi8(needed, zero), following));
             // characters that fewer bytes hold, halves of surrogate pairs, and beyond the last
             const __m128i narrow = below(c, -96), narrower = below(c, -112);  // to 9F, to 8F
             bad = _mm_or_si128(bad, _mm_and_si128(is(before, 0xE0), narrow));
