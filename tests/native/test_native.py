@@ -58,6 +58,20 @@ def test_loss_and_gradients_are_the_models(build: str, config: GPTConfig) -> Non
             assert core(idx, targets)[1].item() == got.item()
 
 
+def test_gradients_of_keys_are_summed_over_a_long_context(build: str) -> None:
+    # 256 queries are packed at once, whose keys get theirs from those after, too
+    config = dataclasses.replace(LLAMA, n_layer=1, n_kv_head=1, block_size=320)
+    idx, targets = batch(config, 1)
+    expected = random_model(config)
+    reference(expected, idx, targets)
+    for dtype, tolerance in formats(build):
+        model = random_model(config)
+        NativeGPT(model, dtype)(idx, targets)[1].backward()
+        for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            assert (p.grad - q.grad).norm() <= tolerance * q.grad.norm(), name
+
+
 @each_shape
 def test_gradients_owe_nothing_to_what_was_in_memory(
     build: str, config: GPTConfig, monkeypatch: pytest.MonkeyPatch
