@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from bardlet import native
 from bardlet.model import GPT, GPTConfig
 from bardlet.native.addresses import Places
+from bardlet.native.blocks import Block
 
 MAX_GRADIENTS = 1 << 30  # numbers, 4 GiB: each thread sums gradients of its own
 
@@ -73,6 +74,7 @@ class NativeGPT(nn.Module):
         slots = [begins.get(name, -1) for name in native.slots(model.config)]
         self.begins = (ctypes.c_long * len(slots))(*slots)
         self.places = Places()
+        self.gradients, self.others = Block(), Block()  # and those of the threads but the first
         self.gradient = torch.zeros(0, requires_grad=True)  # what autograd is told to go back to
 
     def forward(
@@ -123,7 +125,7 @@ class NativeGPT(nn.Module):
         # masks follow torch's generator, which the training loop seeds for every iteration
         seed = int(torch.randint(1 << 31, ())) if dropout else 0
         threads = min(native.threads(), B)
-        others = torch.empty(0 if gradients is None else (threads - 1) * self.size)
+        others = self.others.take(0 if gradients is None else (threads - 1) * self.size)
         if self.places.moved([*self.named.values()]):
             self.weights = native.table(self.named, config)
         result = ctypes.c_double()
@@ -169,7 +171,7 @@ class Loss(torch.autograd.Function):
         ctx: Any, model: NativeGPT, idx: Tensor, targets: Tensor, first: Tensor | None,
         soft: Soft | None, gradient: Tensor,
     ) -> Tensor:  # fmt: skip
-        ctx.pieces, ctx.block = model.pieces, torch.empty(model.size)
+        ctx.pieces, ctx.block = model.pieces, model.gradients.take(model.size)
         return model.compute(idx, targets, first, struct(soft), ctx.block)
 
     @staticmethod
