@@ -56,7 +56,8 @@ def test_two_runs_side_by_side(runs: list[str], capsys: CaptureFixture[str]) -> 
     loss, task = document["differences"]
     assert (loss["best"], loss["other"], loss["measure"]) == (*runs[::-1], "bits per byte")
     gap = first["bits_per_byte"] - second["bits_per_byte"]
-    assert loss["difference"] == pytest.approx(gap, rel=1e-6) and loss["low"] <= gap <= loss["high"]
+    assert loss["difference"] == pytest.approx(gap, rel=1e-6)
+    assert loss["low"] - 1e-6 <= gap <= loss["high"] + 1e-6
     assert task["measure"] == "t acc" and task["over"] == "5 examples"
     assert document["nats_compare"]
 
