@@ -209,8 +209,7 @@ def train_step(
         parts = []
         for number, first in enumerate(range(0, len(idx), size)):
             place = t.group.rank + number * t.group.world_size  # among the micro-batches of all
-            if t.model.config.dropout:  # else nothing is drawn
-                seed_generators(dropout_seed(config.seed, it, place), device)
+            seed_generators(dropout_seed(config.seed, it, place), device)
             x, y = idx[first : first + size], targets[first : first + size]
             last = first + size >= len(idx) and t.micro_batcher.settled
             share = sum(counts[first : first + size]) / counted

@@ -53,6 +53,17 @@ def test_a_step_takes_its_batch_and_lowers_its_loss(training: Training) -> None:
     assert train_step(training, 6, idx, targets, stop=True).stop
 
 
+def test_what_an_iteration_draws_follows_from_its_number(training: Training) -> None:
+    """Without dropout too: noise that is added to the model is the same after a resume."""
+    assert not training.config.dropout
+    drawn = []
+    training.model.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(()).item()))
+    idx, targets = training.batches.batch(0)
+    for it in (3, 4, 3):
+        train_step(training, it, idx, targets)
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_where_one_gradient_overflows_no_optimizer_steps(
     training: Training, clip: float, monkeypatch: pytest.MonkeyPatch
