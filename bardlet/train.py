@@ -225,7 +225,6 @@ def train_step(
         t.log.record(type="event", event="memory", iter=it, batch_size=size)
     norm = unscaled_norm(t)
     values = torch.cat((totals, norm.view(1)))  # (3,) or (5,)
-
     if t.late:
         later = Readback(values)
         read, step = (lambda: arranged(later.read(), counted)), True

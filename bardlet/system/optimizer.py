@@ -26,8 +26,3 @@ class Optimizer(torch.optim.Optimizer):
     zero_grad = plain(torch.optim.Optimizer.zero_grad)
     state_dict = plain(torch.optim.Optimizer.state_dict)
     offload: Offload | None = None  # where its state rests, if that is not the device
-
-    @staticmethod
-    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """A step without hooks around it, which nobody sets."""
-        return func
