@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,8 @@ def refuse(code: int, why: str, path: Path) -> NoReturn:
 def read_text(path: Path, *, inside: Path | None = None, max_bytes: int = MAX_BYTES) -> str:
     """The text of a regular file, UTF-8 and at most `max_bytes` bytes."""
     with regular(path, inside).open("rb") as file:
-        raw = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size  # read() takes memory for as much as it is asked for
+        raw = file.read(min(size, max_bytes) + 1)
     if len(raw) > max_bytes:
         refuse(errno.EFBIG, f"more than {max_bytes:,} bytes", path)
     return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
