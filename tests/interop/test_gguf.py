@@ -374,6 +374,7 @@ def test_what_llamacpp_cannot_load_is_said(tmp_path: Path) -> None:
         llamacpp.ask(path, text="", prompt=[0], count=1)
 
 
+@needs_llamacpp
 def test_what_ends_llamacpp_is_said_and_not_where_a_debugger_stood(tmp_path: Path) -> None:
     file = gguf_file.read(written(tmp_path))
     metadata = {**file.metadata, "tokenizer.ggml.tokens": ["a"] * 3}
