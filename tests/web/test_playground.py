@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,7 +247,14 @@ def test_samples_stand_side_by_side(show: Any, model: Model) -> None:
     assert page.locator(".card").count() == 2
 
 
-def test_writing_can_be_stopped(show: Any, served: Served) -> None:
+def test_writing_can_be_stopped(show: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = served.engine.step
+
+    def slowly() -> None:
+        time.sleep(0.02)  # or all is written before anybody stops it
+        step()
+
+    monkeypatch.setattr(served.engine, "step", slowly)
     page = show("prompt=All&length=2000")
     page.click("button.primary")
     wait(page, "document.querySelectorAll('.token').length > 30")
