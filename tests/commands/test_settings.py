@@ -378,7 +378,8 @@ def test_epochs_set_iterations_and_evaluations(tmp_path: Path) -> None:
     assert config.epochs == 0  # config.toml has the numbers
     assert f"2.5 epochs of {windows:,} windows of 16 tokens" in say.call_args_list[-1][0][0]
     fixed = settings.resolve_settings(["demo"], {**flags, "max_iters": "7"}, say)
-    assert (fixed.max_iters, fixed.eval_interval, fixed.epochs) == (7, 290, 0)
+    preset = settings.resolve_settings(["demo"], {}, say)
+    assert (fixed.max_iters, fixed.eval_interval, fixed.epochs) == (7, preset.eval_interval, 0)
 
 
 def test_a_run_of_one_stage_leaves_out_what_a_file_says_of_a_chain(tmp_path: Path) -> None:
