@@ -81,20 +81,27 @@ class Table:
 def step(optimizer: Any, tables: Sequence[Table]) -> None:
     """Take the step of optim.AdamW, its gradients multiplied by its `scale`, which is 1 afterwards.
 
-    `tables` are kept between steps, one for each group.
+    Groups that differ in their decay alone are stepped in one call. `tables` are kept between
+    steps, as many as there are groups.
     """
     scale, optimizer.scale = optimizer.scale, 1.0
-    for group, table in zip(optimizer.param_groups, tables, strict=True):
-        params = [p for p in group["params"] if p.grad is not None]
-        states = [optimizer.state[p] for p in params]
-        if not all(states):  # before the first step
-            optimizer._init_group(group, *([] for _ in range(6)))
-        items = table.of(params, states)
-        items["gradient"] = pointers([p.grad for p in params])
-        items["decay"], items["scale"] = 1 - group["lr"] * group["weight_decay"], scale
-        rule = Rule(group["lr"], *group["betas"], group["eps"])
+    alike = itertools.groupby(
+        optimizer.param_groups, lambda group: (group["lr"], *group["betas"], group["eps"])
+    )
+    for (rule, groups), table in zip(alike, tables, strict=False):
+        params: list[Tensor] = []
+        decays: list[float] = []
+        for group in groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not all(optimizer.state[p] for p in moved):  # before the first step
+                optimizer._init_group(group, *([] for _ in range(6)))
+            params += moved
+            decays += [1 - group["lr"] * group["weight_decay"]] * len(moved)
+        items = table.of(params, [optimizer.state[p] for p in params])
+        items["gradient"] = pointers([p.grad for p in params])  # pyright: ignore
+        items["decay"], items["scale"] = decays, scale
         native.core().bardlet_adamw(
-            items.ctypes.data, len(items), ctypes.byref(rule), native.threads()
+            items.ctypes.data, len(items), ctypes.byref(Rule(*rule)), native.threads()
         )
 
 

@@ -28,7 +28,12 @@ def give_gradients(params: list[torch.nn.Parameter], seed: int) -> None:
 
 
 def groups(params: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
-    return [{"params": params[:2], "weight_decay": 0.3}, {"params": params[2:], "lr": 0.002}]
+    """The first two differ in their decay alone, and are one to the core."""
+    return [
+        {"params": params[:2], "weight_decay": 0.3},
+        {"params": params[2:3]},
+        {"params": params[3:], "lr": 0.002},
+    ]
 
 
 def options() -> dict[str, Any]:
@@ -62,6 +67,24 @@ def test_steps_are_torchs_in_float64(build: str, max_norm: float) -> None:
             state, wanted = by_core.state[p][name].double(), expected.state[q][name]
             assert (state - wanted).norm() <= 1e-6 * wanted.norm()
         assert by_core.state[p]["step"].item() == 6
+
+
+def test_groups_that_differ_in_decay_alone_are_one_call(
+    build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, sizes = native.core(), []
+
+    class Counted:
+        def bardlet_adamw(self, items: int, count: int, *rest: Any) -> None:
+            sizes.append(count)
+            core.bardlet_adamw(items, count, *rest)
+
+    params = parameters()
+    optimizer = AdamW(groups(params), fused=True, **options())
+    give_gradients(params, 0)
+    monkeypatch.setattr(native, "core", Counted)
+    optimizer.step()
+    assert sizes == [3, 1]
 
 
 def test_neither_depends_on_the_number_of_threads(
