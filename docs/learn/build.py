@@ -31,6 +31,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# a run's losses follow from the number of threads, too: as in the tests, which run this again
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import compare
 import notebook
 import pictures
