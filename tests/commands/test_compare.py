@@ -57,7 +57,7 @@ def test_two_runs_side_by_side(runs: list[str], capsys: CaptureFixture[str]) -> 
     assert (loss["best"], loss["other"], loss["measure"]) == (*runs[::-1], "bits per byte")
     gap = first["bits_per_byte"] - second["bits_per_byte"]
     assert loss["difference"] == pytest.approx(gap, rel=1e-6)
-    assert loss["low"] - 1e-6 <= gap <= loss["high"] + 1e-6
+    assert loss["low"] <= loss["difference"] <= loss["high"]
     assert task["measure"] == "t acc" and task["over"] == "5 examples"
     assert document["nats_compare"]
 
