@@ -89,8 +89,7 @@ def step(optimizer: Any, tables: Sequence[Table]) -> None:
         optimizer.param_groups, lambda group: (group["lr"], *group["betas"], group["eps"])
     )
     for (rule, groups), table in zip(alike, tables, strict=False):
-        params: list[Tensor] = []
-        decays: list[float] = []
+        params, decays = [], []
         for group in groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not all(optimizer.state[p] for p in moved):  # before the first step
@@ -98,7 +97,7 @@ def step(optimizer: Any, tables: Sequence[Table]) -> None:
             params += moved
             decays += [1 - group["lr"] * group["weight_decay"]] * len(moved)
         items = table.of(params, [optimizer.state[p] for p in params])
-        items["gradient"] = pointers([p.grad for p in params])  # pyright: ignore
+        items["gradient"] = pointers([p.grad for p in params])
         items["decay"], items["scale"] = decays, scale
         native.core().bardlet_adamw(
             items.ctypes.data, len(items), ctypes.byref(Rule(*rule)), native.threads()
